@@ -1,0 +1,269 @@
+"""The words of hpcflow as values, in the order of the flow: resources, task, graph, bag, job array, observation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import NewType
+
+__all__ = [
+    "ArrayLimits",
+    "Bag",
+    "BagId",
+    "Cause",
+    "ClusterName",
+    "DispatchId",
+    "Graph",
+    "HpcflowError",
+    "JobArray",
+    "JobId",
+    "Limits",
+    "Observation",
+    "Observations",
+    "Partition",
+    "Phase",
+    "Resources",
+    "Shape",
+    "Task",
+    "UserError",
+]
+
+ClusterName = NewType("ClusterName", str)
+DispatchId = NewType("DispatchId", str)
+BagId = NewType("BagId", str)
+#: The scheduler's id of a whole job array, as its commands take it: "8123", never "8123_7".
+JobId = NewType("JobId", str)
+
+
+class HpcflowError(Exception):
+    """Every error that hpcflow raises by itself; its text is a sentence for the person who runs the workflow."""
+
+
+class UserError(HpcflowError):
+    """Something the caller wrote can't work: a misspelt resource, an unknown executor, an unpicklable argument."""
+
+
+# ---- what a task asks for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What one task asks of a cluster; equal values share a bag.
+
+    Units are in the names; ``None`` means that the cluster's own default holds.
+    """
+
+    nodes: int = 1
+    ntasks: int = 1
+    #: Cores for each of the ``ntasks``.
+    cpus: int = 1
+    #: Memory of the task on each of its nodes.
+    memory_mib: int | None = None
+    #: GPUs on each of its nodes.
+    gpus: int = 0
+    #: The limit of one task, never the array task's own.
+    walltime_s: int | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    reservation: str | None = None
+    licenses: str | None = None
+    exclude: str | None = None
+    #: Further arguments of the submit command, one argv element each.
+    extra: tuple[str, ...] = ()
+
+    @property
+    def cores(self) -> int:
+        """Cores of the whole task, over all its nodes."""
+        return self.ntasks * self.cpus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """All that must be equal for two tasks to share a bag."""
+
+    cluster: ClusterName
+    resources: Resources
+    #: The interpreter that runs the task: an absolute path on the cluster.
+    python: str
+    #: (major, minor) of the interpreter that made the pickles.
+    python_version: tuple[int, int]
+    #: Where tasks run; ``None``: a directory of their own below the bag.
+    workdir: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One electron call in one dispatch."""
+
+    #: Position in ``Graph.tasks``.
+    index: int
+    name: str
+    #: Numbers of blobs of the dispatch: the pickled function, the pickled ``(args, kwargs)``.
+    fn: int
+    args: int
+    #: Tasks whose results are among the arguments, ascending, and tasks that must only have ended before.
+    deps: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+    #: What ``executor=`` named; ``None``: the server's default cluster.
+    executor: str | None = None
+    resources: Resources = Resources()
+    workdir: str | None = None
+    #: Further attempts when the task was killed (never when the function raised).
+    retries: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    """One traced lattice. Blobs are opaque: nobody but the user's Python and the workers opens them."""
+
+    name: str
+    tasks: tuple[Task, ...]
+    #: Number of the blob that holds the lattice's return value with placeholders, and the tasks it needs.
+    output: int
+    output_deps: tuple[int, ...]
+
+
+# ---- what serves them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bag:
+    """Units that are ready and alike, served by the workers of one or more job arrays."""
+
+    id: BagId
+    dispatch: DispatchId
+    shape: Shape
+    #: (task index, attempt) in bag order.
+    tasks: tuple[tuple[int, int], ...]
+    #: Units as positions in ``tasks``; a fused chain has several.
+    units: tuple[tuple[int, ...], ...]
+    #: Range k is ``units[cuts[k]:cuts[k + 1]]``: what one claim covers.
+    cuts: tuple[int, ...]
+    #: Absolute path of the bag's directory on the cluster.
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobArray:
+    """One submission: ``width`` workers for one bag."""
+
+    #: Unique for ever, and the job's name: the key by which a lost reply is found again.
+    token: str
+    bag: BagId
+    dispatch: DispatchId
+    cluster: ClusterName
+    resources: Resources
+    width: int
+    #: Limit of one array task, in seconds.
+    worker_walltime_s: int
+    #: What the array task runs, as an argv: the interpreter, the worker, the bag.
+    command: tuple[str, ...]
+    #: The bag's directory: where the scheduler writes the array tasks' own output (``logs/``).
+    path: str
+    #: Lines of shell that the cluster's owner wrote in clusters.toml, run before the worker.
+    prologue: str = ""
+    #: Site-wide arguments of the submit command from clusters.toml, before the task's own ``extra``.
+    extra: tuple[str, ...] = ()
+    #: When the intent to submit was stored: accounting is searched from here on.
+    intent_at: datetime
+    #: ``None`` until the scheduler's answer, or an adoption by name, gave it.
+    job_id: JobId | None = None
+
+
+# ---- what a scheduler says
+
+
+class Phase(StrEnum):
+    """Where one array task is, in every scheduler's terms."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+class Cause(StrEnum):
+    """Why an array task ended, by the scheduler's accounting."""
+
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMEOUT = "timeout"
+    MEMORY = "out of memory"
+    NODE_FAIL = "node failure"
+    PREEMPTED = "preempted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """One array task as the scheduler sees it now. Ours are looked up by name, so an unknown id is found as well."""
+
+    token: str
+    job_id: JobId
+    #: 0-based index of the array task.
+    index: int
+    phase: Phase
+    #: Only for ENDED.
+    cause: Cause | None = None
+    #: The scheduler's own words: state, pending reason, who cancelled.
+    raw: str = ""
+    exit_code: int | None = None
+    signal: int | None = None
+    host: str | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    #: Core-seconds charged and the peak resident memory, where accounting knows them.
+    core_seconds: float | None = None
+    max_rss_kib: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observations:
+    """One answer about many arrays. Absence in it is a fact only for the arrays in ``complete``."""
+
+    rows: tuple[Observation, ...]
+    #: Tokens for which queue and accounting both gave whole answers.
+    complete: frozenset[str]
+    #: What went wrong, as sentences; empty when every source answered.
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partition:
+    """What one partition (the whole machine, for `local`) can give to a task."""
+
+    name: str
+    is_default: bool = False
+    max_walltime_s: int | None = None
+    max_nodes: int | None = None
+    #: Of the largest node, as far as the scheduler says.
+    cpus_per_node: int | None = None
+    memory_mib_per_node: int | None = None
+    gpus_per_node: int | None = None
+    total_nodes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrayLimits:
+    """How large one array may be."""
+
+    #: Array tasks in one submission, at most (Slurm: MaxArraySize, whose highest index is one less).
+    max_width: int
+    #: Array tasks that may exist at once for this user; ``None``: no limit known.
+    max_submitted: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a cluster said about itself when it was asked last."""
+
+    array: ArrayLimits
+    partitions: tuple[Partition, ...]
+    scheduler: str = ""
+    version: str = ""
+    #: False: `squeue` alone must do.
+    accounting: bool = True
+    notes: Mapping[str, str] = field(default_factory=dict)

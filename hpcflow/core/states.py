@@ -1,0 +1,100 @@
+"""Everything that moves a task's state lives in this file: states, events, and the one table between them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+from hpcflow.core.model import HpcflowError
+
+__all__ = ["FINAL", "TRANSITIONS", "Event", "State", "Status", "step"]
+
+
+class State(StrEnum):
+    """Where one task of a dispatch is."""
+
+    #: Something upstream has not ended yet.
+    WAITING = "waiting"
+    #: Can run; in no bag that a scheduler knows.
+    READY = "ready"
+    #: In a bag that was handed to a scheduler, or is about to be.
+    QUEUED = "queued"
+    #: A worker's journal says that it began.
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    #: Not run, because something upstream did not complete.
+    SKIPPED = "skipped"
+
+
+class Event(StrEnum):
+    """What can happen to a task, each from one source."""
+
+    UPSTREAMS_DONE = "upstreams done"  # engine: the last upstream completed
+    UPSTREAM_LOST = "upstream lost"  # engine: an upstream failed, was cancelled or skipped
+    BAGGED = "bagged"  # engine: written into a bag, intent stored
+    REFUSED = "refused"  # scheduler: the array was surely not taken, and never will be
+    STARTED = "started"  # journal
+    RETURNED = "returned"  # journal
+    RAISED = "raised"  # journal: the function raised, or its result could not be pickled
+    KILLED = "killed"  # journal or accounting: it died while it ran, and no attempt is left
+    RELEASED = "released"  # accounting: its worker ended without having run it; costs no attempt
+    RETRIED = "retried"  # engine: it died while it ran, and an attempt is left
+    CANCELLED = "cancelled"  # the user
+
+
+S, E = State, Event
+
+TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
+    S.WAITING: {E.UPSTREAMS_DONE: S.READY, E.UPSTREAM_LOST: S.SKIPPED, E.CANCELLED: S.CANCELLED},
+    S.READY: {E.BAGGED: S.QUEUED, E.REFUSED: S.FAILED, E.CANCELLED: S.CANCELLED},
+    S.QUEUED: {
+        E.STARTED: S.RUNNING,
+        # A journal is read in pieces: the end may be the first line that is seen.
+        E.RETURNED: S.COMPLETED,
+        E.RAISED: S.FAILED,
+        E.KILLED: S.FAILED,
+        E.REFUSED: S.FAILED,
+        E.RELEASED: S.READY,
+        E.RETRIED: S.READY,
+        E.CANCELLED: S.CANCELLED,
+    },
+    S.RUNNING: {
+        # A requeued worker runs its task again from the start.
+        E.STARTED: S.RUNNING,
+        E.RETURNED: S.COMPLETED,
+        E.RAISED: S.FAILED,
+        E.KILLED: S.FAILED,
+        E.RELEASED: S.READY,
+        E.RETRIED: S.READY,
+        E.CANCELLED: S.CANCELLED,
+    },
+    S.COMPLETED: {},
+    S.FAILED: {},
+    S.CANCELLED: {},
+    S.SKIPPED: {},
+}
+
+FINAL: Final = frozenset(state for state, out in TRANSITIONS.items() if not out)
+
+
+class Status(StrEnum):
+    """Where a whole dispatch is."""
+
+    RUNNING = "RUNNING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+def step(state: State, event: Event) -> State:
+    """Return the state that follows.
+
+    Raises:
+        HpcflowError: the pair is not in the table; nothing may move then.
+    """
+    try:
+        return TRANSITIONS[state][event]
+    except KeyError:
+        raise HpcflowError(f"a {state} task can't take the event {event!r}") from None

@@ -1,0 +1,147 @@
+"""The server's settings: read once at start from HPCFLOW_* and two TOML files, then passed down as values."""
+
+from __future__ import annotations
+
+import os.path
+import tomllib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from hpcflow.core.model import UserError
+from hpcflow.core.places import Places
+
+__all__ = ["ClusterSettings", "Settings", "read_clusters", "read_settings"]
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """What the whole server obeys: ``HPCFLOW_<NAME>`` in the environment, else ``name`` in config.toml, else the default.
+
+    All times are seconds.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="HPCFLOW_", extra="forbid", frozen=True)
+
+    #: The cluster of electrons that name none; empty: the scheduler found on this machine, else `local`.
+    default_executor: str = ""
+    #: Siblings that become ready within this time share a bag.
+    settle: Seconds = 0.05
+    #: How often a journal on this machine is read: the floor while lines arrive, and the ceiling it backs off to.
+    journal_poll: Seconds = 0.1
+    journal_poll_max: Seconds = 1.0
+    #: How often a scheduler's accounting is asked (one query per cluster), and that of the `local` cluster.
+    accounting_poll: Seconds = 30.0
+    local_poll: Seconds = 2.0
+    #: How long an array that no scheduler answer names may still turn up.
+    submit_settle: Seconds = 120.0
+    #: How long a line that a dead worker wrote may take to be seen, on a network file system.
+    visibility_grace: Annotated[float, Field(ge=0)] = 60.0
+    #: A worker is worth its start when it has this much work.
+    min_worker_time: Seconds = 300.0
+    #: Array tasks of the first array while nobody knows how long its tasks run.
+    first_width: Annotated[int, Field(ge=1)] = 64
+    #: Limit of an array task that serves several tasks.
+    worker_walltime: Seconds = 3600.0
+    #: What a task gets between SIGTERM and SIGKILL.
+    kill_grace: Seconds = 5.0
+    #: ``readable``: <electron>-<id>; ``opaque``: hf-<id>, where job names are nobody's business.
+    job_names: Literal["readable", "opaque"] = "readable"
+    #: A server that a dispatch started exits after this long with nothing live.
+    idle_exit: Seconds = 12 * 3600.0
+    #: An upload may not unpack to more bytes than this.
+    max_upload: Annotated[int, Field(gt=0)] = 16 * 2**30
+    #: How long any command of a scheduler may take.
+    command_deadline: Seconds = 90.0
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+
+
+class ClusterSettings(BaseModel):
+    """One table of clusters.toml: a named place to run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scheduler: str
+    #: Where bags lie: an absolute path that login and compute nodes both see.
+    workdir: str | None = None
+    #: The interpreter of the workers; without it, the one that dispatched.
+    python: str | None = None
+    #: Lines of shell before the worker starts: modules, conda, scratch set-up.
+    prologue: str = ""
+    #: Defaults of tasks that say nothing.
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    walltime: Annotated[float, Field(gt=0)] | None = None
+    memory_mib: Annotated[int, Field(gt=0)] | None = None
+    #: Further arguments of the submit command.
+    extra: tuple[str, ...] = ()
+    #: Array tasks of one array, at most.
+    max_width: Annotated[int, Field(ge=1)] | None = None
+    #: Floor of the accounting poll; never below the server's own.
+    poll: Seconds | None = None
+
+
+def read_settings(where: Places, overrides: Mapping[str, Any] | None = None) -> Settings:  # Any: checked by pydantic
+    """Return the settings of one HPCFLOW_HOME.
+
+    Raises:
+        UserError: config.toml can't be read, or names an unknown setting or an impossible value.
+    """
+
+    class Located(Settings):
+        model_config = SettingsConfigDict(toml_file=where.config)
+
+    try:
+        return Located(**(overrides or {}))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{where.config} is not TOML: {error}") from None
+    except ValidationError as error:
+        raise UserError(f"{where.config} or the environment (HPCFLOW_*): {_first(error)}") from None
+
+
+def read_clusters(where: Places) -> dict[str, ClusterSettings]:
+    """Return the clusters that clusters.toml names, an empty mapping where there is no such file.
+
+    Raises:
+        UserError: the file can't be read, or a table holds an unknown key or an impossible value.
+    """
+    try:
+        with open(where.clusters, "rb") as file:
+            tables = tomllib.load(file)
+    except FileNotFoundError:
+        return {}
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{where.clusters} can't be read: {error}") from None
+    clusters: dict[str, ClusterSettings] = {}
+    for name, table in tables.items():
+        try:
+            clusters[name] = ClusterSettings.model_validate(table)
+        except ValidationError as error:
+            raise UserError(f"{where.clusters}, [{name}]: {_first(error)}") from None
+        path = clusters[name].workdir
+        if path is not None and not os.path.isabs(path):
+            raise UserError(f"{where.clusters}, [{name}]: workdir is {path!r}; write an absolute path.")
+    return clusters
+
+
+def _first(error: ValidationError) -> str:
+    """Say the first fault in words; more than one at a time helps nobody."""
+    fault = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return f"there is no setting called {place!r}."
+    return f"{place or 'the file'} is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}."
