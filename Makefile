@@ -1,0 +1,44 @@
+# make demo     a workflow of several hundred electrons on this machine (EXECUTOR=slurm: on the cluster)
+# make test     everything: lint, and all tests against an installed wheel on a real mini Slurm
+# make bench    the table of docs/performance.md
+# make lint     ruff, mypy, pyright, import contracts
+# make audit    known vulnerabilities of the locked dependencies
+# make clean    remove what the above made here
+
+SHELL := /bin/sh
+EXECUTOR ?= local
+PLOT ?= build/eos.png
+SOURCES := $(shell find hpcflow executors templates -type f -not -name '*.pyc')
+
+.PHONY: help demo test test-oldest bench lint audit clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+demo: .venv/.installed
+	@EXECUTOR='$(EXECUTOR)' PLOT='$(PLOT)' tools/demo
+
+test:
+	@tools/test
+
+# The same unit and contract tests with the oldest dependency of every range in pyproject.toml.
+test-oldest: build/dev/.installed
+	@tools/test-oldest
+
+bench:
+	@tools/bench
+
+lint: build/dev/.installed
+	@tools/lint build/dev/bin
+
+audit: build/dev/.installed
+	@tools/audit build/dev/bin
+
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+.venv/.installed: pyproject.toml $(SOURCES)
+	@tools/make-venv .venv '.[demo]'
+
+build/dev/.installed: pyproject.toml
+	@tools/make-venv build/dev -e '.[dev]'
