@@ -20,6 +20,7 @@ __all__ = [
     "JobArray",
     "JobId",
     "Limits",
+    "NotFound",
     "Observation",
     "Observations",
     "Partition",
@@ -43,6 +44,10 @@ class HpcflowError(Exception):
 
 class UserError(HpcflowError):
     """Something the caller wrote can't work: a misspelt resource, an unknown executor, an unpicklable argument."""
+
+
+class NotFound(HpcflowError):
+    """Nothing here has the name or id that was asked for."""
 
 
 # ---- what a task asks for
@@ -266,4 +271,6 @@ class Limits:
     version: str = ""
     #: False: `squeue` alone must do.
     accounting: bool = True
+    #: False: an array task needs no limit of its own (`local`).
+    bounded: bool = True
     notes: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,265 @@
+"""Decides what journals and accounting together say: which tasks began, which ended, and which were lost with their worker.
+
+The journal says how a task ended; accounting says what the journal can't: why a worker is gone. Rules S1 to S8 of
+docs/explanation/bags.md, each from a fault that was seen, live here.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from hpcflow.core.model import Bag, Cause, Observation
+
+__all__ = ["Ended", "Fact", "Ledger", "Lost", "Started", "explain", "explain_death", "is_charged", "worker_name"]
+
+# Any in this module: a journal record is JSON that the node wrote and whose checksum was right.
+Record = Mapping[str, Any]
+
+#: Signals by which a scheduler ends a whole job: a task that died of one is in doubt until its worker goes on.
+_DOUBTFUL: Final = frozenset({int(signal.SIGTERM), int(signal.SIGKILL)})
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A worker began a task."""
+
+    index: int
+    attempt: int
+    worker: str
+    #: Seconds since the epoch by the node's clock: for display only.
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A task ended; the first such fact of (task, attempt) is the one that counts."""
+
+    index: int
+    attempt: int
+    worker: str
+    record: Record
+
+
+Fact = Started | Ended
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """Tasks that will get no end from this bag any more, as (task index, attempt)."""
+
+    #: Ran when the worker died, with the worker's name.
+    running: tuple[tuple[tuple[int, int], str], ...]
+    #: Claimed by nobody that lives, and not begun.
+    free: tuple[tuple[int, int], ...]
+    #: Begun and stopped by the worker itself because its time was over.
+    cut: tuple[tuple[int, int], ...]
+
+
+@dataclass(slots=True)
+class Worker:
+    """What one worker's journal says so far."""
+
+    host: str = ""
+    running: tuple[int, int] | None = None
+    #: Tasks it began, the running one included.
+    begun: int = 0
+    #: Why it left, by its own last line.
+    exit: str | None = None
+    doubt: Ended | None = None
+    ranges: set[int] = field(default_factory=set[int])
+    cut: set[tuple[int, int]] = field(default_factory=set[tuple[int, int]])
+    released: bool = False
+
+
+class Ledger:
+    """The journals of one bag, folded: feed it each journal's new records in order, and ask."""
+
+    def __init__(self, bag: Bag) -> None:
+        self.bag = bag
+        self.workers: dict[str, Worker] = {}
+        #: (task, attempt) pairs that ended, were released or charged: nothing more is expected of them.
+        self.settled: set[tuple[int, int]] = set()
+        self.claimed: set[int] = set()
+        self.ended = 0
+        self.wall_s = 0.0
+
+    @property
+    def all_claimed(self) -> bool:
+        """Every range has an owner: array tasks still pending would find nothing to do."""
+        return len(self.claimed) >= len(self.bag.cuts) - 1
+
+    @property
+    def drained(self) -> bool:
+        """Nothing more is expected from this bag."""
+        return len(self.settled) >= len(self.bag.tasks)
+
+    @property
+    def units_left(self) -> int:
+        """Units that no worker has claimed."""
+        taken = sum(self.bag.cuts[k + 1] - self.bag.cuts[k] for k in self.claimed)
+        return len(self.bag.units) - taken
+
+    @property
+    def mean_wall_s(self) -> float | None:
+        """Mean run time of the tasks that ended, ``None`` before the first."""
+        return self.wall_s / self.ended if self.ended else None
+
+    def read(self, worker: str, records: Sequence[Record]) -> list[Fact]:
+        """Take the new records of one worker's journal, in order, and return what they say about tasks."""
+        me = self.workers.setdefault(worker, Worker())
+        facts: list[Fact] = []
+        for record in records:
+            if me.doubt is not None:
+                doubt, me.doubt = me.doubt, None
+                # S4: the worker went on, so the signal was the task's own; if it was told to leave, so was the task.
+                if record.get("why") != "term":
+                    me.running = None
+                    facts += self._end(doubt)
+            match record["ev"]:
+                case "up":
+                    me.host = str(record.get("node") or record.get("host") or "")
+                case "claim":
+                    me.ranges.add(int(record["k"]))
+                    self.claimed.add(int(record["k"]))
+                case "inherit":
+                    me.ranges.update(int(k) for k in record["k"])
+                    self._hand_over(worker)
+                case "start":
+                    me.running = (int(record["i"]), int(record["n"]))
+                    me.begun += 1
+                    facts.append(Started(*me.running, worker, float(record["t"])))
+                case "end":
+                    facts += self._read_end(me, worker, record)
+                case "exit":
+                    me.exit = str(record["why"])
+                case _:
+                    pass
+        return facts
+
+    def _read_end(self, me: Worker, worker: str, record: Record) -> list[Fact]:
+        ended = Ended(int(record["i"]), int(record["n"]), worker, record)
+        if record["st"] == "signal" and record.get("sig") in _DOUBTFUL:
+            me.doubt = ended
+            return []
+        me.running = None
+        if record["st"] == "interrupted":  # S2
+            me.cut.add((ended.index, ended.attempt))
+            return []
+        return list(self._end(ended))
+
+    def _end(self, ended: Ended) -> Iterable[Ended]:
+        key = (ended.index, ended.attempt)
+        if key in self.settled:
+            return
+        self.settled.add(key)
+        self.ended += 1
+        self.wall_s += float(ended.record.get("wall", 0.0))
+        yield ended
+
+    def _hand_over(self, heir: str) -> None:
+        """A requeued array task took over: what its dead predecessors ran or claimed is its own now (S3)."""
+        job, index, restart = heir.rsplit("_", 2)
+        for earlier in range(int(restart)):
+            old = self.workers.get(f"{job}_{index}_{earlier}")
+            if old is not None:
+                old.released, old.running, old.doubt = True, None, None
+
+    def lost(self, dead: Iterable[str], *, last: bool) -> Lost:
+        """Return what these workers leave behind, and settle it: a second call returns it no more.
+
+        Args:
+            dead: workers that accounting says have ended, whose journals were read again afterwards, or that wrote
+                their last line.
+            last: no worker of this bag lives or will come: ranges nobody claimed are lost as well.
+        """
+        running: list[tuple[tuple[int, int], str]] = []
+        cut: list[tuple[int, int]] = []
+        ranges: set[int] = set()
+        for name in dead:
+            me = self.workers.get(name)
+            if me is None or me.released:
+                continue
+            me.released = True
+            ranges |= me.ranges
+            if me.running is not None and me.running not in self.settled:
+                running.append((me.running, name))
+            cut += [key for key in sorted(me.cut) if key not in self.settled]
+            self.settled.update(me.cut, [me.running] if me.running is not None else [])
+        if last:
+            ranges |= set(range(len(self.bag.cuts) - 1))
+        free = [key for key in self._tasks(ranges) if key not in self.settled]
+        self.settled.update(free)
+        return Lost(running=tuple(running), free=tuple(free), cut=tuple(cut))
+
+    def _tasks(self, ranges: Iterable[int]) -> Iterable[tuple[int, int]]:
+        for k in sorted(ranges):
+            for unit in self.bag.units[self.bag.cuts[k] : self.bag.cuts[k + 1]]:
+                for position in unit:
+                    yield self.bag.tasks[position]
+
+
+def worker_name(job_id: str, index: int, restart: int) -> str:
+    """Return the name of a worker, which is its journal's."""
+    return f"{job_id}_{index}_{restart}"
+
+
+def is_charged(observation: Observation | None, *, first: bool) -> bool:
+    """Say whether a task that ran when its worker died used up an attempt.
+
+    Node failure and preemption are nobody's fault; a worker's TIMEOUT is the task's only if it had the worker's whole
+    time (S5), that is, if it was the worker's first.
+    """
+    match observation.cause if observation is not None else None:
+        case Cause.NODE_FAIL | Cause.PREEMPTED:
+            return False
+        case Cause.TIMEOUT:
+            return first
+        case _:
+            return True
+
+
+def explain(record: Record, limit_s: int | None) -> str | None:
+    """Return in a sentence why a task failed, by the record of its end; ``None`` when it did not."""
+    match record["st"]:
+        case "ok":
+            return None
+        case "error":
+            return f"{record.get('exc', 'Exception')}: {record.get('msg', '')}".rstrip(": ")
+        case "exit":
+            return f"The task's process ended with exit code {record.get('code')} before the function returned."
+        case "signal":
+            return f"The task's process was killed by {_signal(record.get('sig'))}."
+        case "timeout":
+            return f"The task ran longer than its walltime of {limit_s} s. Ask for more with walltime=."
+        case "memory":
+            return "The task used more memory than it asked for. Ask for more with memory=."
+        case other:
+            return f"The task ended as {other!r}."
+
+
+def explain_death(observation: Observation | None) -> str:
+    """Return in a sentence why a task is gone that ran when its worker died."""
+    if observation is None:
+        return "The task's worker vanished: no scheduler answer knows it any more."
+    raw = f" ({observation.raw})" if observation.raw else ""
+    match observation.cause:
+        case Cause.TIMEOUT:
+            return f"The task used up its array task's walltime{raw}. Ask for more with walltime=."
+        case Cause.MEMORY:
+            return f"The task was killed for its memory{raw}. Ask for more with memory=."
+        case Cause.CANCELLED:
+            return f"The task's job was cancelled outside hpcflow{raw}."
+        case _:
+            end = _signal(observation.signal) if observation.signal else f"exit code {observation.exit_code}"
+            hint = " Often that is memory: ask for more with memory=." if observation.signal == signal.SIGKILL else ""
+            return f"The task's worker was ended by {end}{raw}.{hint}"
+
+
+def _signal(number: int | None) -> str:
+    try:
+        return f"signal {number} ({signal.Signals(number or 0).name})"
+    except ValueError:
+        return f"signal {number}"

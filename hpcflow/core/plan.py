@@ -1,0 +1,277 @@
+"""Decides how ready tasks are served: which of them share a bag, how wide its arrays are, how long its workers live."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from hpcflow.core.model import Graph, Limits, Partition, Resources, Shape, UserError
+
+__all__ = [
+    "BagPlan",
+    "PlanSettings",
+    "Ready",
+    "capacity",
+    "check_graph",
+    "check_resources",
+    "core_hours_bound",
+    "cuts",
+    "more_workers",
+    "plan_bags",
+    "waves",
+]
+
+#: Between a task's own limit and its array task's: what the worker needs to stop it, write and leave.
+MARGIN_S: Final = 60
+#: Tasks with a shorter limit start with a narrow array while nobody knows how long they run.
+SHORT_WALLTIME_S: Final = 600
+#: An array task without any limit of its own still gets a number that every scheduler can write: ten years.
+UNBOUNDED_S: Final = 10 * 365 * 86400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """One task that can run now."""
+
+    index: int
+    attempt: int
+    shape: Shape
+    #: It was cut off by the end of its worker before: it shall be the first and only one of the next.
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanSettings:
+    """What the server and the cluster's owner decided."""
+
+    min_worker_time_s: float
+    first_width: int
+    worker_walltime_s: float
+    kill_grace_s: float
+    #: Array tasks of one array, at most, by clusters.toml.
+    max_width: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BagPlan:
+    """One bag to make, and the arrays that serve it at first."""
+
+    shape: Shape
+    tasks: tuple[tuple[int, int], ...]
+    units: tuple[tuple[int, ...], ...]
+    cuts: tuple[int, ...]
+    widths: tuple[int, ...]
+    #: Limit of one array task, in seconds.
+    worker_walltime_s: int
+    #: Limit of one task; ``None``: only its worker's.
+    limit_s: int | None
+    #: A worker begins a further task only with this much of its walltime left.
+    need_s: int
+
+
+def check_graph(graph: Graph) -> None:
+    """Check that a graph can be run at all.
+
+    Raises:
+        UserError: it has no task, names a task that is not there, or goes round in a circle.
+    """
+    if not graph.tasks:
+        raise UserError(f"The lattice {graph.name!r} has nothing to run: it calls no electron.")
+    known = range(len(graph.tasks))
+    forward = False
+    for task in graph.tasks:
+        for upstream in (*task.deps, *task.after):
+            if upstream not in known:
+                raise UserError(f"Task {task.index} ({task.name}) waits for task {upstream}, which does not exist.")
+            forward = forward or upstream >= task.index
+    if any(index not in known for index in graph.output_deps):
+        raise UserError(f"The lattice {graph.name!r} returns the result of a task that does not exist.")
+    if forward:
+        _refuse_circles(graph)
+
+
+def _refuse_circles(graph: Graph) -> None:
+    # Tracing makes tasks in order, so only wait() can make an edge to a later task: networkx is worth its import here only.
+    import networkx as nx  # noqa: PLC0415
+
+    edges = ((upstream, task.index) for task in graph.tasks for upstream in (*task.deps, *task.after))
+    try:
+        circle = nx.find_cycle(nx.DiGraph(edges))
+    except nx.NetworkXNoCycle:
+        return
+    names = [f"{graph.tasks[start].name} ({start})" for start, _ in circle]
+    raise UserError(f"The lattice {graph.name!r} goes round in a circle: {' -> '.join([*names, names[0]])}.")
+
+
+def check_resources(resources: Resources, cluster: str, limits: Limits) -> None:
+    """Check that some partition of the cluster can hold a task.
+
+    Raises:
+        UserError: the partition named (or the default one) can't; the sentence names the nearest that can.
+    """
+    chosen = _partition(resources, limits)
+    if chosen is None:
+        if resources.partition is None or not limits.partitions:
+            return
+        names = ", ".join(sorted(partition.name for partition in limits.partitions))
+        raise UserError(f"{cluster} has no partition {resources.partition!r}; it has {names}.")
+    reason = _too_much(resources, chosen)
+    if reason is None:
+        return
+    fitting = [other.name for other in limits.partitions if _too_much(resources, other) is None]
+    advice = f"Partition {fitting[0]!r} can hold it." if fitting else "No partition there can hold it: ask for less."
+    raise UserError(f"{reason} on {cluster}, partition {chosen.name!r}. {advice}")
+
+
+def _partition(resources: Resources, limits: Limits) -> Partition | None:
+    for partition in limits.partitions:
+        if partition.name == resources.partition or (resources.partition is None and partition.is_default):
+            return partition
+    return None
+
+
+def _too_much(resources: Resources, partition: Partition) -> str | None:
+    """Say what of the request this partition can't give, ``None`` when it can hold all of it."""
+    per_node = -(-resources.ntasks // resources.nodes) * resources.cpus
+    nodes = min(partition.max_nodes or resources.nodes, partition.total_nodes or resources.nodes)
+    asked: tuple[tuple[str, int | None, int | None], ...] = (
+        ("nodes", resources.nodes, nodes),
+        ("cores on one node", per_node, partition.cpus_per_node),
+        ("MiB of memory on one node", resources.memory_mib, partition.memory_mib_per_node),
+        ("GPUs on one node", resources.gpus, partition.gpus_per_node),
+        ("seconds of walltime", resources.walltime_s, partition.max_walltime_s),
+    )
+    for what, wanted, most in asked:
+        if wanted is not None and most is not None and wanted > most:
+            return f"A task asks for {wanted} {what}, and there are at most {most}"
+    return None
+
+
+def plan_bags(ready: Iterable[Ready], limits: Mapping[str, Limits], settings: PlanSettings) -> tuple[BagPlan, ...]:
+    """Gather ready tasks that are alike into bags, in the order of their first tasks.
+
+    Args:
+        ready: tasks of one dispatch, in order.
+        limits: of each cluster named in their shapes.
+        settings: of the cluster; tasks of several clusters are planned in several calls.
+    """
+    alike: dict[tuple[Shape, bool], list[tuple[int, int]]] = {}
+    for task in ready:
+        alike.setdefault((task.shape, task.alone), []).append((task.index, task.attempt))
+    return tuple(
+        _plan_bag(shape, tuple(tasks), alone, limits[shape.cluster], settings)
+        for (shape, alone), tasks in alike.items()
+    )
+
+
+def _plan_bag(
+    shape: Shape, tasks: tuple[tuple[int, int], ...], alone: bool, limits: Limits, settings: PlanSettings
+) -> BagPlan:
+    units = tuple((position,) for position in range(len(tasks)))
+    partition = _partition(shape.resources, limits)
+    longest = partition.max_walltime_s if partition else None
+    margin = int(settings.kill_grace_s) + MARGIN_S
+    limit = shape.resources.walltime_s
+    single = alone or (limit is not None and longest is not None and limit + margin >= longest)
+    width = len(units) if single else _width(shape.resources, len(units), partition, settings)
+    if limit is not None:
+        several = max(settings.worker_walltime_s, limit + margin)
+        worker_walltime = limit + margin if single else min(-(-len(units) // width) * limit + margin, int(several))
+        need = worker_walltime if single else limit + margin
+    else:
+        worker_walltime = int(settings.worker_walltime_s) if limits.bounded else UNBOUNDED_S
+        need = worker_walltime if single else margin
+    if longest is not None:
+        worker_walltime = min(worker_walltime, longest)
+        need = min(need, worker_walltime)
+    return BagPlan(
+        shape=shape,
+        tasks=tasks,
+        units=units,
+        cuts=tuple(range(len(units) + 1)) if single else cuts(len(units), width),
+        widths=_split(width, limits, settings),
+        worker_walltime_s=worker_walltime,
+        limit_s=limit,
+        need_s=need,
+    )
+
+
+def _width(resources: Resources, units: int, partition: Partition | None, settings: PlanSettings) -> int:
+    """Workers for units whose run time nobody knows yet: never more than could run at once."""
+    width = units
+    if resources.walltime_s is None or resources.walltime_s < SHORT_WALLTIME_S:
+        width = min(width, settings.first_width)
+    return max(1, min(width, capacity(resources, partition)))
+
+
+def capacity(resources: Resources, partition: Partition | None) -> int:
+    """Return how many such workers a partition can run at once when it is empty, as far as its limits say."""
+    if partition is None or partition.cpus_per_node is None or partition.total_nodes is None:
+        return UNBOUNDED_S
+    if resources.nodes > 1:
+        return max(1, partition.total_nodes // resources.nodes)
+    on_one = partition.cpus_per_node // max(1, resources.cores)
+    if resources.memory_mib and partition.memory_mib_per_node:
+        on_one = min(on_one, partition.memory_mib_per_node // resources.memory_mib)
+    if resources.gpus and partition.gpus_per_node:
+        on_one = min(on_one, partition.gpus_per_node // resources.gpus)
+    return max(1, on_one * partition.total_nodes)
+
+
+def _split(width: int, limits: Limits, settings: PlanSettings) -> tuple[int, ...]:
+    """Cut a width into arrays that the scheduler takes, over the same bag."""
+    most = max(1, min(limits.array.max_width, settings.max_width or limits.array.max_width))
+    return tuple(min(most, width - start) for start in range(0, width, most))
+
+
+def cuts(units: int, workers: int) -> tuple[int, ...]:
+    """Cut ``units`` into ranges, large ones first: a pure function of both, so that all workers agree without talking.
+
+    Each range is half of a worker's fair share of what is left, so that the last ranges are single units.
+    """
+    at, out = 0, [0]
+    while at < units:
+        at += max(1, (units - at) // (2 * workers))
+        out.append(at)
+    return tuple(out)
+
+
+def more_workers(
+    *, units_left: int, mean_wall_s: float, workers: int, most: int, min_worker_time_s: float
+) -> int:
+    """Return how many further workers measured work is worth.
+
+    Args:
+        units_left: units that no worker has claimed.
+        mean_wall_s: of the units that ended.
+        workers: that serve the bag now, running or queued.
+        most: workers that may serve it at once.
+        min_worker_time_s: a worker is worth its start when it has this much work.
+    """
+    worth = int(units_left * mean_wall_s / min_worker_time_s)
+    return max(0, min(worth, units_left, most) - workers)
+
+
+def waves(graph: Graph) -> tuple[tuple[int, ...], ...]:
+    """Return the tasks in waves: each wave is ready when all before it are done."""
+    depth: dict[int, int] = {}
+    todo = list(range(len(graph.tasks) - 1, -1, -1))
+    while todo:
+        index = todo[-1]
+        task = graph.tasks[index]
+        missing = [upstream for upstream in (*task.deps, *task.after) if upstream not in depth]
+        if missing:
+            todo += missing
+            continue
+        todo.pop()
+        depth[index] = 1 + max((depth[upstream] for upstream in (*task.deps, *task.after)), default=-1)
+    out: list[list[int]] = [[] for _ in range(1 + max(depth.values(), default=-1))]
+    for index in range(len(graph.tasks)):
+        out[depth[index]].append(index)
+    return tuple(tuple(wave) for wave in out)
+
+
+def core_hours_bound(plan: BagPlan) -> float:
+    """Return the most that the first arrays of a bag can be charged."""
+    return sum(plan.widths) * plan.worker_walltime_s * plan.shape.resources.cores / 3600

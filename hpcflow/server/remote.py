@@ -1,0 +1,156 @@
+"""The one door to a cluster: run a command, push files, read what workers wrote."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from hpcflow.core.model import HpcflowError
+from hpcflow.core.plugin import Command, Reply
+
+__all__ = ["File", "ThisMachine", "Transport", "TransportError", "clean_environment"]
+
+#: What a command, and so a job, inherits from the server. Everything else stays here: no key, no SBATCH_* default.
+_INHERITED: Final = frozenset(
+    "HOME USER LOGNAME SHELL PATH LANG LC_ALL LC_CTYPE TZ TMPDIR XDG_RUNTIME_DIR SLURM_CONF PBS_CONF_FILE LSF_ENVDIR "
+    "MODULEPATH MODULESHOME LMOD_CMD LD_LIBRARY_PATH PYTHONPATH VIRTUAL_ENV CONDA_PREFIX EBPYTHONPREFIXES".split()
+)
+_READ_AT_ONCE: Final = 8 * 2**20
+
+
+class TransportError(HpcflowError):
+    """The cluster could not be reached or a file there not be read or written; nothing is known about its tasks."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file to push: a path below the destination, and its content in pieces."""
+
+    name: str
+    pieces: Sequence[bytes]
+
+
+class Transport(Protocol):
+    """How the server reaches one cluster. Every call has a deadline and raises `TransportError`, but for `run`."""
+
+    async def run(self, command: Command, deadline_s: float) -> Reply:
+        """Run one command there. Never raises: an end that was not seen is a reply without exit code."""
+        ...
+
+    async def push(self, directory: str, folders: Sequence[str], files: Sequence[File]) -> None:
+        """Make a directory with all its files appear at once (0700, files 0600); does nothing where it exists."""
+        ...
+
+    async def read_new(self, directory: str, offsets: Mapping[str, int]) -> dict[str, bytes]:
+        """Return what the directory's files hold beyond the given offsets; files without news are left out."""
+        ...
+
+    async def read(self, path: str, offset: int, size: int) -> bytes:
+        """Return up to ``size`` bytes of one file from ``offset`` on."""
+        ...
+
+
+def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the part of an environment that commands on the cluster's login side get."""
+    return {name: value for name, value in environ.items() if name in _INHERITED}
+
+
+class ThisMachine:
+    """The cluster is reached from here: a login node, a workstation, a laptop's own processes."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = clean_environment(environ)
+
+    async def run(self, command: Command, deadline_s: float) -> Reply:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command.argv,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env={**self._environ, **command.environment},
+                cwd="/",
+                start_new_session=True,
+            )
+        except FileNotFoundError:
+            return Reply(127, b"", f"{command.argv[0]}: command not found".encode())
+        except OSError as error:
+            return Reply(126, b"", f"{command.argv[0]}: {error.strerror}".encode())
+        try:
+            async with asyncio.timeout(deadline_s):
+                stdout, stderr = await process.communicate(command.stdin)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+            return Reply(None, b"", f"{command.argv[0]} gave no answer within {deadline_s:g} s".encode())
+        except BaseException:
+            if process.returncode is None:
+                process.kill()
+            raise
+        return Reply(process.returncode, stdout, stderr)
+
+    async def push(self, directory: str, folders: Sequence[str], files: Sequence[File]) -> None:
+        await _in_thread(_write_directory, directory, folders, files)
+
+    async def read_new(self, directory: str, offsets: Mapping[str, int]) -> dict[str, bytes]:
+        return await _in_thread(_read_new, directory, offsets)
+
+    async def read(self, path: str, offset: int, size: int) -> bytes:
+        return await _in_thread(_read, path, offset, size)
+
+
+async def _in_thread[**P, T](function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    try:
+        return await asyncio.to_thread(function, *args, **kwargs)
+    except OSError as error:
+        raise TransportError(f"{error.filename or 'a file'}: {error.strerror or error}") from error
+
+
+def _write_directory(directory: str, folders: Sequence[str], files: Iterable[File]) -> None:
+    if os.path.isdir(directory):
+        return
+    os.makedirs(os.path.dirname(directory), mode=0o700, exist_ok=True)
+    part = f"{directory}.part-{uuid.uuid4().hex[:8]}"
+    os.mkdir(part, 0o700)
+    try:
+        for folder in folders:
+            os.mkdir(os.path.join(part, folder), 0o700)
+        for file in files:
+            fd = os.open(os.path.join(part, file.name), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with open(fd, "wb") as out:
+                out.writelines(file.pieces)
+                out.flush()
+                os.fsync(fd)
+        os.rename(part, directory)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        if not os.path.isdir(directory):
+            raise
+
+
+def _read_new(directory: str, offsets: Mapping[str, int]) -> dict[str, bytes]:
+    news: dict[str, bytes] = {}
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            offset = offsets.get(entry.name, 0)
+            if entry.stat(follow_symlinks=False).st_size > offset:
+                news[entry.name] = _read(entry.path, offset, _READ_AT_ONCE)
+    return news
+
+
+def _read(path: str, offset: int, size: int) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        pieces: list[bytes] = []
+        while size > 0 and (piece := os.pread(fd, min(size, _READ_AT_ONCE), offset)):
+            pieces.append(piece)
+            offset += len(piece)
+            size -= len(piece)
+        return b"".join(pieces)
+    finally:
+        os.close(fd)
