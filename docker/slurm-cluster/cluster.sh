@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # What both ways up share: render the configuration, start daemons, know whether they live, stop them.
 # Sourced by up, down and entry, which set ROOT (the cluster's folder) and the values of the @NAMES@ in conf/.
+# shellcheck disable=SC2154
 
 CONF_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/conf
 DAEMON_PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -29,20 +30,22 @@ render() {
 # start_time PID: the process's start in clock ticks since boot; with the pid it names one process for good.
 # comm may hold blanks and brackets, so count the fields after the last bracket.
 start_time() {
-    local stat
-    { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
-    read -ra stat <<<"${stat##*) }"
-    printf '%s' "${stat[19]}"
+    local line fields
+    { read -r line <"/proc/$1/stat"; } 2>/dev/null || return 1
+    read -ra fields <<<"${line##*) }"
+    [[ ${fields[0]} != Z ]] && printf '%s' "${fields[19]}"
 }
 
-# alive NAME COMM: whether the daemon that start() recorded as NAME still runs. Compares comm, not exe: slurmd
-# is an alternatives link, and root in an unprivileged container may not read other users' exe.
-alive() {
-    local pid comm
-    read -r pid 2>/dev/null <"$ROOT/run/$1.pid" || return 1
-    read -r comm 2>/dev/null <"/proc/$pid/comm" || return 1
-    [[ $comm == "$2" && $(start_time "$pid") == "$(<"$ROOT/run/$1.start")" ]]
+# runs NAME: whether the process that start() recorded as NAME is still there.
+runs() {
+    local pid recorded
+    { read -r pid <"$ROOT/run/$1.pid" && read -r recorded <"$ROOT/run/$1.start"; } 2>/dev/null || return 1
+    [[ $(start_time "$pid") == "$recorded" ]]
 }
+
+# alive NAME COMM: whether it runs and has become the daemon. Compares comm, not exe: slurmd is an alternatives
+# link, and root in an unprivileged container may not read other users' exe.
+alive() { runs "$1" && [[ $(cat "/proc/$(<"$ROOT/run/$1.pid")/comm" 2>/dev/null) == "$2" ]]; }
 
 # start NAME COMM COMMAND...: run a foreground daemon in a session of its own, unless it lives. The pid file is
 # ours: a daemon that cannot bind its port removes its own, and so hides the one that runs.
@@ -50,22 +53,26 @@ start() {
     local name=$1 comm=$2 pid
     shift 2
     alive "$name" "$comm" && return
-    setsid env -i PATH="$DAEMON_PATH" LC_ALL=C.UTF-8 SLURM_CONF="$ROOT/slurm.conf" "$@" \
-        </dev/null >>"$ROOT/log/$name.out" 2>&1 {LOCK}>&- &
+    (
+        [[ ! -v LOCK ]] || exec {LOCK}<&-
+        exec setsid env -i PATH="$DAEMON_PATH" LC_ALL=C.UTF-8 SLURM_CONF="$ROOT/slurm.conf" "$@"
+    ) </dev/null >>"$ROOT/log/$name.out" 2>&1 &
     pid=$!
-    start_time "$pid" >"$ROOT/run/$name.start"
+    printf '%s\n' "$(start_time "$pid")" >"$ROOT/run/$name.start"
     printf '%s\n' "$pid" >"$ROOT/run/$name.pid"
-    # comm is ours until env has become the daemon.
-    wait_until 5 "$name" alive "$name" "$comm"
+    wait_until 20 "$name" alive "$name" "$comm"
 }
 
-# wait_until SECONDS NAME COMMAND...: poll; when time is up, end with the last lines of NAME's logs.
+# wait_until SECONDS NAME COMMAND...: poll. When time is up or the daemon NAME has died, end with the last lines
+# of its logs.
 wait_until() {
     local seconds=$1 name=$2 end=$((SECONDS + $1))
     shift 2
     until "$@"; do
-        if ((SECONDS > end)); then
+        if ((SECONDS > end)) || ! runs "$name"; then
             tail -n 8 "$ROOT/log/$name".* >&2 || true
+            [[ $name != slurmctld ]] || SLURM_CONF=$ROOT/slurm.conf timeout 5 sinfo -N >&2 || true
+            runs "$name" || die "$name has died. Its logs are in $ROOT/log."
             die "$name is not ready after $seconds s. Its logs are in $ROOT/log."
         fi
         sleep 0.1
@@ -73,6 +80,29 @@ wait_until() {
 }
 
 listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+# write_configuration [KEY=VALUE]...: the folder and every file of the configuration, slurm.conf last: where it is,
+# all are. A pair takes the place of the template's line in slurm.conf; without a value it only drops that line.
+write_configuration() {
+    [[ ! -e $ROOT/slurm.conf ]] || return 0
+    make_folders
+    render gres.conf "$ROOT/gres.conf"
+    render cgroup.conf "$ROOT/cgroup.conf"
+    render slurmdbd.conf "$ROOT/slurmdbd.conf"
+    chown slurm "$ROOT/slurmdbd.conf"
+    render sshd_config "$ROOT/ssh/sshd_config"
+    render ssh_config "$ROOT/ssh/config"
+    render slurm.conf "$ROOT/slurm.conf.new"
+    local pair
+    for pair in "$@"; do
+        sed -i "/^${pair%%=*}=/Id" "$ROOT/slurm.conf.new"
+        [[ -z ${pair#*=} ]] || printf '%s\n' "$pair" >>"$ROOT/slurm.conf.new"
+    done
+    printf '%s\n' "# Source this to talk to the mini Slurm." \
+        "export SLURM_CONF=$ROOT/slurm.conf" "export MINI_SLURM_ROOT=$ROOT" >"$ROOT/env"
+    chmod 0644 "$ROOT"/{gres,cgroup}.conf "$ROOT/slurm.conf.new" "$ROOT/env"
+    mv "$ROOT/slurm.conf.new" "$ROOT/slurm.conf"
+}
 
 make_folders() {
     mkdir -p "$ROOT"/{run,log,dev,spool,munge,state,db,ssh/authorized_keys}
@@ -90,17 +120,22 @@ make_folders() {
 make_user() {
     id hpc >/dev/null 2>&1 || useradd --create-home --shell /bin/bash hpc
     # With '!' for a password sshd calls the account locked and refuses its key.
-    usermod --password '*' hpc
+    [[ $(getent shadow hpc) != 'hpc:!'* ]] || usermod --password '*' hpc
+}
+
+# The key is the cluster's only secret between its hosts: containers share the file MUNGE_KEY.
+MUNGE_KEY=${MUNGE_KEY:-$ROOT/munge/key}
+
+make_munge_key() {
+    [[ ! -e $MUNGE_KEY ]] || return 0
+    (umask 077 && head -c 128 /dev/urandom >"$MUNGE_KEY.new")
+    chown munge "$MUNGE_KEY.new"
+    mv "$MUNGE_KEY.new" "$MUNGE_KEY"
 }
 
 start_munge() {
-    if [[ ! -e $ROOT/munge/key ]]; then
-        (umask 077 && head -c 128 /dev/urandom >"$ROOT/munge/key.new")
-        chown munge "$ROOT/munge/key.new"
-        mv "$ROOT/munge/key.new" "$ROOT/munge/key"
-    fi
     start munged munged setpriv --reuid=munge --regid=munge --init-groups munged --foreground \
-        --key-file="$ROOT/munge/key" --socket="$ROOT/munge/socket" --pid-file="$ROOT/munge/pid" \
+        --key-file="$MUNGE_KEY" --socket="$ROOT/munge/socket" --pid-file="$ROOT/munge/pid" \
         --log-file="$ROOT/munge/munged.log" --seed-file="$ROOT/munge/seed"
     wait_until 10 munged test -S "$ROOT/munge/socket"
 }
@@ -108,7 +143,8 @@ start_munge() {
 start_database() {
     alive mariadbd mariadbd && return
     if [[ ! -d $ROOT/db/mysql ]]; then
-        mariadb-install-db "${DATABASE_OPTIONS[@]}" --skip-test-db >"$ROOT/log/mariadb-install-db.out" 2>&1 ||
+        # --force: a host need not resolve its own name.
+        mariadb-install-db "${DATABASE_OPTIONS[@]}" --skip-test-db --force >"$ROOT/log/mariadb-install-db.out" 2>&1 ||
             die "mariadb-install-db failed, see $ROOT/log/mariadb-install-db.out."
     fi
     # Only 127.0.0.1 has a password; the socket lets in the operating system's own root and mysql.
@@ -124,6 +160,9 @@ start_database() {
 
 # slurmctld refuses to start until accounting knows its cluster, so the accounts come first.
 start_accounting() {
+    # `up --no-accounting` turns it off there.
+    grep -q '^AccountingStorageType=accounting_storage/slurmdbd$' "$ROOT/slurm.conf" || return 0
+    start_database
     start slurmdbd slurmdbd slurmdbd -D
     wait_until 60 slurmdbd listens "$DBD_PORT"
     if [[ ! -e $ROOT/run/accounts-loaded ]]; then
@@ -164,20 +203,25 @@ nodes_up() {
     [[ -n $states ]] && ! grep -qvxE 'idle|mixed|allocated|completing' <<<"$states"
 }
 
-write_env() {
-    printf '%s\n' "# Source this to talk to the mini Slurm." \
-        "export SLURM_CONF=$ROOT/slurm.conf" "export MINI_SLURM_ROOT=$ROOT" >"$ROOT/env"
-    chmod 0644 "$ROOT/env"
+# resume_nodes: put nodes back in service that a failed launch, or a test, has drained.
+resume_nodes() {
+    local node state
+    while read -r node state; do
+        [[ $state != *drain* && $state != down* ]] ||
+            SLURM_CONF=$ROOT/slurm.conf scontrol update "NodeName=$node" State=RESUME || true
+    done < <(SLURM_CONF=$ROOT/slurm.conf sinfo -h -N -o '%N %T' | sort -u)
 }
+
+controller_answers() { SLURM_CONF=$ROOT/slurm.conf sinfo -h >/dev/null 2>&1; }
 
 # stop SIGNAL NAME COMM: end one daemon by its pid file, and wait until it is gone.
 stop() {
     local end=$((SECONDS + 30)) pid
     alive "$2" "$3" || return 0
     pid=$(<"$ROOT/run/$2.pid")
-    kill "-$1" "$pid"
-    while alive "$2" "$3" && [[ $(ps -o stat= -p "$pid") != Z* ]]; do
-        ((SECONDS > end)) && kill -KILL "$pid"
+    kill "-$1" "$pid" 2>/dev/null || return 0
+    while runs "$2"; do
+        ((SECONDS <= end)) || kill -KILL "$pid" 2>/dev/null || return 0
         sleep 0.05
     done
 }
