@@ -6,27 +6,41 @@ on one file only the rightful one writes. Methods block and may be called from a
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import stat
-import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from enum import StrEnum
+from datetime import datetime, timedelta
 from functools import cache
 from threading import RLock
-from typing import Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import sqlalchemy as sa
-from pydantic import TypeAdapter
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from hpcflow.core.model import Bag, BagId, DispatchId, HpcflowError, JobArray
+from hpcflow.core.model import BagId, DispatchId
 from hpcflow.core.states import FINAL, State, Status
+from hpcflow.server import columns
+from hpcflow.server.columns import Values, packed, unpacked
+from hpcflow.server.rows import (
+    ArrayRow,
+    ArrayState,
+    BagRow,
+    Changes,
+    DispatchRow,
+    EndRow,
+    EventKind,
+    EventRow,
+    Lease,
+    LeaseHeld,
+    LeaseLost,
+    StoreError,
+    StoreFull,
+    TaskRow,
+)
 
 __all__ = [
     "ArrayRow",
@@ -46,187 +60,15 @@ __all__ = [
     "TaskRow",
 ]
 
+if TYPE_CHECKING:
+    _Row = sa.Row[*tuple[Any, ...]]
+    _Select = sa.Select[*tuple[Any, ...]]
+
 #: What ``PRAGMA user_version`` says of a file whose tables are those below. A change of them adds a step to `_STEPS`.
 SCHEMA: Final = 1
 
 
-class StoreError(HpcflowError):
-    """The store could not be opened, read or written; a write that raises it has stored nothing."""
-
-
-class StoreFull(StoreError):
-    """The disk or the quota is full: the same write succeeds once there is space again."""
-
-
-class LeaseHeld(StoreError):
-    """Another server holds the lease, and it was renewed lately."""
-
-    def __init__(self, lease: Lease) -> None:
-        super().__init__(
-            f"A server on {lease.host} (process {lease.pid}) runs on this HPCFLOW_HOME since "
-            f"{lease.taken_at:%Y-%m-%d %H:%M} UTC. Work from {lease.host}, or move it here with "
-            "`hpcflow start --take-over`."
-        )
-        self.lease = lease
-
-
-class LeaseLost(StoreError):
-    """Another server took the lease over: this one must write nothing any more."""
-
-    def __init__(self, lease: Lease | None) -> None:
-        whose = f"A server on {lease.host} (process {lease.pid})" if lease else "Another server"
-        super().__init__(f"{whose} took over this HPCFLOW_HOME: this server stores nothing any more and has to end.")
-        self.lease = lease
-
-
-# ---- rows
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
-    """Which server may write."""
-
-    #: A UUID that the server drew when it started.
-    id: str
-    host: str
-    pid: int
-    boot_id: str
-    taken_at: datetime
-    renewed_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DispatchRow:
-    """One run of a lattice."""
-
-    id: DispatchId
-    name: str
-    status: Status
-    created_at: datetime
-    started_at: datetime | None = None
-    ended_at: datetime | None = None
-    #: A sentence.
-    error: str | None = None
-    n_tasks: int
-    cancel_wanted: bool = False
-    #: (major, minor) of the interpreter that made the pickles.
-    python: tuple[int, int]
-    #: Tasks in each state, states without a task left out. Counted when read, ignored when written.
-    counts: Mapping[State, int] = field(default_factory=dict[State, int])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskRow:
-    """One task as it is now."""
-
-    dispatch: DispatchId
-    index: int
-    name: str
-    state: State
-    #: From 1.
-    attempt: int = 1
-    bag: BagId | None = None
-    #: The journal's name: ``<job>_<index>_<restart>``.
-    worker: str | None = None
-    started_at: datetime | None = None
-    ended_at: datetime | None = None
-    #: A sentence.
-    error: str | None = None
-    cluster: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndRow:
-    """How one attempt of a task ended, as its worker wrote it."""
-
-    dispatch: DispatchId
-    index: int
-    attempt: int
-    worker: str
-    bag: BagId
-    #: The journal's ``end`` record.
-    record: Mapping[str, Any]  # Any: JSON
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BagRow:
-    """One bag, and whether work may still be added to it."""
-
-    bag: Bag
-    created_at: datetime
-    closed_at: datetime | None = None
-
-
-class ArrayState(StrEnum):
-    """Where one submission is."""
-
-    #: Stored before the submit command runs: from here on it may exist.
-    INTENT = "intent"
-    SUBMITTED = "submitted"
-    #: The answer was lost: look for its name first.
-    AMBIGUOUS = "ambiguous"
-    REFUSED = "refused"
-    ENDED = "ended"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArrayRow:
-    """One job array as the server knows it."""
-
-    array: JobArray
-    state: ArrayState
-    #: A sentence: why it was refused, why it waits.
-    reason: str | None = None
-    cancel_wanted: bool = False
-    submitted_at: datetime | None = None
-    ended_at: datetime | None = None
-    #: Per array task that ended, what the scheduler said of its end.
-    ends: Mapping[int, Mapping[str, Any]] = field(default_factory=dict[int, Mapping[str, Any]])  # Any: JSON
-
-
-class EventKind(StrEnum):
-    """What a row of the event log tells, and what its content is."""
-
-    ADDED = "added"  # {"name", "tasks"}
-    DISPATCH = "dispatch"  # [status, error, whether a cancel is wanted]
-    TASKS = "tasks"  # [[index, state], …] in the order of the moves
-    SECOND_END = "second end"  # [[index, attempt, worker], …]: another end came first, so these are not kept
-    BAG = "bag"  # [id, number of tasks, whether it is closed]
-    ARRAY = "array"  # [token, state, job id, reason]
-    MESSAGE = "message"  # the sentence
-    LEASE = "lease"  # {"id", "host", "pid"}: that server writes from here on; belongs to no dispatch
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventRow:
-    """One row of the append-only log."""
-
-    #: Grows, never re-used.
-    number: int
-    at: datetime
-    dispatch: DispatchId | None
-    kind: EventKind
-    content: Any  # Any: JSON, as `EventKind` says
-
-
-@dataclass(slots=True)
-class Changes:
-    """What one turn of the engine wants stored, all of it or nothing. Rows take effect in the order of the lists."""
-
-    at: datetime
-    tasks: list[TaskRow] = field(default_factory=list[TaskRow])
-    ends: list[EndRow] = field(default_factory=list[EndRow])
-    bags: list[BagRow] = field(default_factory=list[BagRow])
-    arrays: list[ArrayRow] = field(default_factory=list[ArrayRow])
-    #: Of these, status, times, error and ``cancel_wanted`` are stored.
-    dispatches: list[DispatchRow] = field(default_factory=list[DispatchRow])
-    messages: list[tuple[DispatchId, str]] = field(default_factory=list[tuple[DispatchId, str]])
-
-    def __bool__(self) -> bool:
-        return bool(self.tasks or self.ends or self.bags or self.arrays or self.dispatches or self.messages)
-
-
-# ---- tables: columns ending in _at are microseconds since the epoch, columns called `json` are `_packed`
+# ---- tables: columns ending in _at are microseconds since the epoch, columns called json are `packed`
 
 _METADATA: Final = sa.MetaData()
 
@@ -372,8 +214,9 @@ class Store:
         engine = sa.create_engine(
             sa.URL.create("sqlite+pysqlite", database=path),
             poolclass=sa.NullPool,
-            # Transactions begin where `_writing` says so, never by themselves.
-            connect_args={"isolation_level": None, "check_same_thread": False, "timeout": 10.0},
+            # Transactions begin where `_writing` says so, never by themselves. Locked by a process that keeps it
+            # locked, the file is not worth a wait.
+            connect_args={"isolation_level": None, "check_same_thread": False, "timeout": 1.0 if on_network else 10.0},
         )
         with _told(path):
             connection = engine.connect()
@@ -419,8 +262,7 @@ class Store:
             held = _lease(connection)
             if held and held.id != owner.id and not take_over and now - held.renewed_at <= stale_after:
                 raise LeaseHeld(held)
-            values = (1, owner.id, _plain(owner.host), owner.pid, owner.boot_id, _micros(now), _micros(now))
-            _run(connection, _upsert(_LEASE), [values])
+            _run(connection, _upsert(_LEASE), [columns.lease_values(owner, now)])
             told = {"id": owner.id, "host": owner.host, "pid": owner.pid}
             _log(connection, now, [(None, EventKind.LEASE, told)])
         self._lease = owner.id
@@ -432,7 +274,7 @@ class Store:
             LeaseLost: another server took the lease, or it was released.
         """
         with self._writing(fenced=False) as connection:
-            statement = sa.update(_LEASE).where(_LEASE.c.id == owner.id).values(renewed_at=_micros(now))
+            statement = sa.update(_LEASE).where(_LEASE.c.id == owner.id).values(renewed_at=columns.micros(now))
             if not connection.execute(statement).rowcount:
                 raise LeaseLost(_lease(connection))
 
@@ -445,12 +287,12 @@ class Store:
 
     def add_dispatch(self, row: DispatchRow, manifest: Mapping[str, Any], tasks: Sequence[TaskRow]) -> bool:
         """Store a new dispatch; return False, and change nothing, when its id is known already."""
-        packed = _packed(manifest)
-        values = [_task_values(task) for task in tasks]
+        raw = packed(manifest)
+        values = [columns.task_values(task) for task in tasks]
         with self._writing() as connection:
-            if not _run(connection, _insert_new(_DISPATCH), [_dispatch_values(row)]):
+            if not _run(connection, _insert_new(_DISPATCH), [columns.dispatch_values(row)]):
                 return False
-            _run(connection, _insert(_MANIFEST), [(row.id, packed)])
+            _run(connection, _insert(_MANIFEST), [(row.id, raw)])
             _run(connection, _insert(_TASK), values)
             content = {"name": row.name, "tasks": len(tasks)}
             _log(connection, row.created_at, [(row.id, EventKind.ADDED, content)])
@@ -468,9 +310,9 @@ class Store:
         """
         if not changes:
             return
-        bags = [_bag_values(row) for row in changes.bags]
-        arrays = [_array_values(row) for row in changes.arrays]
-        ends = [_end_values(row) for row in changes.ends]
+        bags = [columns.bag_values(row) for row in changes.bags]
+        arrays = [columns.array_values(row) for row in changes.arrays]
+        ends = [columns.end_values(row) for row in changes.ends]
         events: list[tuple[DispatchId | None, EventKind, Any]] = []  # Any: JSON
         with self._writing() as connection:
             for row in changes.dispatches:
@@ -485,7 +327,7 @@ class Store:
                 told = [array.array.token, array.state, array.array.job_id, array.reason]
                 events.append((array.array.dispatch, EventKind.ARRAY, told))
             moved = _movable(connection, changes.tasks)
-            _run(connection, _upsert(_TASK), [_task_values(task) for task in moved])
+            _run(connection, _upsert(_TASK), [columns.task_values(task) for task in moved])
             moves = _by_dispatch((task.dispatch, [task.index, task.state]) for task in moved)
             events += [(dispatch, EventKind.TASKS, pairs) for dispatch, pairs in moves.items()]
             if _run(connection, _insert_new(_END), ends) < len(ends):
@@ -496,7 +338,7 @@ class Store:
 
     def remember(self, key: str, value: Any) -> None:  # Any: JSON
         """Keep one small JSON value."""
-        values = [(key, _packed(value))]
+        values = [(key, packed(value))]
         with self._writing() as connection:
             _run(connection, _upsert(_SETTING), values)
 
@@ -506,7 +348,7 @@ class Store:
         """Return what was remembered last under this key, else ``None``."""
         with self._reading() as connection:
             raw = connection.execute(sa.select(_SETTING.c.json).where(_SETTING.c.key == key)).scalar()
-        return None if raw is None else _unpacked(raw)
+        return None if raw is None else unpacked(raw)
 
     def dispatch(self, dispatch: DispatchId) -> DispatchRow | None:
         return next(iter(self._dispatches(sa.select(_DISPATCH).where(_DISPATCH.c.id == dispatch))), None)
@@ -542,7 +384,8 @@ class Store:
             raw = connection.execute(sa.select(_MANIFEST.c.json).where(_MANIFEST.c.dispatch == dispatch)).scalar()
         if raw is None:
             raise StoreError(f"No dispatch {dispatch} here.")
-        return _unpacked(raw)
+        manifest: dict[str, Any] = unpacked(raw)
+        return manifest
 
     def tasks(
         self, dispatch: DispatchId, *, state: State | None = None, after: int = -1, limit: int | None = None
@@ -553,7 +396,7 @@ class Store:
             statement = statement.where(_TASK.c.state == state)
         with self._reading() as connection:
             rows = connection.execute(statement.order_by(_TASK.c.index).limit(limit))
-            return [_task_row(*row) for row in rows]
+            return [columns.task_row(row) for row in rows]
 
     def task(self, dispatch: DispatchId, index: int) -> TaskRow | None:
         return next(iter(self.tasks(dispatch, after=index - 1, limit=1)), None)
@@ -564,15 +407,16 @@ class Store:
 
     def ends(self, dispatch: DispatchId, indices: Sequence[int] | None = None) -> dict[int, EndRow]:
         """Return, by index, the end of the highest attempt of these tasks, or of all; tasks without one are absent."""
-        statement = sa.select(_END).where(_END.c.dispatch == dispatch).order_by(_END.c.index, _END.c.attempt)
+        statement: _Select = sa.select(_END).where(_END.c.dispatch == dispatch)
+        statement = statement.order_by(_END.c.index, _END.c.attempt)
         found: dict[int, EndRow] = {}
         with self._reading() as connection:
             if indices is None:
-                rows: Iterable[sa.Row[Any]] = connection.execute(statement)
+                rows: Iterable[_Row] = connection.execute(statement)
             else:
                 rows = _chunked(connection, statement, _END.c.index, indices)
             for row in rows:
-                found[row[1]] = _end_row(*row)
+                found[row[1]] = columns.end_row(row)
         return found
 
     def bags(self, dispatch: DispatchId) -> list[BagRow]:
@@ -595,43 +439,37 @@ class Store:
         statement = sa.select(_EVENT.c.at, _EVENT.c.json).order_by(_EVENT.c.number)
         statement = statement.where(_EVENT.c.dispatch == dispatch, _EVENT.c.kind == EventKind.MESSAGE)
         with self._reading() as connection:
-            return [(_time(at), _unpacked(raw)) for at, raw in connection.execute(statement)]
+            return [(columns.time(at), unpacked(raw)) for at, raw in connection.execute(statement)]
 
     def events(self, dispatch: DispatchId | None, *, after: int = 0, limit: int | None = None) -> list[EventRow]:
-        """Return the log of a dispatch, of the server itself for ``None``, from number ``after`` on, oldest first."""
-        statement = sa.select(_EVENT).where(
-            _EVENT.c.dispatch.is_(dispatch) if dispatch is None else _EVENT.c.dispatch == dispatch
-        )
-        statement = statement.where(_EVENT.c.number > after).order_by(_EVENT.c.number).limit(limit)
+        """Return the log of a dispatch, or the server's own for ``None``, above number ``after``, oldest first."""
+        # SQLAlchemy renders a comparison with None as IS NULL.
+        statement = sa.select(_EVENT).where(_EVENT.c.dispatch == dispatch, _EVENT.c.number > after)
         with self._reading() as connection:
-            return [_event_row(*row) for row in connection.execute(statement)]
+            rows = connection.execute(statement.order_by(_EVENT.c.number).limit(limit))
+            return [columns.event_row(row) for row in rows]
 
     # ---- private
 
-    def _dispatches(self, statement: sa.Select[Any]) -> list[DispatchRow]:
+    def _dispatches(self, statement: _Select) -> list[DispatchRow]:
         with self._reading() as connection:
             rows = connection.execute(statement).all()
-            grouped = sa.select(_TASK.c.dispatch, _TASK.c.state, sa.func.count()).group_by(
-                _TASK.c.dispatch, _TASK.c.state
-            )
+            keys = _TASK.c.dispatch, _TASK.c.state
+            grouped: _Select = sa.select(*keys, sa.func.count()).group_by(*keys)
             counts: defaultdict[str, dict[State, int]] = defaultdict(dict)
             for found, state, number in _chunked(connection, grouped, _TASK.c.dispatch, [row[0] for row in rows]):
                 counts[found][State(state)] = number
-        return [_dispatch_row(*row, counts=counts[row[0]]) for row in rows]
+        return [columns.dispatch_row(row, counts[row[0]]) for row in rows]
 
     def _bags(self, condition: sa.ColumnElement[bool]) -> list[BagRow]:
-        statement = sa.select(_BAG.c.created_at, _BAG.c.closed_at, _BAG.c.json)
+        statement = sa.select(_BAG).where(condition).order_by(_BAG.c.created_at, _BAG.c.id)
         with self._reading() as connection:
-            rows = connection.execute(statement.where(condition).order_by(_BAG.c.created_at, _BAG.c.id))
-            return [
-                BagRow(bag=_loaded(Bag, raw), created_at=_time(created), closed_at=_time_or_none(closed))
-                for created, closed, raw in rows
-            ]
+            return [columns.bag_row(row) for row in connection.execute(statement)]
 
     def _arrays(self, condition: sa.ColumnElement[bool]) -> list[ArrayRow]:
         statement = sa.select(_ARRAY).where(condition).order_by(_ARRAY.c.intent_at, _ARRAY.c.token)
         with self._reading() as connection:
-            return [_array_row(*row) for row in connection.execute(statement)]
+            return [columns.array_row(row) for row in connection.execute(statement)]
 
     def _migrate(self) -> None:
         with self._writing(fenced=False) as connection:
@@ -650,7 +488,7 @@ class Store:
                 connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA}")
 
     @contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
+    def _reading(self) -> Generator[sa.Connection]:
         with self._lock, _told(self._path):
             if self._connection.closed:
                 raise StoreError(f"{self._path} is closed.")
@@ -658,7 +496,7 @@ class Store:
                 yield self._connection
 
     @contextmanager
-    def _writing(self, *, fenced: bool = True) -> Iterator[sa.Connection]:
+    def _writing(self, *, fenced: bool = True) -> Generator[sa.Connection]:
         with self._reading() as connection:
             # A transaction that reads first and then writes fails at once, without waiting, when another process
             # wrote in between (SQLITE_BUSY_SNAPSHOT); one that begins IMMEDIATE waits for its turn.
@@ -697,7 +535,7 @@ def _upsert(table: sa.Table) -> str:
     return str(statement.compile(dialect=sqlite.dialect()))
 
 
-def _run(connection: sa.Connection, statement: str, values: list[tuple[Any, ...]]) -> int:
+def _run(connection: sa.Connection, statement: str, values: list[Values]) -> int:
     """Run a statement for each tuple (in the order of the table's columns); return the number of rows it changed.
 
     The driver gets the tuples as they are: SQLAlchemy's own parameters cost ten times as much for ten thousand rows.
@@ -706,8 +544,8 @@ def _run(connection: sa.Connection, statement: str, values: list[tuple[Any, ...]
 
 
 def _chunked(
-    connection: sa.Connection, statement: sa.Select[Any], column: sa.Column[Any], keys: Sequence[int | str]
-) -> Iterator[sa.Row[Any]]:
+    connection: sa.Connection, statement: _Select, column: sa.Column[Any], keys: Sequence[int | str]
+) -> Iterator[_Row]:
     for start in range(0, len(keys), _CHUNK):
         yield from connection.execute(statement.where(column.in_(keys[start : start + _CHUNK])))
 
@@ -723,9 +561,8 @@ def _movable(connection: sa.Connection, tasks: Sequence[TaskRow]) -> list[TaskRo
     """Return the rows that may be written: those whose task is not final, or that belong to a higher attempt."""
     final: dict[tuple[str, int], int] = {}
     for dispatch, indices in _by_dispatch((task.dispatch, task.index) for task in tasks).items():
-        statement = sa.select(_TASK.c.index, _TASK.c.attempt).where(
-            _TASK.c.dispatch == dispatch, _TASK.c.state.in_(sorted(FINAL))
-        )
+        ended = _TASK.c.dispatch == dispatch, _TASK.c.state.in_(sorted(FINAL))
+        statement: _Select = sa.select(_TASK.c.index, _TASK.c.attempt).where(*ended)
         for index, attempt in _chunked(connection, statement, _TASK.c.index, indices):
             final[dispatch, index] = attempt
     movable: list[TaskRow] = []
@@ -740,11 +577,11 @@ def _movable(connection: sa.Connection, tasks: Sequence[TaskRow]) -> list[TaskRo
 
 
 def _second_ends(
-    connection: sa.Connection, ends: Sequence[tuple[Any, ...]]
+    connection: sa.Connection, ends: Sequence[Values]
 ) -> Iterator[tuple[DispatchId, tuple[int, int, str]]]:
     """Yield which of these ends (as values) differ from the stored one; a journal read twice says the same twice."""
     for dispatch, own in _by_dispatch((end[0], end) for end in ends).items():
-        statement = sa.select(_END).where(_END.c.dispatch == dispatch)
+        statement: _Select = sa.select(_END).where(_END.c.dispatch == dispatch)
         indices = sorted({index for _, index, *_ in own})
         stored = {tuple(row) for row in _chunked(connection, statement, _END.c.index, indices)}
         for end in own:
@@ -756,9 +593,9 @@ def _update_dispatch(connection: sa.Connection, row: DispatchRow) -> None:
     statement = sa.update(_DISPATCH).where(_DISPATCH.c.id == row.id)
     values = {
         "status": row.status.value,
-        "started_at": _micros_or_none(row.started_at),
-        "ended_at": _micros_or_none(row.ended_at),
-        "error": _plain(row.error),
+        "started_at": columns.micros_or_none(row.started_at),
+        "ended_at": columns.micros_or_none(row.ended_at),
+        "error": columns.plain(row.error),
         "cancel_wanted": row.cancel_wanted,
     }
     if not connection.execute(statement.values(values)).rowcount:
@@ -767,243 +604,11 @@ def _update_dispatch(connection: sa.Connection, row: DispatchRow) -> None:
 
 def _lease(connection: sa.Connection) -> Lease | None:
     row = connection.execute(sa.select(_LEASE)).one_or_none()
-    if row is None:
-        return None
-    _, found, host, pid, boot_id, taken, renewed = row
-    return Lease(id=found, host=host, pid=pid, boot_id=boot_id, taken_at=_time(taken), renewed_at=_time(renewed))
+    return None if row is None else columns.lease_row(row)
 
 
 def _log(connection: sa.Connection, at: datetime, events: Sequence[tuple[DispatchId | None, EventKind, Any]]) -> None:
-    micros = _micros(at)
-    values = [(None, micros, dispatch, kind.value, _packed(content)) for dispatch, kind, content in events]
-    _run(connection, _insert(_EVENT), values)
-
-
-# ---- rows to values and back, in the order of the columns
-
-
-def _dispatch_values(row: DispatchRow) -> tuple[Any, ...]:
-    return (
-        row.id,
-        _plain(row.name),
-        row.status.value,
-        _micros(row.created_at),
-        _micros_or_none(row.started_at),
-        _micros_or_none(row.ended_at),
-        _plain(row.error),
-        row.n_tasks,
-        row.cancel_wanted,
-        *row.python,
-    )
-
-
-def _dispatch_row(
-    found: str,
-    name: str,
-    status: str,
-    created: int,
-    started: int | None,
-    ended: int | None,
-    error: str | None,
-    n_tasks: int,
-    cancel_wanted: int,
-    major: int,
-    minor: int,
-    *,
-    counts: Mapping[State, int],
-) -> DispatchRow:
-    return DispatchRow(
-        id=DispatchId(found),
-        name=name,
-        status=Status(status),
-        created_at=_time(created),
-        started_at=_time_or_none(started),
-        ended_at=_time_or_none(ended),
-        error=error,
-        n_tasks=n_tasks,
-        cancel_wanted=bool(cancel_wanted),
-        python=(major, minor),
-        counts=counts,
-    )
-
-
-def _task_values(row: TaskRow) -> tuple[Any, ...]:
-    return (
-        row.dispatch,
-        row.index,
-        _plain(row.name),
-        row.state.value,
-        row.attempt,
-        row.bag,
-        row.worker,
-        _micros_or_none(row.started_at),
-        _micros_or_none(row.ended_at),
-        _plain(row.error),
-        row.cluster,
-    )
-
-
-def _task_row(
-    dispatch: str,
-    index: int,
-    name: str,
-    state: str,
-    attempt: int,
-    bag: str | None,
-    worker: str | None,
-    started: int | None,
-    ended: int | None,
-    error: str | None,
-    cluster: str | None,
-) -> TaskRow:
-    return TaskRow(
-        dispatch=DispatchId(dispatch),
-        index=index,
-        name=name,
-        state=State(state),
-        attempt=attempt,
-        bag=None if bag is None else BagId(bag),
-        worker=worker,
-        started_at=_time_or_none(started),
-        ended_at=_time_or_none(ended),
-        error=error,
-        cluster=cluster,
-    )
-
-
-def _end_values(row: EndRow) -> tuple[Any, ...]:
-    return row.dispatch, row.index, row.attempt, row.worker, row.bag, _packed(row.record)
-
-
-def _end_row(dispatch: str, index: int, attempt: int, worker: str, bag: str, raw: bytes) -> EndRow:
-    return EndRow(
-        dispatch=DispatchId(dispatch),
-        index=index,
-        attempt=attempt,
-        worker=worker,
-        bag=BagId(bag),
-        record=_unpacked(raw),
-    )
-
-
-def _bag_values(row: BagRow) -> tuple[Any, ...]:
-    bag = row.bag
-    return bag.id, bag.dispatch, _micros(row.created_at), _micros_or_none(row.closed_at), _dumped(bag)
-
-
-def _array_values(row: ArrayRow) -> tuple[Any, ...]:
-    return (
-        row.array.token,
-        row.array.dispatch,
-        row.state.value,
-        _plain(row.reason),
-        row.cancel_wanted,
-        _micros(row.array.intent_at),
-        _micros_or_none(row.submitted_at),
-        _micros_or_none(row.ended_at),
-        _dumped(row.array),
-        _packed([[index, end] for index, end in row.ends.items()]),
-    )
-
-
-def _array_row(
-    _token: str,
-    _dispatch: str,
-    state: str,
-    reason: str | None,
-    cancel_wanted: int,
-    _intent: int,
-    submitted: int | None,
-    ended: int | None,
-    raw: bytes,
-    ends: bytes,
-) -> ArrayRow:
-    return ArrayRow(
-        array=_loaded(JobArray, raw),
-        state=ArrayState(state),
-        reason=reason,
-        cancel_wanted=bool(cancel_wanted),
-        submitted_at=_time_or_none(submitted),
-        ended_at=_time_or_none(ended),
-        ends=dict(_unpacked(ends)),
-    )
-
-
-def _event_row(number: int, at: int, dispatch: str | None, kind: str, raw: bytes) -> EventRow:
-    return EventRow(
-        number=number,
-        at=_time(at),
-        dispatch=None if dispatch is None else DispatchId(dispatch),
-        kind=EventKind(kind),
-        content=_unpacked(raw),
-    )
-
-
-# ---- values
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
-
-
-def _micros(at: datetime) -> int:
-    return (at - _EPOCH) // _MICROSECOND
-
-
-def _micros_or_none(at: datetime | None) -> int | None:
-    return None if at is None else (at - _EPOCH) // _MICROSECOND
-
-
-def _time(micros: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=micros)
-
-
-def _time_or_none(micros: int | None) -> datetime | None:
-    return None if micros is None else _EPOCH + timedelta(microseconds=micros)
-
-
-def _plain(text: str | None) -> str | None:
-    """Return the text as UTF-8 can hold it: a file name in an exception's message may not be valid text."""
-    if text is None or text.isascii():
-        return text
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-#: Shorter JSON is stored as it is.
-_COMPRESS_FROM: Final = 4096
-#: What a zlib stream begins with, and no JSON does.
-_ZLIB: Final = b"x"
-
-
-def _pressed(raw: bytes) -> bytes:
-    return zlib.compress(raw, 1) if len(raw) >= _COMPRESS_FROM else raw
-
-
-def _opened(raw: bytes) -> bytes:
-    return zlib.decompress(raw) if raw.startswith(_ZLIB) else raw
-
-
-def _packed(value: Any) -> bytes:  # Any: JSON
-    return _pressed(json.dumps(value, separators=(",", ":")).encode())
-
-
-def _unpacked(raw: bytes) -> Any:  # Any: JSON
-    return json.loads(_opened(raw))
-
-
-_Model = TypeVar("_Model", Bag, JobArray)
-
-
-@cache
-def _adapter(model: type[_Model]) -> TypeAdapter[_Model]:
-    return TypeAdapter(model)
-
-
-def _dumped(value: Bag | JobArray) -> bytes:
-    return _pressed(_adapter(type(value)).dump_json(value))
-
-
-def _loaded(model: type[_Model], raw: bytes) -> _Model:
-    return _adapter(model).validate_json(_opened(raw))
+    _run(connection, _insert(_EVENT), [columns.event_values(at, *event) for event in events])
 
 
 # ---- the file
@@ -1032,12 +637,18 @@ def _make_private(path: str) -> None:
                 )
 
 
-#: By SQLite's primary result code: what it means for the person who runs the server.
+_FULL: Final = (
+    "The disk or the quota is full where {path} lies ({error}): nothing was stored. "
+    "Free some space; hpcflow then goes on."
+)
+#: By SQLite's result code, the extended one first: what it means for the person who runs the server.
 _SENTENCES: Final[Mapping[int, tuple[type[StoreError], str]]] = {
-    sqlite3.SQLITE_FULL: (
-        StoreFull,
-        "The disk or the quota is full where {path} lies: nothing was stored. Free some space; hpcflow then goes on.",
-    ),
+    sqlite3.SQLITE_FULL: (StoreFull, _FULL),
+    # An exceeded quota (EDQUOT) is no SQLITE_FULL but a failed write, on NFS a failed fsync.
+    sqlite3.SQLITE_IOERR_WRITE: (StoreFull, _FULL),
+    sqlite3.SQLITE_IOERR_FSYNC: (StoreFull, _FULL),
+    sqlite3.SQLITE_IOERR_SHMSIZE: (StoreFull, _FULL),
+    sqlite3.SQLITE_IOERR: (StoreError, "{path} can't be read or written ({error}): look at the disk and its mount."),
     sqlite3.SQLITE_BUSY: (
         StoreError,
         "Another process has {path} open and locked. `hpcflow status` says where the server of this HPCFLOW_HOME runs.",
@@ -1049,20 +660,17 @@ _SENTENCES: Final[Mapping[int, tuple[type[StoreError], str]]] = {
         StoreError,
         "{path} is damaged ({error}). Stop the server, keep a copy, and move it away; results stay on the clusters.",
     ),
-    sqlite3.SQLITE_IOERR: (
-        StoreError,
-        "{path} could not be read or written ({error}): look at the disk, the quota and the file system.",
-    ),
 }
+_OTHER: Final = (StoreError, "{path} did not take a statement: {error}.")
 
 
 @contextmanager
-def _told(path: str) -> Iterator[None]:
+def _told(path: str) -> Generator[None]:
     """Turn what SQLAlchemy raises into a sentence."""
     try:
         yield
-    except sa.exc.SQLAlchemyError as error:
-        origin = error.orig if isinstance(error, sa.exc.DBAPIError) else None
-        code: int = getattr(origin, "sqlite_errorcode", 0) & 0xFF
-        kind, sentence = _SENTENCES.get(code, (StoreError, "{path} did not take a statement: {error}."))
+    except SQLAlchemyError as error:
+        origin = error.orig if isinstance(error, DBAPIError) else None
+        code: int = getattr(origin, "sqlite_errorcode", 0)
+        kind, sentence = _SENTENCES.get(code) or _SENTENCES.get(code & 0xFF, _OTHER)
         raise kind(sentence.format(path=path, error=origin or error)) from error
