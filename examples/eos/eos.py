@@ -110,10 +110,10 @@ def as_text(table: dict[str, dict[str, Curve]]) -> str:
     for metal, curves in table.items():
         for structure, curve in sorted(curves.items(), reverse=True):
             energy, radius_in_bohr = parameters[metal][:2]
-            known = f"{radius_in_bohr * Bohr * (16 * np.pi / 3) ** (1 / 3):7.3f} {-energy:7.2f}"
+            known = f"   {radius_in_bohr * Bohr * (16 * np.pi / 3) ** (1 / 3):7.3f} {-energy:7.2f}"
             lines.append(
                 f"{metal:2} {structure}  {curve.lattice_constant:7.3f} {curve.bulk_modulus_gpa:5.0f} "
-                f"{curve.cohesive_energy:9.3f} {1000 * curve.residual:12.2f}   {known if structure == 'fcc' else ''}".rstrip()
+                f"{curve.cohesive_energy:9.3f} {1000 * curve.residual:12.2f}{known if structure == 'fcc' else ''}"
             )
     return "\n".join(lines)
 
