@@ -1,0 +1,86 @@
+"""Workflows of plain Python functions as elastic job arrays: the public names, each loaded when it is first used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hpcflow import executor as executor
+    from hpcflow.core.model import HpcflowError as HpcflowError
+    from hpcflow.core.model import UserError as UserError
+    from hpcflow.core.states import Status as Status
+    from hpcflow.sdk.client import Result as Result
+    from hpcflow.sdk.client import cancel as cancel
+    from hpcflow.sdk.client import dispatch as dispatch
+    from hpcflow.sdk.client import dispatch_sync as dispatch_sync
+    from hpcflow.sdk.client import get_result as get_result
+    from hpcflow.sdk.workflow import electron as electron
+    from hpcflow.sdk.workflow import lattice as lattice
+    from hpcflow.sdk.workflow import wait as wait
+
+    __version__: str
+
+_HOMES = {
+    "electron": "hpcflow.sdk.workflow",
+    "lattice": "hpcflow.sdk.workflow",
+    "wait": "hpcflow.sdk.workflow",
+    "dispatch": "hpcflow.sdk.client",
+    "dispatch_sync": "hpcflow.sdk.client",
+    "get_result": "hpcflow.sdk.client",
+    "cancel": "hpcflow.sdk.client",
+    "Result": "hpcflow.sdk.client",
+    "Status": "hpcflow.core.states",
+    "HpcflowError": "hpcflow.core.model",
+    "UserError": "hpcflow.core.model",
+}
+
+__all__ = [  # noqa: F822  # __getattr__ gives them
+    "HpcflowError",
+    "Result",
+    "Status",
+    "UserError",
+    "__version__",
+    "cancel",
+    "dispatch",
+    "dispatch_sync",
+    "electron",
+    "executor",
+    "get_result",
+    "lattice",
+    "wait",
+]
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module  # noqa: PLC0415  # as little as can be on `import hpcflow`
+
+    value: object
+    if name == "__version__":
+        value = _version()
+    elif name == "executor":
+        return import_module("hpcflow.executor")
+    elif name in _HOMES:
+        try:
+            value = getattr(import_module(_HOMES[name]), name)
+        except ModuleNotFoundError as error:
+            if error.name != _HOMES[name]:
+                raise
+            # Compute nodes have the part of hpcflow that runs electrons, and no more.
+            raise AttributeError(f"hpcflow.{name} is for the machine that dispatches, not for electrons.") from None
+    else:
+        raise AttributeError(f"module 'hpcflow' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  # costs more than all else here
+
+    try:
+        return version("hpcflow-orchestrator")
+    except PackageNotFoundError:
+        return "0+unknown"

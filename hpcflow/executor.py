@@ -1,0 +1,38 @@
+"""Settings for ``executor=``: a cluster, with annotations that hold where neither electron nor lattice wrote any."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Unpack
+
+from hpcflow.core.model import UserError
+from hpcflow.sdk.annotations import ExecutorSettings, Options, parse_options
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["ExecutorSettings", "Local", "Slurm"]
+
+
+def Local(*, cluster: str = "local", **defaults: Unpack[Options]) -> ExecutorSettings:
+    """Return settings for processes on the server's own machine."""
+    return _settings("Local", cluster, defaults)
+
+
+def Slurm(*, cluster: str = "slurm", **defaults: Unpack[Options]) -> ExecutorSettings:
+    """Return settings for a Slurm cluster: ``Slurm(partition="debug", walltime="10 min")``.
+
+    Args:
+        cluster: its name in clusters.toml; "slurm" is the one that is found without configuration.
+        defaults: annotations, the same as an electron's but for ``executor``.
+    """
+    return _settings("Slurm", cluster, defaults)
+
+
+def _settings(kind: str, cluster: str, defaults: Mapping[str, object]) -> ExecutorSettings:
+    where = f"executor.{kind}"
+    if "executor" in defaults:
+        raise UserError(f"{where}: an executor has no executor of its own; name the cluster by cluster=.")
+    name = parse_options({"executor": cluster}, where).cluster
+    if name is None:
+        raise UserError(f"{where}: cluster=None names no cluster.")
+    return ExecutorSettings(name, parse_options(defaults, where))

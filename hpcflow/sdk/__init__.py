@@ -1,0 +1,1 @@
+"""What runs in the user's Python: decorating, tracing, and talking to the server."""

@@ -1,0 +1,369 @@
+"""What `executor=`, `memory=` and the other annotations of an electron mean: strict units, inheritance, resources."""
+
+from __future__ import annotations
+
+import operator
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from fractions import Fraction
+from typing import Final, SupportsIndex, TypedDict, cast
+
+from hpcflow.core.model import Resources, UserError
+
+__all__ = ["Annotations", "ExecutorSettings", "Options", "Placement", "parse_memory", "parse_options", "parse_walltime"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorSettings:
+    """A cluster by name, with annotations for every electron on it that neither electron nor lattice wrote."""
+
+    cluster: str
+    defaults: Annotations
+
+
+class Options(TypedDict, total=False):
+    """The annotations as the user writes them."""
+
+    executor: str | ExecutorSettings
+    nodes: int
+    ntasks: int
+    cpus: int
+    memory: str
+    gpus: int
+    walltime: str | timedelta
+    partition: str
+    account: str
+    qos: str
+    constraint: str
+    reservation: str
+    licenses: str
+    exclude: str
+    extra: Sequence[str]
+    retries: int
+    workdir: str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Annotations:
+    """The annotations in hpcflow's units. ``None``: not written."""
+
+    executor: str | ExecutorSettings | None = None
+    nodes: int | None = None
+    ntasks: int | None = None
+    cpus: int | None = None
+    memory_mib: int | None = None
+    gpus: int | None = None
+    walltime_s: int | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    reservation: str | None = None
+    licenses: str | None = None
+    exclude: str | None = None
+    extra: tuple[str, ...] | None = None
+    retries: int | None = None
+    workdir: str | None = None
+
+    @property
+    def cluster(self) -> str | None:
+        return self.executor.cluster if isinstance(self.executor, ExecutorSettings) else self.executor
+
+    def over(self, inherited: Annotations) -> Annotations:
+        """Return these annotations with what they leave open taken from ``inherited``.
+
+        An account, a partition and the like are names on one cluster: they are not inherited by
+        annotations that name another cluster.
+        """
+        moved = None not in (self.cluster, inherited.cluster) and self.cluster != inherited.cluster
+        return self._filled(inherited, _NAMES_ON_A_CLUSTER if moved else frozenset())
+
+    def placed(self) -> Placement:
+        """Return cluster, resources and the rest, with the executor's own defaults where nothing else was written.
+
+        Raises:
+            UserError: fewer ``ntasks`` than ``nodes``.
+        """
+        settings = self.executor
+        whole = self._filled(settings.defaults, frozenset()) if isinstance(settings, ExecutorSettings) else self
+        nodes = whole.nodes or 1
+        # One process on each node is the least that makes sense of `nodes=` alone.
+        ntasks = whole.ntasks or nodes
+        if ntasks < nodes:
+            raise UserError(f"nodes={nodes} needs ntasks of at least {nodes}, one for each node; ntasks is {ntasks}.")
+        return Placement(
+            executor=self.cluster,
+            resources=Resources(
+                nodes=nodes,
+                ntasks=ntasks,
+                cpus=whole.cpus or 1,
+                memory_mib=whole.memory_mib,
+                gpus=whole.gpus or 0,
+                walltime_s=whole.walltime_s,
+                partition=whole.partition,
+                account=whole.account,
+                qos=whole.qos,
+                constraint=whole.constraint,
+                reservation=whole.reservation,
+                licenses=whole.licenses,
+                exclude=whole.exclude,
+                extra=whole.extra or (),
+            ),
+            workdir=whole.workdir,
+            retries=whole.retries or 0,
+        )
+
+    def _filled(self, weaker: Annotations, without: frozenset[str]) -> Annotations:
+        values = {
+            name: own if own is not None or name in without else getattr(weaker, name)
+            for name in _FIELDS
+            for own in (getattr(self, name),)
+        }
+        return Annotations(**values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where and with what one electron's tasks run."""
+
+    #: ``None``: the server's default cluster.
+    executor: str | None
+    resources: Resources
+    workdir: str | None
+    retries: int
+
+
+_FIELDS: Final = tuple(field.name for field in fields(Annotations))
+_NAMES_ON_A_CLUSTER: Final = frozenset(
+    {"partition", "account", "qos", "constraint", "reservation", "licenses", "exclude", "extra", "workdir"}
+)
+
+
+def parse_options(options: Mapping[str, object], where: str) -> Annotations:
+    """Return what the user wrote, checked.
+
+    Args:
+        options: annotations by name; ``None`` counts as not written.
+        where: the beginning of an error's sentence: "The electron 'relax'".
+
+    Raises:
+        UserError: an unknown name, or a value that can't be.
+    """
+    for name in options:
+        if name not in _PARSERS:
+            raise UserError(f"{where} has an unknown annotation {name!r}{_nearest(name)}. Known: {', '.join(_PARSERS)}.")
+    values: dict[str, object] = {}
+    for name, value in options.items():
+        if value is not None:
+            field, parse = _PARSERS[name]
+            try:
+                values[field] = parse(name, value)
+            except UserError as error:
+                raise UserError(f"{where}: {error}") from None
+    annotations = Annotations(**values)  # type: ignore[arg-type]  # each parser returns its field's type
+    try:
+        annotations.placed()
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return annotations
+
+
+def _nearest(name: str) -> str:
+    from difflib import get_close_matches  # noqa: PLC0415  # only on the way to an error
+
+    near = get_close_matches(name, _PARSERS, n=1) or [
+        known for part in re.split("[_-]", name) for known in get_close_matches(part, _PARSERS, n=1)
+    ]
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+# ---- memory and time
+
+_MEMORY: Final = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)")
+_BYTES: Final = {
+    "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
+}  # fmt: skip
+_MEMORY_SHAPES: Final = "'8 GB' (8 x 1000^3 bytes), '8 GiB' (8 x 1024^3 bytes) or '500 MB'"
+_MEMORY_MAX_MIB: Final = 256 * 2**20
+
+
+def parse_memory(name: str, value: object) -> int:
+    """Return MiB, rounded up, of a text such as ``8 GB`` (decimal) or ``8 GiB`` (binary).
+
+    Raises:
+        UserError: no unit, a single letter as unit (Slurm's ``G`` is binary, elsewhere it is decimal),
+            nothing at all, or more than 256 TiB.
+    """
+    match = _MEMORY.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise UserError(f"{name}={value!r} is no amount of memory: write {_MEMORY_SHAPES}.")
+    number, unit = match.groups()
+    if unit.lower() not in _BYTES:
+        letter = unit.upper() if len(unit) == 1 and unit.upper() in "KMGT" else None
+        hint = f"{letter!r} means {letter}B to some and {letter}iB to others" if letter else f"{unit!r} is no unit"
+        raise UserError(f"{name}={value!r}: {hint}; write {_MEMORY_SHAPES}.")
+    mib = -(-Fraction(number) * _BYTES[unit.lower()] // 2**20)
+    if not 1 <= mib <= _MEMORY_MAX_MIB:
+        raise UserError(f"{name}={value!r} must be more than nothing and at most 256 TiB.")
+    return int(mib)
+
+
+_AMOUNT_OF_TIME: Final = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)")
+_SECONDS: Final = {
+    **dict.fromkeys(("s", "sec", "second", "seconds"), 1),
+    **dict.fromkeys(("min", "minute", "minutes"), 60),
+    **dict.fromkeys(("h", "hour", "hours"), 3600),
+    **dict.fromkeys(("d", "day", "days"), 86400),
+}
+_CLOCK: Final = re.compile(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)")
+_TIME_SHAPES: Final = "'30 min', '2 h', '1 h 30 min', '02:00:00' (h:m:s), '1-00:00:00' (days-h:m:s) or a timedelta"
+_WALLTIME_MAX_S: Final = 366 * 86400
+
+
+def parse_walltime(name: str, value: object) -> int:
+    """Return seconds, rounded up, of a text such as ``30 min``, ``1 h 30 min``, ``1-00:00:00``, or of a timedelta.
+
+    Raises:
+        UserError: no unit, two numbers and one colon (hours or minutes?), nothing at all, or more than 366 days.
+    """
+    seconds = _seconds(value)
+    if seconds is None:
+        hint = ""
+        if isinstance(value, str) and re.fullmatch(r"\d+:\d+", value.strip()):
+            hint = " (is it hours and minutes, or minutes and seconds?)"
+        raise UserError(f"{name}={value!r} is no length of time{hint}: write {_TIME_SHAPES}.")
+    if not 0 < seconds <= _WALLTIME_MAX_S:
+        raise UserError(f"{name}={value!r} must be longer than nothing and at most 366 days.")
+    return seconds
+
+
+def _seconds(value: object) -> int | None:
+    if isinstance(value, timedelta):
+        return -(-value // timedelta(seconds=1)) if value > timedelta(0) else 0
+    if not isinstance(value, str):
+        return None
+    text = value.strip()
+    clock = _CLOCK.fullmatch(text)
+    if clock is not None:
+        days, hours, minutes, seconds = (int(part or 0) for part in clock.groups())
+        if clock[1] is not None and hours >= 24:  # noqa: PLR2004  # hours of a day
+            return None
+        return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    parts = _AMOUNT_OF_TIME.findall(text)
+    if not parts or _AMOUNT_OF_TIME.sub("", text).strip() or any(unit.lower() not in _SECONDS for _, unit in parts):
+        return None
+    sizes = [_SECONDS[unit.lower()] for _, unit in parts]
+    if sizes != sorted(set(sizes), reverse=True):
+        return None
+    return int(-(-sum(Fraction(number) * size for (number, _), size in zip(parts, sizes, strict=True)) // 1))
+
+
+# ---- counts, names, further arguments
+
+_COUNTS: Final = {
+    "nodes": (1, 100_000), "ntasks": (1, 10_000_000), "cpus": (1, 4096), "gpus": (0, 64), "retries": (0, 100),
+}  # fmt: skip
+
+
+def _count(name: str, value: object) -> int:
+    least, most = _COUNTS[name]
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(cast(SupportsIndex, value))  # numpy's integers too; what is none raises TypeError
+    except TypeError:
+        raise UserError(f"{name}={value!r} must be a whole number.") from None
+    if not least <= number <= most:
+        raise UserError(f"{name}={value!r} must be between {least} and {most}.")
+    return number
+
+
+def _name(name: str, value: object) -> str:
+    text = _text(name, value)
+    if any(letter.isspace() for letter in text):
+        raise UserError(f"{name}={value!r} must not hold white space.")
+    return text
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{name}={value!r} must be a text.")
+    if value.startswith("-") or not value.isprintable():
+        raise UserError(f"{name}={value!r} must not begin with '-' or hold control characters.")
+    return value
+
+
+def _executor(name: str, value: object) -> str | ExecutorSettings:
+    if isinstance(value, ExecutorSettings):
+        return value
+    if not isinstance(value, str):
+        raise UserError(f"{name}={value!r} must be a cluster's name such as 'slurm', or made by hpcflow.executor.")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+        raise UserError(f"{name}={value!r} is no cluster's name: letters, digits, '.', '_' and '-'.")
+    return value
+
+
+def _workdir(name: str, value: object) -> str:
+    path = os.fspath(cast("os.PathLike[str]", value)) if isinstance(value, (str, os.PathLike)) else ""
+    if not isinstance(path, str) or not os.path.isabs(path) or not path.isprintable():
+        raise UserError(f"{name}={value!r} must be an absolute path on the cluster.")
+    return path
+
+
+#: Options of sbatch that hpcflow writes itself, and the annotation to use instead, if there is one.
+_OURS: Final[Mapping[str, str]] = {
+    "--job-name": "", "-J": "", "--array": "", "-a": "", "--output": "", "-o": "", "--error": "", "-e": "",
+    "--input": "", "-i": "", "--parsable": "", "--wrap": "", "--chdir": "workdir", "-D": "workdir", "--comment": "",
+    "--time": "walltime", "-t": "walltime", "--time-min": "walltime", "--nodes": "nodes", "-N": "nodes",
+    "--ntasks": "ntasks", "-n": "ntasks", "--ntasks-per-node": "ntasks", "--cpus-per-task": "cpus", "-c": "cpus",
+    "--mem": "memory", "--mem-per-cpu": "memory", "--mem-per-gpu": "memory", "--gpus": "gpus", "-G": "gpus",
+    "--gpus-per-node": "gpus", "--gpus-per-task": "gpus", "--partition": "partition", "-p": "partition",
+    "--account": "account", "-A": "account", "--qos": "qos", "-q": "qos", "--constraint": "constraint",
+    "-C": "constraint", "--reservation": "reservation", "--licenses": "licenses", "-L": "licenses",
+    "--exclude": "exclude", "-x": "exclude", "--requeue": "", "--no-requeue": "", "--signal": "", "--open-mode": "",
+    "--export": "", "--wait": "", "-W": "", "--clusters": "executor", "-M": "executor", "--test-only": "",
+    "--uid": "", "--gid": "", "--help": "", "-h": "", "--usage": "", "--version": "", "-V": "",
+}  # fmt: skip
+
+
+def _extra(name: str, value: object) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise UserError(f"{name}={value!r} must be a list of texts, one for each argument: {name}=['--nice=100'].")
+    arguments = cast(Sequence[object], value)
+    return tuple(_argument(name, argument) for argument in arguments)
+
+
+def _argument(name: str, value: object) -> str:
+    if not isinstance(value, str) or not re.match(r"--?[A-Za-z]", value) or not value.isprintable():
+        raise UserError(f"{name}: {value!r} must be one text that begins with '-', its value included: '--nice=100'.")
+    option = value.partition("=")[0] if value.startswith("--") else value[:2]
+    # getopt takes any unambiguous beginning of a long option for the option itself.
+    ours = [own for own in _OURS if own == option or (option.startswith("--") and own.startswith(option))]
+    if ours:
+        instead = f"write {_OURS[ours[0]]}= instead" if _OURS[ours[0]] else "leave it out"
+        raise UserError(f"{name}: {value!r} collides with {ours[0]}, which hpcflow sets itself; {instead}.")
+    return value
+
+
+_PARSERS: Final = {
+    "executor": ("executor", _executor),
+    "nodes": ("nodes", _count),
+    "ntasks": ("ntasks", _count),
+    "cpus": ("cpus", _count),
+    "memory": ("memory_mib", parse_memory),
+    "gpus": ("gpus", _count),
+    "walltime": ("walltime_s", parse_walltime),
+    "partition": ("partition", _name),
+    "account": ("account", _name),
+    "qos": ("qos", _name),
+    "constraint": ("constraint", _text),
+    "reservation": ("reservation", _name),
+    "licenses": ("licenses", _name),
+    "exclude": ("exclude", _name),
+    "extra": ("extra", _extra),
+    "retries": ("retries", _count),
+    "workdir": ("workdir", _workdir),
+}
