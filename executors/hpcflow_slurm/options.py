@@ -1,0 +1,148 @@
+"""Which arguments a user or a cluster's owner may add to sbatch's: all but those that are hpcflow's own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from hpcflow.core.model import JobArray, UserError
+
+__all__ = ["check_array", "checked_extra"]
+
+#: Long options that are never taken from ``extra``, and what to write instead.
+_RESERVED: Final[Mapping[str, str]] = {
+    "job-name": "hpcflow finds its arrays again by their names",
+    "array": "hpcflow chooses the size of an array",
+    "comment": "hpcflow's comment names the dispatch",
+    "output": "hpcflow keeps each array task's output beside its bag",
+    "open-mode": "hpcflow keeps each array task's output beside its bag",
+    "chdir": "write workdir=",
+    "dependency": "hpcflow orders tasks by itself, and needs it for `singleton`",
+    "parsable": "hpcflow reads sbatch's answer",
+    "wrap": "hpcflow sends a script of its own",
+    "test-only": "write `hpcflow plan`",
+    "wait": "hpcflow doesn't wait for sbatch",
+    "help": "it submits nothing",
+    "usage": "it submits nothing",
+    "version": "it submits nothing",
+    "clusters": "add the other cluster to clusters.toml",
+    "cluster": "add the other cluster to clusters.toml",
+    "nodes": "write nodes=",
+    "ntasks": "write ntasks=",
+    "cpus-per-task": "write cpus=",
+    "time": "write walltime=",
+    "partition": "write partition=",
+    "account": "write account=",
+    "qos": "write qos=",
+    "constraint": "write constraint=",
+    "reservation": "write reservation=",
+    "licenses": "write licenses=",
+    "exclude": "write exclude=",
+}
+#: Options that collide only with an annotation that is there: memory= and gpus=.
+_WITH_MEMORY: Final = ("mem", "mem-per-cpu", "mem-per-gpu")
+_WITH_GPUS: Final = ("gres", "gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket")
+
+#: sbatch's one-letter spellings (sbatch(1), 22.05).
+_SHORT: Final[Mapping[str, str]] = {
+    "J": "job-name",
+    "a": "array",
+    "o": "output",
+    "D": "chdir",
+    "d": "dependency",
+    "W": "wait",
+    "h": "help",
+    "V": "version",
+    "M": "clusters",
+    "N": "nodes",
+    "n": "ntasks",
+    "c": "cpus-per-task",
+    "t": "time",
+    "p": "partition",
+    "A": "account",
+    "q": "qos",
+    "C": "constraint",
+    "L": "licenses",
+    "x": "exclude",
+    "G": "gpus",
+}
+#: One-letter options without a value, which others may follow in the same argument.
+_FLAGS: Final = "HIkOQsv"
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_TOKEN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,199}")
+
+
+def checked_extra(array: JobArray) -> tuple[str, ...]:
+    """Return the cluster's and then the task's further arguments of sbatch.
+
+    Raises:
+        UserError: one of them is no option, or collides with an option of hpcflow's own.
+    """
+    taken = dict(_RESERVED)
+    if array.resources.memory_mib is not None:
+        taken |= dict.fromkeys(_WITH_MEMORY, "memory= is set already")
+    if array.resources.gpus:
+        taken |= dict.fromkeys(_WITH_GPUS, "gpus= is set already")
+    for source, words in (("clusters.toml", array.extra), ("extra=", array.resources.extra)):
+        for word in words:
+            _check(word, source, taken)
+    return (*array.extra, *array.resources.extra)
+
+
+def check_array(array: JobArray) -> None:
+    """Refuse what would mean something else to sbatch or to the script than to its writer.
+
+    Raises:
+        UserError: a control character in a text, a name that is no name for a job, no array task at all.
+    """
+    if not _TOKEN.fullmatch(array.token):
+        raise UserError(
+            f"{array.token!r} can't be the name of a Slurm job: letters, digits and ._+- only, at most 200."
+        )
+    if array.width < 1:
+        raise UserError(f"The array {array.token} has {array.width} array tasks: it needs one at least.")
+    asked = array.resources
+    named = {
+        "partition": asked.partition,
+        "account": asked.account,
+        "qos": asked.qos,
+        "constraint": asked.constraint,
+        "reservation": asked.reservation,
+        "licenses": asked.licenses,
+        "exclude": asked.exclude,
+    }
+    for name, text in named.items():
+        if text is not None and (not text.strip() or _CONTROL.search(text)):
+            raise UserError(f"{name}={text!r} can't be passed to Slurm: it is empty or has a control character.")
+    if "\r" in array.prologue or "\0" in array.prologue:
+        raise UserError("The prologue in clusters.toml has a carriage return or a NUL: sbatch refuses such scripts.")
+    for text in (array.path, *array.command):
+        if _CONTROL.search(text):
+            raise UserError(f"{text!r} can't stand in a batch script: it has a control character.")
+
+
+def _check(word: str, source: str, taken: Mapping[str, str]) -> None:
+    if _CONTROL.search(word):
+        raise UserError(f"{source} has {word!r}: a control character can't be passed to sbatch.")
+    if not word.startswith("-") or word in {"-", "--"}:
+        # sbatch would take a bare word for the script's file, and what follows for the script's arguments.
+        raise UserError(f'{source} has {word!r}: write an option and its value as one argument, such as "--nice=100".')
+    for name in _options(word):
+        for reserved, instead in taken.items():
+            # sbatch takes any beginning of a long option's name that is not ambiguous.
+            if reserved.startswith(name):
+                raise UserError(f"{source} has {word!r}, which sets sbatch's --{reserved}: {instead}.")
+
+
+def _options(word: str) -> Iterable[str]:
+    """Yield the long names, perhaps shortened, of the options in one argument."""
+    if word.startswith("--"):
+        yield word[2:].partition("=")[0]
+        return
+    for letter in word[1:]:
+        if letter in _SHORT:
+            yield _SHORT[letter]
+        if letter not in _FLAGS:
+            return

@@ -1,0 +1,109 @@
+"""The Slurm plugin: which command asks what, and who reads the reply."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import ClassVar, Final
+
+from hpcflow import __version__
+from hpcflow.core.model import JobArray, Limits, Observations
+from hpcflow.core.plugin import Command, Plugin, Reply, Submission
+from hpcflow_slurm import limits, query
+from hpcflow_slurm.jobs import SlurmJobs
+from hpcflow_slurm.options import check_array, checked_extra
+from hpcflow_slurm.submission import classify
+from hpcflow_slurm.text import decoded, first_words
+
+__all__ = ["SlurmPlugin"]
+
+# $1 the tokens, $2 an option of scancel or nothing, then the ids that are known. Two scheduler commands for any number
+# of arrays: squeue finds what came late under a name, scancel takes the ids, which costs the controller one request
+# for each array, where `scancel --name` costs one for each array task. Constant text: values come as arguments.
+_CANCEL: Final = """
+names=$1 option=$2
+shift 2
+found=$(squeue --me --noheader --array --format=%F --name="$names") || lost=1
+set -- "$@" $(printf '%s\\n' "$found" | sort -u)
+if [ $# -gt 0 ]; then scancel $option "$@" || exit; fi
+[ -z "$lost" ] || exit 75
+""".strip()
+
+# All of it is gone already: what was wished (22.05 says so with --state=PENDING, and is silent without).
+_GONE: Final = re.compile(r"^scancel: error: .*(?:Invalid job id specified|already completing or completed)\.?\s*$")
+
+
+class SlurmPlugin:
+    """Slurm 17.11 and later, by its commands. Holds PSI/J's renderer and no state."""
+
+    name: ClassVar[str] = "slurm"
+
+    def __init__(self, *, python: str, worker: str, root: str) -> None:
+        """Make a plugin; Slurm needs none of the three."""
+        del python, worker, root
+        self._jobs = SlurmJobs()
+
+    def probe(self) -> Command:
+        """Ask for the version, and whether a controller answers."""
+        return limits.probe()
+
+    def parse_probe(self, reply: Reply) -> str:
+        """Return "Slurm 22.05.8, controller vm"."""
+        return limits.parse_probe(reply)
+
+    def limits(self) -> Command:
+        """Ask for configuration and partitions."""
+        return limits.limits()
+
+    def parse_limits(self, reply: Reply) -> Limits:
+        """Read configuration and partitions."""
+        return limits.parse_limits(reply)
+
+    def submit(self, array: JobArray) -> Command:
+        """Return sbatch with the script on stdin.
+
+        The environment of sbatch is the job's: `--export=NONE` would make Slurm run the user's login shell on the node.
+        """
+        check_array(array)
+        extra = checked_extra(array)
+        argv = self._jobs.submit_argv(array, comment=f"hpcflow {__version__} {array.dispatch}")
+        return Command((*argv, *extra), stdin=self._jobs.script(array).encode())
+
+    def parse_submit(self, array: JobArray, reply: Reply) -> Submission:
+        """Classify sbatch's reply."""
+        return classify(self._jobs, array.width, reply)
+
+    def query(self, arrays: Sequence[JobArray], *, accounting: bool) -> tuple[Command, ...]:
+        """Return squeue, and sacct where the cluster keeps accounting."""
+        return query.query(arrays, accounting=accounting)
+
+    def parse_query(self, arrays: Sequence[JobArray], replies: Sequence[Reply]) -> Observations:
+        """Merge squeue's answer with sacct's."""
+        return query.parse_query(arrays, replies)
+
+    def cancel(self, arrays: Sequence[JobArray], *, pending_only: bool) -> Command:
+        """Return one command that cancels all of them, whether their ids are known or not.
+
+        With ``pending_only`` and every id known nothing is looked up: such arrays have no work left, and a duplicate
+        that comes late finds none.
+        """
+        ids = [array.job_id for array in arrays if array.job_id is not None]
+        option = "--state=PENDING" if pending_only else ""
+        if pending_only and len(ids) == len(arrays):
+            program, first = self._jobs.get_cancel_command(ids[0])
+            return Command((program, option, first, *ids[1:]))
+        names = ",".join(dict.fromkeys(array.token for array in arrays))
+        return Command(("sh", "-c", _CANCEL, "hpcflow-cancel", names, option, *ids))
+
+    def parse_cancel(self, reply: Reply) -> str | None:
+        """Return ``None`` when nothing is left that scancel was asked to end."""
+        said = decoded(reply.stderr)
+        lines = [line for line in said.splitlines() if line.strip()]
+        if reply.exit_code == 0 or (reply.exit_code == 1 and lines and all(map(_GONE.match, lines))):
+            return None
+        if reply.exit_code is None:
+            return f"scancel's end was not seen: {first_words(said)}"
+        return f"scancel ended with {reply.exit_code}: {first_words(said)}"
+
+
+_conforms: type[Plugin] = SlurmPlugin

@@ -1,0 +1,46 @@
+"""Bytes of a reply as text for people and for parsers."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Final
+
+from hpcflow.core.plugin import Reply
+
+__all__ = ["decoded", "first_words", "instant", "not_found"]
+
+# "sbatch: error: Batch job submission failed: Invalid qos specification": only the end is worth a sentence.
+_PREFIX: Final = re.compile(r"^\s*\w+: (?:error|fatal): (?:Batch job submission failed: )?")
+_NEVER: Final = frozenset({"", "N/A", "NONE", "Unknown", "None", "(null)", "0"})
+
+
+def decoded(raw: bytes) -> str:
+    """Return UTF-8 as text; a byte that is none becomes U+FFFD, which no parser accepts."""
+    return raw.decode("utf-8", errors="replace")
+
+
+def first_words(said: str) -> str:
+    """Return what a command said on stderr, in one line of at most 500 characters, without "sbatch: error:"."""
+    lines = [_PREFIX.sub("", line).strip() for line in said.splitlines()]
+    kept = list(dict.fromkeys(line for line in lines if line))
+    return "; ".join(kept)[:500] or "it said nothing"
+
+
+def not_found(reply: Reply) -> bool:
+    """Return whether the program does not exist on the cluster: the shell's status 127, and nothing on stdout."""
+    said = reply.stderr.lower()
+    return reply.exit_code == 127 and not reply.stdout.strip() and (b"not found" in said or b"no such file" in said)
+
+
+def instant(cell: str) -> datetime | None:
+    """Return a time of squeue or sacct, ``None`` for their words for never.
+
+    Raises:
+        ValueError: neither seconds since the epoch (SLURM_TIME_FORMAT=%s) nor Slurm's own format, in UTC (TZ=UTC).
+    """
+    if cell in _NEVER:
+        return None
+    if cell.isascii() and cell.isdigit():
+        return datetime.fromtimestamp(int(cell), UTC)
+    return datetime.strptime(cell, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC)
