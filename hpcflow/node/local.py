@@ -45,3 +45,185 @@ anything else is no answer. Times are seconds since the epoch, as floats.
 
   The number of arrays that were still alive. Unknown and ended arrays are no error.
 """
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from typing import Final
+
+from hpcflow.node.ledger import Desk, Json, Process, machine, read_json, signal_if_alive, write_json
+from hpcflow.node.supervisor import CANCEL_ALL, CANCEL_PENDING, Array, start_supervisor
+
+__all__ = ["command"]
+
+VERSION: Final = "1"
+EXIT_REFUSED: Final = 3
+EXIT_USAGE: Final = 64
+GRACE_S: Final = 30.0
+
+
+class _Refusal(Exception):
+    """The submission can't ever be served here."""
+
+
+class _BadRequest(Exception):
+    """What came on stdin is no request."""
+
+
+def command(verb: str, root: str) -> int:
+    """Run one command of the module's docstring and return its exit code."""
+    verbs = {"limits": _limits, "submit": _submit, "query": _query, "cancel": _cancel}
+    try:
+        if verb not in verbs:
+            raise _BadRequest(f"{verb!r} is no command of the local scheduler; it has {', '.join(sorted(verbs))}.")
+        request = {} if verb == "limits" else _request(sys.stdin.buffer.read())
+        answer = verbs[verb](Desk(root), request)
+    except _BadRequest as error:
+        print(error, file=sys.stderr)
+        return EXIT_USAGE
+    except _Refusal as error:
+        print(json.dumps({"error": str(error), "retry_later": False}))
+        return EXIT_REFUSED
+    print(json.dumps(answer))
+    return 0
+
+
+def _request(raw: bytes) -> Json:
+    try:
+        request = json.loads(raw)
+    except ValueError as error:
+        raise _BadRequest(f"The request on stdin is no JSON: {error}.") from error
+    if not isinstance(request, dict):
+        raise _BadRequest("The request on stdin is no JSON object.")
+    return request
+
+
+def _limits(desk: Desk, request: Json) -> Json:
+    here = machine()
+    return {
+        "host": os.uname().nodename,
+        "version": VERSION,
+        "cores": here.cores,
+        "memory_mib": here.memory_mib,
+        "gpus": 0,
+    }
+
+
+def _array(request: Json) -> Array:
+    try:
+        memory_mib = request["memory_mib"]
+        array = Array(
+            token=str(request["token"]),
+            width=int(request["width"]),
+            command=tuple(str(word) for word in request["command"]),
+            cpus=int(request["cpus"]),
+            memory_mib=0 if memory_mib is None else int(memory_mib),
+            walltime_s=float(request["walltime_s"]),
+            grace_s=float(request.get("grace_s", GRACE_S)),
+            path=str(request["path"]),
+            prologue=str(request.get("prologue") or ""),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise _BadRequest(f"The submission lacks something or has it in a wrong form: {error!r}.") from error
+    if not _is_name(array.token):
+        raise _BadRequest(f"{array.token!r} can't be the name of an array: letters, digits and ._+- only.")
+    if array.width < 1 or array.cpus < 1 or not array.command:
+        raise _BadRequest("An array needs at least one array task, one core and a command.")
+    return array
+
+
+def _is_name(token: str) -> bool:
+    return bool(token) and token[0].isalnum() and all(letter.isalnum() or letter in "._+-" for letter in token)
+
+
+def _submit(desk: Desk, request: Json) -> Json:
+    array = _array(request)
+    here = machine()
+    if array.cpus > here.cores:
+        raise _Refusal(f"This machine has {here.cores} cores for hpcflow, the array task asks for {array.cpus}.")
+    if array.memory_mib > here.memory_mib:
+        raise _Refusal(
+            f"This machine has {here.memory_mib} MiB of memory, the array task asks for {array.memory_mib} MiB."
+        )
+    with desk.locked() as ledger:
+        known = read_json(desk.file(array.token + ".json"))
+        if known is not None:
+            return {"job_id": known["job_id"], "new": False}
+        job_id = str(ledger["next"])
+        ledger["next"] += 1
+        process = start_supervisor(desk, array, job_id, here)
+        # From here on the array exists, whatever happens to this process.
+        write_json(
+            desk.file(array.token + ".json"),
+            {
+                "job_id": job_id,
+                "host": os.uname().nodename,
+                "width": array.width,
+                "pid": process.pid,
+                "born": process.born,
+                "submitted_at": time.time(),
+            },
+        )
+    return {"job_id": job_id, "new": True}
+
+
+def _cancel(desk: Desk, request: Json) -> Json:
+    number = CANCEL_PENDING if request.get("pending_only") else CANCEL_ALL
+    signalled = 0
+    for token in _tokens(request):
+        known = read_json(desk.file(token + ".json"))
+        if known is not None and known["host"] == os.uname().nodename:
+            signalled += signal_if_alive(Process(pid=known["pid"], born=known["born"]), number)
+    return {"signalled": signalled}
+
+
+def _query(desk: Desk, request: Json) -> Json:
+    arrays: Json = {}
+    problems: list[str] = []
+    for token in _tokens(request):
+        known = read_json(desk.file(token + ".json"))
+        if known is None:
+            arrays[token] = None
+        elif known["host"] != os.uname().nodename:
+            problems.append(
+                f"The local array {token} runs on {known['host']}; ask there, not on {os.uname().nodename}."
+            )
+        else:
+            arrays[token] = {"job_id": known["job_id"], "host": known["host"], "tasks": _tasks(desk, token, known)}
+    return {"arrays": arrays, "problems": problems}
+
+
+def _tokens(request: Json) -> list[str]:
+    tokens = request.get("tokens")
+    if not isinstance(tokens, list) or not all(isinstance(token, str) and _is_name(token) for token in tokens):
+        raise _BadRequest("`tokens` must be a list of names of arrays.")
+    return tokens
+
+
+def _tasks(desk: Desk, token: str, known: Json) -> list[Json]:
+    # Life first, accounting second: a supervisor writes its last line before it goes.
+    alive = Process(pid=known["pid"], born=known["born"]).alive()
+    latest: dict[int, Json] = {}
+    with contextlib.suppress(FileNotFoundError), open(desk.file(token + ".jsonl"), encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n"):
+                record: Json = json.loads(line)
+                latest[record["index"]] = record
+    nothing: Json = dict.fromkeys(("cause", "exit_code", "signal", "cpu_s", "max_rss_kib", "started_at", "ended_at"))
+    tasks: list[Json] = []
+    for index in range(known["width"]):
+        task = {
+            "index": index,
+            "phase": "pending",
+            **nothing,
+            "raw": "waits for cores or memory",
+            **latest.get(index, {}),
+        }
+        if not alive and task["phase"] != "ended":
+            task.update(phase="ended", cause="failed", raw="supervisor gone")
+        tasks.append(task)
+    return tasks

@@ -1,0 +1,39 @@
+"""The zipapp's entry: ``worker.pyz bag DIR KEY``, ``worker.pyz local VERB ROOT``.
+
+This file stays readable to any Python 3, because an old interpreter must be told so in a sentence.
+"""
+
+import sys
+
+USAGE = "usage: worker.pyz bag DIRECTORY KEY_FILE | worker.pyz local limits|submit|query|cancel ROOT"
+EXIT_PYTHON = 11
+EXIT_USAGE = 64
+
+
+def main(arguments):  # type: (list[str]) -> int
+    if sys.version_info < (3, 11):
+        sys.stderr.write(
+            "hpcflow needs Python 3.11 or newer on compute nodes, of the same minor version as the workflow's; "
+            "{} is Python {}. Set `python` of this cluster in clusters.toml.\n".format(
+                sys.executable, sys.version.split()[0]
+            )
+        )
+        return EXIT_PYTHON
+    if len(arguments) == 3 and arguments[0] == "bag":
+        from hpcflow.node.worker import work
+
+        return work(arguments[1], arguments[2])
+    if len(arguments) == 4 and arguments[0] == "task":
+        from hpcflow.node.worker import work_on_one
+
+        work_on_one(arguments[1], arguments[2], int(arguments[3]))
+    if len(arguments) == 3 and arguments[0] == "local":
+        from hpcflow.node.local import command
+
+        return command(arguments[1], arguments[2])
+    sys.stderr.write(USAGE + "\n")
+    return EXIT_USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

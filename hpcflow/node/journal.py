@@ -1,0 +1,122 @@
+"""The journal of one worker: signed lines that only this worker appends, and what a successor reads in them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from hpcflow.core.bag import read_lines, sign_line
+from hpcflow.core.model import HpcflowError
+
+__all__ = ["Journal", "Past", "StorageFault", "append_all", "read_past"]
+
+#: Ends that need no further run. An interrupted task runs again; a signal may be one that hit the whole worker (S4).
+_FINAL: Final = frozenset({"ok", "error", "exit", "timeout", "memory"})
+_DOUBTFUL_SIGNALS: Final = (9, 15)
+
+
+class StorageFault(HpcflowError):
+    """The bag's directory takes no more bytes: quota, a full or a lost file system."""
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What dead predecessors of a worker left behind."""
+
+    #: Ranges that they had claimed, as far as their journals say.
+    ranges: frozenset[int]
+    #: Their last word on each task: (index, attempt) -> the `end` record.
+    ended: Mapping[tuple[int, int], Mapping[str, Any]]  # Any: JSON
+
+
+class Journal:
+    """Appends records; every one is on disk at most ``sync_s`` later."""
+
+    def __init__(self, directory: str, job: str, index: int, restart: int, *, key: bytes, sync_s: float | None) -> None:
+        """Create the journal, whose name is the worker's identity.
+
+        O_EXCL makes it single-writer: where the scheduler has no restart counter, or counts wrongly, the next free
+        number is taken.
+        """
+        while True:
+            self.worker = f"{job}_{index}_{restart}"
+            try:
+                self.fd = os.open(
+                    os.path.join(directory, self.worker + ".jsonl"),
+                    os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC,
+                    0o600,
+                )
+                break
+            except FileExistsError:
+                restart += 1
+        self.restart = restart
+        self._key = key
+        self._sync_s = sync_s
+        self._synced_at = 0.0
+        self._torn = False
+
+    def write(self, event: str, **fields: object) -> None:
+        """Append one record.
+
+        Raises:
+            StorageFault: the line isn't wholly in the file.
+        """
+        now = time.time()
+        line = sign_line({"ev": event, "t": round(now, 4), "w": self.worker, **fields}, self._key)
+        try:
+            append_all(self.fd, b"\n" + line if self._torn else line)
+        except OSError as error:
+            self._torn = True
+            raise StorageFault(f"The journal of worker {self.worker} can't be written: {error}.") from error
+        self._torn = False
+        if self._sync_s is not None and now - self._synced_at >= self._sync_s:
+            self.sync(now)
+
+    def sync(self, now: float) -> None:
+        if self._sync_s is not None:
+            os.fsync(self.fd)
+            self._synced_at = now
+
+
+def append_all(fd: int, content: bytes) -> None:
+    """Write all bytes. Raises `OSError` when they don't all fit; some may then be written."""
+    written = os.write(fd, content)
+    while written < len(content):
+        written += os.write(fd, memoryview(content)[written : written + (1 << 26)])
+
+
+def read_past(directory: str, workers: list[str], key: bytes) -> Past:
+    """Read the journals of dead predecessors, oldest first."""
+    ranges: set[int] = set()
+    ended: dict[tuple[int, int], Mapping[str, Any]] = {}
+    for worker in workers:
+        try:
+            with open(os.path.join(directory, worker + ".jsonl"), "rb") as file:
+                records, _, _ = read_lines(file.read(), key)
+        except FileNotFoundError:
+            continue
+        for number, record in enumerate(records):
+            match record["ev"]:
+                case "claim":
+                    ranges.add(record["k"])
+                case "inherit":
+                    ranges.update(record["k"])
+                case "end" if record["st"] in _FINAL or _died_alone(records, number):
+                    ended.setdefault((record["i"], record["n"]), record)
+                case _:
+                    pass
+    return Past(frozenset(ranges), ended)
+
+
+def _died_alone(records: list[dict[str, Any]], number: int) -> bool:
+    """Return whether a task's death by signal was its own: by a signal that nobody sends to jobs, or the worker went on."""
+    end = records[number]
+    if end["st"] != "signal":
+        return False
+    if end["sig"] not in _DOUBTFUL_SIGNALS:
+        return True
+    following = records[number + 1] if number + 1 < len(records) else None
+    return following is not None and not (following["ev"] == "exit" and following["why"] == "term")

@@ -1,0 +1,231 @@
+"""One task in a process of its own: open its arguments, call the function, say how it ended, and leave."""
+
+from __future__ import annotations
+
+import atexit
+import base64
+import gc
+import hashlib
+import io
+import json
+import os
+import random
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+from hpcflow.node.bagdir import BagDirectory, Stored, TaskRow, read_range
+from hpcflow.node.journal import append_all
+from hpcflow.node.processes import die_with_parent, prefer_for_oom
+from hpcflow.sdk.pickling import dumps, load_with
+
+__all__ = ["EXIT_STORAGE", "Outlet", "Station", "load_function", "run_task"]
+
+#: The task's process could not store its result, though the function returned (EX_TEMPFAIL of sysexits.h).
+EXIT_STORAGE: Final = 75
+
+_TRACEBACK_LIMIT: Final = 16 * 1024
+_SENTENCE_LIMIT: Final = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlet:
+    """Where a task's process leaves what it has to say."""
+
+    #: Pipe to the worker. One message of at most ``message_limit`` bytes fits, so that writing never waits.
+    pipe: int
+    message_limit: int
+    #: The worker's data pack, opened for appending, and its name below the bag.
+    data: int
+    data_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Station:
+    """Where a task's process runs and under which worker."""
+
+    worker_pid: int
+    directory: str
+    umask: int
+
+
+class _CannotStore(Exception):
+    """The data pack takes no more bytes: the worker's trouble, not the task's."""
+
+
+def load_function(bag: BagDirectory, fn: int) -> Callable[..., object]:
+    function: Callable[..., object] = load_with(bag.blob(fn))
+    return function
+
+
+def run_task(
+    bag: BagDirectory,
+    task: TaskRow,
+    outlet: Outlet,
+    station: Station,
+    *,
+    earlier: Mapping[int, Stored],
+    function: Callable[..., object] | None,
+) -> NoReturn:
+    """Run one task in this process, just forked or started for it, and never return.
+
+    Args:
+        earlier: results of tasks before this one in its unit, by task index.
+        function: what the worker has loaded already; ``None``: load it here.
+    """
+    code = EXIT_STORAGE
+    try:
+        _settle(station)
+        message = _outcome(bag, task, outlet, station, earlier, function)
+        _flush()
+        append_all(outlet.pipe, _encode(message, outlet.message_limit))
+        # The functions registered with atexit, as at the end of any program; threads are cut off.
+        atexit._run_exitfuncs()
+        _flush()
+        code = 0 if message["st"] == "ok" else 1
+    except _CannotStore as error:
+        append_all(
+            outlet.pipe, _encode({"i": task.index, "n": task.attempt, "fault": str(error)}, outlet.message_limit)
+        )
+    finally:
+        os._exit(code)
+
+
+def _settle(station: Station) -> None:
+    die_with_parent(station.worker_pid)
+    os.setsid()
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    prefer_for_oom()
+    os.umask(station.umask)
+    gc.enable()
+    # Python re-seeds `random` in a forked child, numpy does not: all tasks would draw the same numbers.
+    if (numpy_random := sys.modules.get("numpy.random")) is not None:
+        numpy_random.seed(random.getrandbits(32))
+
+
+def _outcome(
+    bag: BagDirectory,
+    task: TaskRow,
+    outlet: Outlet,
+    station: Station,
+    earlier: Mapping[int, Stored],
+    function: Callable[..., object] | None,
+) -> dict[str, object]:
+    """Return the message to the worker."""
+    message: dict[str, object] = {"i": task.index, "n": task.attempt, "st": "ok"}
+    try:
+        os.chdir(station.directory)
+        known = len(sys.modules)
+        call = load_function(bag, task.fn) if function is None else function
+        args, kwargs = _arguments(bag, task, earlier)
+        if len(sys.modules) > known:
+            message["mods"] = list(sys.modules)[known:]
+        result = call(*args, **kwargs)
+    except BaseException as error:  # SystemExit and KeyboardInterrupt of the user's code are its failure as well
+        return {**message, **_failure(bag, outlet, error)}
+    try:
+        pickled = dumps(result)
+    except BaseException as error:  # pickling runs the user's own __reduce__ and __getstate__
+        kind = type(result)
+        sentence = (
+            f"The result of {task.name} is of type {kind.__module__}.{kind.__qualname__} and can't be pickled: {_text(error)}. "
+            "Return plain values, arrays or objects that pickle can save."
+        )
+        return {**message, "st": "error", "exc": "ResultNotPicklable", "msg": sentence, "tb": _traceback(error)}
+    return {**message, "r": _store(bag, outlet, pickled)}
+
+
+def _arguments(
+    bag: BagDirectory, task: TaskRow, earlier: Mapping[int, Stored]
+) -> tuple[Iterable[Any], Mapping[str, Any]]:  # Any: the user's values
+    cache: dict[int, object] = {}
+
+    def value(index: int) -> object:
+        if index not in cache:
+            cache[index] = load_with(_referenced(bag, task.refs[str(index)], index, earlier))
+        return cache[index]
+
+    loaded: Any = load_with(bag.blob(task.args), value)
+    args, kwargs = loaded
+    return args, kwargs
+
+
+def _referenced(bag: BagDirectory, ref: Any, index: int, earlier: Mapping[int, Stored]) -> bytes:  # Any: JSON
+    if ref is None:
+        return bag.stored(earlier[index])
+    if isinstance(ref, int):
+        return bag.blob(ref)
+    path, offset, size, digest = ref
+    return read_range(path, offset, size, digest)
+
+
+def _failure(bag: BagDirectory, outlet: Outlet, error: BaseException) -> dict[str, object]:
+    report = _traceback(error)
+    print(report, file=sys.stderr, end="")
+    fields: dict[str, object] = {"st": "error", "exc": type(error).__name__, "msg": _text(error), "tb": report}
+    try:
+        pickled = dumps(error)
+        # An exception whose __init__ takes other arguments than it passes on is saved, yet can't be loaded.
+        if isinstance(load_with(pickled), BaseException):
+            fields["r"] = _store(bag, outlet, pickled)
+    except _CannotStore:
+        raise
+    except BaseException:  # noqa: S110  # the text says it all
+        pass
+    return fields
+
+
+def _store(bag: BagDirectory, outlet: Outlet, pickled: bytes) -> dict[str, object]:
+    """Keep a pickle inline, or in the data pack, on disk before any line names it."""
+    if len(pickled) <= bag.inline_limit:
+        return {"b": base64.b64encode(pickled).decode()}
+    try:
+        offset = os.lseek(outlet.data, 0, os.SEEK_END)
+        append_all(outlet.data, pickled)
+        if bag.sync_s is not None:
+            os.fsync(outlet.data)
+    except OSError as error:
+        raise _CannotStore(
+            f"A result of {len(pickled)} bytes can't be stored in {outlet.data_name}: {error}."
+        ) from error
+    return {"f": [outlet.data_name, offset, len(pickled), hashlib.sha256(pickled).hexdigest()]}
+
+
+def _encode(message: Mapping[str, object], limit: int) -> bytes:
+    line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
+    if len(line) <= limit:
+        return line
+    shorter = {key: text[:_SENTENCE_LIMIT] if isinstance(text, str) else text for key, text in message.items()}
+    shorter.pop("mods", None)
+    return json.dumps(shorter, separators=(",", ":")).encode() + b"\n"
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)[:_SENTENCE_LIMIT]
+    except BaseException as second:  # the user's own __str__
+        return f"its text can't be made ({type(second).__name__})"
+
+
+def _traceback(error: BaseException) -> str:
+    """Return the traceback from the user's first frame on, the middle left out when it is long."""
+    try:
+        begin = error.__traceback__
+        lines = io.StringIO()
+        traceback.print_exception(type(error), error, begin.tb_next if begin is not None else None, file=lines)
+        text = lines.getvalue()
+    except BaseException as second:  # the user's own __str__, or a recursion that is still too deep
+        text = f"{type(error).__name__}: its traceback can't be made ({type(second).__name__})\n"
+    half = _TRACEBACK_LIMIT // 2
+    return text if len(text) <= _TRACEBACK_LIMIT else f"{text[:half]}\n[...]\n{text[-half:]}"
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):  # the task closed or replaced it
+            continue
