@@ -1,0 +1,203 @@
+"""The shapes of the API's answers, for its OpenAPI description; the answers themselves are plain JSON objects."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, JsonValue
+
+from hpcflow.core.states import State, Status
+
+__all__ = [
+    "Accepted",
+    "CancelAnswer",
+    "CancelRequest",
+    "ClusterTest",
+    "Clusters",
+    "Code",
+    "Dispatches",
+    "Health",
+    "PageKey",
+    "Plan",
+    "Problem",
+    "ServerStatus",
+    "Summary",
+    "TaskDetail",
+    "TaskTable",
+    "UiAddress",
+]
+
+
+class Problem(BaseModel):
+    """Why not, as a sentence."""
+
+    error: str
+
+
+class Health(BaseModel):
+    ok: bool
+
+
+class ServerStatus(BaseModel):
+    pid: int
+    version: str
+    host: str
+    address: str
+    home: str
+    started_at: datetime
+    clusters: list[str]
+    default_cluster: str
+    live_dispatches: int
+    ui: str | None
+
+
+class PartitionLimits(BaseModel):
+    name: str
+    is_default: bool
+    max_walltime_s: int | None
+    max_nodes: int | None
+    cpus_per_node: int | None
+    memory_mib_per_node: int | None
+    gpus_per_node: int | None
+    total_nodes: int | None
+
+
+class ClusterAnswer(BaseModel):
+    name: str
+    scheduler: str
+    version: str
+    state: Literal["ok", "unreachable", "unknown"]
+    problem: str | None
+    partitions: list[PartitionLimits]
+    max_array_size: int | None
+    default: bool
+
+
+class Clusters(BaseModel):
+    clusters: list[ClusterAnswer]
+
+
+class ClusterTestStep(BaseModel):
+    step: str
+    ok: bool
+    detail: str
+    command: str | None
+
+
+class ClusterTest(BaseModel):
+    ok: bool
+    steps: list[ClusterTestStep]
+
+
+class Accepted(BaseModel):
+    id: str
+    status: Status
+    messages: list[str]
+
+
+class PlannedBag(BaseModel):
+    electrons: list[str]
+    tasks: int
+    cluster: str
+    resources: dict[str, JsonValue]
+    widths: list[int]
+    worker_walltime_s: int | None
+    units_per_range: float
+    argv: list[str]
+    script: str
+    core_hours_bound: float | None
+
+
+class Plan(BaseModel):
+    bags: list[PlannedBag]
+    core_hours_bound: float | None
+    messages: list[str]
+
+
+class ArrayAnswer(BaseModel):
+    token: str
+    cluster: str
+    job_id: str | None
+    width: int
+    state: str
+    reason: str | None
+
+
+class DatedMessage(BaseModel):
+    at: datetime
+    text: str
+
+
+class Summary(BaseModel):
+    id: str
+    name: str
+    status: Status
+    error: str | None
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    #: Grows with every change: the ``since`` of the next long poll.
+    version: int
+    tasks: int
+    counts: dict[State, int]
+    arrays: list[ArrayAnswer]
+    messages: list[DatedMessage]
+
+
+class Dispatches(BaseModel):
+    dispatches: list[Summary]
+
+
+class TaskTable(BaseModel):
+    columns: list[str]
+    rows: list[list[JsonValue]]
+
+
+class TaskDetail(BaseModel):
+    index: int
+    name: str
+    state: State
+    attempt: int
+    cluster: str | None
+    job_id: str | None
+    array_index: int | None
+    host: str | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    wall_s: float | None
+    cpu_s: float | None
+    max_rss_kib: int | None
+    error: str | None
+    error_type: str | None
+    traceback: str | None
+    signal: int | None
+    exit_code: int | None
+    stdout_bytes: int
+    stderr_bytes: int
+    workdir: str | None
+
+
+class CancelRequest(BaseModel):
+    #: ``None``: the whole dispatch.
+    tasks: list[int] | None = None
+
+
+class CancelAnswer(BaseModel):
+    cancelled: int
+    message: str
+
+
+class UiAddress(BaseModel):
+    #: Logs one browser in: its fragment is a one-time code.
+    url: str
+    #: The command for the user's own machine when the server is not on it.
+    ssh_forward: str | None
+
+
+class Code(BaseModel):
+    code: str
+
+
+class PageKey(BaseModel):
+    key: str
