@@ -34,7 +34,7 @@ _HOMES = {
     "UserError": "hpcflow.core.model",
 }
 
-__all__ = [  # noqa: F822  # __getattr__ gives them
+__all__ = [  # __getattr__ gives them
     "HpcflowError",
     "Result",
     "Status",
@@ -52,7 +52,7 @@ __all__ = [  # noqa: F822  # __getattr__ gives them
 
 
 def __getattr__(name: str) -> object:
-    from importlib import import_module  # noqa: PLC0415  # as little as can be on `import hpcflow`
+    from importlib import import_module  # as little as can be on `import hpcflow`
 
     value: object
     if name == "__version__":
@@ -78,7 +78,7 @@ def __dir__() -> list[str]:
 
 
 def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  # costs more than all else here
+    from importlib.metadata import PackageNotFoundError, version  # costs more than all else here
 
     try:
         return version("hpcflow-orchestrator")

@@ -154,7 +154,9 @@ def parse_options(options: Mapping[str, object], where: str) -> Annotations:
     """
     for name in options:
         if name not in _PARSERS:
-            raise UserError(f"{where} has an unknown annotation {name!r}{_nearest(name)}. Known: {', '.join(_PARSERS)}.")
+            raise UserError(
+                f"{where} has an unknown annotation {name!r}{_nearest(name)}. Known: {', '.join(_PARSERS)}."
+            )
     values: dict[str, object] = {}
     for name, value in options.items():
         if value is not None:
@@ -172,7 +174,7 @@ def parse_options(options: Mapping[str, object], where: str) -> Annotations:
 
 
 def _nearest(name: str) -> str:
-    from difflib import get_close_matches  # noqa: PLC0415  # only on the way to an error
+    from difflib import get_close_matches  # only on the way to an error
 
     near = get_close_matches(name, _PARSERS, n=1) or [
         known for part in re.split("[_-]", name) for known in get_close_matches(part, _PARSERS, n=1)
@@ -249,7 +251,7 @@ def _seconds(value: object) -> int | None:
     clock = _CLOCK.fullmatch(text)
     if clock is not None:
         days, hours, minutes, seconds = (int(part or 0) for part in clock.groups())
-        if clock[1] is not None and hours >= 24:  # noqa: PLR2004  # hours of a day
+        if clock[1] is not None and hours >= 24:  # hours of a day
             return None
         return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
     parts = _AMOUNT_OF_TIME.findall(text)
@@ -308,7 +310,7 @@ def _executor(name: str, value: object) -> str | ExecutorSettings:
 
 def _workdir(name: str, value: object) -> str:
     path = os.fspath(cast("os.PathLike[str]", value)) if isinstance(value, (str, os.PathLike)) else ""
-    if not isinstance(path, str) or not os.path.isabs(path) or not path.isprintable():
+    if not os.path.isabs(path) or not path.isprintable():
         raise UserError(f"{name}={value!r} must be an absolute path on the cluster.")
     return path
 

@@ -81,7 +81,7 @@ class _PlainPickler(pickle.Pickler):
 
 
 def _plain(value: object) -> bytes:
-    """Pickle numbers, texts and containers of them. It is never asked about anything else, so it saves no class by name."""
+    """Return the pickle of numbers, texts and containers of them, and refuse all else: no class is saved by name."""
     file = io.BytesIO()
     _PlainPickler(file, 5).dump(value)
     return file.getvalue()
@@ -124,7 +124,7 @@ class _Pickler(cp.Pickler):  # type: ignore[misc]  # cloudpickle has no types
         return True
 
     def _program(self, root: Placeholder) -> tuple[object, ...]:
-        """Return the arguments of `_resolve`: a task's number, or the steps not yet in this pickle and the step wanted."""
+        """Return the arguments of `_resolve`: a task, or the step wanted and the steps not yet in this pickle."""
         if self._deps is None:
             raise CapturedError(root._hf_name)
         if self._tracer is not None and root._hf_tracer is not self._tracer:
@@ -157,7 +157,7 @@ class _Pickler(cp.Pickler):  # type: ignore[misc]  # cloudpickle has no types
         return self._steps[id(root)], steps
 
     def _operand(self, part: object) -> tuple[str, object]:
-        assert self._deps is not None  # noqa: S101  # `_program` has refused
+        assert self._deps is not None  # `_program` has refused
         if isinstance(part, Frozen):
             self._deps |= part.deps
             return "pickle", part.pickle
@@ -272,9 +272,9 @@ def _portable(cls: type, reduced: Any) -> Any:  # Any: pickle's own protocol
     A class that is not at home here came by value, so where it goes next may be its home: it is looked up there
     by name. The other way round the definition that travels wins over a module of the same name on the cluster.
     """
-    if not isinstance(reduced, tuple) or len(reduced) != 6:  # noqa: PLR2004  # cloudpickle's reduction by value
+    if not isinstance(reduced, tuple) or len(reduced) != 6:  # cloudpickle's reduction by value
         return reduced
-    make, arguments, state, _, _, _ = reduced
+    make, arguments, state = reduced[:3]
     home = None if _at_home(cls) or "<locals>" in cls.__qualname__ else (cls.__module__, cls.__qualname__)
     return _find_or_make, (home, make, arguments), state, None, None, _fill_class
 

@@ -7,6 +7,7 @@ import operator
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, Final, NoReturn, Protocol
 
 from hpcflow.core.model import UserError
@@ -34,6 +35,7 @@ class Tracer(Protocol):
 
     def freeze(self, operand: object) -> Frozen:
         """Return the operand as it is now: the lattice may change it after the expression."""
+        ...
 
 
 #: Operands that can't change, and stand in an expression as they are.
@@ -172,14 +174,13 @@ _UNPACK: Final = opcode.opmap["UNPACK_SEQUENCE"]
 _EXTENDED: Final = opcode.opmap["EXTENDED_ARG"]
 
 
-def _count_to_unpack(frame: Any) -> int | None:  # Any: types.FrameType, whose f_code pyright and mypy know differently
+def _count_to_unpack(frame: FrameType) -> int | None:
     """Return n where the calling line is ``a, b = placeholder`` with n names, else ``None``."""
-    code: bytes = frame.f_code.co_code
-    at: int = frame.f_lasti
+    code, at = frame.f_code.co_code, frame.f_lasti
     if code[at] != _UNPACK:
         return None
     count, shift = code[at + 1], 8
-    while at >= 2 and code[at - 2] == _EXTENDED:  # noqa: PLR2004  # an instruction has two bytes
+    while at >= 2 and code[at - 2] == _EXTENDED:  # an instruction has two bytes
         at -= 2
         count |= code[at + 1] << shift
         shift += 8
@@ -202,7 +203,10 @@ def _unary(op: str) -> Callable[[Placeholder], Placeholder]:
 
 
 def _refused(what: str) -> Callable[..., NoReturn]:
-    return lambda self, *args, **kwargs: self._refuse(what)
+    def refuse(self: Placeholder, *arguments: object, **named: object) -> NoReturn:
+        self._refuse(what)
+
+    return refuse
 
 
 _REFUSED: Final = {

@@ -1,21 +1,21 @@
-"""`@electron`, `@lattice` and the trace of a lattice's call into a graph. Runs on compute nodes too."""
+"""`@electron` and `@lattice`: plain functions that record their calls while a lattice is traced. Runs on nodes too."""
 
 from __future__ import annotations
 
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from contextvars import ContextVar
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict
 from functools import update_wrapper
-from types import CodeType, FunctionType, MethodType
-from typing import Any, Final, Generic, NoReturn, ParamSpec, TypeVar, Unpack, cast, overload
+from types import FunctionType, MethodType
+from typing import Generic, ParamSpec, TypeVar, Unpack, cast, overload
 
-from hpcflow.core.model import Graph, Resources, Task, UserError
-from hpcflow.sdk.annotations import Annotations, Options, Placement, parse_options
-from hpcflow.sdk.pickling import CapturedError, dumps, load_with
-from hpcflow.sdk.placeholder import Frozen, Placeholder, PlaceholderError, result_of
+from hpcflow.core.model import Resources, UserError
+from hpcflow.sdk.annotations import Annotations, Options, parse_options
+from hpcflow.sdk.pickling import dumps, load_with
+from hpcflow.sdk.placeholder import PlaceholderError
+from hpcflow.sdk.trace import FunctionText, Trace, Traced, brief, current_trace, name_of
 
 __all__ = [
     "Electron",
@@ -33,59 +33,60 @@ __all__ = [
 
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 
 
 # ---- decorated functions
 
 
-class Electron(Generic[P, R]):
+class Electron(Generic[P, R_co]):
     """A function that becomes a task where a lattice calls it, and is called plainly everywhere else."""
 
-    def __init__(self, function: Callable[P, R], annotations: Annotations) -> None:
+    def __init__(self, function: Callable[P, R_co], annotations: Annotations) -> None:
         self.function = function
         self.annotations = annotations
         _dress(self, function)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        trace = _trace.get()
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        trace = current_trace.get()
         if trace is None:
             return self.function(*args, **kwargs)
-        return cast(R, trace.call(self, args, kwargs))
+        return cast(R_co, trace.call(self, args, kwargs))
 
-    def with_options(self, **options: Unpack[Options]) -> Electron[P, R]:
+    def with_options(self, **options: Unpack[Options]) -> Electron[P, R_co]:
         """Return another electron of the same function; what ``options`` leave open stays as it is here."""
-        where = f"The electron {_name_of(self.function)!r}"
+        where = f"The electron {name_of(self.function)!r}"
         return Electron(self.function, parse_options(options, where).over(self.annotations))
 
     def __repr__(self) -> str:
-        return f"<electron {_name_of(self.function)}>"
+        return f"<electron {name_of(self.function)}>"
 
     def __getstate__(self) -> object:
         return self.function, self.annotations
 
-    def __setstate__(self, state: tuple[Callable[P, R], Annotations]) -> None:
-        self.function, self.annotations = state
+    def __setstate__(self, state: object) -> None:
+        self.function, self.annotations = cast("tuple[Callable[P, R_co], Annotations]", state)
 
 
-class Lattice(Generic[P, R]):
+class Lattice(Generic[P, R_co]):
     """A function that composes electrons. Called, it runs as plain Python; dispatched, its electrons become tasks."""
 
-    def __init__(self, function: Callable[P, R], annotations: Annotations) -> None:
+    def __init__(self, function: Callable[P, R_co], annotations: Annotations) -> None:
         self.function = function
         self.annotations = annotations
         _dress(self, function)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        trace = _trace.get()
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        trace = current_trace.get()
         if trace is None:
             return self.function(*args, **kwargs)
         with trace.inside(self.annotations):
             return self.function(*args, **kwargs)
 
-    def with_options(self, **options: Unpack[Options]) -> Lattice[P, R]:
+    def with_options(self, **options: Unpack[Options]) -> Lattice[P, R_co]:
         """Return another lattice of the same function; what ``options`` leave open stays as it is here."""
-        where = f"The lattice {_name_of(self.function)!r}"
+        where = f"The lattice {name_of(self.function)!r}"
         return Lattice(self.function, parse_options(options, where).over(self.annotations))
 
     def build_graph(self, *args: P.args, **kwargs: P.kwargs) -> Traced:
@@ -94,22 +95,22 @@ class Lattice(Generic[P, R]):
         Raises:
             UserError: it calls no electron, `wait` made a cycle, an argument can't be pickled, …
         """
-        trace = Trace(_name_of(self.function), self.annotations)
-        token = _trace.set(trace)
+        trace = Trace(name_of(self.function), self.annotations)
+        token = current_trace.set(trace)
         try:
             returned = self.function(*args, **kwargs)
         finally:
-            _trace.reset(token)
+            current_trace.reset(token)
         return trace.finished(returned)
 
     def __repr__(self) -> str:
-        return f"<lattice {_name_of(self.function)}>"
+        return f"<lattice {name_of(self.function)}>"
 
     def __getstate__(self) -> object:
         return self.function, self.annotations
 
-    def __setstate__(self, state: tuple[Callable[P, R], Annotations]) -> None:
-        self.function, self.annotations = state
+    def __setstate__(self, state: object) -> None:
+        self.function, self.annotations = cast("tuple[Callable[P, R_co], Annotations]", state)
 
 
 @overload
@@ -130,7 +131,7 @@ def electron(
     def decorate(decorated: Callable[P, R]) -> Electron[P, R]:
         plain = decorated.function if isinstance(decorated, Lattice) else decorated
         _check_function(plain, "electron")
-        return Electron(plain, parse_options(options, f"The electron {_name_of(plain)!r}"))
+        return Electron(plain, parse_options(options, f"The electron {name_of(plain)!r}"))
 
     return decorate if function is None else decorate(function)
 
@@ -152,7 +153,7 @@ def lattice(
 
     def decorate(decorated: Callable[P, R]) -> Lattice[P, R]:
         _check_function(decorated, "lattice")
-        return Lattice(decorated, parse_options(options, f"The lattice {_name_of(decorated)!r}"))
+        return Lattice(decorated, parse_options(options, f"The lattice {name_of(decorated)!r}"))
 
     return decorate if function is None else decorate(function)
 
@@ -167,34 +168,10 @@ def wait(child: T, parents: object = None) -> T:
     Returns:
         ``child``. Outside a lattice nothing else happens: calls are over when they return.
     """
-    trace = _trace.get()
+    trace = current_trace.get()
     if trace is not None:
         trace.order(child, parents)
     return child
-
-
-# ---- what a trace gives
-
-
-@dataclass(frozen=True, slots=True)
-class FunctionText:
-    """What people see of an electron's function. ``source`` is ``None`` where Python kept none."""
-
-    name: str
-    module: str
-    source: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Traced:
-    """A lattice's call, ready to be sent: its graph and the pickles that the graph's numbers mean."""
-
-    graph: Graph
-    blobs: tuple[bytes, ...]
-    #: By the number of the function's blob.
-    functions: Mapping[int, FunctionText]
-    #: The user's modules whose code travels along, sorted.
-    modules_by_value: tuple[str, ...]
 
 
 def manifest(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
@@ -234,266 +211,12 @@ def _written(resources: Resources) -> dict[str, object]:
     return {name: value for name, value in asdict(resources).items() if value != usual[name]}
 
 
-# ---- the trace
-
-
-@dataclass(slots=True)
-class _Call:
-    prepared: _Prepared
-    args: int
-    deps: tuple[int, ...]
-    after: set[int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """What all calls of one electron share."""
-
-    electron: Electron[..., Any]  # Any: a trace holds electrons of every type
-    annotations: Annotations
-    name: str
-    fn: int
-    placement: Placement
-    signature: inspect.Signature | None
-    #: The function's defaults hold placeholders, so each call sends them.
-    sends_defaults: bool
-
-
-class Trace:
-    """The calls that one lattice made so far."""
-
-    def __init__(self, name: str, annotations: Annotations) -> None:
-        self.name = name
-        self.inherited = annotations
-        self._calls: list[_Call] = []
-        self._blobs: dict[bytes, int] = {}
-        self._functions: dict[int, FunctionText] = {}
-        self._sources: dict[CodeType, str | None] = {}
-        self._prepared: dict[tuple[int, int], _Prepared] = {}
-        self._by_value: set[str] = set()
-
-    def call(self, called: Electron[..., Any], args: tuple[object, ...], kwargs: dict[str, object]) -> Placeholder:
-        prepared = self._prepared.get((id(called), id(self.inherited))) or self._prepare(called)
-        if prepared.signature is not None:
-            bound = prepared.signature.bind(*args, **kwargs)
-            if prepared.sends_defaults:
-                bound.apply_defaults()
-                args, kwargs = bound.args, bound.kwargs
-        deps: set[int] = set()
-        try:
-            data = dumps((args, kwargs), resolve_deps=deps, tracer=self, by_value=self._by_value)
-        except Exception as error:  # pickling runs the argument's own code
-            self._refuse_argument(prepared, args, kwargs, error)
-        self._calls.append(_Call(prepared, self._blob(data), tuple(sorted(deps)), set()))
-        return result_of(self, len(self._calls) - 1, prepared.name)
-
-    def freeze(self, operand: object) -> Frozen:
-        deps: set[int] = set()
-        try:
-            data = dumps(operand, resolve_deps=deps, tracer=self, by_value=self._by_value)
-        except Exception as error:  # pickling runs the operand's own code
-            raise UserError(f"An expression can't hold {_brief(operand)}: {_reason(error)}.") from None
-        return Frozen(data, frozenset(deps))
-
-    def order(self, child: object, parents: object) -> None:
-        children = self._tasks_behind(child)
-        if not children:
-            raise UserError(f"wait() takes the result of an electron's call as its child, not {_brief(child)}.")
-        before = self._tasks_behind(parents)
-        for number in children:
-            self._calls[number].after |= before
-
-    def inside(self, annotations: Annotations) -> _Inside:
-        return _Inside(self, annotations.over(self.inherited))
-
-    def finished(self, returned: object) -> Traced:
-        if not self._calls:
-            raise UserError(
-                f"The lattice {self.name!r} calls no electron, so there is nothing to run: "
-                "mark the functions that it calls with @electron."
-            )
-        self._refuse_cycles()
-        deps: set[int] = set()
-        try:
-            output = self._blob(dumps(returned, resolve_deps=deps, tracer=self, by_value=self._by_value))
-        except Exception as error:  # pickling runs the value's own code
-            raise UserError(f"The lattice {self.name!r} can't return {_brief(returned)}: {_reason(error)}.") from None
-        return Traced(
-            graph=Graph(
-                name=self.name,
-                tasks=tuple(_task(index, call) for index, call in enumerate(self._calls)),
-                output=output,
-                output_deps=tuple(sorted(deps)),
-            ),
-            blobs=tuple(self._blobs),
-            functions=self._functions,
-            modules_by_value=tuple(sorted(self._by_value)),
-        )
-
-    def _blob(self, data: bytes) -> int:
-        return self._blobs.setdefault(data, len(self._blobs))
-
-    def _prepare(self, called: Electron[..., Any]) -> _Prepared:
-        function = called.function
-        name = _name_of(function)
-        annotations = called.annotations.over(self.inherited)
-        try:
-            placement = annotations.placed()
-        except UserError as error:
-            raise UserError(f"The electron {name!r} in the lattice {self.name!r}: {error}") from None
-        sends_defaults = self._has_placeholder_defaults(function)
-        fn = self._function(_without_defaults(function) if sends_defaults else function, name)
-        prepared = _Prepared(called, self.inherited, name, fn, placement, _signature(function), sends_defaults)
-        self._prepared[id(called), id(self.inherited)] = prepared
-        return prepared
-
-    def _has_placeholder_defaults(self, function: Callable[..., object]) -> bool:
-        if not isinstance(function, FunctionType) or not (function.__defaults__ or function.__kwdefaults__):
-            return False
-        deps: set[int] = set()
-        try:
-            dumps((function.__defaults__, function.__kwdefaults__), resolve_deps=deps, tracer=self)
-        except Exception:  # the function's own pickle will tell what is wrong
-            return False
-        return bool(deps)
-
-    def _function(self, function: Callable[..., object], name: str) -> int:
-        try:
-            data = dumps(function, tracer=self, by_value=self._by_value)
-        except CapturedError as error:
-            raise UserError(
-                f"The electron {name!r} uses the result of electron {error.name!r} from outside its own arguments "
-                "(a closure or a global name): pass it as an argument."
-            ) from None
-        except Exception as error:  # pickling runs the code of whatever the function refers to
-            culprit = _unpicklable_name(function)
-            used = f" because of {culprit!r}, which it uses" if culprit else ""
-            raise UserError(
-                f"The electron {name!r} can't be sent{used}: {_reason(error)}. "
-                "Make what can't be pickled inside the electron, or pass it as something that can."
-            ) from None
-        number = self._blob(data)
-        if number not in self._functions:
-            module = getattr(function, "__module__", None) or ""
-            self._functions[number] = FunctionText(name, module, self._source(function))
-        return number
-
-    def _source(self, function: Callable[..., object]) -> str | None:
-        code = getattr(function, "__code__", None)
-        if not isinstance(code, CodeType):
-            return None
-        if code not in self._sources:
-            try:
-                self._sources[code] = inspect.getsource(code)
-            except (OSError, TypeError, IndexError, SyntaxError):
-                self._sources[code] = None
-        return self._sources[code]
-
-    def _refuse_argument(
-        self, prepared: _Prepared, args: tuple[object, ...], kwargs: dict[str, object], error: Exception
-    ) -> NoReturn:
-        for parameter, value in _by_parameter(prepared.signature, args, kwargs).items():
-            try:
-                dumps(value, resolve_deps=set(), tracer=self)
-            except Exception as own:  # pickling runs the argument's own code
-                raise UserError(
-                    f"The electron {prepared.name!r} can't take {_brief(value)} as its argument {parameter!r}: "
-                    f"{_reason(own)}."
-                ) from None
-        raise UserError(f"The electron {prepared.name!r} can't take its arguments: {_reason(error)}.") from None
-
-    def _tasks_behind(self, value: object) -> set[int]:
-        deps: set[int] = set()
-        items = value if isinstance(value, (list, tuple, set, frozenset)) else (value,)
-        for item in cast(Iterable[object], items):
-            if isinstance(item, (list, tuple, set, frozenset)):
-                deps |= self._tasks_behind(cast(object, item))
-            elif type(item) is Placeholder:
-                dumps(item, resolve_deps=deps, tracer=self)
-            elif item is not None:
-                raise UserError(f"wait() takes results of electrons' calls, not {_brief(item)}.")
-        return deps
-
-    def _refuse_cycles(self) -> None:
-        """Raise when `wait` closed a circle. Arguments alone can't: they come from calls made before."""
-        if all(max(call.after, default=-1) < index for index, call in enumerate(self._calls)):
-            return
-        before = [{*call.deps, *call.after} for call in self._calls]
-        after: list[list[int]] = [[] for _ in before]
-        for index, parents in enumerate(before):
-            for parent in parents:
-                after[parent].append(index)
-        open_parents = [len(parents) for parents in before]
-        ready = [index for index, count in enumerate(open_parents) if not count]
-        while ready:
-            for child in after[ready.pop()]:
-                open_parents[child] -= 1
-                if not open_parents[child]:
-                    ready.append(child)
-        stuck = next((index for index, count in enumerate(open_parents) if count), None)
-        if stuck is None:
-            return
-        path = [stuck]
-        while path[-1] not in path[:-1]:
-            path.append(next(parent for parent in sorted(before[path[-1]]) if open_parents[parent]))
-        circle = path[path.index(path[-1]) :]
-        names = " waits for ".join(f"{self._calls[index].prepared.name} (call {index})" for index in circle)
-        raise UserError(f"In the lattice {self.name!r} wait() closes a circle: {names}.")
-
-
-class _Inside:
-    """While a lattice calls another, the inner one's annotations go before the outer one's."""
-
-    def __init__(self, trace: Trace, annotations: Annotations) -> None:
-        self._trace = trace
-        self._annotations = annotations
-        self._outer = trace.inherited
-
-    def __enter__(self) -> None:
-        self._trace.inherited = self._annotations
-
-    def __exit__(self, *raised: object) -> None:
-        self._trace.inherited = self._outer
-
-
-_trace: Final[ContextVar[Trace | None]] = ContextVar("hpcflow_trace", default=None)
-
-
-def _task(index: int, call: _Call) -> Task:
-    prepared = call.prepared
-    placement = prepared.placement
-    return Task(
-        index=index,
-        name=prepared.name,
-        fn=prepared.fn,
-        args=call.args,
-        deps=call.deps,
-        after=tuple(sorted(call.after.difference(call.deps))),
-        executor=placement.executor,
-        resources=placement.resources,
-        workdir=placement.workdir,
-        retries=placement.retries,
-    )
-
-
-# ---- functions
-
-
-def _name_of(function: object) -> str:
-    """Return a function's name as people and schedulers can read it."""
-    inner = function
-    while hasattr(inner, "func"):  # functools.partial
-        inner = inner.func
-    name = getattr(inner, "__name__", None) or type(inner).__name__
-    return "lambda" if name == "<lambda>" else str(name)
-
-
 def _dress(decorated: object, function: Callable[..., object]) -> None:
     update_wrapper(cast(Callable[..., object], decorated), function, updated=())
 
 
 def _check_function(function: object, kind: str) -> None:
-    name = _name_of(function)
+    name = name_of(function)
     if isinstance(function, (Electron, Lattice)):
         raise UserError(f"{name!r} is marked already; with_options() gives another one with other options.")
     if isinstance(function, (staticmethod, classmethod, property, MethodType)) or _is_in_a_class(function):
@@ -502,10 +225,11 @@ def _check_function(function: object, kind: str) -> None:
             "move it out of its class, and pass the object as an argument."
         )
     if not callable(function):
-        raise UserError(f"@{kind} marks functions, not {_brief(function)}.")
+        raise UserError(f"@{kind} marks functions, not {brief(function)}.")
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise UserError(f"{name!r} is async; an {kind} must be a plain function: def {name}(…)." if kind == "electron"
-                        else f"{name!r} is async; a {kind} must be a plain function: def {name}(…).")  # fmt: skip
+        raise UserError(
+            f"{name!r} is async, and nothing awaits it on a compute node: write a plain function for @{kind}."
+        )
     if inspect.isgeneratorfunction(function):
         raise UserError(f"{name!r} yields, and a generator can't travel: return a list instead.")
 
@@ -513,47 +237,3 @@ def _check_function(function: object, kind: str) -> None:
 def _is_in_a_class(function: object) -> bool:
     scope = function.__qualname__.rpartition(".")[0] if isinstance(function, FunctionType) else ""
     return bool(scope) and not scope.endswith("<locals>")
-
-
-def _signature(function: Callable[..., object]) -> inspect.Signature | None:
-    try:
-        return inspect.signature(function)
-    except (ValueError, TypeError):  # some builtins have none
-        return None
-
-
-def _without_defaults(function: Callable[..., object]) -> FunctionType:
-    assert isinstance(function, FunctionType)  # noqa: S101  # only functions have defaults
-    bare = FunctionType(function.__code__, function.__globals__, function.__name__, None, function.__closure__)
-    bare.__module__, bare.__qualname__, bare.__doc__ = function.__module__, function.__qualname__, function.__doc__
-    bare.__dict__.update(function.__dict__)
-    return bare
-
-
-def _by_parameter(
-    signature: inspect.Signature | None, args: tuple[object, ...], kwargs: dict[str, object]
-) -> dict[str, object]:
-    if signature is None:
-        return {**{str(position): value for position, value in enumerate(args)}, **kwargs}
-    return dict(signature.bind(*args, **kwargs).arguments)
-
-
-def _unpicklable_name(function: Callable[..., object]) -> str | None:
-    """Return the name that a function takes from its module or its surroundings and that can't be pickled."""
-    if not isinstance(function, FunctionType):
-        return None
-    used = inspect.getclosurevars(function)
-    for name, value in {**used.globals, **used.nonlocals}.items():
-        try:
-            dumps(value)
-        except Exception:  # pickling runs the value's own code
-            return name
-    return None
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().rstrip(".") or type(error).__name__
-
-
-def _brief(value: object) -> str:
-    return f"a value of type {type(value).__name__!r}"

@@ -1,0 +1,344 @@
+"""The record of one lattice: each electron that it calls becomes a task of a graph, and returns a placeholder."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+from types import CodeType, FunctionType
+from typing import Final, NoReturn, Protocol, cast
+
+from hpcflow.core.model import Graph, Task, UserError
+from hpcflow.sdk.annotations import Annotations, Placement
+from hpcflow.sdk.pickling import CapturedError, dumps
+from hpcflow.sdk.placeholder import Frozen, Placeholder, result_of
+
+__all__ = ["FunctionText", "Trace", "Traced", "brief", "current_trace", "name_of"]
+
+
+class Annotated(Protocol):
+    """What a trace needs of an electron."""
+
+    @property
+    def function(self) -> Callable[..., object]: ...
+
+    @property
+    def annotations(self) -> Annotations: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionText:
+    """What people see of an electron's function. ``source`` is ``None`` where Python kept none."""
+
+    name: str
+    module: str
+    source: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traced:
+    """A lattice's call, ready to be sent: its graph and the pickles that the graph's numbers mean."""
+
+    graph: Graph
+    blobs: tuple[bytes, ...]
+    #: By the number of the function's blob.
+    functions: Mapping[int, FunctionText]
+    #: The user's modules whose code travels along, sorted.
+    modules_by_value: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Call:
+    prepared: _Prepared
+    args: int
+    deps: tuple[int, ...]
+    after: set[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What all calls of one electron share."""
+
+    electron: Annotated
+    annotations: Annotations
+    name: str
+    fn: int
+    placement: Placement
+    signature: inspect.Signature | None
+    #: The function's defaults hold placeholders, so each call sends them.
+    sends_defaults: bool
+
+
+class Trace:
+    """The calls that one lattice made so far."""
+
+    def __init__(self, name: str, annotations: Annotations) -> None:
+        self.name = name
+        self.inherited = annotations
+        self._calls: list[_Call] = []
+        self._blobs: dict[bytes, int] = {}
+        self._functions: dict[int, FunctionText] = {}
+        self._sources: dict[CodeType, str | None] = {}
+        self._prepared: dict[tuple[int, int], _Prepared] = {}
+        self._by_value: set[str] = set()
+
+    def call(self, called: Annotated, args: tuple[object, ...], kwargs: dict[str, object]) -> Placeholder:
+        prepared = self._prepared.get((id(called), id(self.inherited))) or self._prepare(called)
+        if prepared.signature is not None:
+            bound = prepared.signature.bind(*args, **kwargs)
+            if prepared.sends_defaults:
+                bound.apply_defaults()
+                args, kwargs = bound.args, bound.kwargs
+        deps: set[int] = set()
+        try:
+            data = dumps((args, kwargs), resolve_deps=deps, tracer=self, by_value=self._by_value)
+        except Exception as error:  # pickling runs the argument's own code
+            self._refuse_argument(prepared, args, kwargs, error)
+        self._calls.append(_Call(prepared, self._blob(data), tuple(sorted(deps)), set()))
+        return result_of(self, len(self._calls) - 1, prepared.name)
+
+    def freeze(self, operand: object) -> Frozen:
+        deps: set[int] = set()
+        try:
+            data = dumps(operand, resolve_deps=deps, tracer=self, by_value=self._by_value)
+        except Exception as error:  # pickling runs the operand's own code
+            raise UserError(f"An expression can't hold {brief(operand)}: {_reason(error)}.") from None
+        return Frozen(data, frozenset(deps))
+
+    def order(self, child: object, parents: object) -> None:
+        children = self._tasks_behind(child)
+        if not children:
+            raise UserError(f"wait() takes the result of an electron's call as its child, not {brief(child)}.")
+        before = self._tasks_behind(parents)
+        for number in children:
+            self._calls[number].after |= before
+
+    def inside(self, annotations: Annotations) -> Inside:
+        return Inside(self, annotations.over(self.inherited))
+
+    def finished(self, returned: object) -> Traced:
+        if not self._calls:
+            raise UserError(
+                f"The lattice {self.name!r} calls no electron, so there is nothing to run: "
+                "mark the functions that it calls with @electron."
+            )
+        self._refuse_cycles()
+        deps: set[int] = set()
+        try:
+            output = self._blob(dumps(returned, resolve_deps=deps, tracer=self, by_value=self._by_value))
+        except Exception as error:  # pickling runs the value's own code
+            raise UserError(f"The lattice {self.name!r} can't return {brief(returned)}: {_reason(error)}.") from None
+        return Traced(
+            graph=Graph(
+                name=self.name,
+                tasks=tuple(_task(index, call) for index, call in enumerate(self._calls)),
+                output=output,
+                output_deps=tuple(sorted(deps)),
+            ),
+            blobs=tuple(self._blobs),
+            functions=self._functions,
+            modules_by_value=tuple(sorted(self._by_value)),
+        )
+
+    def _blob(self, data: bytes) -> int:
+        return self._blobs.setdefault(data, len(self._blobs))
+
+    def _prepare(self, called: Annotated) -> _Prepared:
+        function = called.function
+        name = name_of(function)
+        annotations = called.annotations.over(self.inherited)
+        try:
+            placement = annotations.placed()
+        except UserError as error:
+            raise UserError(f"The electron {name!r} in the lattice {self.name!r}: {error}") from None
+        sends_defaults = self._has_placeholder_defaults(function)
+        fn = self._function(_without_defaults(function) if sends_defaults else function, name)
+        prepared = _Prepared(called, self.inherited, name, fn, placement, _signature(function), sends_defaults)
+        self._prepared[id(called), id(self.inherited)] = prepared
+        return prepared
+
+    def _has_placeholder_defaults(self, function: Callable[..., object]) -> bool:
+        if not isinstance(function, FunctionType) or not (function.__defaults__ or function.__kwdefaults__):
+            return False
+        deps: set[int] = set()
+        try:
+            dumps((function.__defaults__, function.__kwdefaults__), resolve_deps=deps, tracer=self)
+        except Exception:  # the function's own pickle will tell what is wrong
+            return False
+        return bool(deps)
+
+    def _function(self, function: Callable[..., object], name: str) -> int:
+        try:
+            data = dumps(function, tracer=self, by_value=self._by_value)
+        except CapturedError as error:
+            raise UserError(
+                f"The electron {name!r} uses the result of electron {error.name!r} from outside its own arguments "
+                "(a closure or a global name): pass it as an argument."
+            ) from None
+        except Exception as error:  # pickling runs the code of whatever the function refers to
+            culprit = _unpicklable_name(function)
+            used = f" because of {culprit!r}, which it uses" if culprit else ""
+            raise UserError(
+                f"The electron {name!r} can't be sent{used}: {_reason(error)}. "
+                "Make what can't be pickled inside the electron, or pass it as something that can."
+            ) from None
+        number = self._blob(data)
+        if number not in self._functions:
+            module = getattr(function, "__module__", None) or ""
+            self._functions[number] = FunctionText(name, module, self._source(function))
+        return number
+
+    def _source(self, function: Callable[..., object]) -> str | None:
+        code = getattr(function, "__code__", None)
+        if not isinstance(code, CodeType):
+            return None
+        if code not in self._sources:
+            try:
+                self._sources[code] = inspect.getsource(code)
+            except (OSError, TypeError, IndexError, SyntaxError):
+                self._sources[code] = None
+        return self._sources[code]
+
+    def _refuse_argument(
+        self, prepared: _Prepared, args: tuple[object, ...], kwargs: dict[str, object], error: Exception
+    ) -> NoReturn:
+        for parameter, value in _by_parameter(prepared.signature, args, kwargs).items():
+            try:
+                dumps(value, resolve_deps=set(), tracer=self)
+            except Exception as own:  # pickling runs the argument's own code
+                raise UserError(
+                    f"The electron {prepared.name!r} can't take {brief(value)} as its argument {parameter!r}: "
+                    f"{_reason(own)}."
+                ) from None
+        raise UserError(f"The electron {prepared.name!r} can't take its arguments: {_reason(error)}.") from None
+
+    def _tasks_behind(self, value: object) -> set[int]:
+        deps: set[int] = set()
+        items = value if isinstance(value, (list, tuple, set, frozenset)) else (value,)
+        for item in cast(Iterable[object], items):
+            if isinstance(item, (list, tuple, set, frozenset)):
+                deps |= self._tasks_behind(cast(object, item))
+            elif type(item) is Placeholder:
+                dumps(item, resolve_deps=deps, tracer=self)
+            elif item is not None:
+                raise UserError(f"wait() takes results of electrons' calls, not {brief(item)}.")
+        return deps
+
+    def _refuse_cycles(self) -> None:
+        """Raise when `wait` closed a circle. Arguments alone can't: they come from calls made before."""
+        if all(max(call.after, default=-1) < index for index, call in enumerate(self._calls)):
+            return
+        before = [{*call.deps, *call.after} for call in self._calls]
+        after: list[list[int]] = [[] for _ in before]
+        for index, parents in enumerate(before):
+            for parent in parents:
+                after[parent].append(index)
+        open_parents = [len(parents) for parents in before]
+        ready = [index for index, count in enumerate(open_parents) if not count]
+        while ready:
+            for child in after[ready.pop()]:
+                open_parents[child] -= 1
+                if not open_parents[child]:
+                    ready.append(child)
+        stuck = next((index for index, count in enumerate(open_parents) if count), None)
+        if stuck is None:
+            return
+        path = [stuck]
+        while path[-1] not in path[:-1]:
+            path.append(next(parent for parent in sorted(before[path[-1]]) if open_parents[parent]))
+        circle = path[path.index(path[-1]) :]
+        names = " waits for ".join(f"{self._calls[index].prepared.name} (call {index})" for index in circle)
+        raise UserError(f"In the lattice {self.name!r} wait() closes a circle: {names}.")
+
+
+class Inside:
+    """While a lattice calls another, the inner one's annotations go before the outer one's."""
+
+    def __init__(self, trace: Trace, annotations: Annotations) -> None:
+        self._trace = trace
+        self._annotations = annotations
+        self._outer = trace.inherited
+
+    def __enter__(self) -> None:
+        self._trace.inherited = self._annotations
+
+    def __exit__(self, *raised: object) -> None:
+        self._trace.inherited = self._outer
+
+
+current_trace: Final[ContextVar[Trace | None]] = ContextVar("hpcflow_trace", default=None)
+
+
+def _task(index: int, call: _Call) -> Task:
+    prepared = call.prepared
+    placement = prepared.placement
+    return Task(
+        index=index,
+        name=prepared.name,
+        fn=prepared.fn,
+        args=call.args,
+        deps=call.deps,
+        after=tuple(sorted(call.after.difference(call.deps))),
+        executor=placement.executor,
+        resources=placement.resources,
+        workdir=placement.workdir,
+        retries=placement.retries,
+    )
+
+
+# ---- functions and values, for the trace and its sentences
+
+
+def name_of(function: object) -> str:
+    """Return a function's name as people and schedulers can read it."""
+    inner = function
+    while isinstance(inner, partial):
+        inner = inner.func
+    name = getattr(inner, "__name__", None) or type(inner).__name__
+    return "lambda" if name == "<lambda>" else str(name)
+
+
+def _signature(function: Callable[..., object]) -> inspect.Signature | None:
+    try:
+        return inspect.signature(function)
+    except (ValueError, TypeError):  # some builtins have none
+        return None
+
+
+def _without_defaults(function: Callable[..., object]) -> FunctionType:
+    assert isinstance(function, FunctionType)  # only functions have defaults
+    bare = FunctionType(function.__code__, function.__globals__, function.__name__, None, function.__closure__)
+    bare.__module__, bare.__qualname__, bare.__doc__ = function.__module__, function.__qualname__, function.__doc__
+    bare.__dict__.update(function.__dict__)
+    return bare
+
+
+def _by_parameter(
+    signature: inspect.Signature | None, args: tuple[object, ...], kwargs: dict[str, object]
+) -> dict[str, object]:
+    if signature is None:
+        return {**{str(position): value for position, value in enumerate(args)}, **kwargs}
+    return dict(signature.bind(*args, **kwargs).arguments)
+
+
+def _unpicklable_name(function: Callable[..., object]) -> str | None:
+    """Return the name that a function takes from its module or its surroundings and that can't be pickled."""
+    if not isinstance(function, FunctionType):
+        return None
+    used = inspect.getclosurevars(function)
+    for name, value in {**used.globals, **used.nonlocals}.items():
+        try:
+            dumps(value)
+        except Exception:  # pickling runs the value's own code
+            return name
+    return None
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().rstrip(".") or type(error).__name__
+
+
+def brief(value: object) -> str:
+    return f"a value of type {type(value).__name__!r}"
