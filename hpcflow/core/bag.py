@@ -1,4 +1,4 @@
-"""The files of a bag and of a dispatch, as bytes: packs, journal lines, bag.json, the upload stream. The one place that knows them.
+"""The files of a bag and of a dispatch, as bytes: packs, journal lines, bag.json, the upload stream.
 
 A bag is one directory (0700, files 0600), never re-used::
 

@@ -1,4 +1,4 @@
-"""Decides what journals and accounting together say: which tasks began, which ended, and which were lost with their worker.
+"""Decides what journals and accounting together say: which tasks began, ended, or were lost with their worker.
 
 The journal says how a task ended; accounting says what the journal can't: why a worker is gone. Rules S1 to S8 of
 docs/explanation/bags.md, each from a fault that was seen, live here.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import NewType
+from typing import Final, NewType
 
 __all__ = [
     "ArrayLimits",
@@ -29,6 +29,7 @@ __all__ = [
     "Shape",
     "Task",
     "UserError",
+    "ulid",
 ]
 
 ClusterName = NewType("ClusterName", str)
@@ -48,6 +49,20 @@ class UserError(HpcflowError):
 
 class NotFound(HpcflowError):
     """Nothing here has the name or id that was asked for."""
+
+
+_CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def ulid(milliseconds: int, randomness: bytes) -> str:
+    """Return a ULID: 26 characters of Crockford's base 32 that sort by time.
+
+    Args:
+        milliseconds: since the epoch.
+        randomness: ten bytes that nobody else draws.
+    """
+    number = (milliseconds << 80) | int.from_bytes(randomness, "big")
+    return "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))
 
 
 # ---- what a task asks for
@@ -150,6 +165,12 @@ class Bag:
     cuts: tuple[int, ...]
     #: Absolute path of the bag's directory on the cluster.
     path: str
+    #: Limit of one task in seconds; ``None``: only its worker's.
+    limit_s: int | None
+    #: A worker begins a further task only with this much of its walltime left.
+    need_s: int
+    #: Limit of one array task.
+    worker_walltime_s: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from hpcflow.core.model import Graph, Limits, Partition, Resources, Shape, UserError
+from hpcflow.core.model import ClusterName, Graph, Limits, Partition, Resources, Shape, UserError
 
 __all__ = [
     "BagPlan",
@@ -92,8 +92,8 @@ def check_graph(graph: Graph) -> None:
 
 
 def _refuse_circles(graph: Graph) -> None:
-    # Tracing makes tasks in order, so only wait() can make an edge to a later task: networkx is worth its import here only.
-    import networkx as nx  # noqa: PLC0415
+    # Tracing makes tasks in order, so only wait() can make an edge to a later task: networkx is imported only then.
+    import networkx as nx
 
     edges = ((upstream, task.index) for task in graph.tasks for upstream in (*task.deps, *task.after))
     try:
@@ -148,7 +148,9 @@ def _too_much(resources: Resources, partition: Partition) -> str | None:
     return None
 
 
-def plan_bags(ready: Iterable[Ready], limits: Mapping[str, Limits], settings: PlanSettings) -> tuple[BagPlan, ...]:
+def plan_bags(
+    ready: Iterable[Ready], limits: Mapping[ClusterName, Limits], settings: PlanSettings
+) -> tuple[BagPlan, ...]:
     """Gather ready tasks that are alike into bags, in the order of their first tasks.
 
     Args:
@@ -237,9 +239,7 @@ def cuts(units: int, workers: int) -> tuple[int, ...]:
     return tuple(out)
 
 
-def more_workers(
-    *, units_left: int, mean_wall_s: float, workers: int, most: int, min_worker_time_s: float
-) -> int:
+def more_workers(*, units_left: int, mean_wall_s: float, workers: int, most: int, min_worker_time_s: float) -> int:
     """Return how many further workers measured work is worth.
 
     Args:

@@ -17,7 +17,7 @@ __all__ = ["Accepted", "Ambiguous", "Command", "Plugin", "Refused", "Reply", "Su
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One program to run on the cluster's login side: an argv (never a shell line), its stdin, and added environment."""
+    """One program to run on the cluster's login side: an argv (never a shell line), its stdin, added environment."""
 
     argv: tuple[str, ...]
     stdin: bytes = b""
@@ -26,7 +26,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back. ``exit_code`` is ``None`` when the end was not seen: no such program, a deadline, a cut connection.
+    """What came back. ``exit_code`` is ``None`` when the end was not seen: a deadline, a cut connection.
 
     ``stderr`` then says why. A reply without an exit code is never evidence of anything.
     """

@@ -81,10 +81,13 @@ async def open_engine(start: Start) -> AsyncGenerator[Opened]:
         locked=start.locked,
         take_over=start.take_over,
     ) as claim:
-        from hpcflow.server.engine import Engine
+        from hpcflow.server.service import running
 
-        async with Engine.running(claim.store, start.settings, start.where) as engine:
-            yield Opened(engine, claim.renew)
+        on_network = start.network is not None
+        async with running(
+            claim.store, start.settings, start.where, on_network=on_network, environ=os.environ
+        ) as service:
+            yield Opened(service, claim.renew)
 
 
 def main(

@@ -18,7 +18,7 @@ from hpcflow.server.remote import File, ThisMachine, Transport
 from hpcflow.server.settings import ClusterSettings, Settings
 from hpcflow.server.zipapp import build_worker
 
-__all__ = ["Cluster", "LOCAL", "find_clusters"]
+__all__ = ["LOCAL", "Cluster", "find_clusters"]
 
 LOCAL: Final = ClusterName("local")
 _PROBE_DEADLINE_S: Final = 5.0
@@ -97,8 +97,12 @@ def _worker() -> tuple[str, bytes]:
 
 
 async def find_clusters(
-    where: Places, settings: Settings, configured: Mapping[str, ClusterSettings], environ: Mapping[str, str], python: str
-) -> tuple[dict[str, Cluster], ClusterName, str]:
+    where: Places,
+    settings: Settings,
+    configured: Mapping[str, ClusterSettings],
+    environ: Mapping[str, str],
+    python: str,
+) -> tuple[dict[ClusterName, Cluster], ClusterName, str]:
     """Return all clusters, the default one, and a sentence that says why it is the default.
 
     ``local`` is always there. With no clusters.toml a scheduler whose submit command is on PATH and that answers within
@@ -108,7 +112,7 @@ async def find_clusters(
         UserError: clusters.toml or the default executor names what does not exist.
     """
     make = _maker(where, environ, python)
-    clusters = {name: make(name, table) for name, table in configured.items()}
+    clusters = {ClusterName(name): make(name, table) for name, table in configured.items()}
     clusters.setdefault(LOCAL, make(LOCAL, ClusterSettings(scheduler=LOCAL)))
     found: list[str] = []
     for scheduler in plugins.found_on_path(environ.get("PATH", "")):
@@ -119,13 +123,13 @@ async def find_clusters(
             await cluster.probe()
         except HpcflowError:
             continue
-        clusters[scheduler] = cluster
+        clusters[cluster.name] = cluster
         found.append(scheduler)
     default, reason = _default(settings, clusters, found)
     return clusters, default, reason
 
 
-def _default(settings: Settings, clusters: Mapping[str, Cluster], found: list[str]) -> tuple[ClusterName, str]:
+def _default(settings: Settings, clusters: Mapping[ClusterName, Cluster], found: list[str]) -> tuple[ClusterName, str]:
     if settings.default_executor:
         if settings.default_executor not in clusters:
             raise UserError(
@@ -133,7 +137,7 @@ def _default(settings: Settings, clusters: Mapping[str, Cluster], found: list[st
             )
         return ClusterName(settings.default_executor), "as default_executor says"
     if found:
-        return ClusterName(found[0]), f"because {clusters[found[0]].version} answers here"
+        return ClusterName(found[0]), f"because {clusters[ClusterName(found[0])].version} answers here"
     others = [name for name in clusters if name != LOCAL]
     if len(others) == 1:
         return ClusterName(others[0]), "the one cluster of clusters.toml"

@@ -8,17 +8,23 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, ParamSpec, Protocol, TypeVar
 
 from hpcflow.core.model import HpcflowError
 from hpcflow.core.plugin import Command, Reply
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 __all__ = ["File", "ThisMachine", "Transport", "TransportError", "clean_environment"]
 
 #: What a command, and so a job, inherits from the server. Everything else stays here: no key, no SBATCH_* default.
 _INHERITED: Final = frozenset(
-    "HOME USER LOGNAME SHELL PATH LANG LC_ALL LC_CTYPE TZ TMPDIR XDG_RUNTIME_DIR SLURM_CONF PBS_CONF_FILE LSF_ENVDIR "
-    "MODULEPATH MODULESHOME LMOD_CMD LD_LIBRARY_PATH PYTHONPATH VIRTUAL_ENV CONDA_PREFIX EBPYTHONPREFIXES".split()
+    {
+        *("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "XDG_RUNTIME_DIR"),
+        *("SLURM_CONF", "PBS_CONF_FILE", "LSF_ENVDIR", "MODULEPATH", "MODULESHOME", "LMOD_CMD"),
+        *("LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX", "EBPYTHONPREFIXES"),
+    }
 )
 _READ_AT_ONCE: Final = 8 * 2**20
 
@@ -104,7 +110,7 @@ class ThisMachine:
         return await _in_thread(_read, path, offset, size)
 
 
-async def _in_thread[**P, T](function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def _in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     try:
         return await asyncio.to_thread(function, *args, **kwargs)
     except OSError as error:

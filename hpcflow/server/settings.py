@@ -19,7 +19,7 @@ Seconds = Annotated[float, Field(gt=0)]
 
 
 class Settings(BaseSettings):
-    """What the whole server obeys: ``HPCFLOW_<NAME>`` in the environment, else ``name`` in config.toml, else the default.
+    """What the whole server obeys: ``HPCFLOW_<NAME>`` in the environment, else config.toml, else the default.
 
     All times are seconds.
     """

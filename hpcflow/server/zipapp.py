@@ -1,4 +1,4 @@
-"""The worker's zipapp, made from the installed files: what a compute node needs, and nothing that must be installed there."""
+"""The worker's zipapp, made from the installed files: all that a compute node needs beyond Python itself."""
 
 from __future__ import annotations
 
@@ -64,10 +64,14 @@ def _module_files(own: Path, module: str) -> Iterator[Path]:
 def _imported(source: bytes) -> Iterator[str]:
     """Yield the modules of hpcflow that this source imports at once: not in a function, not for type checkers only."""
     for statement in ast.parse(source).body:
-        if isinstance(statement, ast.Import):
-            yield from (alias.name for alias in statement.names if alias.name.partition(".")[0] == "hpcflow")
-        elif isinstance(statement, ast.ImportFrom) and statement.module and statement.module.partition(".")[0] == "hpcflow":
-            yield statement.module
+        match statement:
+            case ast.Import(names=aliases):
+                names = [alias.name for alias in aliases]
+            case ast.ImportFrom(module=str(module), level=0):
+                names = [module]
+            case _:
+                names = []
+        yield from (name for name in names if name.partition(".")[0] == "hpcflow")
 
 
 def _folder(package: str) -> Path:

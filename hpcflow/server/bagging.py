@@ -1,0 +1,112 @@
+"""Writes a bag: which of a dispatch's blobs and results go into its directory, and what bag.json says of them."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import Final
+
+from hpcflow.core.bag import BAG_VERSION, DIRECTORIES, INLINE_LIMIT, Ref, bag_key, pack, sign
+from hpcflow.core.model import Bag, ClusterName, HpcflowError
+from hpcflow.server.clusters import Cluster
+from hpcflow.server.live import LiveDispatch, Stored
+from hpcflow.server.remote import File, ThisMachine
+
+__all__ = ["push_bag", "value_bytes"]
+
+#: Journals are forced to disk at most this often, in seconds.
+_SYNC_S: Final = 0.5
+
+
+class _Blobs:
+    """The blobs of one payload pack in the making, each kept once under the name it has outside."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self._numbers: dict[object, int] = {}
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._numbers
+
+    def add(self, name: object, blob: bytes) -> int:
+        self._numbers[name] = len(self.pieces)
+        self.pieces.append(blob)
+        return self._numbers[name]
+
+    def __getitem__(self, name: object) -> int:
+        return self._numbers[name]
+
+
+async def push_bag(
+    live: LiveDispatch, bag: Bag, clusters: Mapping[ClusterName, Cluster], *, kill_grace_s: float, on_network: bool
+) -> None:
+    """Make the bag's directory appear on its cluster. Doing it twice does it once.
+
+    Raises:
+        TransportError: the cluster can't be reached, or its disk is full.
+    """
+    cluster = clusters[bag.shape.cluster]
+    blobs, tasks = _Blobs(), []
+    payload = ThisMachine({})
+    for index, attempt in bag.tasks:
+        task = live.graph.tasks[index]
+        for number in (task.fn, task.args):
+            if number not in blobs:
+                blobs.add(number, await payload.read(live.payload, *live.blobs[number]))
+        inputs: dict[str, Ref] = {}
+        for upstream in task.deps:
+            inputs[str(upstream)] = await _input(live, upstream, bag, blobs, clusters)
+        tasks.append([index, attempt, blobs[task.fn], blobs[task.args], inputs, task.name])
+    pieces, digest = pack(blobs.pieces)
+    resources = bag.shape.resources
+    spec = {
+        "v": BAG_VERSION,
+        "bag": bag.id,
+        "dispatch": bag.dispatch,
+        "py": list(bag.shape.python_version),
+        "index": digest,
+        "tasks": tasks,
+        "units": None if all(len(unit) == 1 for unit in bag.units) else [list(unit) for unit in bag.units],
+        "cuts": list(bag.cuts),
+        "iso": "spawn" if resources.gpus else "fork",
+        "inline": INLINE_LIMIT,
+        "limit": bag.limit_s,
+        "grace": kill_grace_s,
+        "walltime": bag.worker_walltime_s,
+        "need": bag.need_s,
+        "sync": _SYNC_S,
+        "nfs": on_network,
+        "workdir": bag.shape.workdir,
+        "cpus": resources.cpus,
+        "memory_mib": resources.memory_mib,
+    }
+    raw = json.dumps(spec, separators=(",", ":")).encode()
+    signature = sign(raw, bag_key(cluster.key, bag.id)).encode()
+    files = [File("payload.pack", pieces), File("bag.sig", [signature]), File("bag.json", [raw])]
+    await cluster.transport.push(bag.path, DIRECTORIES, files)
+
+
+async def _input(
+    live: LiveDispatch, upstream: int, bag: Bag, blobs: _Blobs, clusters: Mapping[ClusterName, Cluster]
+) -> Ref:
+    """Return how the bag names the result of an upstream task: in place where it lies on the same cluster."""
+    task = live.tasks[upstream]
+    if task.result is None:
+        raise HpcflowError(f"The result of task {upstream} ({task.task.name}) is not stored.")
+    if task.result.file is not None and task.shape.cluster == bag.shape.cluster:
+        return task.result.file
+    name = ("result", upstream)
+    if name not in blobs:
+        blobs.add(name, await value_bytes(task.result, clusters[task.shape.cluster]))
+    return blobs[name]
+
+
+async def value_bytes(stored: Stored, cluster: Cluster) -> bytes:
+    """Return the pickle of a stored value, wherever it lies."""
+    if stored.inline is not None:
+        return base64.b64decode(stored.inline)
+    if stored.file is None:
+        return b""
+    path, offset, size, _ = stored.file
+    return await cluster.transport.read(path, offset, size)

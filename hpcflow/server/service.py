@@ -1,0 +1,564 @@
+"""What the API serves: takes dispatches in, and answers from the store and the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+from hpcflow.core.bag import checked
+from hpcflow.core.model import (
+    BagId,
+    ClusterName,
+    DispatchId,
+    Graph,
+    HpcflowError,
+    JobArray,
+    Limits,
+    NotFound,
+    Resources,
+    Shape,
+    UserError,
+    ulid,
+)
+from hpcflow.core.places import Places
+from hpcflow.core.plan import BagPlan, Ready, check_graph, check_resources, core_hours_bound, plan_bags, waves
+from hpcflow.core.states import State, Status
+from hpcflow.server.bagging import value_bytes
+from hpcflow.server.clusters import Cluster, find_clusters
+from hpcflow.server.engine import Engine, array_name, plan_settings
+from hpcflow.server.live import LiveDispatch, Stored, read_graph
+from hpcflow.server.settings import Settings, read_clusters
+from hpcflow.server.store import ArrayRow, DispatchRow, EndRow, Store, TaskRow
+
+__all__ = ["Service", "running"]
+
+logger = logging.getLogger(__name__)
+
+Json = dict[str, Any]  # Any: JSON, described in schema.py
+Manifest = Mapping[str, Any]  # Any: a checked upload.Manifest
+
+_COLUMNS: Final = (
+    "index",
+    "name",
+    "state",
+    "attempt",
+    "cluster",
+    "job_id",
+    "array_index",
+    "host",
+    "started_at",
+    "ended_at",
+    "wall_s",
+    "cpu_s",
+    "max_rss_kib",
+    "error",
+)
+#: Answers to a long poll come at most this often, in seconds.
+_BREATH_S: Final = 0.1
+_RESULTS_AT_ONCE: Final = 2000
+_PIECE: Final = 8 * 2**20
+
+
+@asynccontextmanager
+async def running(
+    store: Store, settings: Settings, where: Places, *, on_network: bool, environ: Mapping[str, str]
+) -> AsyncIterator[Service]:
+    """Find the clusters, take up what an earlier server left, and run the engine while the context is open."""
+    clusters, default, reason = await find_clusters(where, settings, read_clusters(where), environ, sys.executable)
+    engine = Engine(
+        settings,
+        store,
+        clusters,
+        now=_now,
+        new_id=_new_id,
+        on_network=on_network,
+    )
+    service = Service(engine, where, default, reason)
+    await service.resume()
+    loop = asyncio.create_task(engine.run())
+    try:
+        yield service
+    finally:
+        loop.cancel()
+        with suppress(asyncio.CancelledError):
+            await loop
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _new_id() -> str:
+    return ulid(int(_now().timestamp() * 1000), secrets.token_bytes(10))
+
+
+class Service:
+    """The engine and the store of one HPCFLOW_HOME, as the API sees them."""
+
+    def __init__(self, engine: Engine, where: Places, default: ClusterName, reason: str) -> None:
+        self._engine = engine
+        self._store = engine.store
+        self._where = where
+        self._default = default
+        self._reason = reason
+
+    async def resume(self) -> None:
+        """Take up every dispatch that had not ended when the last server did."""
+        for row in await asyncio.to_thread(self._store.live_dispatches):
+            try:
+                await self._resume(row)
+            except UserError as error:  # its cluster is gone from clusters.toml: it stays as it is until that is back
+                logger.error("dispatch %s can't go on: %s", row.id, error)
+
+    async def _resume(self, row: DispatchRow) -> None:
+        manifest = await asyncio.to_thread(self._store.manifest, row.id)
+        graph = read_graph(manifest)
+        live = LiveDispatch.fresh(row, graph, self._shapes(graph, manifest), manifest, self._payload(row.id))
+        live.restore(await asyncio.to_thread(self._store.tasks, row.id))
+        live.started_at, live.cancel_wanted = row.started_at, row.cancel_wanted
+        bags = await asyncio.to_thread(self._store.bags, row.id)
+        paths = {bag.bag.id: bag.bag.path for bag in bags}
+        ends = await asyncio.to_thread(self._store.ends, row.id)
+        charged: Counter[int] = Counter()
+        for index, end in ends.items():
+            if end.record["st"] == "ok":
+                live.tasks[index].result = Stored.of(end.record, paths[end.bag])
+            elif end.record["st"] != "error":
+                charged[index] = end.attempt
+        arrays = await asyncio.to_thread(self._store.arrays, row.id)
+        self._engine.resume(live, bags, arrays, charged)
+
+    # ---- taking a dispatch in
+
+    async def accept(self, manifest: Manifest, payload: str) -> Json:
+        """Check a dispatch, store it, and start it; the same id again is answered as it was the first time."""
+        known = DispatchId(manifest["id"])
+        if (row := await asyncio.to_thread(self._store.dispatch, known)) is not None:
+            os.unlink(payload)
+            return {"id": row.id, "status": row.status, "messages": []}
+        try:
+            graph, shapes, messages = await self._checked(manifest)
+            now = self._engine.now()
+            row = DispatchRow(
+                id=known,
+                name=graph.name,
+                status=Status.RUNNING,
+                created_at=now,
+                started_at=None,
+                ended_at=None,
+                error=None,
+                n_tasks=len(graph.tasks),
+                cancel_wanted=False,
+                python=(manifest["python"][0], manifest["python"][1]),
+                counts={},
+            )
+        except BaseException:
+            os.unlink(payload)
+            raise
+        os.rename(payload, self._payload(known))
+        live = LiveDispatch.fresh(row, graph, shapes, manifest, self._payload(known))
+        rows = [live.task_row(index) for index in range(len(graph.tasks))]
+        await asyncio.to_thread(self._store.add_dispatch, row, manifest, rows)
+        self._engine.add(live)
+        return {"id": known, "status": Status.RUNNING, "messages": messages}
+
+    async def plan(self, manifest: Manifest, payload: str) -> Json:
+        """Say what `accept` would submit, wave by wave, by the same code; nothing is kept."""
+        os.unlink(payload)
+        graph, shapes, messages = await self._checked(manifest)
+        bags: list[Json] = []
+        for wave in waves(graph):
+            for name in dict.fromkeys(shapes[index].cluster for index in wave):
+                cluster = self._engine.clusters[name]
+                limits = {name: await cluster.known_limits(self._engine.now())}
+                ready = [
+                    Ready(index=index, attempt=1, shape=shapes[index])
+                    for index in wave
+                    if shapes[index].cluster == name
+                ]
+                settings = plan_settings(self._engine.settings, cluster)
+                bags += [
+                    self._planned(cluster, graph, plan, bounded=limits[name].bounded)
+                    for plan in plan_bags(ready, limits, settings)
+                ]
+        bounds = [bag["core_hours_bound"] for bag in bags]
+        total = None if None in bounds else round(sum(bounds), 3)
+        return {"bags": bags, "core_hours_bound": total, "messages": messages}
+
+    def _planned(self, cluster: Cluster, graph: Graph, plan: BagPlan, *, bounded: bool) -> Json:
+        names = [graph.tasks[index].name for index, _ in plan.tasks]
+        identifier = "0" * 26
+        path = cluster.bag_path(identifier)
+        opaque = self._engine.settings.job_names == "opaque"
+        array = JobArray(
+            token=array_name(names, identifier, opaque=opaque),
+            bag=BagId(identifier),
+            dispatch=DispatchId(identifier),
+            cluster=cluster.name,
+            resources=plan.shape.resources,
+            width=plan.widths[0],
+            worker_walltime_s=plan.worker_walltime_s,
+            command=(plan.shape.python, cluster.worker_path, "bag", path, cluster.key_path),
+            path=path,
+            prologue=cluster.settings.prologue,
+            extra=cluster.settings.extra,
+            intent_at=self._engine.now(),
+        )
+        command = cluster.plugin.submit(array)
+        defaults = asdict(Resources())
+        return {
+            "electrons": list(dict.fromkeys(names)),
+            "tasks": len(names),
+            "cluster": cluster.name,
+            "resources": {k: v for k, v in asdict(plan.shape.resources).items() if v != defaults[k]},
+            "widths": list(plan.widths),
+            "worker_walltime_s": plan.worker_walltime_s if bounded else None,
+            "units_per_range": len(plan.units) / (len(plan.cuts) - 1),
+            "argv": list(command.argv),
+            "script": command.stdin.decode(),
+            "core_hours_bound": round(core_hours_bound(plan), 3) if bounded else None,
+        }
+
+    async def _checked(self, manifest: Manifest) -> tuple[Graph, list[Shape], list[str]]:
+        """Return graph, shapes and what the user should be told; raise `UserError` for what can't run."""
+        graph = read_graph(manifest)
+        check_graph(graph)
+        shapes = self._shapes(graph, manifest)
+        messages: list[str] = []
+        if any(task.executor is None for task in graph.tasks):
+            messages.append(f"Electrons without executor= run on {self._default!r}, {self._reason}.")
+        for shape in dict.fromkeys(shapes):
+            cluster = self._engine.clusters[shape.cluster]
+            try:
+                limits = await cluster.known_limits(self._engine.now())
+            except HpcflowError as error:
+                messages.append(f"{cluster.name} does not answer now ({error}); its tasks wait until it does.")
+                continue
+            check_resources(shape.resources, cluster.name, limits)
+            if shape.resources.walltime_s is None and limits.bounded:
+                messages.append(_no_walltime(cluster, shape, limits, self._engine.settings.worker_walltime))
+        return graph, shapes, list(dict.fromkeys(messages))
+
+    def _shapes(self, graph: Graph, manifest: Manifest) -> list[Shape]:
+        """Return what each task asks for, with its cluster's defaults filled in; equal tasks share one object."""
+        known: dict[tuple[str | None, Resources, str | None], Shape] = {}
+        shapes: list[Shape] = []
+        for task in graph.tasks:
+            asked = (task.executor, task.resources, task.workdir)
+            if asked not in known:
+                known[asked] = self._shape(*asked, manifest)
+            shapes.append(known[asked])
+        return shapes
+
+    def _shape(self, executor: str | None, resources: Resources, workdir: str | None, manifest: Manifest) -> Shape:
+        cluster = self._engine.clusters.get(ClusterName(executor or self._default))
+        if cluster is None:
+            names = ", ".join(sorted(self._engine.clusters))
+            raise UserError(f"There is no executor {executor!r}; the clusters are {names}.")
+        table = cluster.settings
+        return Shape(
+            cluster=cluster.name,
+            resources=replace(
+                resources,
+                partition=resources.partition or table.partition,
+                account=resources.account or table.account,
+                qos=resources.qos or table.qos,
+                walltime_s=resources.walltime_s or (int(table.walltime) if table.walltime else None),
+                memory_mib=resources.memory_mib or table.memory_mib,
+            ),
+            python=table.python or manifest["executable"],
+            python_version=(manifest["python"][0], manifest["python"][1]),
+            workdir=workdir,
+        )
+
+    def _payload(self, dispatch: DispatchId) -> str:
+        return os.path.join(self._where.dispatches, f"{dispatch}.blobs")
+
+    # ---- answers about the server
+
+    def status(self) -> Json:
+        return {
+            "clusters": sorted(self._engine.clusters),
+            "default_cluster": self._default,
+            "live_dispatches": len(self._engine.dispatches),
+        }
+
+    def clusters(self) -> Json:
+        return {"clusters": [self._cluster(cluster) for _, cluster in sorted(self._engine.clusters.items())]}
+
+    def _cluster(self, cluster: Cluster) -> Json:
+        asked = cluster.version or cluster.limits is not None
+        return {
+            "name": cluster.name,
+            "scheduler": cluster.settings.scheduler,
+            "version": cluster.version,
+            "state": "unreachable" if cluster.problem else "ok" if asked else "unknown",
+            "problem": cluster.problem,
+            "partitions": [asdict(partition) for partition in cluster.limits.partitions] if cluster.limits else [],
+            "max_array_size": cluster.limits.array.max_width if cluster.limits else None,
+            "default": cluster.name == self._default,
+        }
+
+    async def test_cluster(self, name: str) -> Json:
+        """Ask the scheduler for its version and limits, and put the worker in place, step by step."""
+        cluster = self._engine.clusters.get(ClusterName(name))
+        if cluster is None:
+            raise NotFound(
+                f"There is no cluster {name!r}; the clusters are {', '.join(sorted(self._engine.clusters))}."
+            )
+        steps: list[Json] = []
+
+        async def scheduler() -> str:
+            return await cluster.probe()
+
+        async def limits() -> str:
+            known = await cluster.known_limits(self._engine.now())
+            partitions = ", ".join(partition.name for partition in known.partitions)
+            books = "accounting is kept" if known.accounting else "no accounting: the queue alone is asked"
+            return f"partitions {partitions}; arrays of up to {known.array.max_width}; {books}"
+
+        async def workdir() -> str:
+            await cluster.place_worker()
+            return f"the worker is at {cluster.worker_path}"
+
+        for step, ask, command in (
+            ("scheduler answers", scheduler, cluster.plugin.probe()),
+            ("limits", limits, cluster.plugin.limits()),
+            ("work directory", workdir, None),
+        ):
+            spelled = " ".join(command.argv) if command is not None else None
+            try:
+                steps.append({"step": step, "ok": True, "detail": await ask(), "command": spelled})
+            except HpcflowError as error:
+                steps.append({"step": step, "ok": False, "detail": str(error), "command": spelled})
+                break
+        return {"ok": all(step["ok"] for step in steps), "steps": steps}
+
+    # ---- answers about dispatches
+
+    async def dispatches(self, limit: int, before: str | None) -> Json:
+        def read() -> list[Json]:
+            rows = self._store.dispatches(limit=limit, before=DispatchId(before) if before else None)
+            return [self._summary(row, self._store.arrays(row.id), []) for row in rows]
+
+        return {"dispatches": await asyncio.to_thread(read)}
+
+    async def summary(self, dispatch: str) -> Json:
+        return await asyncio.to_thread(self._read_summary, await self._known(dispatch))
+
+    async def changed(self, dispatch: str, since: int, wait_s: float) -> Json:
+        known = await self._known(dispatch)
+        await self._engine.wait_change(known, since, wait_s)
+        await asyncio.sleep(_BREATH_S)
+        return await asyncio.to_thread(self._read_summary, known)
+
+    async def _known(self, dispatch: str) -> DispatchId:
+        known = DispatchId(dispatch)
+        if known not in self._engine.dispatches and await asyncio.to_thread(self._store.dispatch, known) is None:
+            raise NotFound(f"There is no dispatch {dispatch} here. `hpcflow dispatches` lists those there are.")
+        return known
+
+    def _read_summary(self, dispatch: DispatchId) -> Json:
+        version = self._engine.version(dispatch)  # before the rows: a change in between is then asked for again
+        row = self._store.dispatch(dispatch)
+        if row is None:
+            raise NotFound(f"There is no dispatch {dispatch} here.")
+        messages = [{"at": _spelled(at), "text": text} for at, text in self._store.messages(dispatch)]
+        return {**self._summary(row, self._store.arrays(dispatch), messages), "version": version}
+
+    def _summary(self, row: DispatchRow, arrays: Sequence[ArrayRow], messages: Sequence[Json]) -> Json:
+        return {
+            "id": row.id,
+            "name": row.name,
+            "status": row.status,
+            "error": row.error,
+            "created_at": _spelled(row.created_at),
+            "started_at": _spelled(row.started_at),
+            "ended_at": _spelled(row.ended_at),
+            "version": self._engine.version(row.id),
+            "tasks": row.n_tasks,
+            "counts": {state: count for state, count in row.counts.items() if count},
+            "arrays": [
+                {
+                    "token": array.array.token,
+                    "cluster": array.array.cluster,
+                    "job_id": array.array.job_id,
+                    "width": array.array.width,
+                    "state": array.state,
+                    "reason": array.reason,
+                }
+                for array in arrays
+            ],
+            "messages": list(messages),
+        }
+
+    async def tasks(self, dispatch: str, state: State | None, after: int, limit: int) -> Json:
+        known = await self._known(dispatch)
+
+        def read() -> list[list[Any]]:  # Any: JSON
+            rows = self._store.tasks(known, state=state, after=after, limit=limit)
+            ends = self._store.ends(known, [row.index for row in rows])
+            details = (self._detail(row, ends.get(row.index)) for row in rows)
+            return [[detail[column] for column in _COLUMNS] for detail in details]
+
+        return {"columns": list(_COLUMNS), "rows": await asyncio.to_thread(read)}
+
+    async def task(self, dispatch: str, index: int) -> Json:
+        known = await self._known(dispatch)
+
+        def read() -> Json:
+            row = self._store.task(known, index)
+            if row is None:
+                raise NotFound(f"Dispatch {dispatch} has no task {index}.")
+            end = self._store.end(known, index)
+            detail = self._detail(row, end)
+            record = end.record if end is not None else {}
+            bag = self._store.bag(end.bag) if end is not None else None
+            return {
+                **detail,
+                "error_type": record.get("exc"),
+                "traceback": record.get("tb"),
+                "signal": record.get("sig"),
+                "exit_code": record.get("code"),
+                "stdout_bytes": _span(record, "out")[1],
+                "stderr_bytes": _span(record, "err")[1],
+                "workdir": os.path.join(bag.bag.path, record["dir"]) if bag is not None and "dir" in record else None,
+            }
+
+        return await asyncio.to_thread(read)
+
+    def _detail(self, row: TaskRow, end: EndRow | None) -> Json:
+        record = end.record if end is not None and end.attempt == row.attempt else {}
+        job, index = (row.worker or "__").rsplit("_", 2)[:2] if row.worker else (None, None)
+        cpu = record.get("cpu")
+        return {
+            "index": row.index,
+            "name": row.name,
+            "state": row.state,
+            "attempt": row.attempt,
+            "cluster": row.cluster,
+            "job_id": job,
+            "array_index": int(index) if index is not None else None,
+            "host": record.get("host"),
+            "started_at": _spelled(row.started_at),
+            "ended_at": _spelled(row.ended_at),
+            "wall_s": record.get("wall"),
+            "cpu_s": round(sum(cpu), 3) if cpu else None,
+            "max_rss_kib": record.get("rss"),
+            "error": row.error,
+        }
+
+    async def log(
+        self, dispatch: str, index: int, stream: Literal["stdout", "stderr"], offset: int, limit: int
+    ) -> bytes:
+        """Return a piece of what a task that ended wrote; empty beyond its end."""
+        known = await self._known(dispatch)
+        end = await asyncio.to_thread(self._store.end, known, index)
+        if end is None:
+            return b""
+        start, size = _span(end.record, "out" if stream == "stdout" else "err")
+        wanted = min(limit, size - offset)
+        if wanted <= 0:
+            return b""
+        bag = await asyncio.to_thread(self._store.bag, end.bag)
+        if bag is None:
+            return b""
+        path = os.path.join(bag.bag.path, "logs", f"{end.worker}.{'out' if stream == 'stdout' else 'err'}")
+        return await self._engine.clusters[bag.bag.shape.cluster].transport.read(path, start + offset, wanted)
+
+    async def results(self, dispatch: str, tasks: list[int] | None, output: bool) -> AsyncIterator[bytes]:
+        """Yield each item as one line of JSON and its bytes: the output and what it needs, or the tasks asked for."""
+        known = await self._known(dispatch)
+        manifest = await asyncio.to_thread(self._store.manifest, known)
+        if output:
+            number = manifest["output"]
+            offset = sum(size for size, _ in manifest["blobs"][:number])
+            size = manifest["blobs"][number][0]
+            blob = await asyncio.to_thread(_read_file, self._payload(known), offset, size)
+            yield _head(None, "output", size) + blob
+            tasks = manifest["output_deps"]
+        wanted = range(len(manifest["tasks"])) if tasks is None else tasks
+        for start in range(0, len(wanted), _RESULTS_AT_ONCE):
+            piece = list(wanted[start : start + _RESULTS_AT_ONCE])
+            ends = await asyncio.to_thread(self._store.ends, known, piece)
+            bags = {row.bag.id: row.bag for row in await asyncio.to_thread(self._store.bags, known)}
+            small: list[bytes] = []
+            for index in piece:
+                end = ends.get(index)
+                bag = bags.get(end.bag) if end is not None else None
+                if end is None or bag is None:
+                    row = await asyncio.to_thread(self._store.task, known, index)
+                    small.append(_head(index, "missing", 0, state=row.state if row else None))
+                    continue
+                kind = "result" if end.record["st"] == "ok" else "error"
+                said: Json = {"state": State.COMPLETED if kind == "result" else State.FAILED}
+                if kind == "error":
+                    said |= {"type": end.record.get("exc"), "message": end.record.get("msg")}
+                stored = Stored.of(end.record, bag.path) or Stored()
+                if stored.file is not None and stored.file[2] > _PIECE:
+                    yield b"".join(small) + _head(index, kind, stored.file[2], **said)
+                    small = []
+                    async for part in self._large(stored, self._engine.clusters[bag.shape.cluster]):
+                        yield part
+                    continue
+                data = await value_bytes(stored, self._engine.clusters[bag.shape.cluster])
+                if stored.file is not None:
+                    checked(data, bytes.fromhex(stored.file[3]))
+                small.append(_head(index, kind, len(data), **said) + data)
+            yield b"".join(small)
+
+    async def _large(self, stored: Stored, cluster: Cluster) -> AsyncIterator[bytes]:
+        if stored.file is None:
+            return
+        path, offset, size, _ = stored.file
+        for at in range(0, size, _PIECE):
+            yield await cluster.transport.read(path, offset + at, min(_PIECE, size - at))
+
+    async def cancel(self, dispatch: str, tasks: list[int] | None) -> Json:
+        known = await self._known(dispatch)
+        live = self._engine.dispatches.get(known)
+        if live is None:
+            return {"cancelled": 0, "message": f"Dispatch {dispatch} has ended already."}
+        if tasks is not None and (unknown := [index for index in tasks if not 0 <= index < len(live.tasks)]):
+            raise NotFound(f"Dispatch {dispatch} has no task {unknown[0]}.")
+        cancelled = await self._engine.cancel(live, tasks)
+        word = "task" if cancelled == 1 else "tasks"
+        return {"cancelled": cancelled, "message": f"Cancelled {cancelled} {word}; what had ended keeps its result."}
+
+
+def _no_walltime(cluster: Cluster, shape: Shape, limits: Limits, most_s: float) -> str:
+    longest = next(
+        (p.max_walltime_s for p in limits.partitions if p.name == shape.resources.partition or p.is_default), None
+    )
+    minutes = int(min(most_s, longest or most_s)) // 60
+    return f"Tasks without walltime= get at most {minutes} min on {cluster.name!r}."
+
+
+def _head(task: int | None, kind: str, size: int, **more: Any) -> bytes:  # Any: JSON
+    return json.dumps({"task": task, "kind": kind, "size": size, **more}).encode() + b"\n"
+
+
+def _span(record: Mapping[str, Any], stream: str) -> tuple[int, int]:  # Any: JSON
+    """Return offset and size of a task's part of its worker's log."""
+    start, end = record.get(stream) or (0, 0)
+    return start, end - start
+
+
+def _spelled(at: datetime | None) -> str | None:
+    return None if at is None else at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _read_file(path: str, offset: int, size: int) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.read(size)
