@@ -1,0 +1,248 @@
+"""Dispatches lattices and brings their results home."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import secrets
+import socket
+import sys
+import time
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any, Final, Literal, ParamSpec, overload
+
+from hpcflow.core.bag import stream_parts
+from hpcflow.core.model import UserError
+from hpcflow.core.places import client_settings, places
+from hpcflow.sdk.answers import Plan, Summary, parse_plan, parse_summary
+from hpcflow.sdk.connection import Server, ServerElsewhere, ServerUnreachable
+from hpcflow.sdk.results import Result
+from hpcflow.sdk.startup import ensure
+from hpcflow.sdk.terminal import progress
+from hpcflow.sdk.workflow import Lattice, Traced, manifest
+
+__all__ = [
+    "Planned",
+    "Result",
+    "cancel",
+    "dispatch",
+    "dispatch_sync",
+    "get_result",
+    "planning",
+    "ulid",
+    "until_ended",
+]
+
+P = ParamSpec("P")
+
+#: How long the server may hold back the answer of one long poll, in seconds.
+LONG_POLL_S: Final = 25
+#: How long a waiting client bears a server that is away, as it is during `hpcflow restart`, in seconds.
+AWAY_S: Final = 60.0
+
+
+# ---- dispatching
+
+
+# Lattice[P, Any] below: what the lattice returns comes with the result, not with the id.
+@overload
+def dispatch(lattice: Lattice[P, Any], *, plan: Literal[False] = False) -> Callable[P, str]: ...
+@overload
+def dispatch(lattice: Lattice[P, Any], *, plan: Literal[True]) -> Callable[P, Plan]: ...
+def dispatch(lattice: Lattice[P, Any], *, plan: bool = False) -> Callable[P, str] | Callable[P, Plan]:
+    """Return a function that takes the lattice's arguments, dispatches it and returns the dispatch's id.
+
+    Starts a server if none runs, unless ``HPCFLOW_AUTOSTART=0``.
+
+    Args:
+        lattice: a function decorated with ``@hpcflow.lattice``.
+        plan: return what would be submitted instead, as a `Plan`, and submit nothing.
+    """
+    _check_lattice(lattice)
+
+    def plan_it(*args: P.args, **kwargs: P.kwargs) -> Plan:
+        return parse_plan(_upload(lattice.build_graph(*args, **kwargs), plan=True))
+
+    def dispatch_it(*args: P.args, **kwargs: P.kwargs) -> str:
+        traced = lattice.build_graph(*args, **kwargs)
+        if _planning.get():
+            raise Planned(parse_plan(_upload(traced, plan=True)))
+        for module in traced.modules_by_value:
+            _tell_once(f"Your module {module} travels with the dispatch, as it is now.")
+        answer = _upload(traced, plan=False)
+        for sentence in answer["messages"]:
+            _tell(sentence)
+        return str(answer["id"])
+
+    return plan_it if plan else dispatch_it
+
+
+def dispatch_sync(lattice: Lattice[P, Any]) -> Callable[P, Result]:
+    """Return a function that dispatches the lattice, waits for its end and returns its `Result`."""
+    run = dispatch(lattice)
+
+    def dispatch_and_wait(*args: P.args, **kwargs: P.kwargs) -> Result:
+        return get_result(run(*args, **kwargs), wait=True)
+
+    return dispatch_and_wait
+
+
+class Planned(BaseException):
+    """Ends a script at its first dispatch, with the plan; no ``except Exception`` of the script may swallow it."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__("planned instead of dispatched")
+        self.plan = plan
+
+
+@contextmanager
+def planning() -> Generator[None]:
+    """Within it, the first dispatch is planned only and raises `Planned`."""
+    token = _planning.set(True)
+    try:
+        yield
+    finally:
+        _planning.reset(token)
+
+
+_planning: Final = ContextVar("hpcflow_planning", default=False)
+
+
+def ulid() -> str:
+    """Return a new id: 26 characters that sort by time, the last 16 of them random."""
+    number = time.time_ns() // 1_000_000 << 80 | secrets.randbits(80)
+    return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+_CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+# ---- results
+
+
+@overload
+def get_result(dispatch_id: str, wait: bool = False, *, status_only: Literal[False] = False) -> Result: ...
+@overload
+def get_result(dispatch_id: str, wait: bool = False, *, status_only: Literal[True]) -> dict[str, str]: ...
+def get_result(dispatch_id: str, wait: bool = False, *, status_only: bool = False) -> Result | dict[str, str]:
+    """Return what became of a dispatch; values are fetched when they are read.
+
+    Args:
+        dispatch_id: as `dispatch` returned it.
+        wait: come back only when it has ended, with a progress bar meanwhile.
+        status_only: return ``{"id": …, "status": …}`` and nothing else.
+
+    Raises:
+        DispatchNotFound: the server knows no such dispatch.
+        ServerUnreachable: no server answers, and none was to be started.
+    """
+    server = _server()
+    summary = _summary(server, dispatch_id)
+    if wait and not summary.ended:
+        summary = until_ended(server, summary)
+    if status_only:
+        return {"id": summary.id, "status": summary.status}
+    return Result(server, summary)
+
+
+def cancel(dispatch_id: str, task_ids: Sequence[int] | None = None) -> str:
+    """Cancel a dispatch, or some of its tasks and what depends on them; return what was done, as a sentence.
+
+    Job array tasks that wait leave the queue, running tasks are killed, results that exist are kept.
+    """
+    tasks = None if task_ids is None else list(task_ids)
+    return str(_server().ask("POST", f"/dispatches/{dispatch_id}/cancel", body={"tasks": tasks})["message"])
+
+
+# ---- the server
+
+
+def _server() -> Server:
+    """Return this environment's server, started if it has to be and may be."""
+    where = places(os.environ)
+    if client_settings(os.environ).autostart:
+        ensure(where, tell=_tell)
+    return Server(where)
+
+
+def _upload(traced: Traced, *, plan: bool) -> dict[str, Any]:  # Any: JSON
+    """Send a traced lattice and return the answer. The id makes it safe to send twice."""
+    from hpcflow import __version__
+
+    described, blobs = manifest(traced)
+    described["id"] = ulid()
+    described["client"] = {"host": socket.gethostname(), "user": _user(), "version": __version__}
+    return _server().upload(
+        "/dispatches", lambda: _compressed(stream_parts(described, blobs)), query={"plan": "true"} if plan else None
+    )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's uid without an entry in passwd
+        return str(os.geteuid())
+
+
+def _compressed(parts: Iterable[bytes]) -> Iterator[bytes]:
+    # Level 1: pickles of numbers hardly shrink further, and the socket is local.
+    compressor = zlib.compressobj(level=1)
+    for part in parts:
+        piece = compressor.compress(part)
+        if piece:
+            yield piece
+    yield compressor.flush()
+
+
+def _summary(server: Server, dispatch_id: str, since: int | None = None) -> Summary:
+    if since is None:
+        return parse_summary(server.ask("GET", f"/dispatches/{dispatch_id}"))
+    query = {"since": since, "wait": LONG_POLL_S}
+    return parse_summary(server.ask("GET", f"/dispatches/{dispatch_id}", query=query, wait_s=LONG_POLL_S))
+
+
+def until_ended(server: Server, summary: Summary) -> Summary:
+    """Return the summary of the dispatch's end. An interrupt leaves the dispatch running and says how to come back."""
+    away_since: float | None = None
+    try:
+        with progress(wanted=client_settings(os.environ).progress) as show:
+            show(summary)
+            while not summary.ended:
+                try:
+                    summary = _summary(server, summary.id, since=summary.version)
+                    away_since = None
+                except ServerElsewhere:
+                    raise
+                except ServerUnreachable:
+                    # A restart takes a moment. It is not ours to undo somebody's `hpcflow stop`.
+                    away_since = away_since or time.monotonic()
+                    if time.monotonic() - away_since > AWAY_S:
+                        raise
+                    time.sleep(0.5)
+                show(summary)
+    except KeyboardInterrupt:
+        _tell(
+            f"Dispatch {summary.id} goes on. Come back to it with `hpcflow.get_result({summary.id!r}, wait=True)` or "
+            f"`hpcflow show {summary.id}`; end it with `hpcflow cancel {summary.id}`."
+        )
+        raise
+    return summary
+
+
+def _check_lattice(lattice: object) -> None:
+    if not isinstance(lattice, Lattice):
+        name = getattr(lattice, "__name__", repr(lattice))
+        raise UserError(f"dispatch takes a lattice, and {name} is none: decorate it with @hpcflow.lattice.")
+
+
+@cache
+def _tell_once(sentence: str) -> None:
+    _tell(sentence)
+
+
+def _tell(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)

@@ -1,0 +1,329 @@
+"""What became of a dispatch and of its tasks; values and output are fetched when they are read."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from functools import cached_property
+from typing import Any, Final
+
+from hpcflow.core.model import HpcflowError, NotFound
+from hpcflow.core.states import State, Status
+from hpcflow.sdk.answers import Item, Summary, TaskRecord, parse_items, parse_task, parse_tasks
+from hpcflow.sdk.connection import Server
+from hpcflow.sdk.workflow import load_with
+
+__all__ = ["NodeResult", "PythonMismatch", "Result", "UnreadableResult", "task_records"]
+
+_PAGE: Final = 1000
+_OUTPUT_PIECE: Final = 1 << 20
+
+
+class PythonMismatch(HpcflowError):
+    """The pickles were made by another minor version of Python; only that one may open them."""
+
+
+class UnreadableResult(HpcflowError):
+    """A value came back whole and can't be unpickled here."""
+
+
+class Result:
+    """A dispatch as it was when it was asked for; values and output are fetched when they are read."""
+
+    def __init__(self, server: Server, summary: Summary) -> None:
+        self._server = server
+        self._summary = summary
+
+    @property
+    def dispatch_id(self) -> str:
+        return self._summary.id
+
+    @property
+    def name(self) -> str:
+        """The lattice's name."""
+        return self._summary.name
+
+    @property
+    def status(self) -> Status:
+        return self._summary.status
+
+    @property
+    def start_time(self) -> datetime | None:
+        """When its first task began, in UTC."""
+        return self._summary.started_at
+
+    @property
+    def end_time(self) -> datetime | None:
+        """When its last task ended, in UTC; ``None`` while it runs."""
+        return self._summary.ended_at
+
+    @property
+    def error(self) -> str | None:
+        """What failed, as a sentence that names the first tasks that failed; ``None`` if nothing did."""
+        return self._summary.error
+
+    @cached_property
+    def result(self) -> Any:  # Any: whatever the lattice returned
+        """The lattice's return value; ``None`` unless the dispatch completed. Results of single tasks are there always.
+
+        Raises:
+            PythonMismatch: another Python dispatched it.
+            UnreadableResult: it can't be unpickled here, mostly because a module is missing.
+        """
+        if self.status is not Status.COMPLETED:
+            return None
+        self._check_python()
+        output, *needed = parse_items(self._server.fetch(f"/dispatches/{self.dispatch_id}/output"))
+        pickles = {item.task: item for item in needed}
+        values: dict[int, object] = {}
+
+        def value(task: int) -> object:
+            if task not in values:
+                values[task] = self._unpickled(pickles[task])
+            return values[task]
+
+        try:
+            return load_with(output.pickle, value)
+        except HpcflowError:
+            raise
+        except Exception as error:  # unpickling runs the user's own code
+            raise self._unreadable("return value", error) from error
+
+    def get_node_result(self, node_id: int) -> NodeResult:
+        """Return one task of the dispatch.
+
+        Args:
+            node_id: 0 for the first electron that the lattice called, and so on.
+
+        Raises:
+            NotFound: the dispatch has no such task.
+        """
+        if not 0 <= node_id < self._summary.tasks:
+            raise NotFound(
+                f"Dispatch {self.dispatch_id} has {self._summary.tasks} tasks, counted from 0; "
+                f"there is no task {node_id}."
+            )
+        return NodeResult(self, self._detail(node_id))
+
+    def get_all_node_results(self) -> list[NodeResult]:
+        """Return all tasks of the dispatch, in the order in which the lattice called them."""
+        return [NodeResult(self, record) for record in task_records(self._server, self.dispatch_id)]
+
+    def get_all_node_outputs(self) -> dict[str, Any]:  # Any: whatever the electrons returned
+        """Return the values of all completed tasks by ``"name(index)"``, fetched in one stream."""
+        names = {record.index: record.name for record in task_records(self._server, self.dispatch_id)}
+        return {
+            f"{names[item.task]}({item.task})": self._unpickled(item)
+            for item in self._items("all")
+            if item.task is not None and item.kind == "result"
+        }
+
+    def __repr__(self) -> str:
+        counts = self._summary.counts
+        done = f"{counts.get(State.COMPLETED, 0)} of {self._summary.tasks} tasks done"
+        took = ""
+        if self.start_time is not None and self.end_time is not None:
+            took = f" in {(self.end_time - self.start_time).total_seconds():.1f} s"
+        error = f": {self.error}" if self.error else ""
+        return f"<Result {self.dispatch_id} of {self.name}, {self.status}, {done}{took}{error}>"
+
+    def _detail(self, task: int) -> TaskRecord:
+        return parse_task(self._server.ask("GET", f"/dispatches/{self.dispatch_id}/tasks/{task}"))
+
+    def _items(self, tasks: str) -> list[Item]:
+        self._check_python()
+        return list(parse_items(self._server.fetch(f"/dispatches/{self.dispatch_id}/results", query={"tasks": tasks})))
+
+    def _text(self, task: int, stream: str) -> str:
+        pieces: list[bytes] = []
+        size = 0
+        while True:
+            piece = self._server.fetch(
+                f"/dispatches/{self.dispatch_id}/tasks/{task}/{stream}", query={"offset": size, "limit": _OUTPUT_PIECE}
+            )
+            pieces.append(piece)
+            size += len(piece)
+            if len(piece) < _OUTPUT_PIECE:
+                return b"".join(pieces).decode("utf-8", "replace")
+
+    def _check_python(self) -> None:
+        own = sys.version_info[:2]
+        if self._summary.python != own:
+            made = ".".join(map(str, self._summary.python))
+            raise PythonMismatch(
+                f"Dispatch {self.dispatch_id} was made with Python {made} and this is Python {own[0]}.{own[1]}: "
+                f"its values can't be read here. Read them with Python {made}."
+            )
+
+    def _unpickled(self, item: Item) -> object:
+        if item.kind == "missing" or not item.pickle:
+            raise UnreadableResult(
+                f"Task {item.task} of {self.dispatch_id} left no value: {item.message or item.kind}."
+            )
+        try:
+            value: object = pickle.loads(item.pickle)
+        except Exception as error:  # unpickling runs the user's own code
+            raise self._unreadable(f"value of task {item.task}", error) from error
+        return value
+
+    def _unreadable(self, what: str, error: Exception) -> UnreadableResult:
+        return UnreadableResult(
+            f"The {what} of {self.dispatch_id} can't be read here: {type(error).__name__}: {error}. "
+            "This Python needs the modules that the tasks had."
+        )
+
+
+class NodeResult:
+    """One task of a dispatch: what the server knew when it was asked, and its value and output when they are read."""
+
+    def __init__(self, dispatch: Result, record: TaskRecord) -> None:
+        self._dispatch = dispatch
+        self._record = record
+
+    @property
+    def node_id(self) -> int:
+        return self._record.index
+
+    @property
+    def name(self) -> str:
+        """The electron's name."""
+        return self._record.name
+
+    @property
+    def state(self) -> State:
+        return self._record.state
+
+    @property
+    def attempt(self) -> int:
+        return self._record.attempt
+
+    @property
+    def error(self) -> str | None:
+        """Why it failed, as a sentence; ``None`` if it did not."""
+        return self._record.error
+
+    @property
+    def started_at(self) -> datetime | None:
+        return self._record.started_at
+
+    @property
+    def ended_at(self) -> datetime | None:
+        return self._record.ended_at
+
+    @property
+    def cluster(self) -> str | None:
+        return self._record.cluster
+
+    @property
+    def job_id(self) -> str | None:
+        """The scheduler's id of the job array that ran it, and with `array_index` of the array task."""
+        return self._record.job_id
+
+    @property
+    def array_index(self) -> int | None:
+        return self._record.array_index
+
+    @property
+    def host(self) -> str | None:
+        """The compute node."""
+        return self._record.host
+
+    @property
+    def wall_s(self) -> float | None:
+        return self._record.wall_s
+
+    @property
+    def cpu_s(self) -> float | None:
+        """CPU time of the task and its children, user and system."""
+        return self._record.cpu_s
+
+    @property
+    def max_rss_kib(self) -> int | None:
+        """Peak resident memory."""
+        return self._record.max_rss_kib
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._detail.exit_code
+
+    @property
+    def signal(self) -> int | None:
+        return self._detail.signal
+
+    @property
+    def traceback(self) -> str | None:
+        """The traceback of the exception that the function raised, as text."""
+        return self._detail.traceback
+
+    @property
+    def workdir(self) -> str | None:
+        """The directory in which it ran and left files; ``None`` when it left none."""
+        return self._detail.workdir
+
+    @cached_property
+    def stdout(self) -> str:
+        return self._dispatch._text(self.node_id, "stdout")
+
+    @cached_property
+    def stderr(self) -> str:
+        return self._dispatch._text(self.node_id, "stderr")
+
+    @cached_property
+    def result(self) -> Any:  # Any: whatever the electron returned
+        """What the electron returned; ``None`` unless the task completed."""
+        return self._dispatch._unpickled(self._item) if self.state is State.COMPLETED else None
+
+    @cached_property
+    def exception(self) -> BaseException | None:
+        """What the electron raised; ``None`` if it raised nothing, or nothing that can be pickled."""
+        if self.state is not State.FAILED or not self._item.pickle:
+            return None
+        raised = self._dispatch._unpickled(self._item)
+        return raised if isinstance(raised, BaseException) else None
+
+    def __getitem__(self, field: str) -> Any:  # Any: as many types as fields
+        """Return a field by Covalent's name for it: ``node_id``, ``node_name``, ``status``, ``output``, …"""
+        return getattr(self, _COVALENT_FIELDS.get(field, field))
+
+    def __repr__(self) -> str:
+        place = f" on {self.host}" if self.host else ""
+        error = f": {self.error}" if self.error else ""
+        return f"<task {self.node_id} {self.name}, {self.state}{place}{error}>"
+
+    @cached_property
+    def _detail(self) -> TaskRecord:
+        return self._dispatch._detail(self.node_id)
+
+    @cached_property
+    def _item(self) -> Item:
+        return self._dispatch._items(str(self.node_id))[0]
+
+
+_COVALENT_FIELDS: Final = {
+    "node_name": "name",
+    "status": "state",
+    "output": "result",
+    "start_time": "started_at",
+    "end_time": "ended_at",
+}
+
+
+def task_records(server: Server, dispatch_id: str, *, state: State | None = None) -> Iterator[TaskRecord]:
+    """Yield the tasks of a dispatch in their order, fetched page by page.
+
+    Args:
+        server: whom to ask.
+        dispatch_id: the dispatch.
+        state: only tasks in this state.
+    """
+    query: dict[str, str | int] = {"limit": _PAGE}
+    if state is not None:
+        query["state"] = state.value
+    while True:
+        page = parse_tasks(server.ask("GET", f"/dispatches/{dispatch_id}/tasks", query=query))
+        yield from page
+        if len(page) < _PAGE:
+            return
+        query["after"] = page[-1].index

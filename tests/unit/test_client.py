@@ -1,0 +1,451 @@
+"""Dispatching, waiting, results: what the user's Python sees of a server."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import cloudpickle
+import pytest
+
+import hpcflow
+from hpcflow.core.model import HpcflowError, NotFound, UserError
+from hpcflow.core.states import State, Status
+from hpcflow.sdk.answers import parse_summary
+from hpcflow.sdk.client import (
+    Planned,
+    cancel,
+    dispatch,
+    dispatch_sync,
+    get_result,
+    planning,
+    ulid,
+)
+from hpcflow.sdk.connection import DispatchNotFound, ServerUnreachable
+from hpcflow.sdk.results import PythonMismatch, Result, UnreadableResult
+from hpcflow.sdk.terminal import counts
+from tests.unit.fake_server import (
+    DISPATCH,
+    TOKEN,
+    Answer,
+    FakeServer,
+    Request,
+    a_page,
+    a_plan,
+    a_summary,
+    a_task,
+    an_item,
+)
+
+
+@pytest.fixture
+def fake(hpcflow_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
+    monkeypatch.setenv("HPCFLOW_AUTOSTART", "0")
+    with FakeServer(hpcflow_home) as server:
+        yield server
+
+
+@hpcflow.electron
+def square(x: int) -> int:
+    return x * x
+
+
+@hpcflow.lattice
+def flow(x: int) -> list[object]:
+    first = square(x)
+    return [first, (square(first), "end")]
+
+
+class Canary:
+    """Tells when somebody unpickles it."""
+
+    loaded = False
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _sing, ()
+
+
+def _sing() -> str:
+    Canary.loaded = True
+    return "sung"
+
+
+# ---- dispatching
+
+
+def test_a_dispatch_is_one_upload_with_the_clients_own_id(fake: FakeServer) -> None:
+    fake.answers["POST", "/dispatches"] = lambda request: (
+        201,
+        {"id": request.manifest["id"], "status": "RUNNING", "messages": []},
+    )
+    dispatch_id = dispatch(flow)(3)
+    [request] = fake.requests
+    manifest = request.manifest
+    assert manifest["id"] == dispatch_id
+    assert len(dispatch_id) == 26
+    assert manifest["name"] == "flow"
+    assert len(manifest["tasks"]) == 2
+    assert manifest["client"]["host"] == socket.gethostname()
+    assert manifest["client"]["version"] == hpcflow.__version__
+    assert manifest["python"] == list(sys.version_info[:2])
+    assert request.headers["authorization"] == f"Bearer {TOKEN}"
+    assert request.headers["content-type"] == "application/x-hpcflow-dispatch"
+
+
+def test_a_dispatch_repeated_after_a_cut_keeps_its_id(fake: FakeServer) -> None:
+    fake.answers["POST", "/dispatches"] = [None, (201, {"id": "x", "status": "RUNNING", "messages": []})]
+    dispatch(flow)(3)
+    first, second = fake.requests
+    assert first.manifest["id"] == second.manifest["id"]
+
+
+def test_the_servers_sentences_are_shown_once_on_stderr(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answers["POST", "/dispatches"] = (
+        201,
+        {"id": DISPATCH, "status": "RUNNING", "messages": ["`slurm` answers here and is the default."]},
+    )
+    assert dispatch(flow)(3) == DISPATCH
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == "`slurm` answers here and is the default.\n"
+
+
+def test_a_refused_dispatch_raises_the_servers_sentence(fake: FakeServer) -> None:
+    fake.answers["POST", "/dispatches"] = (400, {"error": "There is no executor 'slum'; there are local and slurm."})
+    with pytest.raises(UserError, match=r"^There is no executor 'slum'; there are local and slurm.$"):
+        dispatch(flow)(3)
+
+
+def test_only_a_lattice_can_be_dispatched() -> None:
+    with pytest.raises(
+        UserError, match=r"dispatch takes a lattice, and len is none: decorate it with @hpcflow\.lattice"
+    ):
+        dispatch(len)  # type: ignore[call-overload]  # the mistake under test
+
+
+def test_a_plan_comes_back_as_values_and_as_text(fake: FakeServer) -> None:
+    fake.answers["POST", "/dispatches"] = (200, a_plan())
+    plan = dispatch(flow, plan=True)(3)
+    assert fake.requests[0].query == {"plan": "true"}
+    assert plan.core_hours_bound == 40.0
+    assert plan.bags[0].widths == (20,)
+    assert plan.bags[0].argv[0] == "sbatch"
+    text = str(plan)
+    assert "Bag 1: 40 tasks of relax on slurm" in text
+    assert "20 array tasks, 1:00:00 each, at most 40.00 core-hours" in text
+    assert "sbatch --parsable -J 'relax x'" in text
+    assert "exec python worker" in text
+    assert text.endswith("40 tasks in 1 bag and 1 job array, at most 40.00 core-hours. Nothing was submitted.")
+
+
+def test_planning_ends_a_script_at_its_first_dispatch(fake: FakeServer) -> None:
+    fake.answers["POST", "/dispatches"] = lambda request: (200, a_plan()) if request.query else (500, {})
+    with planning(), pytest.raises(Planned) as planned:
+        dispatch(flow)(3)
+    assert planned.value.plan.core_hours_bound == 40.0
+    assert len(fake.requests) == 1
+
+
+def test_without_a_server_and_without_autostart_nothing_is_started(
+    hpcflow_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HPCFLOW_AUTOSTART", "0")
+    with pytest.raises(ServerUnreachable, match=r"No server runs for .*`hpcflow start`"):
+        dispatch(flow)(3)
+    assert list(hpcflow_home.iterdir()) == []
+
+
+def test_ids_are_unique_and_sort_by_time() -> None:
+    ids = [ulid() for _ in range(1000)]
+    assert len(set(ids)) == 1000
+    assert {len(one) for one in ids} == {26}
+    assert [one[:10] for one in ids] == sorted(one[:10] for one in ids)
+    assert set("".join(ids)) <= set("0123456789ABCDEFGHJKMNPQRSTVWXYZ")
+
+
+# ---- results
+
+
+def test_a_completed_dispatch_gives_the_lattices_value(fake: FakeServer) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary())
+    fake.answers["POST", "/dispatches"] = (201, {"id": DISPATCH, "status": "RUNNING", "messages": []})
+    traced = flow.build_graph(3)
+    output = traced.blobs[traced.graph.output]
+    fake.answers["GET", f"/dispatches/{DISPATCH}/output"] = (
+        200,
+        an_item(None, "output", output)
+        + an_item(0, "result", pickle.dumps(9))
+        + an_item(1, "result", pickle.dumps(81)),
+    )
+    result = dispatch_sync(flow)(3)
+    assert result.status is Status.COMPLETED
+    assert result.result == [9, (81, "end")]
+    assert result.error is None
+    assert result.start_time == datetime(2026, 1, 1, 10, 0, 1, tzinfo=UTC)
+    assert result.end_time == datetime(2026, 1, 1, 10, 0, 3, 500_000, tzinfo=UTC)
+    assert result.result is result.result
+    assert len(fake.sent("GET", f"/dispatches/{DISPATCH}/output")) == 1
+
+
+def test_a_running_dispatch_has_no_result_yet(fake: FakeServer) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary(status="RUNNING", ended_at=None))
+    result = get_result(DISPATCH)
+    assert result.status is Status.RUNNING
+    assert result.result is None
+    assert result.end_time is None
+
+
+def test_status_only_asks_for_nothing_else(fake: FakeServer) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary(status="RUNNING"))
+    assert get_result(DISPATCH, status_only=True) == {"id": DISPATCH, "status": "RUNNING"}
+    assert len(fake.requests) == 1
+
+
+def test_an_unknown_dispatch_is_a_sentence(fake: FakeServer) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (404, {"error": f"No dispatch {DISPATCH} here."})
+    with pytest.raises(DispatchNotFound, match=f"^No dispatch {DISPATCH} here.$"):
+        get_result(DISPATCH)
+
+
+def test_a_failed_dispatch_has_an_error_and_the_results_of_what_completed(fake: FakeServer) -> None:
+    error = "Electron 'relax' (task 1) raised ValueError: no minimum."
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (
+        200,
+        a_summary(status="FAILED", error=error, counts={"completed": 1, "failed": 1}),
+    )
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/0"] = (200, a_task(0))
+    fake.answers["GET", f"/dispatches/{DISPATCH}/results"] = (200, an_item(0, "result", pickle.dumps({"e": 1.5})))
+    result = get_result(DISPATCH)
+    assert result.result is None
+    assert result.error == error
+    assert result.get_node_result(0).result == {"e": 1.5}
+
+
+def test_a_failed_task_gives_its_exception_and_traceback(fake: FakeServer) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary(status="FAILED"))
+    task = a_task(1, state="failed", error="ValueError: no minimum", error_type="ValueError", traceback="Traceback …")
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1"] = (200, task)
+    fake.answers["GET", f"/dispatches/{DISPATCH}/results"] = (
+        200,
+        an_item(1, "error", pickle.dumps(ValueError("no minimum")), type="ValueError", message="no minimum"),
+    )
+    node = get_result(DISPATCH).get_node_result(1)
+    assert node.state is State.FAILED
+    assert node.error == "ValueError: no minimum"
+    assert node.traceback == "Traceback …"
+    assert node.result is None
+    assert isinstance(node.exception, ValueError)
+    assert node.exception.args == ("no minimum",)
+
+
+def test_an_exception_that_could_not_be_pickled_is_none(fake: FakeServer) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary(status="FAILED"))
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1"] = (200, a_task(1, state="failed", error="Odd: odd"))
+    fake.answers["GET", f"/dispatches/{DISPATCH}/results"] = (200, an_item(1, "error"))
+    assert get_result(DISPATCH).get_node_result(1).exception is None
+
+
+def test_a_task_tells_where_and_how_it_ran(fake: FakeServer) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary())
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks"] = (200, a_page(a_task(0), a_task(1, host=None)))
+    node, other = get_result(DISPATCH).get_all_node_results()
+    assert (node.node_id, node.name, node.state) == (0, "relax", State.COMPLETED)
+    assert (node.job_id, node.array_index, node.host, node.cluster) == ("41", 3, "node7", "slurm")
+    assert (node.wall_s, node.cpu_s, node.max_rss_kib) == (2.0, 1.5, 20480)
+    assert node.ended_at == datetime(2026, 1, 1, 10, 0, 3, tzinfo=UTC)
+    assert repr(node) == "<task 0 relax, completed on node7>"
+    assert repr(other) == "<task 1 relax, completed>"
+
+
+def test_covalents_names_for_a_tasks_fields_work(fake: FakeServer) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary())
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/0"] = (200, a_task(0))
+    fake.answers["GET", f"/dispatches/{DISPATCH}/results"] = (200, an_item(0, "result", pickle.dumps(9)))
+    node = get_result(DISPATCH).get_node_result(0)
+    assert (node["node_id"], node["node_name"], node["status"], node["output"]) == (0, "relax", "completed", 9)
+
+
+def test_all_tasks_are_fetched_page_by_page(fake: FakeServer) -> None:
+    tasks = [a_task(index) for index in range(1500)]
+
+    def page(request: Request) -> Answer:
+        after = int(request.query.get("after", -1))
+        return 200, a_page(*tasks[after + 1 : after + 1 + int(request.query["limit"])])
+
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary(tasks=1500))
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks"] = page
+    nodes = get_result(DISPATCH).get_all_node_results()
+    assert [node.node_id for node in nodes] == list(range(1500))
+    assert len(fake.sent("GET", f"/dispatches/{DISPATCH}/tasks")) == 2
+
+
+def test_all_outputs_come_in_one_stream(fake: FakeServer) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary())
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks"] = (200, a_page(a_task(0), a_task(1, state="failed")))
+    fake.answers["GET", f"/dispatches/{DISPATCH}/results"] = (
+        200,
+        an_item(0, "result", pickle.dumps("a")) + an_item(1, "error", message="boom"),
+    )
+    assert get_result(DISPATCH).get_all_node_outputs() == {"relax(0)": "a"}
+    assert fake.sent("GET", f"/dispatches/{DISPATCH}/results")[0].query == {"tasks": "all"}
+
+
+def test_a_tasks_output_is_read_to_its_end(fake: FakeServer) -> None:
+    text = ("é" + "x" * 1000) * 2000
+    raw = text.encode()
+
+    def stdout(request: Request) -> Answer:
+        offset = int(request.query["offset"])
+        return 200, raw[offset : offset + int(request.query["limit"])]
+
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary())
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/0"] = (200, a_task(0))
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/0/stdout"] = stdout
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/0/stderr"] = (200, b"")
+    node = get_result(DISPATCH).get_node_result(0)
+    assert node.stdout == text
+    assert node.stderr == ""
+
+
+@pytest.mark.parametrize("index", [-1, 2])
+def test_a_task_that_is_not_there_is_a_sentence(fake: FakeServer, index: int) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary())
+    with pytest.raises(NotFound, match=f"has 2 tasks, counted from 0; there is no task {index}."):
+        get_result(DISPATCH).get_node_result(index)
+
+
+def test_nothing_of_another_python_is_unpickled(fake: FakeServer) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary(python=[3, 7]))
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/0"] = (200, a_task(0))
+    canary = cloudpickle.dumps(Canary())
+    fake.answers["GET", f"/dispatches/{DISPATCH}/output"] = (200, an_item(None, "output", canary))
+    fake.answers["GET", f"/dispatches/{DISPATCH}/results"] = (200, an_item(0, "result", canary))
+    Canary.loaded = False
+    result = get_result(DISPATCH)
+    with pytest.raises(PythonMismatch, match=r"with Python 3\.7 and this is .* Read them with Python 3\.7"):
+        _ = result.result
+    with pytest.raises(PythonMismatch):
+        _ = result.get_node_result(0).result
+    assert not Canary.loaded
+
+
+def test_a_value_whose_module_is_missing_is_a_sentence(fake: FakeServer) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary())
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/0"] = (200, a_task(0))
+    absent = b"cno_such_module\nThing\n."
+    fake.answers["GET", f"/dispatches/{DISPATCH}/results"] = (200, an_item(0, "result", absent))
+    with pytest.raises(
+        UnreadableResult, match=r"value of task 0 of .* read here: ModuleNotFoundError: .*no_such_module"
+    ):
+        _ = get_result(DISPATCH).get_node_result(0).result
+
+
+def test_a_stream_that_was_cut_is_no_value(fake: FakeServer) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary())
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/0"] = (200, a_task(0))
+    whole = an_item(0, "result", pickle.dumps(list(range(100))))
+    fake.answers["GET", f"/dispatches/{DISPATCH}/results"] = (200, whole[:-3])
+    with pytest.raises(HpcflowError, match="cut 3 bytes too early"):
+        _ = get_result(DISPATCH).get_node_result(0).result
+
+
+def test_a_result_shows_what_it_is(fake: FakeServer) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (
+        200,
+        a_summary(status="FAILED", error="Electron 'relax' failed.", counts={"completed": 1, "failed": 1}),
+    )
+    assert repr(get_result(DISPATCH)) == (
+        f"<Result {DISPATCH} of flow, FAILED, 1 of 2 tasks done in 2.5 s: Electron 'relax' failed.>"
+    )
+
+
+def test_cancel_sends_the_tasks_and_returns_what_was_done(fake: FakeServer) -> None:
+    fake.answers["POST", f"/dispatches/{DISPATCH}/cancel"] = (200, {"cancelled": 2, "message": "2 tasks cancelled."})
+    assert cancel(DISPATCH) == "2 tasks cancelled."
+    assert cancel(DISPATCH, task_ids=[1, 5]) == "2 tasks cancelled."
+    assert [request.body for request in fake.requests] == [b'{"tasks": null}', b'{"tasks": [1, 5]}']
+
+
+# ---- waiting
+
+
+def test_waiting_is_one_long_poll_for_each_change(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = [
+        (200, a_summary(status="RUNNING", version=1)),
+        (200, a_summary(status="RUNNING", version=4)),
+        (200, a_summary(version=5)),
+    ]
+    assert get_result(DISPATCH, wait=True).status is Status.COMPLETED
+    assert [request.query for request in fake.requests] == [
+        {},
+        {"since": "1", "wait": "25"},
+        {"since": "4", "wait": "25"},
+    ]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_restart_of_the_server_does_not_end_the_wait(fake: FakeServer) -> None:
+    record = fake.home / "run" / "server.json"
+    kept = fake.home / "run" / "kept"
+    gone = threading.Event()
+
+    def go_once(request: Request) -> Answer:
+        if not request.query:
+            return 200, a_summary(status="RUNNING", version=1)
+        if not gone.is_set():
+            record.rename(kept)
+            gone.set()
+            return None
+        return 200, a_summary()
+
+    def come_back() -> None:
+        gone.wait()
+        kept.rename(record)
+
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = go_once
+    back = threading.Timer(0.3, come_back)
+    back.start()
+    assert get_result(DISPATCH, wait=True).status is Status.COMPLETED
+    back.join()
+
+
+def test_an_interrupt_while_waiting_says_how_to_come_back(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(request: Request) -> Answer:
+        if request.query:
+            os.kill(os.getpid(), signal.SIGINT)
+        return 200, a_summary(status="RUNNING", version=1)
+
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        get_result(DISPATCH, wait=True)
+    assert capsys.readouterr().err == (
+        f"Dispatch {DISPATCH} goes on. Come back to it with `hpcflow.get_result('{DISPATCH}', wait=True)` or "
+        f"`hpcflow show {DISPATCH}`; end it with `hpcflow cancel {DISPATCH}`.\n"
+    )
+    assert fake.sent("POST", f"/dispatches/{DISPATCH}/cancel") == []
+
+
+def test_the_bar_counts_tasks_and_names_clusters() -> None:
+    summary = parse_summary(
+        a_summary(
+            tasks=100,
+            counts={"completed": 12, "failed": 3, "running": 48, "queued": 30, "waiting": 5, "ready": 2},
+        )
+    )
+    assert counts(summary) == "12 of 100 done, 3 failed, 48 running, 30 queued, 7 waiting · slurm"
+    assert summary.tasks_ended == 15
+
+
+def test_results_can_be_made_from_a_summary_alone(hpcflow_home: Path) -> None:
+    from hpcflow.core.places import Places
+    from hpcflow.sdk.connection import Server
+
+    result = Result(Server(Places(str(hpcflow_home))), parse_summary(a_summary()))
+    assert (result.dispatch_id, result.name) == (DISPATCH, "flow")
