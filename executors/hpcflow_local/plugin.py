@@ -80,6 +80,7 @@ class LocalPlugin:
         return Limits(
             array=ArrayLimits(max_width=_MAX_WIDTH),
             partitions=(machine,),
+            bounded=False,
             scheduler="local",
             version=str(answer["version"]),
             notes={"host": str(answer["host"])},

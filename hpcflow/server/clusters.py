@@ -46,6 +46,7 @@ class Cluster:
     problem: str | None = None
     limits: Limits | None = None
     limits_at: datetime | None = None
+    _placed: bool = False
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def known_limits(self, now: datetime) -> Limits:
@@ -57,6 +58,7 @@ class Cluster:
         async with self._asking:
             if self.limits is not None and self.limits_at is not None and now - self.limits_at < _LIMITS_HOLD:
                 return self.limits
+            await self.place_worker()  # the commands of `local` are the worker's
             reply = await self.transport.run(self.plugin.limits(), _LIMITS_DEADLINE_S)
             try:
                 self.limits, self.limits_at, self.problem = self.plugin.parse_limits(reply), now, None
@@ -69,6 +71,7 @@ class Cluster:
 
     async def probe(self) -> str:
         """Return scheduler and version; raise `HpcflowError` when it does not answer within 5 s."""
+        await self.place_worker()
         reply = await self.transport.run(self.plugin.probe(), _PROBE_DEADLINE_S)
         try:
             self.version, self.problem = self.plugin.parse_probe(reply), None
@@ -79,8 +82,10 @@ class Cluster:
 
     async def place_worker(self) -> None:
         """Put the worker where compute nodes find it, once per version."""
-        name, data = _worker()
-        await self.transport.push(os.path.dirname(self.worker_path), (), [File(name, [data])])
+        if not self._placed:
+            name, data = _worker()
+            await self.transport.push(os.path.dirname(self.worker_path), (), [File(name, [data])])
+            self._placed = True
 
     def bag_path(self, bag: str) -> str:
         return os.path.join(self.root, "bags", bag)

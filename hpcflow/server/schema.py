@@ -139,6 +139,8 @@ class Summary(BaseModel):
     ended_at: datetime | None
     #: Grows with every change: the ``since`` of the next long poll.
     version: int
+    #: Major and minor version of the Python whose pickles the results are.
+    python: tuple[int, int]
     tasks: int
     counts: dict[State, int]
     arrays: list[ArrayAnswer]

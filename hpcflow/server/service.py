@@ -386,6 +386,7 @@ class Service:
             "started_at": _spelled(row.started_at),
             "ended_at": _spelled(row.ended_at),
             "version": self._engine.version(row.id),
+            "python": list(row.python),
             "tasks": row.n_tasks,
             "counts": {state: count for state, count in row.counts.items() if count},
             "arrays": [

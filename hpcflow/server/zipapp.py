@@ -39,13 +39,14 @@ def build_worker() -> tuple[str, bytes]:
 def _files() -> Iterator[tuple[str, bytes]]:
     own = _folder("hpcflow")
     yield "__main__.py", (own / "node" / "__main__.py").read_bytes()
-    waiting, seen = list(_ROOTS), set[Path]()
+    waiting: list[str] = [*_ROOTS]
+    seen: set[Path] = set()
     while waiting:
         for path in _module_files(own, waiting.pop()):
             if path not in seen:
                 seen.add(path)
                 source = path.read_bytes()
-                waiting += _imported(source)
+                waiting.extend(_imported(source))
                 yield f"hpcflow/{path.relative_to(own).as_posix()}", source
     cloudpickle = _folder("cloudpickle")
     for path in cloudpickle.glob("*.py"):
