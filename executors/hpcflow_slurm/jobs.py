@@ -35,6 +35,9 @@ _SUBMITTED: Final = re.compile(r"(?:Submitted batch job )?([1-9][0-9]*)(?:;[\w.-
 _LOGIN_SHELL: Final = "/bin/bash -l"
 _SHELL: Final = "/bin/sh"
 
+# Slurm looks at limits every half minute or so and may warn up to a minute early: not worth it below this.
+_WARNED_FROM: Final = timedelta(minutes=30)
+
 _STDIN: Final = Path("/dev/stdin")
 
 
@@ -131,6 +134,9 @@ class SlurmJobs(SlurmJobExecutor):
             "partition": attributes.queue_name,
             "account": attributes.account,
             "reservation": attributes.reservation_id,
+            # Only the batch shell, which has become the worker: it takes no further work, because the walltime is
+            # nearly over by Slurm's clock, whatever time the prologue took.
+            "signal": "B:USR1@60" if attributes.duration >= _WARNED_FROM else None,
             **{key.removeprefix("slurm."): value for key, value in (attributes.custom_attributes or {}).items()},
         }
         return [

@@ -19,6 +19,7 @@ _RESERVED: Final[Mapping[str, str]] = {
     "open-mode": "hpcflow keeps each array task's output beside its bag",
     "chdir": "write workdir=",
     "dependency": "hpcflow orders tasks by itself, and needs it for `singleton`",
+    "signal": "hpcflow warns its workers with it",
     "parsable": "hpcflow reads sbatch's answer",
     "wrap": "hpcflow sends a script of its own",
     "test-only": "write `hpcflow plan`",
