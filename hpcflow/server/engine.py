@@ -118,6 +118,8 @@ class LiveBag:
     created_at: datetime
     arrays: list[LiveArray] = field(default_factory=list[LiveArray])
     offsets: dict[str, int] = field(default_factory=dict[str, int])
+    #: When each dead worker was first known to be dead.
+    dead_since: dict[str, datetime] = field(default_factory=dict[str, datetime])
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -269,12 +271,12 @@ class Engine:
                 await turn(cluster)
             except LeaseLost:
                 raise
-            except TransportError as error:
-                cluster.problem = str(error)
-                logger.warning("%s: %s", cluster.name, error)
-                await asyncio.sleep(_AFTER_FAULT_S)
             except StoreError:
                 logger.exception("%s: the store refused a change; trying again", cluster.name)
+                await asyncio.sleep(_AFTER_FAULT_S)
+            except HpcflowError as error:
+                cluster.problem = str(error)
+                logger.warning("%s: %s", cluster.name, error)
                 await asyncio.sleep(_AFTER_FAULT_S)
             except Exception:  # one cluster's fault must not stop the others
                 logger.exception("%s: a fault in %s; going on", cluster.name, turn.__name__)
@@ -285,6 +287,13 @@ class Engine:
         await wake.wait()
         await asyncio.sleep(self.settings.settle)
         wake.clear()
+        try:
+            await self._plan(cluster)
+        except BaseException:
+            wake.set()  # what was not reached is tried again
+            raise
+
+    async def _plan(self, cluster: Cluster) -> None:
         for live in list(self.dispatches.values()):
             ready = [
                 Ready(index=index, attempt=task.attempt, shape=task.shape, alone=task.alone)
@@ -293,14 +302,7 @@ class Engine:
             ]
             if not ready:
                 continue
-            try:
-                limits = await cluster.known_limits(self.now())
-            except HpcflowError as error:
-                self._say(live, f"{cluster.name} does not answer ({error}); trying again.")
-                await self._flush()
-                wake.set()
-                await asyncio.sleep(_AFTER_FAULT_S)
-                return
+            limits = await cluster.known_limits(self.now())
             still = [task for task in ready if task.index in live.ready]
             for plan in plan_bags(still, {cluster.name: limits}, plan_settings(self.settings, cluster)):
                 await self._serve(cluster, live, plan)
@@ -333,6 +335,7 @@ class Engine:
         for width in plan.widths:
             self._intend(cluster, bag, width)
         await self._flush()
+        self._account[cluster.name].set()
         await self._submit_all(cluster, bag)
 
     def _intend(self, cluster: Cluster, bag: LiveBag, width: int) -> LiveArray:
@@ -360,16 +363,22 @@ class Engine:
         return array
 
     async def _submit_all(self, cluster: Cluster, bag: LiveBag) -> None:
-        await cluster.place_worker()
-        await push_bag(
-            bag.dispatch,
-            bag.bag,
-            self.clusters,
-            kill_grace_s=self.settings.kill_grace,
-            on_network=self._on_network,
-        )
+        """Submit what was intended; what can't be done now is tried again after the next look at the accounting."""
+        try:
+            await cluster.place_worker()
+            await push_bag(
+                bag.dispatch,
+                bag.bag,
+                self.clusters,
+                kill_grace_s=self.settings.kill_grace,
+                on_network=self._on_network,
+            )
+        except TransportError as error:
+            self._say(bag.dispatch, f"Nothing could be written on {cluster.name}: {error}. Trying again.")
+            await self._flush()
+            raise
         for array in bag.arrays:
-            if array.state is ArrayState.INTENT and not array.cancel_wanted:
+            if array.state is ArrayState.INTENT and not array.cancel_wanted and self._due(array):
                 await self._submit(cluster, bag, array)
 
     async def _submit(self, cluster: Cluster, bag: LiveBag, array: LiveArray) -> None:
@@ -480,24 +489,9 @@ class Engine:
         wake = self._account[cluster.name]
         await wake.wait()
         wake.clear()
-        while arrays := self._open_arrays(cluster):
-            asked_again = await self._nap(wake, self._poll(cluster))
-            if asked_again and not any(array.cancel_wanted for array in arrays):
-                await self._nap(None, self._poll(cluster))
+        while any(bag.bag.shape.cluster == cluster.name for bag in self._bags.values()):
+            await asyncio.sleep(self._poll(cluster))
             await self._reconcile(cluster, self._open_arrays(cluster))
-
-    async def _nap(self, wake: asyncio.Event | None, seconds: float) -> bool:
-        """Sleep, or less when woken; say whether it was less."""
-        if wake is None:
-            await asyncio.sleep(seconds)
-            return False
-        try:
-            async with asyncio.timeout(seconds):
-                await wake.wait()
-        except TimeoutError:
-            return False
-        wake.clear()
-        return True
 
     def _poll(self, cluster: Cluster) -> float:
         floor = (
@@ -518,19 +512,17 @@ class Engine:
 
     async def _reconcile(self, cluster: Cluster, arrays: Sequence[LiveArray]) -> None:
         """Ask the scheduler about all open arrays at once, and settle what their dead workers left."""
-        limits = await cluster.known_limits(self.now())
-        asked = [array.array for array in arrays]
-        if not asked:
-            return
-        commands = cluster.plugin.query(asked, accounting=limits.accounting)
-        replies = [await cluster.transport.run(command, self.settings.command_deadline) for command in commands]
-        seen = cluster.plugin.parse_query(asked, replies)
-        cluster.problem = "; ".join(seen.problems) or None
-        rows: dict[str, list[Observation]] = {}
-        for row in seen.rows:
-            rows.setdefault(row.token, []).append(row)
-        for array in arrays:
-            self._observe(array, rows.get(array.array.token, []), complete=array.array.token in seen.complete)
+        if asked := [array.array for array in arrays]:
+            limits = await cluster.known_limits(self.now())
+            commands = cluster.plugin.query(asked, accounting=limits.accounting)
+            replies = [await cluster.transport.run(command, self.settings.command_deadline) for command in commands]
+            seen = cluster.plugin.parse_query(asked, replies)
+            cluster.problem = "; ".join(seen.problems) or None
+            rows: dict[str, list[Observation]] = {}
+            for row in seen.rows:
+                rows.setdefault(row.token, []).append(row)
+            for array in arrays:
+                self._observe(array, rows.get(array.array.token, []), complete=array.array.token in seen.complete)
         for bag in [bag for bag in self._bags.values() if bag.bag.shape.cluster == cluster.name]:
             await self._settle(cluster, bag)
         await self._flush()
@@ -575,20 +567,16 @@ class Engine:
 
     async def _settle(self, cluster: Cluster, bag: LiveBag) -> None:
         """Give back or charge what dead workers left, after reading their journals once more."""
-        dead: dict[str, Observation | None] = {}
-        for array in bag.arrays:
-            for name in bag.ledger.workers:
-                job, index, restart = name.rsplit("_", 2)
-                if job != array.array.job_id:
-                    continue
-                newest = worker_name(job, int(index), int(restart) + 1) not in bag.ledger.workers
-                if newest and (int(index) in array.ends or not array.open):
-                    dead[name] = array.ends.get(int(index))
+        dead = self._dead(bag)
         last = not bag.open and any(array.state is ArrayState.ENDED for array in bag.arrays)
         if not dead and not last:
             return
         if self._on_network and not bag.ledger.drained:
-            await asyncio.sleep(self.settings.visibility_grace)
+            # What a worker wrote last may take a while to be seen here (S3).
+            now = self.now()
+            since = [bag.dead_since.setdefault(name, now) for name in (*dead, *(["all"] if last else []))]
+            if (now - max(since)).total_seconds() < self.settings.visibility_grace:
+                return
         await self._read(cluster, bag)
         began = any(worker.begun for worker in bag.ledger.workers.values())
         ends = {name: end for name, end in dead.items() if end is not None}
@@ -606,6 +594,19 @@ class Engine:
         self._release(bag, lost, ends, foreign)
         if last:
             self._finish(bag)
+
+    def _dead(self, bag: LiveBag) -> dict[str, Observation | None]:
+        """Return the workers that accounting says have ended and that no requeued one inherits from."""
+        dead: dict[str, Observation | None] = {}
+        for array in bag.arrays:
+            for name in bag.ledger.workers:
+                job, index, restart = name.rsplit("_", 2)
+                if job != array.array.job_id:
+                    continue
+                newest = worker_name(job, int(index), int(restart) + 1) not in bag.ledger.workers
+                if newest and (int(index) in array.ends or not array.open):
+                    dead[name] = array.ends.get(int(index))
+        return dead
 
     async def _why_fruitless(self, cluster: Cluster, bag: LiveBag) -> str:
         """Return in a sentence why workers never began a task, with what the first of them wrote."""
@@ -650,7 +651,7 @@ class Engine:
                 attempt=fact.attempt,
                 worker=fact.worker,
                 bag=bag.bag.id,
-                record=fact.record,
+                record={**fact.record, "host": bag.ledger.workers[fact.worker].host},
             )
         )
         error = explain(fact.record, bag.bag.limit_s)

@@ -16,7 +16,17 @@ from pydantic import TypeAdapter
 
 from hpcflow.core.model import Bag, JobArray
 from hpcflow.core.states import State, Status
-from hpcflow.server.rows import ArrayRow, ArrayState, BagRow, DispatchRow, EndRow, EventKind, EventRow, Lease, TaskRow
+from hpcflow.server.store.rows import (
+    ArrayRow,
+    ArrayState,
+    BagRow,
+    DispatchRow,
+    EndRow,
+    EventKind,
+    EventRow,
+    Lease,
+    TaskRow,
+)
 
 __all__ = [
     "Values",

@@ -1,0 +1,43 @@
+"""What the server remembers: dispatches, tasks, ends, bags, arrays and the log of events, in one SQLite file.
+
+The one door to SQLAlchemy. Every write is one transaction that begins by checking the lease, so that of two servers
+on one file only the rightful one writes. Methods block and may be called from any thread.
+"""
+
+from hpcflow.server.store.rows import (
+    ArrayRow,
+    ArrayState,
+    BagRow,
+    Changes,
+    DispatchRow,
+    EndRow,
+    EventKind,
+    EventRow,
+    Lease,
+    LeaseHeld,
+    LeaseLost,
+    StoreError,
+    StoreFull,
+    TaskRow,
+)
+from hpcflow.server.store.store import Store
+from hpcflow.server.store.tables import SCHEMA
+
+__all__ = [
+    "SCHEMA",
+    "ArrayRow",
+    "ArrayState",
+    "BagRow",
+    "Changes",
+    "DispatchRow",
+    "EndRow",
+    "EventKind",
+    "EventRow",
+    "Lease",
+    "LeaseHeld",
+    "LeaseLost",
+    "Store",
+    "StoreError",
+    "StoreFull",
+    "TaskRow",
+]

@@ -1,0 +1,167 @@
+"""The tables of the store, the steps between their versions, and the statements that write whole rows."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
+
+__all__ = [
+    "ARRAY",
+    "BAG",
+    "DISPATCH",
+    "END",
+    "EVENT",
+    "LEASE",
+    "MANIFEST",
+    "METADATA",
+    "SCHEMA",
+    "SETTING",
+    "STEPS",
+    "TASK",
+    "insert",
+    "insert_new",
+    "upsert",
+]
+
+#: What ``PRAGMA user_version`` says of a file whose tables are those below. A change of them adds a step to `STEPS`.
+SCHEMA: Final = 1
+
+
+# Columns ending in _at are microseconds since the epoch; columns called json are what `columns.packed` makes.
+
+METADATA: Final = sa.MetaData()
+
+
+def _text(name: str, *, key: bool = False, null: bool = False) -> sa.Column[Any]:
+    return sa.Column(name, sa.Text, primary_key=key, nullable=null)
+
+
+def _integer(name: str, *, key: bool = False, null: bool = False) -> sa.Column[Any]:
+    return sa.Column(name, sa.Integer, primary_key=key, nullable=null)
+
+
+def _json(name: str) -> sa.Column[Any]:
+    return sa.Column(name, sa.LargeBinary, nullable=False)
+
+
+def _of_dispatch(*, key: bool = False, null: bool = False) -> sa.Column[Any]:
+    return sa.Column("dispatch", sa.Text, sa.ForeignKey("dispatch.id"), primary_key=key, nullable=null)
+
+
+DISPATCH: Final = sa.Table(
+    "dispatch",
+    METADATA,
+    _text("id", key=True),
+    _text("name"),
+    _text("status"),
+    _integer("created_at"),
+    _integer("started_at", null=True),
+    _integer("ended_at", null=True),
+    _text("error", null=True),
+    _integer("n_tasks"),
+    _integer("cancel_wanted"),
+    _integer("python_major"),
+    _integer("python_minor"),
+    sa.Index("dispatch_created_at", "created_at", "id"),
+)
+MANIFEST: Final = sa.Table("manifest", METADATA, _of_dispatch(key=True), _json("json"))
+TASK: Final = sa.Table(
+    "task",
+    METADATA,
+    _of_dispatch(key=True),
+    _integer("index", key=True),
+    _text("name"),
+    _text("state"),
+    _integer("attempt"),
+    _text("bag", null=True),
+    _text("worker", null=True),
+    _integer("started_at", null=True),
+    _integer("ended_at", null=True),
+    _text("error", null=True),
+    _text("cluster", null=True),
+    sa.Index("task_state", "dispatch", "state"),
+    sqlite_with_rowid=False,
+)
+END: Final = sa.Table(
+    "task_end",
+    METADATA,
+    _of_dispatch(key=True),
+    _integer("index", key=True),
+    _integer("attempt", key=True),
+    _text("worker"),
+    _text("bag"),
+    _json("json"),
+)
+BAG: Final = sa.Table(
+    "bag",
+    METADATA,
+    _text("id", key=True),
+    _of_dispatch(),
+    _integer("created_at"),
+    _integer("closed_at", null=True),
+    _json("json"),
+    sa.Index("bag_dispatch", "dispatch"),
+)
+ARRAY: Final = sa.Table(
+    "job_array",
+    METADATA,
+    _text("token", key=True),
+    _of_dispatch(),
+    _text("state"),
+    _text("reason", null=True),
+    _integer("cancel_wanted"),
+    _integer("intent_at"),
+    _integer("submitted_at", null=True),
+    _integer("ended_at", null=True),
+    _json("json"),
+    _json("ends"),
+    sa.Index("job_array_dispatch", "dispatch"),
+    sa.Index("job_array_state", "state"),
+)
+EVENT: Final = sa.Table(
+    "event",
+    METADATA,
+    _integer("number", key=True),
+    _integer("at"),
+    _of_dispatch(null=True),
+    _text("kind"),
+    _json("json"),
+    sa.Index("event_dispatch", "dispatch", "kind"),
+    sqlite_autoincrement=True,
+)
+SETTING: Final = sa.Table("setting", METADATA, _text("key", key=True), _json("json"))
+LEASE: Final = sa.Table(
+    "lease",
+    METADATA,
+    sa.Column("slot", sa.Integer, sa.CheckConstraint("slot = 1"), primary_key=True),
+    _text("id"),
+    _text("host"),
+    _integer("pid"),
+    _text("boot_id"),
+    _integer("taken_at"),
+    _integer("renewed_at"),
+)
+
+#: Step k turns a file of schema k + 1 into one of schema k + 2, as plain SQL; a new file gets the tables above.
+STEPS: Final[tuple[tuple[str, ...], ...]] = ()
+
+
+@cache
+def insert(table: sa.Table) -> str:
+    return str(sa.insert(table).compile(dialect=sqlite.dialect()))
+
+
+@cache
+def insert_new(table: sa.Table) -> str:
+    return str(sqlite.insert(table).on_conflict_do_nothing().compile(dialect=sqlite.dialect()))
+
+
+@cache
+def upsert(table: sa.Table) -> str:
+    statement = sqlite.insert(table)
+    others = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
+    statement = statement.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=others)
+    return str(statement.compile(dialect=sqlite.dialect()))
