@@ -10,13 +10,11 @@ EXIT_PYTHON = 11
 EXIT_USAGE = 64
 
 
-def main(arguments):  # type: (list[str]) -> int
-    if sys.version_info < (3, 11):
+def main(arguments: "list[str]") -> int:
+    if sys.version_info < (3, 11):  # noqa: UP036
         sys.stderr.write(
             "hpcflow needs Python 3.11 or newer on compute nodes, of the same minor version as the workflow's; "
-            "{} is Python {}. Set `python` of this cluster in clusters.toml.\n".format(
-                sys.executable, sys.version.split()[0]
-            )
+            f"{sys.executable} is Python {sys.version.split()[0]}. Set `python` of this cluster in clusters.toml.\n"
         )
         return EXIT_PYTHON
     if len(arguments) == 3 and arguments[0] == "bag":

@@ -21,6 +21,7 @@ from hpcflow.core.bag import (
     verify,
 )
 from hpcflow.core.model import HpcflowError
+from hpcflow.node.files import read_at
 
 __all__ = ["BagDirectory", "RefusedBag", "Stored", "TaskRow", "open_bag"]
 
@@ -85,7 +86,7 @@ class BagDirectory:
     def blob(self, number: int) -> bytes:
         """Return one blob of the payload pack. Reads by offset, so that forked processes can share the descriptor."""
         offset, size, digest = self.pack_index[number]
-        return checked(_read_at(self.pack_fd, offset, size), digest)
+        return checked(read_at(self.pack_fd, offset, size), digest)
 
     def stored(self, result: Stored) -> bytes:
         """Return the pickle of a result that a worker of this bag wrote down."""
@@ -99,7 +100,7 @@ def read_range(path: str, offset: int, size: int, digest: str) -> bytes:
     """Return part of a file after checking its SHA-256 (in hex)."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return checked(_read_at(fd, offset, size), bytes.fromhex(digest))
+        return checked(read_at(fd, offset, size), bytes.fromhex(digest))
     finally:
         os.close(fd)
 
@@ -118,7 +119,7 @@ def open_bag(path: str, key_file: str) -> BagDirectory:
         raise RefusedBag(f"The bag {path} can't be opened: {error}.") from error
     if len(cluster_key) != KEY_SIZE:
         raise RefusedBag(f"The key file {key_file} has {len(cluster_key)} bytes instead of {KEY_SIZE}.")
-    # The bag's name is needed to derive its key, so it is read before the signature is known to be right; nothing else is.
+    # Its key is derived from the bag's name, which alone is read before the signature is known to be right.
     try:
         spec: dict[str, Any] = json.loads(raw)
         key = bag_key(cluster_key, str(spec["bag"]))
@@ -161,28 +162,13 @@ def _open_pack(path: str, digest: str) -> tuple[int, tuple[tuple[int, int, bytes
     end = os.fstat(fd).st_size - FOOTER.size
     if end < 0:
         raise DamagedError("the pack is shorter than its own end")
-    count, index_digest = parse_footer(_read_at(fd, end, FOOTER.size))
+    count, index_digest = parse_footer(read_at(fd, end, FOOTER.size))
     if index_digest.hex() != digest:
         raise DamagedError("it is not the pack that bag.json names")
     size = count * ENTRY.size
-    return fd, parse_index(_read_at(fd, end - size, size), index_digest)
+    return fd, parse_index(read_at(fd, end - size, size), index_digest)
 
 
 def _read_file(path: str) -> bytes:
     with open(path, "rb") as file:
         return file.read()
-
-
-def _read_at(fd: int, offset: int, size: int) -> bytes:
-    data = os.pread(fd, size, offset)
-    if len(data) == size:
-        return data
-    parts = [data]  # pread(2) gives at most 2 GiB at once.
-    have = len(data)
-    while have < size:
-        part = os.pread(fd, size - have, offset + have)
-        if not part:
-            raise DamagedError(f"a file ends {size - have} bytes before its content does")
-        parts.append(part)
-        have += len(part)
-    return b"".join(parts)

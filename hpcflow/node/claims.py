@@ -11,7 +11,7 @@ from typing import Final
 __all__ = ["Claims", "owned_by"]
 
 _WIDEST_JUMP: Final = 64
-# What link(2) says where a directory takes no hard link (vfat, some FUSE and object stores) or a file has all it may have.
+# What link(2) says where a file system has no hard links (vfat, some FUSE) or a file has all it may have.
 _NO_LINK: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK})
 
 

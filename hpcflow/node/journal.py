@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from hpcflow.core.bag import read_lines, sign_line
 from hpcflow.core.model import HpcflowError
+from hpcflow.node.files import append_all
 
-__all__ = ["Journal", "Past", "StorageFault", "append_all", "read_past"]
+__all__ = ["Journal", "Past", "StorageFault", "read_past"]
 
 #: Ends that need no further run. An interrupted task runs again; a signal may be one that hit the whole worker (S4).
 _FINAL: Final = frozenset({"ok", "error", "exit", "timeout", "memory"})
@@ -81,13 +82,6 @@ class Journal:
             self._synced_at = now
 
 
-def append_all(fd: int, content: bytes) -> None:
-    """Write all bytes. Raises `OSError` when they don't all fit; some may then be written."""
-    written = os.write(fd, content)
-    while written < len(content):
-        written += os.write(fd, memoryview(content)[written : written + (1 << 26)])
-
-
 def read_past(directory: str, workers: list[str], key: bytes) -> Past:
     """Read the journals of dead predecessors, oldest first."""
     ranges: set[int] = set()
@@ -112,7 +106,7 @@ def read_past(directory: str, workers: list[str], key: bytes) -> Past:
 
 
 def _died_alone(records: list[dict[str, Any]], number: int) -> bool:
-    """Return whether a task's death by signal was its own: by a signal that nobody sends to jobs, or the worker went on."""
+    """Return whether a task died of its own signal: one that nobody sends to jobs, or the worker went on (S4)."""
     end = records[number]
     if end["st"] != "signal":
         return False

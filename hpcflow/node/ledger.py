@@ -7,11 +7,11 @@ import fcntl
 import json
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hpcflow.node.journal import append_all
+from hpcflow.node.files import append_all
 
 __all__ = [
     "Desk",
@@ -104,7 +104,7 @@ def signal_if_alive(process: Process, number: signal.Signals) -> bool:
 
 
 class Desk:
-    """The files below ``ROOT/local``: a lock, the ledger of live arrays, and for each array what it is and what became of it.
+    """The files below ``ROOT/local``: a lock, the ledger of live arrays, and what became of each array.
 
     ``ledger.json`` holds, in the order of arrival, what each live array has taken and whether it waits for more.
     ``<token>.json`` is written once, before its supervisor begins; ``<token>.jsonl`` is its accounting.
@@ -117,7 +117,7 @@ class Desk:
         return os.path.join(self.path, name)
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[Json]:
+    def locked(self) -> Generator[Json]:
         """Yield the ledger without the dead; write it back when it has changed."""
         os.makedirs(self.path, 0o700, exist_ok=True)
         fd = os.open(self.file("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -172,4 +172,4 @@ def grant(ledger: Mapping[str, Any], token: str, wanted: int, here: Machine) -> 
     fitting = free_cores // mine["cpus"]
     if mine["memory_mib"]:
         fitting = min(fitting, free_memory_mib // mine["memory_mib"])
-    return max(0, min(wanted, fitting))
+    return max(0, min(wanted, int(fitting)))

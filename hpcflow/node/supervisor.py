@@ -12,7 +12,7 @@ import traceback
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from hpcflow.node.journal import append_all
+from hpcflow.node.files import append_all
 from hpcflow.node.ledger import Desk, Machine, Process, born, grant, read_json, signal_if_alive
 from hpcflow.node.processes import adopt_orphans, die_with_parent, kill_leftovers, kill_strangers
 

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from hpcflow.node.bagdir import BagDirectory, Stored, TaskRow, read_range
-from hpcflow.node.journal import append_all
+from hpcflow.node.files import append_all
 from hpcflow.node.processes import die_with_parent, prefer_for_oom
 from hpcflow.sdk.pickling import dumps, load_with
 
-__all__ = ["EXIT_STORAGE", "Outlet", "Station", "load_function", "run_task"]
+__all__ = ["EXIT_STORAGE", "Assignment", "Outlet", "load_function", "run_task"]
 
 #: The task's process could not store its result, though the function returned (EX_TEMPFAIL of sysexits.h).
 EXIT_STORAGE: Final = 75
@@ -44,12 +44,17 @@ class Outlet:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Station:
-    """Where a task's process runs and under which worker."""
+class Assignment:
+    """One task, and all that its process needs beside the bag."""
 
-    worker_pid: int
+    task: TaskRow
+    #: Results of tasks before this one in its unit, by task index.
+    earlier: Mapping[int, Stored]
+    outlet: Outlet
+    #: Where it runs, with which umask, and the worker that it dies with.
     directory: str
     umask: int
+    worker_pid: int
 
 
 class _CannotStore(Exception):
@@ -61,25 +66,17 @@ def load_function(bag: BagDirectory, fn: int) -> Callable[..., object]:
     return function
 
 
-def run_task(
-    bag: BagDirectory,
-    task: TaskRow,
-    outlet: Outlet,
-    station: Station,
-    *,
-    earlier: Mapping[int, Stored],
-    function: Callable[..., object] | None,
-) -> NoReturn:
+def run_task(bag: BagDirectory, assignment: Assignment, function: Callable[..., object] | None) -> NoReturn:
     """Run one task in this process, just forked or started for it, and never return.
 
     Args:
-        earlier: results of tasks before this one in its unit, by task index.
         function: what the worker has loaded already; ``None``: load it here.
     """
+    task, outlet = assignment.task, assignment.outlet
     code = EXIT_STORAGE
     try:
-        _settle(station)
-        message = _outcome(bag, task, outlet, station, earlier, function)
+        _settle(assignment)
+        message = _outcome(bag, assignment, function)
         _flush()
         append_all(outlet.pipe, _encode(message, outlet.message_limit))
         # The functions registered with atexit, as at the end of any program; threads are cut off.
@@ -87,40 +84,33 @@ def run_task(
         _flush()
         code = 0 if message["st"] == "ok" else 1
     except _CannotStore as error:
-        append_all(
-            outlet.pipe, _encode({"i": task.index, "n": task.attempt, "fault": str(error)}, outlet.message_limit)
-        )
+        fault = {"i": task.index, "n": task.attempt, "fault": str(error)}
+        append_all(outlet.pipe, _encode(fault, outlet.message_limit))
     finally:
         os._exit(code)
 
 
-def _settle(station: Station) -> None:
-    die_with_parent(station.worker_pid)
+def _settle(assignment: Assignment) -> None:
+    die_with_parent(assignment.worker_pid)
     os.setsid()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     prefer_for_oom()
-    os.umask(station.umask)
+    os.umask(assignment.umask)
     gc.enable()
     # Python re-seeds `random` in a forked child, numpy does not: all tasks would draw the same numbers.
     if (numpy_random := sys.modules.get("numpy.random")) is not None:
         numpy_random.seed(random.getrandbits(32))
 
 
-def _outcome(
-    bag: BagDirectory,
-    task: TaskRow,
-    outlet: Outlet,
-    station: Station,
-    earlier: Mapping[int, Stored],
-    function: Callable[..., object] | None,
-) -> dict[str, object]:
+def _outcome(bag: BagDirectory, assignment: Assignment, function: Callable[..., object] | None) -> dict[str, object]:
     """Return the message to the worker."""
+    task, outlet = assignment.task, assignment.outlet
     message: dict[str, object] = {"i": task.index, "n": task.attempt, "st": "ok"}
     try:
-        os.chdir(station.directory)
+        os.chdir(assignment.directory)
         known = len(sys.modules)
         call = load_function(bag, task.fn) if function is None else function
-        args, kwargs = _arguments(bag, task, earlier)
+        args, kwargs = _arguments(bag, task, assignment.earlier)
         if len(sys.modules) > known:
             message["mods"] = list(sys.modules)[known:]
         result = call(*args, **kwargs)
@@ -131,8 +121,8 @@ def _outcome(
     except BaseException as error:  # pickling runs the user's own __reduce__ and __getstate__
         kind = type(result)
         sentence = (
-            f"The result of {task.name} is of type {kind.__module__}.{kind.__qualname__} and can't be pickled: {_text(error)}. "
-            "Return plain values, arrays or objects that pickle can save."
+            f"The result of {task.name} is of type {kind.__module__}.{kind.__qualname__} and can't be pickled: "
+            f"{_text(error)}. Return plain values, arrays or objects that pickle can save."
         )
         return {**message, "st": "error", "exc": "ResultNotPicklable", "msg": sentence, "tb": _traceback(error)}
     return {**message, "r": _store(bag, outlet, pickled)}
@@ -173,7 +163,7 @@ def _failure(bag: BagDirectory, outlet: Outlet, error: BaseException) -> dict[st
             fields["r"] = _store(bag, outlet, pickled)
     except _CannotStore:
         raise
-    except BaseException:  # noqa: S110  # the text says it all
+    except BaseException:  # the text says it all
         pass
     return fields
 

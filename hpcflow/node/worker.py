@@ -1,4 +1,4 @@
-"""The claim loop of one array task: claim a range of units, run each task in a process of its own, write down how it ended.
+"""The claim loop of one array task: claim a range of units, run each task in its own process, write down how it ended.
 
 `Worker.run` returns the exit code of the array task:
 
@@ -29,7 +29,8 @@ from typing import Any, Final, NoReturn
 
 from hpcflow.node.bagdir import BagDirectory, RefusedBag, Stored, TaskRow, open_bag
 from hpcflow.node.claims import Claims, owned_by
-from hpcflow.node.journal import Journal, Past, StorageFault, append_all, read_past
+from hpcflow.node.files import append_all
+from hpcflow.node.journal import Journal, Past, StorageFault, read_past
 from hpcflow.node.processes import (
     adopt_orphans,
     die_with_parent,
@@ -38,7 +39,7 @@ from hpcflow.node.processes import (
     kill_leftovers,
     signal_group,
 )
-from hpcflow.node.task import EXIT_STORAGE, Outlet, Station, load_function, run_task
+from hpcflow.node.task import EXIT_STORAGE, Assignment, Outlet, load_function, run_task
 
 __all__ = ["EXIT_PYTHON", "EXIT_REFUSED", "EXIT_TERM", "Identity", "Worker", "identity", "work", "work_on_one"]
 
@@ -158,8 +159,8 @@ class Worker:
     def _refuse_python(self) -> int:
         wanted, mine = "{}.{}".format(*self.bag.python), "{}.{}".format(*sys.version_info[:2])
         sentence = (
-            f"The workflow was made by Python {wanted}, but {sys.executable} on {os.uname().nodename} is Python {mine}. "
-            f"Set `python` of this cluster in clusters.toml to a Python {wanted}."
+            f"The workflow was made by Python {wanted}, but {sys.executable} on {os.uname().nodename} is "
+            f"Python {mine}. Set `python` of this cluster in clusters.toml to a Python {wanted}."
         )
         self.log("exit", why="python", msg=sentence, n=0, ops=0)
         print(sentence, file=sys.stderr)
@@ -186,7 +187,7 @@ class Worker:
         self.data_fd = os.open(os.path.join(self.bag.path, self.data_name), flags, 0o600)
         self.pipe, self.pipe_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(self.pipe_end, True)
-        # Smaller where a user has very many pipes (pipe(7)); a message must fit, because nobody reads while a task runs.
+        # Smaller where a user has very many pipes (pipe(7)); a message must fit: nobody reads while a task runs.
         self.message_limit = min(_PIPE_SIZE, fcntl.fcntl(self.pipe, fcntl.F_GETPIPE_SZ))
         self.log_ends = (0, 0)
         self.functions: dict[int, Callable[..., object] | None] = {}
@@ -277,7 +278,7 @@ class Worker:
         self._preload(task.fn)
         directory = self.bag.workdir or self._own_directory()
         try:
-            pid = self._fork(task, earlier, directory)
+            pid = self._fork(self._assignment(task, earlier, directory))
         except OSError as error:
             self.stop = "fault"
             end: dict[str, Any] = {"i": task.index, "n": task.attempt, "st": "interrupted"}
@@ -296,8 +297,20 @@ class Worker:
         self.done += 1
         return end
 
+    def _assignment(self, task: TaskRow, earlier: Mapping[int, Stored], directory: str) -> Assignment:
+        return Assignment(
+            task=task,
+            earlier=earlier,
+            outlet=Outlet(
+                pipe=self.pipe_end, message_limit=self.message_limit, data=self.data_fd, data_name=self.data_name
+            ),
+            directory=directory,
+            umask=self.umask,
+            worker_pid=os.getpid(),
+        )
+
     def _preload(self, fn: int) -> None:
-        """Load a function here once, so that no task imports anything again. A failure is left to the task to report."""
+        """Load a function here once, so that no task imports anything again. A failure is the task's to report."""
         if fn in self.functions or self.isolation != "fork":
             return
         try:
@@ -325,29 +338,25 @@ class Worker:
             self.log("isolation", iso="spawn", msg=f"Every task gets a new interpreter, because {hazard}.")
         gc.freeze()
 
-    def _fork(self, task: TaskRow, earlier: Mapping[int, Stored], directory: str) -> int:
-        outlet = Outlet(
-            pipe=self.pipe_end, message_limit=self.message_limit, data=self.data_fd, data_name=self.data_name
-        )
-        station = Station(worker_pid=os.getpid(), directory=directory, umask=self.umask)
+    def _fork(self, assignment: Assignment) -> int:
         if self.isolation == "fork":
-            function = self.functions[task.fn]
+            function = self.functions[assignment.task.fn]
             pid = os.fork()
             if not pid:
-                run_task(self.bag, task, outlet, station, earlier=earlier, function=function)
+                run_task(self.bag, assignment, function)
             return pid
         order = os.memfd_create("hpcflow-task", 0)
-        append_all(order, pickle.dumps((task, dict(earlier), outlet, station)))
+        append_all(order, pickle.dumps(assignment))
         command = [*interpreter_command(), "task", self.bag.path, self.key_file, str(order)]
         pid = os.fork()
         if not pid:
             try:
-                die_with_parent(station.worker_pid)
+                die_with_parent(assignment.worker_pid)
                 for fd in (self.pipe_end, self.data_fd):
                     os.set_inheritable(fd, True)
                 os.execv(command[0], command)
             finally:
-                os._exit(70)
+                os._exit(EXIT_STORAGE)
         os.close(order)
         return pid
 
@@ -375,7 +384,7 @@ class Worker:
                 return _Death(self._message(), status, usage, killed or self._doubt(status))
 
     def _doubt(self, status: int) -> str | None:
-        """After a death by TERM or KILL, wait a moment for the worker's own TERM: perhaps the whole job is being ended."""
+        """After a death by TERM or KILL, wait a moment for our own TERM: perhaps the whole job is being ended."""
         if not os.WIFSIGNALED(status) or os.WTERMSIG(status) not in (signal.SIGTERM, signal.SIGKILL):
             return None
         if self.stop != "term" and signal.sigtimedwait((signal.SIGTERM,), _DOUBT_S) is not None:
@@ -448,5 +457,5 @@ def work_on_one(bag_path: str, key_file: str, order_fd: int) -> NoReturn:
     with open(order_fd, "rb") as file:
         file.seek(0)
         # Written by the worker, our parent, into memory that nobody else can open by name.
-        task, earlier, outlet, station = pickle.load(file)
-    run_task(open_bag(bag_path, key_file), task, outlet, station, earlier=earlier, function=None)
+        assignment: Assignment = pickle.load(file)
+    run_task(open_bag(bag_path, key_file), assignment, None)
