@@ -155,7 +155,7 @@ def parse_options(options: Mapping[str, object], where: str) -> Annotations:
     for name in options:
         if name not in _PARSERS:
             raise UserError(
-                f"{where} has an unknown annotation {name!r}{_nearest(name)}. Known: {', '.join(_PARSERS)}."
+                f"{where} has an unknown annotation {name!r}{_nearest(name)} Known: {', '.join(_PARSERS)}."
             )
     values: dict[str, object] = {}
     for name, value in options.items():
@@ -179,7 +179,7 @@ def _nearest(name: str) -> str:
     near = get_close_matches(name, _PARSERS, n=1) or [
         known for part in re.split("[_-]", name) for known in get_close_matches(part, _PARSERS, n=1)
     ]
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f"; did you mean {near[0]!r}?" if near else "."
 
 
 # ---- memory and time

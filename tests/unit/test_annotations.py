@@ -1,0 +1,233 @@
+"""What electrons and lattices may ask for, and who wins."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+import hpcflow as hf
+from hpcflow.core.model import Resources, UserError
+from hpcflow.sdk.annotations import Annotations, parse_options
+
+
+def test_everything_an_electron_may_ask_for_reaches_its_task() -> None:
+    @hf.electron(
+        executor="slurm",
+        nodes=2,
+        ntasks=8,
+        cpus=4,
+        memory="8 GiB",
+        gpus=1,
+        walltime="30 min",
+        partition="long",
+        account="chem",
+        qos="normal",
+        constraint="[a|b] & c",
+        reservation="school",
+        licenses="matlab:2",
+        exclude="n[1-3]",
+        extra=["--nice=100", "--mail-type=END"],
+        retries=2,
+        workdir="/scratch/me",
+    )
+    def simulate() -> None: ...
+
+    task = hf.lattice(lambda: simulate()).build_graph().graph.tasks[0]
+    assert (task.executor, task.retries, task.workdir) == ("slurm", 2, "/scratch/me")
+    assert task.resources == Resources(
+        nodes=2,
+        ntasks=8,
+        cpus=4,
+        memory_mib=8192,
+        gpus=1,
+        walltime_s=1800,
+        partition="long",
+        account="chem",
+        qos="normal",
+        constraint="[a|b] & c",
+        reservation="school",
+        licenses="matlab:2",
+        exclude="n[1-3]",
+        extra=("--nice=100", "--mail-type=END"),
+    )
+
+
+def test_a_misspelt_annotation_is_refused_with_the_nearest_name() -> None:
+    options: dict[str, Any] = {"wall_time": "1 h"}
+    with pytest.raises(UserError) as refused:
+
+        @hf.electron(**options)
+        def relax() -> None: ...
+
+    assert str(refused.value).startswith(
+        "The electron 'relax' has an unknown annotation 'wall_time'; did you mean 'walltime'? Known: executor, nodes,"
+    )
+
+
+def test_an_annotation_like_no_other_is_refused_with_all_names() -> None:
+    with pytest.raises(UserError, match=r"unknown annotation 'colour'\. Known: .*, retries, workdir\."):
+        parse_options({"colour": 1}, "The electron 'f'")
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"cpus": 0}, "cpus=0 must be between 1 and 4096"),
+        ({"cpus": 1.5}, "cpus=1.5 must be a whole number"),
+        ({"cpus": True}, "cpus=True must be a whole number"),
+        ({"cpus": "4"}, "cpus='4' must be a whole number"),
+        ({"gpus": -1}, "gpus=-1 must be between 0 and 64"),
+        ({"retries": 1000}, "retries=1000 must be between 0 and 100"),
+        ({"nodes": 4, "ntasks": 2}, "nodes=4 needs ntasks of at least 4"),
+        ({"partition": ""}, "partition='' must be a text"),
+        ({"partition": "a b"}, "must not hold white space"),
+        ({"account": "--wrap=x"}, "must not begin with '-'"),
+        ({"constraint": "a\nb"}, "control characters"),
+        ({"executor": "my cluster"}, "is no cluster's name"),
+        ({"executor": 3}, "must be a cluster's name"),
+        ({"workdir": "scratch"}, "must be an absolute path"),
+        ({"workdir": 3}, "must be an absolute path"),
+        ({"extra": "--nice"}, r"must be a list of texts"),
+        ({"extra": ["nice"]}, "begins with '-'"),
+        ({"extra": ["--nice", "100"]}, "begins with '-'"),
+        ({"extra": [3]}, "begins with '-'"),
+    ],
+)
+def test_an_impossible_value_is_refused_where_it_is_written(options: dict[str, object], problem: str) -> None:
+    with pytest.raises(UserError, match=r"^The electron 'f': ") as refused:
+        parse_options(options, "The electron 'f'")
+    assert problem in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "instead"),
+    [
+        ("--job-name=x", "leave it out"),
+        ("-Jx", "leave it out"),
+        ("--array=0-9", "leave it out"),
+        ("-a0-9", "leave it out"),
+        ("--arr=0-9", "leave it out"),
+        ("--output=x", "leave it out"),
+        ("--parsable", "leave it out"),
+        ("--wrap=ls", "leave it out"),
+        ("-t10", "write walltime= instead"),
+        ("--time=10", "write walltime= instead"),
+        ("--mem=8G", "write memory= instead"),
+        ("--chdir=/tmp", "write workdir= instead"),
+        ("-D/tmp", "write workdir= instead"),
+        ("-plong", "write partition= instead"),
+    ],
+)
+def test_further_arguments_that_hpcflow_sets_itself_are_refused(argument: str, instead: str) -> None:
+    with pytest.raises(UserError, match="which hpcflow sets itself") as refused:
+        parse_options({"extra": [argument]}, "The electron 'f'")
+    assert instead in str(refused.value)
+
+
+@pytest.mark.parametrize("argument", ["--nice=100", "--exclusive", "--gres=lustre:1", "--mail-type=END", "-H"])
+def test_further_arguments_of_the_users_own_pass(argument: str) -> None:
+    assert parse_options({"extra": [argument]}, "f").extra == (argument,)
+
+
+def test_none_means_that_an_annotation_is_not_written() -> None:
+    assert parse_options({"memory": None, "walltime": None}, "f") == Annotations()
+
+
+def test_nodes_alone_mean_one_process_on_each() -> None:
+    assert parse_options({"nodes": 4}, "f").placed().resources == Resources(nodes=4, ntasks=4)
+
+
+def test_an_integer_of_numpy_is_a_whole_number() -> None:
+    numpy = pytest.importorskip("numpy")
+    assert parse_options({"cpus": numpy.int64(4)}, "f").cpus == 4
+
+
+# ---- inheritance
+
+
+def placed(own: dict[str, Any], of_lattice: dict[str, Any]) -> tuple[str | None, Resources]:
+    electron = hf.electron(**own)(len)
+    task = hf.lattice(**of_lattice)(lambda: electron([])).build_graph().graph.tasks[0]
+    return task.executor, task.resources
+
+
+def test_an_electron_inherits_what_it_leaves_open() -> None:
+    assert placed({"cpus": 2}, {"executor": "slurm", "cpus": 8, "walltime": "1 h"}) == (
+        "slurm",
+        Resources(cpus=2, walltime_s=3600),
+    )
+
+
+def test_a_partition_is_not_inherited_on_another_cluster() -> None:
+    of_lattice = {"executor": "slurm", "partition": "long", "account": "chem", "cpus": 8}
+    assert placed({"executor": "local"}, of_lattice) == ("local", Resources(cpus=8))
+    assert placed({"executor": "slurm"}, of_lattice) == ("slurm", Resources(cpus=8, partition="long", account="chem"))
+
+
+def test_an_executors_defaults_are_the_weakest() -> None:
+    debug = hf.executor.Slurm(partition="debug", walltime="10 min", cpus=2)
+    assert placed({"executor": debug}, {"walltime": "1 h"}) == (
+        "slurm",
+        Resources(partition="debug", walltime_s=3600, cpus=2),
+    )
+    assert placed({"partition": "long"}, {"executor": debug}) == (
+        "slurm",
+        Resources(partition="long", walltime_s=600, cpus=2),
+    )
+
+
+def test_defaults_of_the_lattices_executor_do_not_follow_to_another_cluster() -> None:
+    debug = hf.executor.Slurm(partition="debug", walltime="10 min")
+    assert placed({"executor": hf.executor.Local()}, {"executor": debug}) == ("local", Resources())
+
+
+def test_an_electron_keeps_its_own_values_in_every_lattice() -> None:
+    @hf.electron
+    def step() -> None: ...
+
+    long = hf.lattice(walltime="2 h")(lambda: step())
+    short = hf.lattice(walltime=timedelta(minutes=1))(lambda: step())
+    seen = [graph.build_graph().graph.tasks[0].resources.walltime_s for graph in (long, short, long)]
+    assert seen == [7200, 60, 7200]
+    assert step.annotations == Annotations()
+
+
+def test_options_make_another_electron_and_leave_the_first_alone() -> None:
+    @hf.electron(cpus=2)
+    def step() -> int:
+        return 1
+
+    large = step.with_options(memory="8 GiB")
+    assert (large.annotations, step.annotations) == (Annotations(cpus=2, memory_mib=8192), Annotations(cpus=2))
+    assert large() == 1
+
+
+def test_a_lattice_inside_another_goes_before_it() -> None:
+    step = hf.electron(len)
+    inner = hf.lattice(cpus=4)(lambda: step([]))
+
+    @hf.lattice(cpus=2, walltime="1 h")
+    def outer() -> list[object]:
+        return [step([]), inner(), step([])]
+
+    tasks = outer.build_graph().graph.tasks
+    assert [task.resources for task in tasks] == [
+        Resources(cpus=2, walltime_s=3600),
+        Resources(cpus=4, walltime_s=3600),
+        Resources(cpus=2, walltime_s=3600),
+    ]
+
+
+def test_too_few_processes_after_inheritance_are_refused_by_name() -> None:
+    with pytest.raises(UserError, match=r"electron 'len' in the lattice 'lambda': nodes=4 needs ntasks of at least 4"):
+        placed({"nodes": 4}, {"ntasks": 2})
+
+
+def test_an_executor_has_no_executor() -> None:
+    options: dict[str, Any] = {"executor": "slurm"}
+    with pytest.raises(UserError, match=r"executor\.Slurm: an executor has no executor of its own"):
+        hf.executor.Slurm(**options)
+    with pytest.raises(UserError, match=r"executor\.Slurm has an unknown annotation 'partitoin'; did you mean"):
+        hf.executor.Slurm(**{"partitoin": "x"})

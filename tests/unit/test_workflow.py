@@ -1,0 +1,480 @@
+"""Electrons and lattices, from decorating to the upload's manifest."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import sys
+import threading
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import hpcflow as hf
+from hpcflow.core.model import Task, UserError
+from hpcflow.sdk.workflow import Electron, PlaceholderError, dumps, load_with, manifest
+from tests.unit.run_traced import run
+
+
+@hf.electron
+def give(value: Any) -> Any:
+    return value
+
+
+@hf.electron
+def add(x: int, y: int = 10) -> int:
+    return x + y
+
+
+@hf.electron
+def total(*numbers: int, **named: int) -> int:
+    return sum(numbers) + sum(named.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    left: Any
+    right: Any
+
+
+class Thing:
+    def __init__(self, inside: Any) -> None:
+        self.inside = inside
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Thing) and self.inside == other.inside
+
+    def __hash__(self) -> int:
+        return hash(self.inside)
+
+
+# ---- calls
+
+
+def test_outside_a_lattice_an_electron_is_a_plain_function() -> None:
+    assert add(1, y=2) == 3
+    assert (add.__name__, add.__doc__, add.__wrapped__) == ("add", None, add.function)  # type: ignore[attr-defined]  # functools.update_wrapper
+
+
+def test_a_lattice_called_directly_runs_as_plain_python() -> None:
+    @hf.lattice
+    def workflow(n: int) -> int:
+        return sum(add(i, 0) for i in range(n) if add(i, 0) % 2)
+
+    assert workflow(6) == 1 + 3 + 5
+
+
+def test_each_call_becomes_a_task_that_depends_on_its_arguments() -> None:
+    @hf.lattice
+    def workflow() -> Any:
+        a = give(1)
+        b = add(a, a)
+        return total(a, b, 5, named=b)
+
+    graph = workflow.build_graph().graph
+    assert [(task.name, task.deps) for task in graph.tasks] == [("give", ()), ("add", (0,)), ("total", (0, 1))]
+    assert graph.output_deps == (2,)
+    assert graph.name == "workflow"
+
+
+def test_a_lattice_traced_and_run_gives_what_it_gives_as_plain_python() -> None:
+    @hf.lattice
+    def workflow(n: int, *, scale: int = 2) -> Any:
+        parts = [add(i) for i in range(n)]
+        return {"sum": total(*parts, last=parts[-1]), "scaled": parts[0] * scale, "n": n}
+
+    assert run(workflow.build_graph(4, scale=3)) == workflow(4, scale=3) == {"sum": 59, "scaled": 30, "n": 4}
+
+
+def test_arguments_by_position_name_default_and_variadic_all_hold_results() -> None:
+    @hf.lattice
+    def workflow() -> Any:
+        one = give(1)
+
+        @hf.electron
+        def inner(a: Any, b: Any = one, *rest: Any, c: Any = (one, {"deep": one}), **more: Any) -> Any:
+            return a, b, rest, c, more
+
+        return inner(one), inner(one, 2, one, d=[one])
+
+    assert run(workflow.build_graph()) == (
+        (1, 1, (), (1, {"deep": 1}), {}),
+        (1, 2, (1,), (1, {"deep": 1}), {"d": [1]}),
+    )
+
+
+def test_lambdas_closures_partials_and_builtins_can_be_electrons() -> None:
+    @hf.lattice
+    def workflow(step: int) -> Any:
+        return [
+            hf.electron(lambda x: x + step)(1),
+            hf.electron(functools.partial(pow, 2))(5),
+            hf.electron(len)([1, 2, 3]),
+        ]
+
+    traced = workflow.build_graph(4)
+    assert run(traced) == [5, 32, 3]
+    assert [task.name for task in traced.graph.tasks] == ["lambda", "pow", "len"]
+
+
+def test_electrons_call_other_electrons_and_themselves_inside_a_task() -> None:
+    @hf.electron
+    def countdown(n: int) -> list[int]:
+        return [n, *countdown(n - 1)] if n else [add(0, 0)]
+
+    assert run(hf.lattice(lambda: countdown(3)).build_graph()) == [3, 2, 1, 0]
+
+
+def test_a_lattice_marked_as_an_electron_runs_inside_one_task() -> None:
+    @hf.lattice
+    def inner(n: int) -> int:
+        return sum(add(i, 0) for i in range(n))
+
+    traced = hf.lattice(lambda: hf.electron(inner)(4)).build_graph()
+    assert len(traced.graph.tasks) == 1
+    assert run(traced) == 6
+
+
+def test_wrong_arguments_of_an_electron_are_refused_where_it_is_called() -> None:
+    with pytest.raises(TypeError, match="missing a required argument: 'x'"):
+        hf.lattice(lambda: add()).build_graph()  # type: ignore[call-arg]  # the mistake is the point
+    with pytest.raises(TypeError, match="unexpected keyword argument 'z'"):
+        hf.lattice(lambda: add(1, z=2)).build_graph()  # type: ignore[call-arg]  # the mistake is the point
+
+
+def test_an_argument_is_sent_as_it_was_when_the_electron_was_called() -> None:
+    @hf.lattice
+    def workflow() -> Any:
+        growing: list[int] = []
+        seen = []
+        for number in range(3):
+            growing.append(number)
+            seen.append(give(growing))
+        return seen
+
+    assert run(workflow.build_graph()) == [[0], [0, 1], [0, 1, 2]]
+
+
+def test_two_threads_trace_without_meeting() -> None:
+    inside = threading.Barrier(2, timeout=30)
+
+    @hf.lattice
+    def workflow(n: int) -> Any:
+        first = give(n)
+        inside.wait()
+        return add(first, n)
+
+    counts: dict[int, int] = {}
+
+    def trace(n: int) -> None:
+        counts[n] = run(workflow.build_graph(n))
+
+    threads = [threading.Thread(target=trace, args=(n,)) for n in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert counts == {1: 2, 2: 4}
+
+
+def test_a_failing_lattice_leaves_no_trace_behind() -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        hf.lattice(fail).build_graph()
+    assert add(1, 2) == 3
+
+
+# ---- nesting
+
+LEAVES = st.integers(min_value=0, max_value=9)
+NESTED = st.recursive(
+    LEAVES | st.text(max_size=2) | st.none() | LEAVES.map(lambda n: ("electron", n)),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.lists(inner, max_size=3).map(lambda xs: ("tuple", xs))
+    | st.dictionaries(st.text(max_size=2), inner, max_size=3)
+    | st.frozensets(LEAVES, max_size=3).map(lambda xs: ("set", sorted(xs)))
+    | st.tuples(inner, inner).map(lambda pair: ("pair", *pair))
+    | inner.map(lambda one: ("thing", one)),
+    max_leaves=15,
+)
+
+
+def built(spec: Any) -> Any:
+    """Return the structure that a spec means, with a call of `give` at each electron."""
+    match spec:
+        case ("electron", number):
+            return give(number)
+        case ("tuple", items):
+            return tuple(built(item) for item in items)
+        case ("set", numbers):
+            return {give(number) for number in numbers}
+        case ("pair", left, right):
+            return Pair(built(left), built(right))
+        case ("thing", inside):
+            return Thing(built(inside))
+        case list():
+            return [built(item) for item in spec]
+        case dict():
+            return {key: built(value) for key, value in spec.items()}
+        case _:
+            return spec
+
+
+@given(NESTED)
+def test_results_arrive_wherever_they_lie_in_a_structure(spec: Any) -> None:
+    @hf.lattice
+    def workflow() -> Any:
+        give(0)
+        return built(spec), give(built(spec))
+
+    expected = built(spec)
+    assert run(workflow.build_graph()) == (expected, expected)
+
+
+def test_tuples_stay_tuples_and_sets_stay_sets() -> None:
+    sent = run(hf.lattice(lambda: give((give(1), {give(2)}, [give(3)]))).build_graph())
+    assert sent == (1, {2}, [3])
+    assert [type(sent), type(sent[1]), type(sent[2])] == [tuple, set, list]
+
+
+def test_a_result_shared_by_two_places_is_one_object_there() -> None:
+    @hf.electron
+    def same(a: Any, b: Any) -> bool:
+        return a is b
+
+    def workflow() -> Any:
+        shared = give([1])
+        return same(shared, shared)
+
+    assert run(hf.lattice(workflow).build_graph()) is True
+
+
+# ---- order
+
+
+def tasks_of(workflow: Any) -> tuple[Task, ...]:
+    return hf.lattice(workflow).build_graph().graph.tasks
+
+
+def test_wait_orders_two_tasks_without_passing_a_value() -> None:
+    def workflow() -> Any:
+        first, second = give(1), give(2)
+        return hf.wait(give(3), [first, (second,)])
+
+    assert [(task.deps, task.after) for task in tasks_of(workflow)] == [((), ()), ((), ()), ((), (0, 1))]
+
+
+def test_wait_on_an_argument_adds_nothing() -> None:
+    def workflow() -> Any:
+        first = give(1)
+        return hf.wait(child=give(first), parents=first)
+
+    assert [(task.deps, task.after) for task in tasks_of(workflow)] == [((), ()), ((0,), ())]
+
+
+def test_wait_may_name_a_later_task_as_parent() -> None:
+    def workflow() -> Any:
+        first, second = give(1), give(2)
+        hf.wait(first, second)
+        return first
+
+    assert [task.after for task in tasks_of(workflow)] == [(1,), ()]
+
+
+def test_wait_outside_a_lattice_gives_the_child_back() -> None:
+    assert hf.wait(3, [1, 2]) == 3
+
+
+def test_a_circle_of_waits_is_refused_and_spelt_out() -> None:
+    def workflow() -> Any:
+        first = give(1)
+        second = add(first)
+        hf.wait(first, second)
+        return second
+
+    with pytest.raises(UserError) as refused:
+        hf.lattice(workflow).build_graph()
+    assert str(refused.value) == (
+        "In the lattice 'workflow' wait() closes a circle: "
+        "give (call 0) waits for add (call 1) waits for give (call 0)."
+    )
+
+
+def test_wait_for_something_that_is_no_call_is_refused() -> None:
+    with pytest.raises(UserError, match="wait\\(\\) takes the result of an electron's call as its child"):
+        tasks_of(lambda: hf.wait([], give(1)))
+    with pytest.raises(UserError, match="wait\\(\\) takes results of electrons' calls, not a value of type 'int'"):
+        tasks_of(lambda: hf.wait(give(1), 7))
+
+
+# ---- mistakes
+
+
+def test_a_lattice_with_nothing_to_run_is_refused() -> None:
+    with pytest.raises(UserError, match="The lattice 'lambda' calls no electron, so there is nothing to run"):
+        hf.lattice(lambda: 1).build_graph()
+
+
+def test_an_argument_that_cannot_be_pickled_is_refused_by_electron_parameter_and_reason() -> None:
+    @hf.lattice
+    def workflow() -> Any:
+        return add(1, y=threading.Lock())  # type: ignore[arg-type]  # the mistake is the point
+
+    with pytest.raises(UserError) as refused:
+        workflow.build_graph()
+    assert str(refused.value) == (
+        "The electron 'add' can't take a value of type 'lock' as its argument 'y': cannot pickle '_thread.lock' object."
+    )
+    assert refused.value.__cause__ is None and refused.value.__suppress_context__
+
+
+def test_an_electron_that_uses_something_unpicklable_is_refused_by_its_name() -> None:
+    lock = threading.Lock()
+    with pytest.raises(UserError, match=r"electron 'lambda' can't be sent because of 'lock', which it uses: cannot"):
+        hf.lattice(lambda: hf.electron(lambda: lock)()).build_graph()
+
+
+def test_a_return_value_that_cannot_be_pickled_is_refused() -> None:
+    with pytest.raises(UserError, match=r"lattice 'lambda' can't return a value of type 'list': cannot pickle"):
+        hf.lattice(lambda: [give(1), threading.Lock()]).build_graph()
+
+
+def test_a_result_captured_by_an_electron_is_refused_with_advice() -> None:
+    def workflow() -> Any:
+        outer = give(1)
+        return hf.electron(lambda x: x + outer)(1)
+
+    with pytest.raises(UserError) as refused:
+        hf.lattice(workflow).build_graph()
+    assert str(refused.value) == (
+        "The electron 'lambda' uses the result of electron 'give' from outside its own arguments "
+        "(a closure or a global name): pass it as an argument."
+    )
+
+
+def test_a_result_kept_from_an_earlier_lattice_is_refused() -> None:
+    kept: list[Any] = []
+    hf.lattice(lambda: kept.append(give(1))).build_graph()
+    with pytest.raises(UserError, match="from another call of a lattice"):
+        hf.lattice(lambda: give(kept[0])).build_graph()
+
+
+class Holder:
+    def method(self) -> int:
+        return 1
+
+    @staticmethod
+    def static() -> int:
+        return 1
+
+
+@pytest.mark.parametrize(
+    "method", [Holder.method, Holder().method, Holder.static, staticmethod(len), classmethod(len), property(len)]
+)
+def test_a_method_is_refused_with_advice(method: Any) -> None:
+    for mark in (hf.electron, hf.lattice):
+        with pytest.raises(UserError, match="is a method, and only plain functions can be marked"):
+            mark(method)
+
+
+async def coroutine() -> None: ...
+
+
+async def async_generator() -> Any:
+    yield 1
+
+
+def generator() -> Any:
+    yield 1
+
+
+@pytest.mark.parametrize(
+    ("function", "problem"),
+    [
+        (coroutine, "is async"),
+        (async_generator, "is async"),
+        (generator, "yields"),
+        (3, "marks functions, not a value of type 'int'"),
+        (add, "is marked already"),
+    ],
+)
+def test_what_cannot_run_as_one_call_is_refused(function: Any, problem: str) -> None:
+    with pytest.raises(UserError, match=problem):
+        hf.electron(function)
+
+
+def test_an_object_whose_pickling_fails_in_its_own_code_is_refused_by_reason() -> None:
+    class Stubborn:
+        def __reduce__(self) -> str:
+            raise RuntimeError("not today")
+
+    with pytest.raises(UserError, match="as its argument 'value': not today"):
+        hf.lattice(lambda: give(Stubborn())).build_graph()
+
+
+# ---- what is uploaded
+
+
+def test_a_manifest_lists_each_function_shape_and_equal_arguments_once() -> None:
+    @hf.lattice(executor="slurm")
+    def workflow() -> Any:
+        large = add.with_options(memory="1 GiB", extra=["--nice"])
+        return [add(1), add(1), add(2), large(1)]
+
+    head, blobs = manifest(workflow.build_graph())
+    wanted = json.loads(json.dumps(head))
+    assert wanted["shapes"] == [
+        {"executor": "slurm", "resources": {}, "workdir": None, "retries": 0},
+        {"executor": "slurm", "resources": {"memory_mib": 1024, "extra": ["--nice"]}, "workdir": None, "retries": 0},
+    ]
+    assert wanted["tasks"] == [
+        ["add", 0, 1, 0, [], []],
+        ["add", 0, 1, 0, [], []],
+        ["add", 0, 2, 0, [], []],
+        ["add", 0, 1, 1, [], []],
+    ]
+    assert (wanted["v"], wanted["name"], wanted["output"]) == (1, "workflow", 3)
+    assert wanted["python"] == list(sys.version_info[:2])
+    assert wanted["output_deps"] == [0, 1, 2, 3]
+    assert [len(blobs), load_with(blobs[1])] == [4, ((1,), {})]
+
+
+def test_a_manifest_shows_the_source_of_each_electron() -> None:
+    functions: Any = manifest(hf.lattice(lambda: add(1)).build_graph())[0]["functions"]
+    assert functions["0"]["name"] == "add"
+    assert functions["0"]["module"] == __name__
+    assert functions["0"]["source"].startswith("@hf.electron\ndef add(x: int, y: int = 10) -> int:")
+
+
+def test_a_function_without_source_is_sent_all_the_same() -> None:
+    scope: dict[str, Any] = {}
+    exec("def made(x):\n    return x + 1", scope)
+    traced = hf.lattice(lambda: hf.electron(scope["made"])(1)).build_graph()
+    assert [text.source for text in traced.functions.values()] == [None]
+    assert run(traced) == 2
+
+
+def test_an_electron_survives_its_own_pickle() -> None:
+    again: Electron[[int], int] = load_with(dumps(add.with_options(cpus=2)))
+    assert (again(1), again.annotations.cpus) == (11, 2)
+
+
+def test_ten_thousand_calls_trace_in_linear_memory_of_blobs() -> None:
+    @hf.lattice
+    def workflow() -> Any:
+        return total(*[add(i) for i in range(10_000)])
+
+    traced = workflow.build_graph()
+    assert len(traced.graph.tasks) == 10_001
+    assert len(traced.graph.tasks[-1].deps) == 10_000
+    assert sum(map(len, traced.blobs)) < 1_000_000
+
+
+def test_a_placeholder_error_is_told_by_the_electron_it_reached() -> None:
+    with pytest.raises(PlaceholderError, match="The result of electron 'give' is not known"):
+        hf.lattice(lambda: add(int(give(1)))).build_graph()
