@@ -57,6 +57,19 @@ def noise(size: int) -> str:
     return os.urandom(size // 2).hex()
 
 
+def in_another_process(code: str, path: Path) -> subprocess.Popen[str]:
+    """Start a Python that runs the code, with the file's path as ``sys.argv[1]``."""
+    head = "import sys\nfrom hpcflow.server.store import *\n"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(
+        [sys.executable, "-c", head + code, str(path)],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
 def opened(path: Path, *, on_network: bool = False) -> closing[Store]:
     return closing(Store.open(str(path), on_network=on_network))
 
@@ -195,23 +208,46 @@ def test_on_a_network_file_system_no_memory_is_shared_and_another_process_is_ref
         assert store.messages(DISPATCH) == [(NOW, "Hello.")]
 
 
+_HOLDS_THE_LEASE = """
+from datetime import UTC, datetime, timedelta
+now = datetime.now(UTC)
+lease = Lease(id="zombie", host="login1", pid=1, boot_id="b", taken_at=now, renewed_at=now)
+store = Store.open(sys.argv[1], on_network=False)
+store.take_lease(lease, now=now, stale_after=timedelta(seconds=30), take_over=False)
+print("mine", flush=True)
+sys.stdin.readline()
+try: store.remember("key", "of the zombie")
+except LeaseLost as error: print(error)
+"""
+
+
+def test_a_server_that_was_stopped_while_another_took_over_writes_nothing_when_it_wakes(path: Path) -> None:
+    zombie = in_another_process(_HOLDS_THE_LEASE, path)
+    try:
+        assert zombie.stdout is not None
+        assert zombie.stdout.readline() == "mine\n"
+        zombie.send_signal(signal.SIGSTOP)
+        with opened(path) as heir:
+            later = datetime.now(UTC) + timedelta(minutes=1)
+            heir.take_lease(a_lease("login2"), now=later, stale_after=STALE_AFTER, take_over=False)
+            heir.remember("key", "of the heir")
+            zombie.send_signal(signal.SIGCONT)
+            told = zombie.communicate("go on\n", timeout=60)[0]
+            assert told.startswith("This server does not hold this HPCFLOW_HOME any more and stores nothing.")
+            assert heir.recall("key") == "of the heir"
+    finally:
+        zombie.kill()
+        zombie.communicate()
+
+
 # ---- what is left of it
-
-
-def in_another_process(code: str, path: Path) -> subprocess.Popen[str]:
-    """Start a Python that runs the code, with the file's path as ``sys.argv[1]``."""
-    head = "import sys\nfrom hpcflow.server.store import *\n"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen(
-        [sys.executable, "-c", head + code, str(path)], env=environment, stdout=subprocess.PIPE, text=True
-    )
 
 
 _WRITES_FOR_EVER = """
 from dataclasses import replace
 from datetime import UTC, datetime
 from hpcflow.core.states import State
-store = Store.open(sys.argv[1], on_network=False)
+store = Store.open(sys.argv[1], on_network=ON_NETWORK)
 for task in store.tasks("01JNX5A0000000000000000001"):
     done = replace(task, state=State.COMPLETED)
     end = EndRow(dispatch=task.dispatch, index=task.index, attempt=1, worker="w", bag="b", record={})
@@ -220,11 +256,12 @@ for task in store.tasks("01JNX5A0000000000000000001"):
 """
 
 
-def test_a_killed_server_leaves_whole_transactions_only(path: Path) -> None:
+@pytest.mark.parametrize("on_network", [False, True])
+def test_a_killed_server_leaves_whole_transactions_and_no_lock(path: Path, on_network: bool) -> None:
     tasks = [TaskRow(dispatch=DISPATCH, index=index, name="relax", state=State.QUEUED) for index in range(20_000)]
     with opened(path) as store:
         store.add_dispatch(a_dispatch(), {}, tasks)
-    writer = in_another_process(_WRITES_FOR_EVER, path)
+    writer = in_another_process(f"ON_NETWORK = {on_network}\n{_WRITES_FOR_EVER}", path)
     said: list[int] = []
     try:
         assert writer.stdout is not None
@@ -233,7 +270,7 @@ def test_a_killed_server_leaves_whole_transactions_only(path: Path) -> None:
         writer.kill()
         said += [int(line) for line in writer.communicate()[0].split("\n")[:-1]]
     assert writer.returncode == -signal.SIGKILL
-    with opened(path) as store:
+    with opened(path, on_network=on_network) as store:
         done = [task.index for task in store.tasks(DISPATCH, state=State.COMPLETED)]
         assert done == sorted(store.ends(DISPATCH))
         assert done[: len(said)] == said

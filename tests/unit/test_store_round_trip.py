@@ -79,7 +79,7 @@ arrays = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     dispatch=dispatches,
     manifest=json_objects,
