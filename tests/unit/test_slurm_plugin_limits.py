@@ -1,0 +1,221 @@
+"""What a Slurm cluster says about itself, and what scancel's answers mean."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.slurm_replies import PLUGIN, a_reply, an_array, transcript
+
+from hpcflow.core.model import ArrayLimits, HpcflowError, JobId, Limits, Partition
+from hpcflow.core.plugin import Reply
+
+MARK: Final = "=== hpcflow 5c1f27e0 ===\n"
+
+
+def config(
+    *, max_array_size: str = "1001", storage: str = "accounting_storage/slurmdbd", scheduler: str = "bf_continue"
+) -> str:
+    return (
+        "Configuration data as of 2026-11-23T14:48:37\n"
+        f"AccountingStorageType   = {storage}\n"
+        "ClusterName             = mini\n"
+        "EnforcePartLimits       = NO\n"
+        f"MaxArraySize            = {max_array_size}\n"
+        "MaxJobCount             = 50000\n"
+        "MinJobAge               = 300 sec\n"
+        f"SchedulerParameters     = {scheduler}\n"
+        "SLURM_VERSION           = 22.05.8\n"
+        "\n"
+        "Slurmctld(primary) at vm is UP\n"
+    )
+
+
+def answer(*nodes: str, text: str | None = None) -> Reply:
+    rows = "".join(line + "\n" for line in nodes)
+    return a_reply(f"{text or config()}{MARK}{rows}{MARK}")
+
+
+NODES: Final = (
+    "debug*|5:00|1-infinite|4|16|32000|gpu:fake:4",
+    "batch|2-00:00:00|1-4|3|16|32000|(null)",
+    "batch|2-00:00:00|1-4|1|64|512000|gpu:a100:4(S:0-1),gpu:v100:2,shard:8",
+    "long|infinite|1|2|48+|190000+|craynetwork:4",
+)
+
+
+def test_a_cluster_tells_versions_sizes_and_partitions() -> None:
+    assert PLUGIN.parse_limits(answer(*NODES)) == Limits(
+        array=ArrayLimits(max_width=1001),
+        partitions=(
+            Partition(
+                name="debug",
+                is_default=True,
+                max_walltime_s=300,
+                cpus_per_node=16,
+                memory_mib_per_node=32000,
+                gpus_per_node=4,
+                total_nodes=4,
+            ),
+            Partition(
+                name="batch",
+                max_walltime_s=172800,
+                max_nodes=4,
+                cpus_per_node=64,
+                memory_mib_per_node=512000,
+                gpus_per_node=6,
+                total_nodes=4,
+            ),
+            Partition(
+                name="long",
+                max_nodes=1,
+                cpus_per_node=48,
+                memory_mib_per_node=190000,
+                gpus_per_node=0,
+                total_nodes=2,
+            ),
+        ),
+        scheduler="slurm",
+        version="22.05.8",
+        accounting=True,
+        notes={"ClusterName": "mini", "EnforcePartLimits": "NO", "MaxJobCount": "50000", "MinJobAge": "300 sec"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("5:00", 300), ("1:00:00", 3600), ("30:00", 1800), ("7-12:30:15", 649815), ("infinite", None), ("n/a", None)],
+)
+def test_a_partitions_walltime_is_seconds(text: str, seconds: int | None) -> None:
+    limits = PLUGIN.parse_limits(answer(f"debug|{text}|1-infinite|4|16|32000|(null)"))
+
+    assert limits.partitions[0].max_walltime_s == seconds
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "width"), [("max_array_tasks=100,bf_continue", 100), ("bf_continue,max_array_tasks=5000", 1001)]
+)
+def test_the_smaller_of_two_array_limits_holds(scheduler: str, width: int) -> None:
+    assert PLUGIN.parse_limits(answer(text=config(scheduler=scheduler))).array.max_width == width
+
+
+@pytest.mark.parametrize("storage", ["accounting_storage/none", "(null)", "accounting_storage/filetxt"])
+def test_only_slurmdbd_counts_as_accounting(storage: str) -> None:
+    assert PLUGIN.parse_limits(answer(text=config(storage=storage))).accounting is False
+
+
+@pytest.mark.parametrize(
+    ("reply", "sentence"),
+    [
+        (a_reply("", "sh: 1: scontrol: not found", 127), "There is no Slurm here"),
+        (a_reply("", "slurm_load_ctl_conf error: Unable to contact slurm controller", 1), "Unable to contact"),
+        (a_reply("", "a deadline passed", None), "a deadline passed"),
+        (a_reply(config()), "did not tell its limits"),
+        (answer(text=config(max_array_size="0")), "job arrays turned off"),
+        (answer(text="MaxJobCount = 5\n"), "names no MaxArraySize"),
+    ],
+)
+def test_no_answer_about_limits_is_an_error_in_a_sentence(reply: Reply, sentence: str) -> None:
+    with pytest.raises(HpcflowError, match=sentence):
+        PLUGIN.parse_limits(reply)
+
+
+WHOLE: Final = answer(*NODES)
+
+
+@given(st.integers(0, len(WHOLE.stdout)))
+def test_cut_limits_are_the_limits_or_an_error(cut: int) -> None:
+    try:
+        limits = PLUGIN.parse_limits(Reply(0, WHOLE.stdout[:cut]))
+    except HpcflowError:
+        return
+    assert limits == PLUGIN.parse_limits(WHOLE)
+
+
+@given(st.binary(max_size=300))
+def test_noise_is_no_limits(noise: bytes) -> None:
+    with pytest.raises(HpcflowError):
+        PLUGIN.parse_limits(Reply(0, noise))
+
+
+def test_a_controller_that_is_up_names_itself() -> None:
+    up = a_reply("slurm-wlm 22.05.8\nSlurmctld(primary) at vm is UP\n")
+    backup = a_reply("slurm 23.11.4\nSlurmctld(primary) at a1 is DOWN\nSlurmctld(backup) at a2 is UP\n")
+
+    assert PLUGIN.parse_probe(up) == "Slurm 22.05.8, controller vm"
+    assert PLUGIN.parse_probe(backup) == "Slurm 23.11.4, controller a2"
+
+
+def test_a_controller_that_is_down_is_an_error_in_a_sentence() -> None:
+    (down,) = [entry for entry in transcript("ctld_down") if entry.command == "scontrol ping"]
+
+    with pytest.raises(HpcflowError, match="controller is down"):
+        PLUGIN.parse_probe(down.reply)
+    with pytest.raises(HpcflowError, match="no Slurm here"):
+        PLUGIN.parse_probe(a_reply("", "sh: 1: scontrol: not found", 127))
+    with pytest.raises(HpcflowError, match="did not answer"):
+        PLUGIN.parse_probe(a_reply("", "", None))
+
+
+# ---- cancel
+
+
+def test_pending_array_tasks_with_known_ids_cost_one_command() -> None:
+    arrays = [an_array("a-1", job_id="17"), an_array("a-2", job_id="18")]
+
+    assert PLUGIN.cancel(arrays, pending_only=True).argv == ("scancel", "--state=PENDING", "17", "18")
+
+
+@pytest.mark.parametrize("pending_only", [True, False])
+def test_unknown_ids_are_looked_up_by_name(pending_only: bool) -> None:
+    arrays = [an_array("a-1", job_id="17"), an_array("a-2")]
+
+    command = PLUGIN.cancel(arrays, pending_only=pending_only)
+
+    assert command.argv[:2] == ("sh", "-c")
+    assert command.argv[3:] == ("hpcflow-cancel", "a-1,a-2", "--state=PENDING" if pending_only else "", "17")
+    assert PLUGIN.cancel([an_array("b")], pending_only=pending_only).argv[2] == command.argv[2]
+
+
+def test_every_cancel_of_running_work_looks_for_duplicates() -> None:
+    argv = PLUGIN.cancel([an_array("a-1", job_id=JobId("17"))], pending_only=False).argv
+
+    assert "squeue" in argv[2]
+    assert argv[3:] == ("hpcflow-cancel", "a-1", "", "17")
+
+
+@pytest.mark.parametrize(
+    ("stderr", "exit_code"),
+    [
+        ("", 0),
+        ("scancel: error: Kill job error on job id 2: Invalid job id specified\n", 1),
+        ("scancel: error: Kill job error on job id 2_[0-3]: Job/step already completing or completed\n", 1),
+    ],
+)
+def test_what_is_gone_counts_as_cancelled(stderr: str, exit_code: int) -> None:
+    assert PLUGIN.parse_cancel(a_reply("", stderr, exit_code)) is None
+
+
+@pytest.mark.parametrize(
+    ("stderr", "exit_code"),
+    [
+        ("", 1),
+        ("", None),
+        ("scancel: error: Invalid job id notajob\n", 1),
+        ("scancel: error: Kill job error on job id 1: Access/permission denied\n", 210),
+        ("scancel: error: Kill job error on job id 1: Unable to contact slurm controller (connect failure)\n", 8),
+        (
+            "scancel: error: Kill job error on job id 1: Invalid job id specified\n"
+            "scancel: error: Kill job error on job id 2: Access/permission denied\n",
+            1,
+        ),
+        ("slurm_load_jobs error: Socket timed out on send/recv operation\n", 75),
+    ],
+)
+def test_what_may_still_run_is_said(stderr: str, exit_code: int | None) -> None:
+    said = PLUGIN.parse_cancel(a_reply("", stderr, exit_code))
+
+    assert said is not None
+    assert said.startswith("scancel")
