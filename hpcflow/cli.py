@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -43,7 +42,7 @@ State lives in HPCFLOW_HOME (default: ~/.hpcflow).
 """
 _SHOWN_FAILURES: Final = 20
 _ULID_LENGTH: Final = 26
-_ULID_START: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]*")
+_LOOKED_THROUGH: Final = 100
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -401,10 +400,14 @@ def _whole_id(server: Server, beginning: str) -> str:
         return beginning
     start = beginning.upper()
     found: list[str] = []
-    if _ULID_START.fullmatch(start):
-        # Ids sort by time, and Z is the greatest digit: the answer begins with the newest id that can match.
-        answer = server.ask("GET", "/dispatches", query={"limit": 2, "before": start.ljust(_ULID_LENGTH, "Z")})
-        found = [raw["id"] for raw in answer["dispatches"] if raw["id"].startswith(start)]
+    query: dict[str, str | int] = {"limit": _LOOKED_THROUGH}
+    while len(found) < 2:
+        page = [str(raw["id"]) for raw in server.ask("GET", "/dispatches", query=query)["dispatches"]]
+        found += [dispatch_id for dispatch_id in page if dispatch_id.startswith(start)]
+        # Newest first, and ids sort by time: below the beginning that was given, none can match.
+        if len(page) < _LOOKED_THROUGH or page[-1] < start:
+            break
+        query["before"] = page[-1]
     match found:
         case [only]:
             return only

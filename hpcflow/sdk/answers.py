@@ -250,14 +250,14 @@ def _describe(number: int, bag: PlannedBag) -> str:
     walltime = "no limit" if bag.worker_walltime_s is None else f"{_hours(bag.worker_walltime_s)} each"
     lines = [
         f"Bag {number}: {_count(bag.tasks, 'task')} of {', '.join(bag.electrons)} on {bag.cluster}",
-        f"  job arrays   {widths} array tasks, {walltime}, {_bound(bag.core_hours_bound)}",
+        f"  job arrays   {widths} wide, {walltime}, {_bound(bag.core_hours_bound)}",
     ]
     if bag.resources:
         asked = ", ".join(f"{name}={value}" for name, value in bag.resources.items())
         lines.append(f"  resources    {asked}")
     lines.append(f"  command      {shlex.join(bag.argv)}")
     if bag.script:
-        lines += ["  script", *(f"    {line}" for line in bag.script.splitlines())]
+        lines += ["  its stdin", *(f"    {line}" for line in bag.script.splitlines())]
     return "\n".join(lines)
 
 

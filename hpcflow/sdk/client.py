@@ -71,9 +71,9 @@ def dispatch(lattice: Lattice[P, Any], *, plan: bool = False) -> Callable[P, str
         traced = lattice.build_graph(*args, **kwargs)
         if _planning.get():
             raise Planned(parse_plan(_upload(traced, plan=True)))
+        answer = _upload(traced, plan=False)
         for module in traced.modules_by_value:
             _tell_once(f"Your module {module} travels with the dispatch, as it is now.")
-        answer = _upload(traced, plan=False)
         for sentence in answer["messages"]:
             _tell(sentence)
         return str(answer["id"])

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from hpcflow.core.model import HpcflowError
@@ -41,6 +41,7 @@ PATIENCE_S: Final = 60.0
 #: A take-over also waits for the other host's server to end.
 TAKE_OVER_PATIENCE_S: Final = 180.0
 _TICK_S: Final = 0.05
+_HELD_PAUSE_S: Final = 0.5
 
 
 class ServerStartFailed(ServerUnreachable):
@@ -101,30 +102,22 @@ def start(where: Places, *, take_over: bool = False, from_dispatch: bool = False
         return present, False
     for folder in (where.home, os.path.dirname(where.log)):
         os.makedirs(folder, mode=0o700, exist_ok=True)
-    log = os.open(where.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    try:
-        log_start = os.fstat(log).st_size
-        process = subprocess.Popen(
-            server_command(take_over=take_over, from_dispatch=from_dispatch),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            cwd=where.home,
-            env=_environment(where),
-        )
-    finally:
-        os.close(log)
+    log_start = os.path.getsize(where.log) if os.path.exists(where.log) else 0
+    command = server_command(take_over=take_over, from_dispatch=from_dispatch)
     patience_s = TAKE_OVER_PATIENCE_S if take_over else PATIENCE_S
     deadline = time.monotonic() + patience_s
+    process = _spawn(where, command)
     while time.monotonic() < deadline:
         record = _answering(where)
         if record is not None:
             process.returncode = process.returncode or 0  # it outlives this process: no warning about that
             return record, record.pid == process.pid
         exit_code = process.poll()
-        # Another start may have been a moment faster: then its server answers soon.
-        if exit_code is not None and exit_code != EXIT_HELD:
+        if exit_code == EXIT_HELD:
+            # Another start was a moment faster, or a server is ending: it answers soon, or leaves the home to us.
+            time.sleep(_HELD_PAUSE_S)
+            process = process if _answering(where) else _spawn(where, command)
+        elif exit_code is not None:
             raise ServerStartFailed(_why(where, log_start, f"ended (exit code {exit_code}) before it answered"))
         time.sleep(_TICK_S)
     if process.poll() is None:
@@ -196,6 +189,23 @@ def follow_log(where: Places, write: Callable[[str], object]) -> None:
             position += len(piece)
             write(piece.decode("utf-8", "replace"))
         time.sleep(0.3)
+
+
+def _spawn(where: Places, command: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start a server in a session of its own: neither a terminal's end nor its Ctrl-C reaches it."""
+    log = os.open(where.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd=where.home,
+            env=_environment(where),
+        )
+    finally:
+        os.close(log)
 
 
 def _answering(where: Places) -> ServerRecord | None:

@@ -139,7 +139,7 @@ def test_a_plan_comes_back_as_values_and_as_text(fake: FakeServer) -> None:
     assert plan.bags[0].argv[0] == "sbatch"
     text = str(plan)
     assert "Bag 1: 40 tasks of relax on slurm" in text
-    assert "20 array tasks, 1:00:00 each, at most 40.00 core-hours" in text
+    assert "20 wide, 1:00:00 each, at most 40.00 core-hours" in text
     assert "sbatch --parsable -J 'relax x'" in text
     assert "exec python worker" in text
     assert text.endswith("40 tasks in 1 bag and 1 job array, at most 40.00 core-hours. Nothing was submitted.")

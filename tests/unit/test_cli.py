@@ -1,0 +1,511 @@
+"""The command line: what it prints, and the exit code that goes with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import hpcflow
+from hpcflow.cli import main
+from tests.unit.fake_server import (
+    DISPATCH,
+    Answer,
+    FakeServer,
+    Request,
+    a_page,
+    a_plan,
+    a_summary,
+    a_task,
+    write_record,
+)
+
+OTHER = "01K0000000000000000000000B"
+
+
+@pytest.fixture
+def fake(hpcflow_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
+    monkeypatch.setenv("HPCFLOW_AUTOSTART", "0")
+    with FakeServer(hpcflow_home) as server:
+        yield server
+
+
+def _lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return capsys.readouterr().out.splitlines()
+
+
+def _json_of(capsys: pytest.CaptureFixture[str]) -> object:
+    return json.loads(capsys.readouterr().out)
+
+
+# ---- the command itself
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from hpcflow.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'rich', 'cloudpickle', 'http.client', 'importlib.metadata', 'fastapi', 'sqlalchemy', 'asyncio'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "exit codes:" in done.stdout
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert _lines(capsys) == [f"hpcflow {hpcflow.__version__}"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["frobnicate"], ["show"], ["logs", "-n", "-3"], ["show", "x", "--task", "a"]]
+)
+def test_a_command_that_is_none_is_the_users_mistake(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+
+
+def test_a_relative_home_is_the_users_mistake(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HPCFLOW_HOME", "here")
+    assert main(["status"]) == 2
+    assert capsys.readouterr().err == "HPCFLOW_HOME is 'here': it must be an absolute path.\n"
+
+
+@pytest.mark.parametrize("command", ["dispatches", "ui", "show 01", "cancel 01", "clusters list", "clusters test x"])
+def test_without_a_server_a_command_says_so_and_exits_with_3(
+    hpcflow_home: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    assert main(command.split()) == 3
+    assert capsys.readouterr().err == f"No server runs for {hpcflow_home}. Start one with `hpcflow start`.\n"
+
+
+@pytest.mark.parametrize("command", ["start", "stop", "restart", "dispatches", "clusters list", "ui"])
+def test_from_another_login_node_every_command_says_where_the_server_is(
+    fake: FakeServer, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    write_record(fake.home, host="login9")
+    assert main(command.split()) == 3
+    error = capsys.readouterr().err
+    assert f"The server of {fake.home} runs on login9" in error
+    assert "`hpcflow start --take-over`" in error
+
+
+def test_a_wrong_token_exits_with_4(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    (fake.home / "token").write_text("another")
+    assert main(["dispatches"]) == 4
+    assert "The token is wrong." in capsys.readouterr().err
+
+
+def test_a_refusal_exits_with_4(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answers["POST", "/ui"] = (409, {"error": "The web page is switched off here."})
+    assert main(["ui"]) == 4
+    assert capsys.readouterr().err == "The web page is switched off here.\n"
+
+
+def test_a_server_that_fails_exits_with_3(fake: FakeServer) -> None:
+    fake.answers["GET", "/dispatches"] = (500, {"error": "It fell over."})
+    assert main(["dispatches"]) == 3
+
+
+def test_a_reader_that_has_enough_is_no_error(fake: FakeServer) -> None:
+    fake.answers["GET", "/dispatches"] = (200, {"dispatches": [a_summary()] * 5000})
+    command = subprocess.Popen(
+        [sys.executable, "-m", "hpcflow.cli", "dispatches"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert command.stdout is not None
+    assert command.stderr is not None
+    command.stdout.readline()
+    command.stdout.close()
+    assert (command.stderr.read(), command.wait()) == (b"", 0)
+    command.stderr.close()
+
+
+# ---- the server
+
+
+def test_status_is_an_object_with_a_null_pid_when_none_runs(
+    hpcflow_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["status", "--json"]) == 3
+    assert _json_of(capsys) == {
+        "pid": None,
+        "version": hpcflow.__version__,
+        "host": None,
+        "address": None,
+        "home": str(hpcflow_home),
+        "clusters": [],
+        "problem": f"No server runs for {hpcflow_home}. Start one with `hpcflow start`.",
+    }
+
+
+def test_status_is_the_servers_answer_when_one_runs(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answers["GET", "/status"] = (200, {"pid": 9, "clusters": ["local", "slurm"], "live_dispatches": 2})
+    assert main(["status", "--json"]) == 0
+    status = _json_of(capsys)
+    assert isinstance(status, dict)
+    assert (status["pid"], status["clusters"], status["home"]) == (9, ["local", "slurm"], str(fake.home))
+    assert status["address"] == str(fake.home / "run" / "sock")
+    assert status["problem"] is None
+
+
+def test_status_from_another_host_is_an_object_too(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    write_record(fake.home, host="login9")
+    assert main(["status", "--json"]) == 3
+    status = _json_of(capsys)
+    assert isinstance(status, dict)
+    assert (status["pid"], status["host"]) == (None, "login9")
+    assert "runs on login9" in str(status["problem"])
+
+
+def test_status_reads_well(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answers["GET", "/status"] = (
+        200,
+        {
+            "pid": 9,
+            "version": "0.1.0",
+            "host": "login1",
+            "started_at": "2026-01-01T00:00:00Z",
+            "clusters": ["local", "slurm"],
+            "default_cluster": "slurm",
+            "live_dispatches": 2,
+            "ui": None,
+        },
+    )
+    assert main(["status"]) == 0
+    assert _lines(capsys) == [
+        "hpcflow 0.1.0 runs on login1, pid 9, since 2026-01-01T00:00:00Z",
+        f"home        {fake.home}",
+        "clusters    local, slurm (default)",
+        "dispatches  2 live",
+        "web page    off; `hpcflow ui` opens it",
+    ]
+
+
+def test_starting_a_server_that_runs_is_fine(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["start"]) == 0
+    assert _lines(capsys) == [f"The server of {fake.home} runs already (pid {os.getpid()})."]
+
+
+def test_stopping_where_none_runs_is_fine(hpcflow_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stop"]) == 0
+    assert _lines(capsys) == [f"No server runs for {hpcflow_home}."]
+
+
+def test_a_stale_record_with_a_strangers_pid_stops_nobody(
+    hpcflow_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
+        write_record(hpcflow_home, pid=stranger.pid)
+        assert main(["stop"]) == 0
+        assert stranger.poll() is None
+        stranger.communicate(b"\n")
+    assert stranger.returncode == 0
+    assert _lines(capsys) == [f"No server runs for {hpcflow_home}."]
+
+
+def test_the_last_lines_of_the_log(hpcflow_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (hpcflow_home / "logs").mkdir()
+    (hpcflow_home / "logs" / "server.log").write_text("".join(f"line {number}\n" for number in range(1000)))
+    assert main(["logs", "-n", "2"]) == 0
+    assert _lines(capsys) == ["line 998", "line 999"]
+
+
+def test_no_log_yet_is_said(hpcflow_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["logs"]) == 0
+    assert capsys.readouterr().err == f"There is no log at {hpcflow_home}/logs/server.log yet: no server has run.\n"
+
+
+# ---- dispatches
+
+
+def test_dispatches_are_plain_columns_where_there_is_no_terminal(
+    fake: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    fake.answers["GET", "/dispatches"] = (200, {"dispatches": [a_summary(name="[red]flow"), a_summary(id=OTHER)]})
+    assert main(["dispatches", "-n", "7"]) == 0
+    assert fake.requests[0].query == {"limit": "7"}
+    header, first, second = _lines(capsys)
+    assert header.split() == ["ID", "NAME", "STATUS", "TASKS", "CREATED", "TOOK"]
+    assert first.startswith(f"{DISPATCH}  [red]flow  COMPLETED  2/2    20")
+    assert first.endswith("  2.5 s")
+    assert second.startswith(f"{OTHER}  flow       COMPLETED  2/2")
+
+
+def test_dispatches_as_json_are_the_servers_objects(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answers["GET", "/dispatches"] = (200, {"dispatches": [a_summary()]})
+    assert main(["dispatches", "--json"]) == 0
+    assert _json_of(capsys) == [a_summary()]
+
+
+def _listed(*ids: str) -> Answer:
+    return 200, {"dispatches": [a_summary(id=one) for one in ids]}
+
+
+def test_the_beginning_of_an_id_is_enough(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answers["GET", "/dispatches"] = _listed(OTHER, "01J" + "0" * 23)
+    fake.answers["GET", f"/dispatches/{OTHER}"] = (200, a_summary(id=OTHER))
+    assert main(["show", "01k"]) == 0
+    assert _lines(capsys)[0] == f"flow  {OTHER}  COMPLETED"
+
+
+def test_a_beginning_that_two_ids_share_is_the_users_mistake(
+    fake: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.answers["GET", "/dispatches"] = _listed(OTHER, DISPATCH)
+    assert main(["show", "01K0"]) == 2
+    assert capsys.readouterr().err == (
+        f"Several dispatches have ids that begin with '01K0', {OTHER} among them: give more of it.\n"
+    )
+
+
+def test_an_unknown_id_exits_with_5(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answers["GET", "/dispatches"] = _listed(OTHER)
+    assert main(["cancel", "01Z"]) == 5
+    assert "No dispatch has an id that begins with '01Z'" in capsys.readouterr().err
+
+
+def test_beginnings_are_looked_for_beyond_the_first_page(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    ids = [f"01K{number:023d}" for number in range(250, 0, -1)] + [OTHER.replace("01K", "01J")]
+
+    def page(request: Request) -> Answer:
+        start = ids.index(request.query["before"]) + 1 if "before" in request.query else 0
+        return _listed(*ids[start : start + int(request.query["limit"])])
+
+    fake.answers["GET", "/dispatches"] = page
+    fake.answers["GET", f"/dispatches/{ids[-1]}"] = (200, a_summary(id=ids[-1]))
+    assert main(["show", "01J"]) == 0
+    assert _lines(capsys)[0] == f"flow  {ids[-1]}  COMPLETED"
+    assert len(fake.sent("GET", "/dispatches")) == 3
+
+
+def test_show_names_what_failed_and_where_the_jobs_are(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (
+        200,
+        a_summary(status="FAILED", error="1 of 2 tasks failed.", counts={"completed": 1, "failed": 1}),
+    )
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks"] = (
+        200,
+        a_page(a_task(1, state="failed", error="ValueError: no minimum\nmore")),
+    )
+    assert main(["show", DISPATCH]) == 0
+    lines = _lines(capsys)
+    assert lines[0] == f"flow  {DISPATCH}  FAILED"
+    assert lines[2:4] == ["1 of 2 done, 1 failed · slurm", "1 of 2 tasks failed."]
+    assert [line.split() for line in lines[5:7]] == [
+        ["CLUSTER", "JOB", "WIDTH", "STATE", "REASON"],
+        ["slurm", "41", "2", "ended"],
+    ]
+    assert lines[-1].split() == (
+        ["1", "relax", "failed", "41_3", "node7", "1.5", "s", "20", "MiB", "ValueError:", "no", "minimum"]
+    )
+    assert fake.sent("GET", f"/dispatches/{DISPATCH}/tasks")[0].query["state"] == "failed"
+
+
+def test_show_task_prints_its_traceback_and_output(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary(status="FAILED"))
+    task = a_task(1, state="failed", error="ValueError: no", traceback="Traceback …\nValueError: no\n")
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1"] = (200, task)
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1/stdout"] = (200, b"step 1\n")
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1/stderr"] = (200, b"")
+    assert main(["show", DISPATCH, "--task", "1"]) == 0
+    assert _lines(capsys) == [
+        "task 1 relax, failed on node7: ValueError: no",
+        "---- traceback",
+        "Traceback …",
+        "ValueError: no",
+        "---- stdout",
+        "step 1",
+    ]
+
+
+def test_show_wait_exits_with_1_unless_the_dispatch_completed(fake: FakeServer) -> None:
+    running = (200, a_summary(status="RUNNING", version=1))
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = [running, (200, a_summary(status="CANCELLED", counts={}))]
+    assert main(["show", DISPATCH, "--wait"]) == 1
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = [running, (200, a_summary())]
+    assert main(["show", DISPATCH, "--wait"]) == 0
+
+
+def test_cancel_passes_the_tasks_on(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answers["POST", f"/dispatches/{DISPATCH}/cancel"] = (200, {"cancelled": 2, "message": "2 tasks cancelled."})
+    assert main(["cancel", DISPATCH, "--task", "1", "--task", "5"]) == 0
+    assert fake.requests[0].body == b'{"tasks": [1, 5]}'
+    assert _lines(capsys) == ["2 tasks cancelled."]
+
+
+# ---- clusters, the page
+
+
+def test_clusters_list_shows_the_default_and_the_problems(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    clusters = [
+        {
+            "name": "slurm",
+            "scheduler": "slurm",
+            "version": "23.02",
+            "state": "unreachable",
+            "problem": "sinfo does not answer.",
+            "partitions": [{"name": "cpu"}, {"name": "gpu"}],
+            "default": True,
+        }
+    ]
+    fake.answers["GET", "/clusters"] = (200, {"clusters": clusters})
+    assert main(["clusters", "list"]) == 0
+    assert _lines(capsys) == [
+        "CLUSTER          SCHEDULER    STATE        PARTITIONS  PROBLEM",
+        "slurm (default)  slurm 23.02  unreachable  cpu, gpu    sinfo does not answer.",
+    ]
+
+
+def test_a_cluster_that_fails_its_test_exits_with_1(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = [
+        {"step": "scheduler answers", "ok": True, "detail": "Slurm 23.02", "command": "scontrol ping"},
+        {"step": "submit", "ok": False, "detail": "Invalid account.", "command": "sbatch -A x"},
+    ]
+    fake.answers["POST", "/clusters/slurm/test"] = (200, {"ok": False, "steps": steps})
+    assert main(["clusters", "test", "slurm"]) == 1
+    assert _lines(capsys) == [
+        "ok      scheduler answers: Slurm 23.02",
+        "FAILED  submit: Invalid account.",
+        "        sbatch -A x",
+    ]
+
+
+def test_the_pages_address_is_all_of_stdout(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    forward = "ssh -N -L 5000:127.0.0.1:5000 login1"
+    fake.answers["POST", "/ui"] = (200, {"url": "http://127.0.0.1:5000/#code", "ssh_forward": forward})
+    assert main(["ui"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "http://127.0.0.1:5000/#code\n"
+    assert shown.err == f"From your own machine, first: {forward}\n"
+
+
+# ---- plan
+
+SCRIPT = """
+import sys
+import hpcflow
+
+@hpcflow.electron
+def double(x):
+    return 2 * x
+
+@hpcflow.lattice
+def flow(x):
+    return double(x)
+
+if __name__ == "__main__":
+    hpcflow.dispatch(flow)(int(sys.argv[1]))
+    open("went-on", "w")
+"""
+
+
+def _plan(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hpcflow.cli", "plan", *arguments[:-1], str(script), *arguments[-1:]],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def planner(fake: FakeServer) -> FakeServer:
+    fake.answers["POST", "/dispatches"] = lambda request: (200, a_plan()) if request.query else (500, {})
+    return fake
+
+
+def test_a_script_is_run_up_to_its_first_dispatch_and_planned(planner: FakeServer, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    done = _plan(script, "21")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Bag 1: 40 tasks of relax on slurm" in done.stdout
+    [request] = planner.requests
+    assert request.query == {"plan": "true"}
+    assert [task[0] for task in request.manifest["tasks"]] == ["double"]
+    assert not Path("went-on").exists()
+
+
+def test_a_plan_as_json(planner: FakeServer, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    plan = json.loads(_plan(script, "--json", "21").stdout)
+    assert (plan["core_hours_bound"], plan["bags"][0]["widths"]) == (40.0, [20])
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("x = 1", "ended without a dispatch: it has to call hpcflow.dispatch(lattice)(…) by itself."),
+        ("raise SystemExit(3)", "exited (3) before it dispatched anything."),
+    ],
+)
+def test_a_script_without_a_dispatch_is_the_users_mistake(
+    planner: FakeServer, tmp_path: Path, text: str, sentence: str
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(text)
+    done = _plan(script, "1")
+    assert (done.returncode, done.stderr) == (2, f"{script} {sentence}\n")
+
+
+def test_a_script_that_raises_shows_its_own_frames_only(planner: FakeServer, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("def f():\n    raise KeyError('volume')\nf()\n")
+    done = _plan(script, "1")
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[1] == f'  File "{script}", line 3, in <module>'
+    assert lines[-2:] == ["KeyError: 'volume'", f"{script} failed before it dispatched anything."]
+
+
+def test_a_missing_script_is_the_users_mistake(hpcflow_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(hpcflow_home / "none.py")]) == 2
+    assert capsys.readouterr().err == f"There is no script {hpcflow_home}/none.py.\n"
+
+
+# ---- a terminal
+
+
+def test_waiting_in_a_terminal_shows_a_bar(fake: FakeServer) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = [
+        (200, a_summary(status="RUNNING", version=1, counts={"running": 2})),
+        (200, a_summary()),
+    ]
+    screen, keyboard = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "hpcflow.cli", "show", DISPATCH, "--wait"],
+        stdout=subprocess.DEVNULL,
+        stderr=keyboard,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    ) as command:
+        os.close(keyboard)
+        shown = b""
+        while True:
+            try:
+                piece = os.read(screen, 4096)
+            except OSError:  # Linux says EIO when the other side has closed
+                break
+            if not piece:
+                break
+            shown += piece
+    os.close(screen)
+    assert command.returncode == 0
+    assert "2 of 2 done · slurm".encode() in shown
+    assert "━".encode() in shown
