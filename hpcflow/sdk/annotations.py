@@ -154,9 +154,7 @@ def parse_options(options: Mapping[str, object], where: str) -> Annotations:
     """
     for name in options:
         if name not in _PARSERS:
-            raise UserError(
-                f"{where} has an unknown annotation {name!r}{_nearest(name)} Known: {', '.join(_PARSERS)}."
-            )
+            raise UserError(f"{where} has an unknown annotation {name!r}{_nearest(name)} Known: {', '.join(_PARSERS)}.")
     values: dict[str, object] = {}
     for name, value in options.items():
         if value is not None:

@@ -6,21 +6,17 @@ binds to the results at hand; an expression is a flat list of steps, so its dept
 
 from __future__ import annotations
 
-import importlib
 import io
-import os
 import pickle
-import sys
-import sysconfig
-from collections.abc import Callable, Mapping
-from types import FunctionType, ModuleType
-from typing import Any, Final, NoReturn, TypeVar, cast
+from collections.abc import Callable
+from typing import Any, NoReturn, cast
 
-import cloudpickle.cloudpickle as cp
+import cloudpickle
 
+from hpcflow.sdk.by_value import reduced_by_value
 from hpcflow.sdk.placeholder import OPERATORS, Frozen, Placeholder, PlaceholderError, Tracer
 
-__all__ = ["CapturedError", "dumps", "load_with", "travels_by_value"]
+__all__ = ["CapturedError", "dumps", "load_with"]
 
 
 class CapturedError(PlaceholderError):
@@ -44,7 +40,7 @@ def dumps(
         value: anything; placeholders may lie at any depth.
         resolve_deps: takes the numbers of the tasks whose results `load_with` will need; ``None`` refuses placeholders.
         tracer: the trace that placeholders must belong to.
-        by_value: takes the names of the modules that travelled by value.
+        by_value: takes the names of the user's modules that went along.
 
     Raises:
         CapturedError: a placeholder, and none may be there.
@@ -87,41 +83,22 @@ def _plain(value: object) -> bytes:
     return file.getvalue()
 
 
-class _Pickler(cp.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
     def __init__(
         self, file: io.BytesIO, deps: set[int] | None, tracer: Tracer | None, by_value: set[str] | None
     ) -> None:
         super().__init__(file, protocol=5)
         self._deps = deps
         self._tracer = tracer
-        self._by_value = by_value
+        self._by_value: set[str] = set() if by_value is None else by_value
         self._steps: dict[int, int] = {}
         self._spelt: list[Placeholder] = []
 
     def reducer_override(self, obj: Any) -> Any:  # Any: pickle's own protocol
-        kind = type(obj)
-        if kind is Placeholder:
+        if type(obj) is Placeholder:
             return _resolve, self._program(obj)
-        if kind is FunctionType:
-            if self._travels(obj.__module__):
-                return self._dynamic_function_reduce(obj)
-        elif isinstance(obj, type):
-            reduced = cp._dynamic_class_reduce(obj) if self._travels(obj.__module__) else cp._class_reduce(obj)
-            return _portable(obj, reduced)
-        elif kind is ModuleType:
-            if self._travels(obj.__name__):
-                kept = {name: value for name, value in vars(obj).items() if name not in _OF_THE_IMPORT}
-                return _new_module, (obj.__name__,), kept, None, None, _fill_module
-        elif kind is TypeVar and self._travels(obj.__module__):
-            return cp._make_typevar, cp._decompose_typevar(obj)
-        return super().reducer_override(obj)
-
-    def _travels(self, module: str | None) -> bool:
-        if module is None or not travels_by_value(module):
-            return False
-        if self._by_value is not None:
-            self._by_value.add(module)
-        return True
+        reduced = reduced_by_value(self, obj, self._by_value)
+        return super().reducer_override(obj) if reduced is None else reduced
 
     def _program(self, root: Placeholder) -> tuple[object, ...]:
         """Return the arguments of `_resolve`: a task, or the step wanted and the steps not yet in this pickle."""
@@ -212,107 +189,3 @@ class _Unpickler(pickle.Unpickler):
                 return self._value(cast(int, operand))
             case _:
                 return load_with(cast(bytes, operand), self._values)
-
-
-# ---- the user's modules
-
-#: Entries of a module that belong to how it was imported here.
-_OF_THE_IMPORT: Final = frozenset({"__builtins__", "__loader__", "__spec__", "__cached__", "__path__"})
-_OWN_PACKAGES: Final = frozenset(
-    {"hpcflow", "hpcflow_slurm", "hpcflow_pbs", "hpcflow_lsf", "hpcflow_local", "hpcflow_templates", "cloudpickle"}
-)
-_INSTALLED: Final = tuple(
-    {os.path.join(os.path.realpath(path), "") for path in sysconfig.get_paths().values() if "python" in path}
-    | {os.path.join(os.path.realpath(os.path.dirname(os.__file__)), "")}
-)
-_known_modules: dict[str, bool] = {}
-
-
-def travels_by_value(module: str) -> bool:
-    """Tell whether a module is one of the user's own: Python source outside the installed packages and the stdlib.
-
-    ``__main__`` is none: cloudpickle sends what is in it by value anyway.
-    """
-    known = _known_modules.get(module)
-    if known is None:
-        loaded = sys.modules.get(module)
-        if loaded is None:
-            return False
-        known = _known_modules[module] = _is_the_users(module, loaded)
-    return known
-
-
-def _is_the_users(name: str, module: ModuleType) -> bool:
-    path = getattr(module, "__file__", None)
-    if name == "__main__" or name.partition(".")[0] in _OWN_PACKAGES or not isinstance(path, str):
-        return False
-    folders = os.path.realpath(path).split(os.sep)
-    if not path.endswith(".py") or "site-packages" in folders or "dist-packages" in folders:
-        return False
-    return not os.path.realpath(path).startswith(_INSTALLED)
-
-
-def _new_module(name: str) -> ModuleType:
-    return ModuleType(name)
-
-
-def _fill_module(module: ModuleType, contents: Mapping[str, object]) -> None:
-    vars(module).update(contents)
-
-
-# ---- the user's classes, which must be one and the same wherever they come back to
-
-
-_unfilled: dict[int, type] = {}
-
-
-def _portable(cls: type, reduced: Any) -> Any:  # Any: pickle's own protocol
-    """Return a reduction by which an existing class is found again instead of being made, or filled, a second time.
-
-    A class that is not at home here came by value, so where it goes next may be its home: it is looked up there
-    by name. The other way round the definition that travels wins over a module of the same name on the cluster.
-    """
-    if not isinstance(reduced, tuple) or len(reduced) != 6:  # cloudpickle's reduction by value
-        return reduced
-    make, arguments, state = reduced[:3]
-    home = None if _at_home(cls) or "<locals>" in cls.__qualname__ else (cls.__module__, cls.__qualname__)
-    return _find_or_make, (home, make, arguments), state, None, None, _fill_class
-
-
-def _at_home(cls: type) -> bool:
-    return _find(cls.__module__, cls.__qualname__) is cls
-
-
-def _find(module: str, qualname: str) -> object:
-    found: object = sys.modules.get(module)
-    for part in qualname.split("."):
-        found = getattr(found, part, None)
-    return found
-
-
-def _find_or_make(home: tuple[str, str] | None, make: Callable[..., type], arguments: tuple[Any, ...]) -> type:
-    tracked: type | None = cp._DYNAMIC_CLASS_TRACKER_BY_ID.get(arguments[-2])
-    if tracked is not None:
-        return tracked
-    if home is not None:
-        found = _imported(*home)
-        if found is not None:
-            return found
-    made = make(*arguments)
-    _unfilled[id(made)] = made
-    return made
-
-
-def _imported(module: str, qualname: str) -> type | None:
-    if module not in sys.modules:
-        try:
-            importlib.import_module(module)
-        except Exception:  # the user's module may raise anything; its class came along by value
-            return None
-    found = _find(module, qualname)
-    return found if isinstance(found, type) else None
-
-
-def _fill_class(cls: type, state: object) -> None:
-    if _unfilled.pop(id(cls), None) is not None:
-        cp._class_setstate(cls, state)

@@ -265,8 +265,10 @@ def test_a_placeholder_shows_what_it_stands_for() -> None:
 NUMBERS = st.integers(min_value=-5, max_value=5)
 EXPRESSIONS = st.recursive(
     NUMBERS,
-    lambda inner: st.tuples(st.sampled_from(["add", "sub", "mul", "lt", "eq"]), inner, inner)
-    | st.tuples(st.just("item"), inner, inner),
+    lambda inner: (
+        st.tuples(st.sampled_from(["add", "sub", "mul", "lt", "eq"]), inner, inner)
+        | st.tuples(st.just("item"), inner, inner)
+    ),
     max_leaves=12,
 )
 

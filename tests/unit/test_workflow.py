@@ -194,12 +194,14 @@ def test_a_failing_lattice_leaves_no_trace_behind() -> None:
 LEAVES = st.integers(min_value=0, max_value=9)
 NESTED = st.recursive(
     LEAVES | st.text(max_size=2) | st.none() | LEAVES.map(lambda n: ("electron", n)),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.lists(inner, max_size=3).map(lambda xs: ("tuple", xs))
-    | st.dictionaries(st.text(max_size=2), inner, max_size=3)
-    | st.frozensets(LEAVES, max_size=3).map(lambda xs: ("set", sorted(xs)))
-    | st.tuples(inner, inner).map(lambda pair: ("pair", *pair))
-    | inner.map(lambda one: ("thing", one)),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(lambda xs: ("tuple", xs))
+        | st.dictionaries(st.text(max_size=2), inner, max_size=3)
+        | st.frozensets(LEAVES, max_size=3).map(lambda xs: ("set", sorted(xs)))
+        | st.tuples(inner, inner).map(lambda pair: ("pair", *pair))
+        | inner.map(lambda one: ("thing", one))
+    ),
     max_leaves=15,
 )
 

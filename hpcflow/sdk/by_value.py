@@ -1,0 +1,258 @@
+"""The user's own modules travel inside the pickles: functions, classes and modules by value, and classes home again.
+
+cloudpickle sends by value what is in ``__main__``, and by name what a module holds. Here a module that lies outside
+the standard library and the installed packages counts as the user's, and goes by value as well.
+"""
+
+from __future__ import annotations
+
+import dis
+import importlib
+import importlib.util
+import opcode
+import os
+import sys
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, Final, TypeVar
+
+import cloudpickle.cloudpickle as cp
+
+__all__ = ["reduced_by_value", "travels_by_value"]
+
+
+def travels_by_value(module: str) -> bool:
+    """Tell whether a module is the user's own: Python source outside the installed packages and the standard library.
+
+    ``__main__`` is none: cloudpickle sends what is in it by value anyway.
+    """
+    known = _known.get(module)
+    if known is None:
+        loaded = sys.modules.get(module)
+        if loaded is None:
+            return False
+        folders = getattr(loaded, "__path__", ())
+        known = _known[module] = _is_the_users(module, getattr(loaded, "__file__", None), folders)
+    return known
+
+
+def reduced_by_value(pickler: Any, obj: Any, travelled: set[str]) -> Any:  # Any: pickle's own protocol
+    """Return how to pickle a function, class, type variable or module; ``None``: as cloudpickle does it.
+
+    Args:
+        pickler: the cloudpickle.Pickler that asks.
+        obj: what it meets.
+        travelled: takes the names of the user's modules that are met.
+    """
+    kind = type(obj)
+    if kind is FunctionType:
+        if _noted(obj.__module__, travelled):
+            return _with_imports(obj, pickler._dynamic_function_reduce(obj), travelled)
+        reduced = pickler._function_reduce(obj)
+        return _with_imports(obj, reduced, travelled) if isinstance(reduced, tuple) else reduced
+    if isinstance(obj, type):
+        reduced = cp._dynamic_class_reduce(obj) if _noted(obj.__module__, travelled) else cp._class_reduce(obj)
+        # cloudpickle's reduction by value has six parts; what goes by name needs no more care.
+        return _portable(obj, reduced) if isinstance(reduced, tuple) and len(reduced) == 6 else reduced
+    if kind is ModuleType and _noted(obj.__name__, travelled):
+        kept = {name: value for name, value in vars(obj).items() if name not in _OF_THE_IMPORT}
+        return _new_module, (obj.__name__,), kept, None, None, _fill_module
+    if kind is TypeVar and _noted(obj.__module__, travelled):
+        return cp._make_typevar, cp._decompose_typevar(obj)
+    return None
+
+
+def _noted(module: str | None, travelled: set[str]) -> bool:
+    if module is None or not travels_by_value(module):
+        return False
+    travelled.add(module)
+    return True
+
+
+# ---- whose module is it
+
+_OWN_PACKAGES: Final = frozenset(
+    {"hpcflow", "hpcflow_slurm", "hpcflow_pbs", "hpcflow_lsf", "hpcflow_local", "hpcflow_templates", "cloudpickle"}
+)
+_STANDARD_LIBRARY: Final = tuple(
+    os.path.join(os.path.realpath(folder), "")
+    for folder in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), os.path.dirname(os.__file__)}
+)
+_PACKAGES: Final = tuple(
+    os.path.join(os.path.realpath(folder), "")
+    for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+)
+_known: Final[dict[str, bool]] = {}
+
+
+def _is_the_users(name: str, file: str | None, folders: Iterable[str]) -> bool:
+    if name == "__main__" or name.partition(".")[0] in _OWN_PACKAGES:
+        return False
+    # A package without __init__.py has folders only; what is built in, or compiled, can't go by value.
+    place = next(iter(folders), None) if file is None else file if file.endswith(".py") else None
+    if place is None:
+        return False
+    path = os.path.realpath(place)
+    # Other environments' packages too: `dist-packages` is Debian's name.
+    if "site-packages" in path.split(os.sep) or "dist-packages" in path.split(os.sep):
+        return False
+    return not path.startswith(_STANDARD_LIBRARY) and not path.startswith(_PACKAGES)
+
+
+# ---- modules
+
+#: Entries of a module that belong to how it was imported here.
+_OF_THE_IMPORT: Final = frozenset({"__builtins__", "__loader__", "__spec__", "__cached__", "__path__"})
+_MARK: Final = "__hpcflow_by_value__"
+
+
+def _new_module(name: str) -> ModuleType:
+    module = ModuleType(name)
+    setattr(module, _MARK, True)
+    return module
+
+
+def _fill_module(module: ModuleType, contents: Mapping[str, object]) -> None:
+    vars(module).update(contents)
+
+
+def _with_imports(function: FunctionType, reduced: Any, travelled: set[str]) -> Any:  # Any: pickle's own protocol
+    """Return a reduction that brings along the user's modules which the function's body imports."""
+    modules = [sys.modules[name] for name in _imported_inside(function) if _noted(name, travelled)]
+    if not modules:
+        return reduced
+    make, arguments, state = reduced[:3]
+    return make, arguments, (modules, state), None, None, _fill_function
+
+
+def _fill_function(function: FunctionType, state: tuple[list[ModuleType], object]) -> None:
+    modules, own = state
+    for module in modules:
+        sys.modules.setdefault(module.__name__, module)
+    cp._function_setstate(function, own)
+
+
+def _imported_inside(function: FunctionType) -> set[str]:
+    """Return the user's modules, loaded here, that ``import`` statements in a function's body name, and their packages."""
+    code = function.__code__
+    if code not in _imports:
+        _imports[code] = tuple(_import_statements(code))
+    names: set[str] = set()
+    for level, base, parts in _imports[code]:
+        name = base
+        if level:
+            try:
+                name = importlib.util.resolve_name("." * level + base, function.__globals__.get("__package__"))
+            except ImportError:
+                continue
+        if _loaded_from_the_user(name):
+            names |= {name.rsplit(".", up)[0] for up in range(name.count(".") + 1)}
+            names |= {f"{name}.{part}" for part in parts if _loaded_from_the_user(f"{name}.{part}")}
+    return names
+
+
+_imports: Final[dict[CodeType, tuple[tuple[int, str, tuple[str, ...]], ...]]] = {}
+_IMPORT: Final = opcode.opmap["IMPORT_NAME"]
+
+
+def _import_statements(code: CodeType) -> Iterator[tuple[int, str, tuple[str, ...]]]:
+    """Yield (level, module, names) of each import in the code and in the functions inside it."""
+    if _IMPORT in code.co_code[::2]:
+        before: list[Any] = [0, None]  # Any: constants of every type
+        for instruction in dis.get_instructions(code):
+            if instruction.opcode == _IMPORT:
+                yield before[-2], instruction.argval, before[-1] or ()
+            before = [before[-1], instruction.argval]
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _import_statements(constant)
+
+
+def _loaded_from_the_user(name: str) -> bool:
+    """Import a module of the user's, as the function itself would, and tell whether it is one."""
+    if name not in sys.modules:
+        try:
+            if not _found_at_the_users(name.partition(".")[0]):
+                return False
+            importlib.import_module(name)
+        except Exception:  # the user's module may raise anything, and may be meant for the cluster alone
+            return False
+    return travels_by_value(name)
+
+
+def _found_at_the_users(top: str) -> bool:
+    """Tell whether a top-level module is the user's, without importing it."""
+    if top in sys.modules:
+        return travels_by_value(top)
+    if top not in _known:
+        spec = importlib.util.find_spec(top)
+        _known[top] = spec is not None and _is_the_users(
+            top, spec.origin if spec.has_location else None, spec.submodule_search_locations or ()
+        )
+    return _known[top]
+
+
+# ---- classes, which must be one and the same wherever they come back to
+
+
+def _portable(cls: type, reduced: Any) -> Any:  # Any: pickle's own protocol
+    """Return a reduction by which an existing class is found again instead of being made, or filled, a second time.
+
+    A class that is not at home here came by value, so where it goes next may be its home: it is looked up there
+    by name. The other way round the definition that travels wins over a module of the same name on the cluster.
+    """
+    make, arguments, state = reduced[:3]
+    away = not _is_at_home(cls) and "<locals>" not in cls.__qualname__
+    return _find_or_make, (cls.__module__, cls.__qualname__, away, make, arguments), state, None, None, _fill_class
+
+
+def _is_at_home(cls: type) -> bool:
+    home = sys.modules.get(cls.__module__)
+    return _find(cls.__module__, cls.__qualname__) is cls and not hasattr(home, _MARK)
+
+
+def _find(module: str, qualname: str) -> object:
+    found: object = sys.modules.get(module)
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def _find_or_make(
+    module: str,
+    qualname: str,
+    away: bool,
+    make: Callable[..., type],
+    arguments: tuple[Any, ...],  # Any: cloudpickle's own
+) -> type:
+    tracked: type | None = cp._DYNAMIC_CLASS_TRACKER_BY_ID.get(arguments[-2])
+    if tracked is not None:
+        return tracked
+    if away:
+        found = _imported(module, qualname)
+        if found is not None:
+            return found
+    made = make(*arguments)
+    # cloudpickle drops the outer classes' names.
+    made.__qualname__ = qualname
+    _unfilled[id(made)] = made
+    return made
+
+
+_unfilled: Final[dict[int, type]] = {}
+
+
+def _imported(module: str, qualname: str) -> type | None:
+    if module not in sys.modules:
+        try:
+            importlib.import_module(module)
+        except Exception:  # the user's module may raise anything; its class came along by value
+            return None
+    found = _find(module, qualname)
+    return found if isinstance(found, type) else None
+
+
+def _fill_class(cls: type, state: object) -> None:
+    if _unfilled.pop(id(cls), None) is not None:
+        cp._class_setstate(cls, state)
