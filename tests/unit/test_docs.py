@@ -1,0 +1,61 @@
+"""The reference pages name what the code has, no more and no less."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hpcflow.cli import main
+from hpcflow.sdk.annotations import Options
+from hpcflow.server.settings import ClusterSettings, Settings
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def rows(page: str, begin: str = "", end: str = "") -> list[list[str]]:
+    """Return the cells of the page's tables between two marks."""
+    text = (DOCS / page).read_text()
+    text = text[text.index(begin) :]
+    text = text[: text.index(end, 1)] if end else text
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def codes(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def test_the_page_names_every_setting_with_its_default() -> None:
+    written = {codes(row[0])[0]: row[1].strip("`") for row in rows(CONFIGURATION, "settings: begin", "settings: end")}
+    assert written == {
+        name: f"{field.default:g}" if isinstance(field.default, float) else str(field.default) or "empty"
+        for name, field in Settings.model_fields.items()
+    }
+
+
+def test_the_page_names_every_key_of_a_cluster() -> None:
+    written = [name for row in rows(CONFIGURATION, "clusters: begin", "clusters: end") for name in codes(row[0])]
+    assert sorted(written) == sorted(ClusterSettings.model_fields)
+
+
+def test_the_page_names_every_annotation() -> None:
+    assert [codes(row[0])[0] for row in rows("reference/resources.md")] == list(Options.__annotations__)
+
+
+def test_the_page_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    commands = re.findall(r"^    (\w+)(?:  .*)?$", capsys.readouterr().out, re.MULTILINE)
+    written = {codes(row[0])[0].split()[1] for row in rows("reference/cli.md") if row[0].startswith("`hpcflow")}
+    assert written == set(commands) - {"COMMAND"}
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: str(page.relative_to(DOCS)))
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+CONFIGURATION = "reference/configuration.md"
