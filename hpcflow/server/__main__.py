@@ -169,8 +169,9 @@ class _Process:
             home=where.home,
             started_at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         )
-        async with open_service(self._start) as opened, asyncio.TaskGroup() as group:
-            listener = home.listen_unix(address)
+        token = home.read_token(where)
+        listener = home.listen_unix(address)
+        async with _removed(listener, address), open_service(self._start) as opened, asyncio.TaskGroup() as group:
             listeners: list[Listener] = []
 
             def serve(on: socket.socket) -> None:
@@ -184,7 +185,7 @@ class _Process:
                     logger.info("browsers: http://127.0.0.1:%d/", tcp_port(self._browsers))
                 return tcp_port(self._browsers)
 
-            app = self._application(opened.service, notice, open_ui)
+            app = self._application(opened.service, notice, token, open_ui)
             serve(listener)
             if not _has_scheduler(opened.service):
                 await open_ui()
@@ -198,12 +199,12 @@ class _Process:
                 watch.cancel()
                 for each in listeners:
                     each.stop()
-                with suppress(FileNotFoundError):
-                    os.unlink(address)
             logger.info("ends")
         return self._exit_code
 
-    def _application(self, service: Service, notice: home.Notice, open_ui: Callable[[], Awaitable[int]]) -> Guard:
+    def _application(
+        self, service: Service, notice: home.Notice, token: str, open_ui: Callable[[], Awaitable[int]]
+    ) -> Guard:
         desk = Desk(
             notice=notice,
             sessions=Sessions(),
@@ -215,7 +216,7 @@ class _Process:
             stop=self._stop.set,
             stopping=self._stop.is_set,
         )
-        return application(service, desk, token=home.read_token(self._start.where), uid=os.geteuid())
+        return application(service, desk, token=token, uid=os.geteuid())
 
     def _forward(self, port: int, *, away: bool) -> str | None:
         """Return the ssh command that brings the page to the user's own machine, where this one may be another."""
@@ -244,6 +245,17 @@ class _Process:
                 logger.info("nothing was live for %.0f s", self._idle_exit_s)
                 self._stop.set()
                 return
+
+
+@asynccontextmanager
+async def _removed(listener: socket.socket, address: str) -> AsyncGenerator[None]:
+    """Close the unix socket and remove its file when the block ends."""
+    try:
+        yield
+    finally:
+        listener.close()
+        with suppress(FileNotFoundError):
+            os.unlink(address)
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -40,6 +40,13 @@ _SLICE_S: Final = 1.0
 _PROBLEM: Final[dict[int | str, dict[str, Any]]] = {  # Any: FastAPI's own type
     "4XX": {"model": schema.Problem, "description": "Not done; the sentence says why."}
 }
+# Where an answer is no JSON, FastAPI would give the error the answer's media type.
+_PROBLEM_OF_BYTES: Final[dict[int | str, dict[str, Any]]] = {  # Any: FastAPI's own type
+    "4XX": {
+        "description": _PROBLEM["4XX"]["description"],
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+}
 
 
 class Service(Protocol):
@@ -247,7 +254,7 @@ def routes(service: Service, desk: Desk) -> APIRouter:
     async def task(dispatch_id: DispatchPath, index: IndexPath) -> Response:
         return _Json(await service.task(_known_id(dispatch_id), index))
 
-    @api.get("/dispatches/{dispatch_id}/tasks/{index}/{stream}", response_class=_Text)
+    @api.get("/dispatches/{dispatch_id}/tasks/{index}/{stream}", response_class=_Text, responses=_PROBLEM_OF_BYTES)
     async def log(
         dispatch_id: DispatchPath,
         index: IndexPath,
@@ -257,11 +264,11 @@ def routes(service: Service, desk: Desk) -> APIRouter:
     ) -> Response:
         return _Text(await service.log(_known_id(dispatch_id), index, stream, offset, limit))
 
-    @api.get("/dispatches/{dispatch_id}/output", response_class=_Stream)
+    @api.get("/dispatches/{dispatch_id}/output", response_class=_Stream, responses=_PROBLEM_OF_BYTES)
     async def output(dispatch_id: DispatchPath) -> Response:
         return await _stream(service.results(_known_id(dispatch_id), None, True))
 
-    @api.get("/dispatches/{dispatch_id}/results", response_class=_Stream)
+    @api.get("/dispatches/{dispatch_id}/results", response_class=_Stream, responses=_PROBLEM_OF_BYTES)
     async def results(
         dispatch_id: DispatchPath,
         tasks: Annotated[

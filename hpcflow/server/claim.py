@@ -71,15 +71,15 @@ def locked_home(where: Places, host: str, *, take_over: bool, patience_s: float)
             while (fd == _HELD or read_notice(where) == other) and time.monotonic() < deadline:
                 time.sleep(_TICK_S)
                 fd = _lock(where) if fd == _HELD else fd
+            if fd != _HELD and read_notice(where) != other:
+                _withdraw(where, host)
         elif fd == _HELD:
             raise RunsAlready(_held_by(where, host, other))
         yield fd >= 0
     finally:
         if fd >= 0:
             os.close(fd)
-        with suppress(OSError):
-            if Path(_request(where)).read_text("utf-8").strip() == host:
-                os.unlink(_request(where))
+        _withdraw(where, host)
 
 
 def take_over_asked(where: Places, host: str) -> bool:
@@ -154,6 +154,13 @@ def _lock(where: Places) -> int:
         os.close(fd)
         return _NONE if error.errno in _NO_LOCKS else _HELD
     return fd
+
+
+def _withdraw(where: Places, host: str) -> None:
+    """Remove our own request; another host's stays."""
+    with suppress(OSError):
+        if Path(_request(where)).read_text("utf-8").strip() == host:
+            os.unlink(_request(where))
 
 
 def _request(where: Places) -> str:

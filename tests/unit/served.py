@@ -1,0 +1,303 @@
+"""The API on real sockets with a small service behind it that keeps everything in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import socket
+import threading
+import zlib
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from hpcflow.core.bag import stream_parts
+from hpcflow.core.model import HpcflowError, NotFound, UserError
+from hpcflow.core.states import State
+from hpcflow.server.api import Desk, Service, application
+from hpcflow.server.guard import Sessions
+from hpcflow.server.home import Notice, listen_unix
+from hpcflow.server.listen import Listener, listen_tcp, tcp_port
+
+Json = dict[str, Any]  # Any: JSON
+TOKEN = "the-token-of-this-test"
+FIRST = "01JD0000000000000000000001"
+OTHER = "01JD0000000000000000000002"
+
+
+@dataclass
+class MemoryService:
+    """Takes dispatches and never runs them."""
+
+    names: list[str] = field(default_factory=lambda: ["local"])
+    manifests: dict[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])  # Any: JSON
+    payloads: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    versions: dict[str, int] = field(default_factory=dict[str, int])
+    #: Values that `results` yields.
+    chunks: list[bytes] = field(default_factory=lambda: [b'{"task":0}\n', b"x" * 10])
+    #: What a task's row holds besides.
+    extra: Json = field(default_factory=dict[str, Any])  # Any: JSON
+    changed_event: asyncio.Event = field(default_factory=asyncio.Event)
+    polls: threading.Event = field(default_factory=threading.Event)
+
+    async def accept(self, manifest: Mapping[str, Any], payload: str) -> Json:  # Any: JSON
+        if manifest["name"] == "refused":
+            raise UserError("There is no cluster called 'slrum'.")
+        self.manifests[manifest["id"]] = manifest
+        self.payloads[manifest["id"]] = Path(payload).read_bytes()
+        self.versions[manifest["id"]] = 1
+        os.unlink(payload)
+        return {"id": manifest["id"], "status": "RUNNING", "messages": ["It runs on local."]}
+
+    async def plan(self, manifest: Mapping[str, Any], payload: str) -> Json:  # Any: JSON
+        return {"bags": [], "core_hours_bound": 0.0, "messages": [f"{len(manifest['tasks'])} tasks"]}
+
+    def status(self) -> Json:
+        return {"clusters": self.names, "default_cluster": self.names[0], "live_dispatches": len(self.versions)}
+
+    def clusters(self) -> Json:
+        return {"clusters": []}
+
+    async def test_cluster(self, name: str) -> Json:
+        if name not in self.names:
+            raise NotFound(f"There is no cluster called {name!r}.")
+        return {"ok": True, "steps": []}
+
+    async def dispatches(self, limit: int, before: str | None) -> Json:
+        ids = sorted((known for known in self.manifests if before is None or known < before), reverse=True)
+        return {"dispatches": [await self.summary(known) for known in ids[:limit]]}
+
+    async def summary(self, dispatch: str) -> Json:
+        if dispatch not in self.manifests:
+            raise NotFound(f"No dispatch {dispatch} here.")
+        return {
+            "id": dispatch,
+            "name": self.manifests[dispatch]["name"],
+            "status": "RUNNING",
+            "version": self.versions[dispatch],
+            "counts": {},
+            "arrays": [],
+            "messages": [{"at": "2026-01-01T00:00:00Z", "text": "It runs on local."}],
+        }
+
+    async def changed(self, dispatch: str, since: int, wait_s: float) -> Json:
+        await self.summary(dispatch)
+        self.polls.set()
+        if self.versions[dispatch] == since:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self.changed_event.wait()
+        return await self.summary(dispatch)
+
+    async def tasks(self, dispatch: str, state: State | None, after: int, limit: int) -> Json:
+        await self.summary(dispatch)
+        tasks: Sequence[Any] = self.manifests[dispatch]["tasks"]  # Any: JSON
+        rows = [[i, task[0], state] for i, task in enumerate(tasks) if i > after]
+        return {"columns": ["index", "name", "state"], "rows": rows[:limit]}
+
+    async def task(self, dispatch: str, index: int) -> Json:
+        await self.summary(dispatch)
+        if index >= len(self.manifests[dispatch]["tasks"]):
+            raise NotFound(f"Dispatch {dispatch} has no task {index}.")
+        return {"index": index, "name": "square", **self.extra}
+
+    async def log(
+        self, dispatch: str, index: int, stream: Literal["stdout", "stderr"], offset: int, limit: int
+    ) -> bytes:
+        await self.task(dispatch, index)
+        return f"<script>{stream}</script>".encode()[offset : offset + limit]
+
+    async def results(self, dispatch: str, tasks: list[int] | None, output: bool) -> AsyncIterator[bytes]:
+        await self.summary(dispatch)
+        if tasks == [404]:
+            raise NotFound(f"Dispatch {dispatch} has no task 404.")
+        for chunk in self.chunks:
+            yield chunk
+
+    async def cancel(self, dispatch: str, tasks: list[int] | None) -> Json:
+        await self.summary(dispatch)
+        if tasks == []:
+            raise HpcflowError("Nothing is left to cancel.")
+        return {"cancelled": 1 if tasks is None else len(tasks), "message": "Cancelled."}
+
+
+_conforms: type[Service] = MemoryService
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:  # Any: JSON
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> str:
+        return str(self.json["error"])
+
+
+@dataclass
+class Served:
+    """A server that listens."""
+
+    service: MemoryService
+    folder: Path
+    address: str
+    port: int
+    sessions: Sessions
+    loop: asyncio.AbstractEventLoop
+    stopped: threading.Event
+
+    def ask(
+        self,
+        method: str,
+        target: str,
+        *,
+        token: str | None = TOKEN,
+        body: bytes | None = None,
+        headers: Mapping[str, str | Sequence[str]] | None = None,
+        tcp: bool = False,
+    ) -> Answer:
+        """Send one request; a header whose value is a sequence goes out once for each, and `Host` replaces ours."""
+        fields: dict[str, str | Sequence[str]] = {"Host": f"127.0.0.1:{self.port}" if tcp else "localhost"}
+        if token is not None:
+            fields["Authorization"] = f"Bearer {token}"
+        if body is not None:
+            fields |= {"Content-Length": str(len(body)), "Content-Type": "application/json"}
+        fields |= headers or {}
+        family = socket.AF_INET if tcp else socket.AF_UNIX
+        with socket.socket(family, socket.SOCK_STREAM) as end:
+            end.settimeout(20)
+            end.connect(("127.0.0.1", self.port) if tcp else self.address)
+            lines = [f"{method} {target} HTTP/1.1"]
+            for name, value in fields.items():
+                lines += [f"{name}: {one}" for one in ([value] if isinstance(value, str) else value)]
+            end.sendall("\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1"))
+            # A request that is refused before it was read has its answer there all the same.
+            with suppress(BrokenPipeError, ConnectionResetError):
+                end.sendall(body or b"")
+            response = http.client.HTTPResponse(end, method=method)
+            response.begin()
+            found = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, found, response.read())
+
+    def upload(self, raw: bytes, query: str = "") -> Answer:
+        headers = {"Content-Type": "application/x-hpcflow-dispatch"}
+        return self.ask("POST", f"/api/v1/dispatches{query}", body=raw, headers=headers)
+
+    def log_in(self) -> dict[str, str]:
+        """Return the headers of a browser that redeemed a code."""
+        body = json.dumps({"code": self.sessions.new_code()}).encode()
+        origin = f"http://127.0.0.1:{self.port}"
+        answer = self.ask("POST", "/login", token=None, body=body, headers={"Origin": origin}, tcp=True)
+        assert answer.status == 200, answer.body
+        cookie = answer.headers["set-cookie"].partition(";")[0]
+        return {"Cookie": cookie, "x-hpcflow-key": answer.json["key"], "Origin": origin}
+
+
+@contextmanager
+def served(
+    folder: Path, service: MemoryService | None = None, *, max_upload: int = 2**24, uid: int | None = None
+) -> Generator[Served]:
+    """Serve below ``folder`` in a thread of its own until the block ends."""
+    started = threading.Event()
+    here: list[Served] = []
+    fault: list[BaseException] = []
+
+    async def run() -> None:
+        (folder / "dispatches").mkdir(mode=0o700)
+        unix, tcp = listen_unix(str(folder / "run" / "sock")), listen_tcp()
+        stop = threading.Event()
+        address, port = str(folder / "run" / "sock"), tcp_port(tcp)
+        kept = service or MemoryService()
+        notice = Notice(
+            pid=os.getpid(),
+            host="login1",
+            boot_id="b",
+            address=address,
+            version="1.2.3",
+            home=str(folder),
+            started_at="2026-01-01T00:00:00Z",
+        )
+
+        async def open_ui() -> int:
+            return port
+
+        desk = Desk(
+            notice=notice,
+            sessions=Sessions(),
+            folder=str(folder / "dispatches"),
+            max_upload=max_upload,
+            open_ui=open_ui,
+            ui_port=lambda: port,
+            forward=lambda port: f"ssh -N -L {port}:127.0.0.1:{port} me@login1",
+            stop=stop.set,
+            stopping=stop.is_set,
+        )
+        app = application(kept, desk, token=TOKEN, uid=os.geteuid() if uid is None else uid)
+        listeners = [Listener(app, unix), Listener(app, tcp)]
+        loop = asyncio.get_running_loop()
+        here.append(Served(kept, folder, address, port, desk.sessions, loop, stop))
+        async with asyncio.TaskGroup() as group:
+            for listener in listeners:
+                group.create_task(listener.run_until_stopped())
+            started.set()
+            await asyncio.to_thread(ended.wait)
+            stop.set()
+            for listener in listeners:
+                listener.stop()
+
+    def thread() -> None:
+        try:
+            asyncio.run(run())
+        except BaseException as error:
+            fault.append(error)
+        finally:
+            started.set()
+
+    (folder / "run").mkdir(mode=0o700)
+    ended = threading.Event()
+    runner = threading.Thread(target=thread)
+    runner.start()
+    try:
+        started.wait(20)
+        if fault:
+            raise fault[0]
+        yield here[0]
+    finally:
+        ended.set()
+        runner.join(20)
+    if fault:
+        raise fault[0]
+
+
+def a_manifest(**changes: object) -> Json:
+    return {
+        "v": 1,
+        "id": FIRST,
+        "name": "grid",
+        "python": [3, 11],
+        "executable": "/usr/bin/python3",
+        "cwd": "/home/me",
+        "client": {"host": "login1", "user": "me", "version": "1.2.3"},
+        "functions": {"0": {"name": "square", "module": "__main__", "source": None}},
+        "shapes": [{"executor": None, "resources": {"cpus": 2}, "workdir": None, "retries": 0}],
+        "tasks": [["square", 0, 1, 0, [], []], ["square", 0, 1, 0, [0], []]],
+        "output": 2,
+        "output_deps": [1],
+        **changes,
+    }
+
+
+BLOBS = (b"a function", b"its arguments", b"")
+
+
+def an_upload(manifest: Json | None = None, blobs: Sequence[bytes] = BLOBS) -> bytes:
+    return zlib.compress(b"".join(stream_parts(manifest or a_manifest(), blobs)), 1)
