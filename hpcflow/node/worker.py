@@ -84,14 +84,15 @@ def work(bag_path: str, key_file: str) -> int:
         os.environ.pop(name, None)
     for name in _THREAD_VARIABLES:
         os.environ[name] = str(bag.cpus)
-    try:
-        return Worker(bag, key_file, me).run()
-    except StorageFault as error:
-        print(error, file=sys.stderr)
-        return EXIT_STORAGE
-    except OSError as error:  # a claim, a log or a directory that can't be made
-        print(f"The bag {bag.path} takes no more files: {error}.", file=sys.stderr)
-        return EXIT_STORAGE
+    # Once the worker has begun, its stderr belongs to the tasks; this is the scheduler's log.
+    with open(os.dup(2), "w", encoding="utf-8") as complaints:
+        try:
+            return Worker(bag, key_file, me).run()
+        except StorageFault as error:
+            print(error, file=complaints)
+        except OSError as error:  # a claim, a log or a directory that can't be made
+            print(f"The bag {bag.path} takes no more files: {error}.", file=complaints)
+    return EXIT_STORAGE
 
 
 @dataclass(slots=True)
