@@ -90,13 +90,15 @@ class LocalPlugin:
         """Return the request to start an array.
 
         Raises:
-            UserError: more than one node, or an annotation that this machine can't honour.
+            UserError: more than one node, GPUs, or another annotation that this machine can't honour.
         """
         asked = array.resources
         if asked.nodes > 1:
             raise UserError(f"nodes={asked.nodes} can't run on `local`, which is one machine: choose another executor.")
         if asked.partition not in (None, "local"):
             raise UserError(f"partition={asked.partition!r} is unknown on `local`, which has no partitions.")
+        if asked.gpus:
+            raise UserError(f"gpus={asked.gpus} can't run on `local`, which has no GPUs to share out.")
         for name in _CLUSTER_ONLY:
             if getattr(asked, name):
                 raise UserError(f"{name}={getattr(asked, name)!r} means nothing to `local`: leave it out there.")

@@ -8,6 +8,7 @@ from typing import Final
 
 from hpcflow.core.model import ArrayLimits, HpcflowError, Limits, Partition
 from hpcflow.core.plugin import Command, Reply
+from hpcflow_slurm.jobs import WORKER_MEMORY_MIB
 from hpcflow_slurm.text import decoded, first_words, not_found
 
 __all__ = ["limits", "parse_limits", "parse_probe", "probe"]
@@ -110,7 +111,7 @@ def _partitions(text: str) -> tuple[Partition, ...]:
             # "1-infinite", "1-4", "4"
             max_nodes=_count(size.rpartition("-")[2]),
             cpus_per_node=_largest(_count(cpus), before.cpus_per_node),
-            memory_mib_per_node=_largest(_count(memory), before.memory_mib_per_node),
+            memory_mib_per_node=_largest(_for_tasks(_count(memory)), before.memory_mib_per_node),
             gpus_per_node=_largest(sum(map(int, _GPU.findall(gres))), before.gpus_per_node),
             total_nodes=(_count(nodes) or 0) + (before.total_nodes or 0),
         )
@@ -119,6 +120,11 @@ def _partitions(text: str) -> tuple[Partition, ...]:
 
 def _largest(one: int | None, other: int | None) -> int | None:
     return max((number for number in (one, other) if number is not None), default=None)
+
+
+def _for_tasks(memory_mib: int | None) -> int | None:
+    """Return what a node's memory leaves for a task: the worker beside it needs some."""
+    return None if memory_mib is None else max(0, memory_mib - WORKER_MEMORY_MIB)
 
 
 def _count(text: str) -> int | None:

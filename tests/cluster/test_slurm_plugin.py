@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from tests.unit.slurm_replies import PLUGIN, an_array
 
 from hpcflow.core.model import Cause, JobArray, Limits, Observation, Observations, Phase, Resources
 from hpcflow.core.plugin import Accepted, Command, Refused, Reply, Submission
+from hpcflow_slurm.jobs import WORKER_MEMORY_MIB
+from tests.unit.scheduler_replies import ONE_CORE, PLUGIN, an_array
 
 pytestmark = pytest.mark.cluster
 
@@ -41,7 +42,7 @@ def run(command: Command) -> Reply:
         "SLURM_CONF": os.environ["SLURM_CONF"],
         **command.environment,
     }
-    borrowed = {"user": someone.pw_uid, "group": someone.pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
+    root = os.geteuid() == 0
     ended = subprocess.run(
         command.argv,
         input=command.stdin,
@@ -49,7 +50,10 @@ def run(command: Command) -> Reply:
         check=False,
         env=environment,
         timeout=DEADLINE_S,
-        **borrowed,
+        cwd="/",
+        user=someone.pw_uid if root else None,
+        group=someone.pw_gid if root else None,
+        extra_groups=[] if root else None,
     )
     return Reply(ended.returncode, ended.stdout, ended.stderr)
 
@@ -71,7 +75,7 @@ def make(bag: Path) -> Iterator[Callable[..., JobArray]]:
     """Build arrays that run a line of shell; what still lives at the end of the test is cancelled."""
     made: list[JobArray] = []
 
-    def build(shell: str, *, width: int = 1, resources: Resources = Resources(), prologue: str = "") -> JobArray:
+    def build(shell: str, *, width: int = 1, resources: Resources = ONE_CORE, prologue: str = "") -> JobArray:
         array = an_array(
             f"test-{secrets.token_hex(8)}",
             width=width,
@@ -121,8 +125,10 @@ def until_booked(array: JobArray) -> dict[int, Observation]:
     """Wait until every array task has ended and accounting, which alone knows core-seconds, says so."""
     return until(
         array,
-        lambda rows: len(rows) == array.width
-        and all(row.phase is Phase.ENDED and row.core_seconds is not None for row in rows.values()),
+        lambda rows: (
+            len(rows) == array.width
+            and all(row.phase is Phase.ENDED and row.core_seconds is not None for row in rows.values())
+        ),
     )
 
 
@@ -148,7 +154,7 @@ def test_the_cluster_tells_its_limits() -> None:
     assert partitions["debug"].max_walltime_s == 300
     assert partitions["batch"].max_walltime_s == 2 * 24 * 3600
     assert partitions["batch"].cpus_per_node == 16
-    assert partitions["batch"].memory_mib_per_node == 32000
+    assert partitions["batch"].memory_mib_per_node == 32000 - WORKER_MEMORY_MIB
     assert partitions["batch"].max_nodes is None
 
 
@@ -310,7 +316,9 @@ def test_gpus_are_those_of_the_task(make: Callable[..., JobArray], bag: Path) ->
     assert len((bag / "logs" / "0.slurm").read_text().strip().split(",")) == 2
 
 
-def test_the_job_gets_the_environment_of_the_transport_and_the_prologue(make: Callable[..., JobArray], bag: Path) -> None:
+def test_the_job_gets_the_environment_of_the_transport_and_the_prologue(
+    make: Callable[..., JobArray], bag: Path
+) -> None:
     array = submit(make("env", prologue="export FROM_PROLOGUE='a b'\n"))
 
     until_booked(array)

@@ -14,7 +14,6 @@ import threading
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytest
 from psij import InvalidJobException, Job, JobAttributes, JobSpec, JobState, ResourceSpecV1, SubmitException
@@ -25,10 +24,10 @@ from psij.executors.batch.batch_scheduler_executor import (
 )
 from psij.executors.batch.script_generator import TemplatedScriptGenerator
 from psij.executors.batch.slurm import SlurmExecutorConfig, SlurmJobExecutor
-from tests.unit.slurm_replies import an_array
 
 from hpcflow.core.model import Resources
 from hpcflow_slurm.jobs import SlurmJobs
+from tests.unit.scheduler_replies import an_array
 
 
 def test_the_release_is_the_one_that_was_read() -> None:
@@ -224,7 +223,7 @@ def test_importing_psij_takes_sigchld_which_the_server_gives_back() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _sigchld() -> Any:
+def _sigchld() -> None:
     """Give SIGCHLD back after psij was imported here: its handler would start a thread at the next child's end."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 

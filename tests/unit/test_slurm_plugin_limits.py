@@ -7,10 +7,10 @@ from typing import Final
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.slurm_replies import PLUGIN, a_reply, an_array, transcript
 
 from hpcflow.core.model import ArrayLimits, HpcflowError, JobId, Limits, Partition
 from hpcflow.core.plugin import Reply
+from tests.unit.scheduler_replies import PLUGIN, a_reply, an_array, transcript
 
 MARK: Final = "=== hpcflow 5c1f27e0 ===\n"
 
@@ -55,7 +55,7 @@ def test_a_cluster_tells_versions_sizes_and_partitions() -> None:
                 is_default=True,
                 max_walltime_s=300,
                 cpus_per_node=16,
-                memory_mib_per_node=32000,
+                memory_mib_per_node=31968,
                 gpus_per_node=4,
                 total_nodes=4,
             ),
@@ -64,7 +64,7 @@ def test_a_cluster_tells_versions_sizes_and_partitions() -> None:
                 max_walltime_s=172800,
                 max_nodes=4,
                 cpus_per_node=64,
-                memory_mib_per_node=512000,
+                memory_mib_per_node=511968,
                 gpus_per_node=6,
                 total_nodes=4,
             ),
@@ -72,7 +72,7 @@ def test_a_cluster_tells_versions_sizes_and_partitions() -> None:
                 name="long",
                 max_nodes=1,
                 cpus_per_node=48,
-                memory_mib_per_node=190000,
+                memory_mib_per_node=189968,
                 gpus_per_node=0,
                 total_nodes=2,
             ),

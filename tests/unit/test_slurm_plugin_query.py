@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Final
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.slurm_replies import INTENT_AT, PLUGIN, a_reply, an_array, transcript
 
-from hpcflow.core.model import Cause, JobArray, Observation, Observations, Phase
+from hpcflow.core.model import Cause, Observation, Observations, Phase
 from hpcflow.core.plugin import Reply
+from tests.unit.scheduler_replies import INTENT_AT, PLUGIN, a_reply, an_array, transcript
 
 TOKEN: Final = "relax-01JD"
 SILENT: Final = a_reply("")
@@ -81,27 +82,11 @@ def test_accounting_is_searched_from_ten_minutes_before_the_first_intent_in_utc(
     east = INTENT_AT.astimezone(timezone(timedelta(hours=9)))
 
     for earliest in (INTENT_AT, east):
-        arrays = [_intended(later), _intended(earliest)]
+        arrays = [replace(an_array(), intent_at=at) for at in (later, earliest)]
         command = PLUGIN.query(arrays, accounting=True)[1]
         assert command.argv[command.argv.index("-S") + 1] == "2026-11-23T14:38:30"
         assert command.environment["TZ"] == "UTC"
         assert command.environment["SLURM_TIME_FORMAT"] == "%s"
-
-
-def _intended(at: datetime) -> JobArray:
-    array = an_array()
-    return JobArray(
-        token=array.token,
-        bag=array.bag,
-        dispatch=array.dispatch,
-        cluster=array.cluster,
-        resources=array.resources,
-        width=1,
-        worker_walltime_s=60,
-        command=array.command,
-        path=array.path,
-        intent_at=at,
-    )
 
 
 # ---- states
@@ -209,9 +194,7 @@ def test_accounting_tells_more_of_what_the_queue_still_remembers() -> None:
 
 
 def test_the_queues_word_holds_until_accounting_has_it() -> None:
-    seen = observe(
-        queue("8123_0|COMPLETED|None", "8123_1|OUT_OF_MEMORY|OutOfMemory"), books("8123_[0-1]|PENDING|0:0")
-    )
+    seen = observe(queue("8123_0|COMPLETED|None", "8123_1|OUT_OF_MEMORY|OutOfMemory"), books("8123_[0-1]|PENDING|0:0"))
 
     assert causes(seen) == {0: Cause.DONE, 1: Cause.MEMORY}
 
@@ -229,7 +212,10 @@ def test_pending_indices_in_brackets_are_expanded() -> None:
 
 
 def test_a_row_of_its_own_says_more_than_brackets() -> None:
-    for rows in (("3477_[3,9%2]|CANCELLED by 1001|0:0", "3477_3|COMPLETED|0:0"), ("3477_3|COMPLETED|0:0", "3477_[3,9]|CANCELLED|0:0")):
+    for rows in (
+        ("3477_[3,9%2]|CANCELLED by 1001|0:0", "3477_3|COMPLETED|0:0"),
+        ("3477_3|COMPLETED|0:0", "3477_[3,9]|CANCELLED|0:0"),
+    ):
         assert causes(observe(SILENT, books(*rows))) == {3: Cause.DONE, 9: Cause.CANCELLED}
 
 

@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.slurm_replies import DATA, PLUGIN, Entry, a_reply, an_array, transcript
 
 from hpcflow import __version__
 from hpcflow.core.model import JobArray, JobId, Resources, UserError
 from hpcflow.core.plugin import Accepted, Ambiguous, Refused, Reply
+from tests.unit.scheduler_replies import DATA, PLUGIN, Entry, a_reply, an_array, transcript
 
 EVERYTHING = Resources(
     nodes=2,
@@ -353,7 +353,9 @@ def test_noise_around_an_id_never_makes_another_id(before: bytes, answer: bytes,
 
     if isinstance(submission, Accepted):
         assert stdout.endswith(b"\n")
-        assert re.match(rb"(?:Submitted batch job )?" + submission.job_id.encode() + rb"(?:;| on cluster |\r?$)", lines[-1])
+        assert re.match(
+            rb"(?:Submitted batch job )?" + submission.job_id.encode() + rb"(?:;| on cluster |\r?$)", lines[-1]
+        )
 
 
 @given(st.integers(0, 4))

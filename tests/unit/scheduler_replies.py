@@ -1,4 +1,4 @@
-"""Builders for the Slurm plugin's tests: arrays, replies, and the transcripts in tests/data/slurm."""
+"""Builders for the plugins' tests: arrays, replies, and the transcripts in tests/data/slurm."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from hpcflow_slurm import SlurmPlugin
 
 DATA: Final = Path(__file__).parents[1] / "data" / "slurm"
 INTENT_AT: Final = datetime(2026, 11, 23, 14, 48, 30, tzinfo=UTC)
+ONE_CORE: Final = Resources()
 PLUGIN: Final = SlurmPlugin(python="/usr/bin/python3", worker="/home/ada/worker.pyz", root="/home/ada/.hpcflow")
 
 _ENTRY: Final = re.compile(
-    r"^\$ (?P<command>[^\n]*)\n(?:--- stdout\n(?P<stdout>.*?))?--- (?:stdout\+)?stderr\n(?P<stderr>.*?)--- exit (?P<exit>\d+)$",
+    r"^\$ (?P<command>[^\n]*)\n(?:--- stdout\n(?P<stdout>.*?))?"
+    r"--- (?:stdout\+)?stderr\n(?P<stderr>.*?)--- exit (?P<exit>\d+)$",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -34,7 +36,7 @@ def an_array(
     token: str = "relax-01JD",
     *,
     width: int = 4,
-    resources: Resources = Resources(),
+    resources: Resources = ONE_CORE,
     worker_walltime_s: int = 3600,
     path: str = "/home/ada/.hpcflow/bags/01JD",
     prologue: str = "",
