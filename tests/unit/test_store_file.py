@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -206,6 +207,19 @@ def test_on_a_network_file_system_no_memory_is_shared_and_another_process_is_ref
         store.apply(a_message())
     with opened(path, on_network=True) as store:
         assert store.messages(DISPATCH) == [(NOW, "Hello.")]
+
+
+def test_two_that_read_before_they_write_wait_for_each_other_instead_of_failing(path: Path) -> None:
+    def write(store: Store) -> None:
+        for _ in range(40):
+            store.apply(a_message())
+
+    with opened(path) as first, opened(path) as second, ThreadPoolExecutor(2) as pool:
+        first.add_dispatch(a_dispatch(), {}, [])
+        for store in (first, second):
+            store.take_lease(a_lease(), now=NOW, stale_after=STALE_AFTER, take_over=False)
+        list(pool.map(write, (first, second)))
+        assert len(first.messages(DISPATCH)) == 80
 
 
 _HOLDS_THE_LEASE = """

@@ -79,7 +79,7 @@ arrays = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     dispatch=dispatches,
     manifest=json_objects,
