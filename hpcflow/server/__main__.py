@@ -22,7 +22,7 @@ from hpcflow.core.model import HpcflowError
 from hpcflow.core.places import Places, places, socket_path
 from hpcflow.server import home
 from hpcflow.server.api import Desk, Service, application
-from hpcflow.server.claim import RENEW_S, RunsAlready, claimed_store, locked_home, take_over_asked
+from hpcflow.server.claim import RENEW_S, LeaseLost, RunsAlready, claimed_store, locked_home, take_over_asked
 from hpcflow.server.guard import Guard, Sessions
 from hpcflow.server.listen import Listener, listen_tcp, tcp_port
 from hpcflow.server.settings import Settings, read_settings
@@ -140,6 +140,12 @@ def main(
     except HpcflowError as error:
         print(error, file=sys.stderr)
         return 1
+    except ExceptionGroup as errors:
+        # The engine's loops end in a group: they see a lost lease at their first write.
+        if errors.subgroup(LeaseLost) is None:
+            raise
+        logger.error("another server took the lease: this one ends")
+        return EXIT_FENCED
 
 
 class _Process:

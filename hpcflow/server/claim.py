@@ -24,7 +24,7 @@ from hpcflow.core.places import Places
 from hpcflow.server.home import Notice, read_notice, rewrite
 from hpcflow.server.store import Lease, LeaseHeld, LeaseLost, Store, StoreError
 
-__all__ = ["RENEW_S", "Claim", "RunsAlready", "claimed_store", "locked_home", "take_over_asked"]
+__all__ = ["RENEW_S", "Claim", "LeaseLost", "RunsAlready", "claimed_store", "locked_home", "take_over_asked"]
 
 logger = logging.getLogger(__name__)
 

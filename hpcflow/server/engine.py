@@ -53,8 +53,7 @@ __all__ = ["Engine", "array_name", "plan_settings"]
 
 logger = logging.getLogger(__name__)
 
-#: After a failed attempt to submit: seconds before the next, and the most it grows to.
-_RETRY_S: Final = 30.0
+#: The most that the wait for room in a full queue grows to.
 _RETRY_MAX_S: Final = 600.0
 _AFTER_FAULT_S: Final = 5.0
 _LOG_TAIL: Final = 600
@@ -197,12 +196,8 @@ class Engine:
         self.dispatches[live.id] = live
         self._wake_for(live)
 
-    def resume(
-        self, live: LiveDispatch, bags: Sequence[BagRow], arrays: Sequence[ArrayRow], charged: Mapping[int, int]
-    ) -> None:
+    def resume(self, live: LiveDispatch, bags: Sequence[BagRow], arrays: Sequence[ArrayRow]) -> None:
         """Take over a dispatch that an earlier server left: journals are read anew, nothing is submitted twice."""
-        for index, count in charged.items():
-            live.tasks[index].charged = count
         for row in bags:
             if row.closed_at is not None:
                 continue
@@ -246,7 +241,7 @@ class Engine:
         cancelled = 0
         if tasks is None:
             live.cancel_wanted = True
-        for index in wanted:
+        for index in reversed(wanted):  # downstream first: it is cancelled as well, not skipped
             if live.tasks[index].state not in FINAL:
                 live.move(index, Event.CANCELLED, now, "Cancelled by you.")
                 cancelled += 1
@@ -397,7 +392,9 @@ class Engine:
             case Refused(reason, retry_later=True):
                 array.tries += 1
                 array.reason = f"{cluster.name} has no room for it: {reason}. Trying again."
-                array.not_before = now + _delay(array.tries)
+                array.not_before = now + timedelta(
+                    seconds=min(_RETRY_MAX_S, self.settings.submit_retry * 2 ** (array.tries - 1))
+                )
                 self._say(bag.dispatch, array.reason)
             case Refused(reason):
                 self._refuse(bag, array, f"{cluster.name} refused {array.array.width} array tasks: {reason}")
@@ -578,6 +575,7 @@ class Engine:
             if (now - max(since)).total_seconds() < self.settings.visibility_grace:
                 return
         await self._read(cluster, bag)
+        dead = self._dead(bag)  # a worker may have come and gone since the last look
         began = any(worker.begun for worker in bag.ledger.workers.values())
         ends = {name: end for name, end in dead.items() if end is not None}
         lost = bag.ledger.lost(dead, last=last)
@@ -795,10 +793,6 @@ class Engine:
 
 def _with_job_id(array: JobArray, job_id: JobId) -> JobArray:
     return replace(array, job_id=job_id)
-
-
-def _delay(tries: int) -> timedelta:
-    return timedelta(seconds=min(_RETRY_MAX_S, _RETRY_S * 2 ** (tries - 1)))
 
 
 def _cancelled_by_others(arrays: Sequence[LiveArray], ledger: Ledger) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from hpcflow.core.model import BagId, DispatchId, Graph, Resources, Shape, Task, UserError
 from hpcflow.core.states import FINAL, Event, State, Status, step
-from hpcflow.server.store import DispatchRow, TaskRow
+from hpcflow.server.store import DispatchRow, EndRow, TaskRow
 
 __all__ = ["LiveDispatch", "LiveTask", "Stored", "read_graph"]
 
@@ -110,8 +110,8 @@ class LiveDispatch:
         live.dirty.clear()
         return live
 
-    def restore(self, rows: Iterable[TaskRow]) -> None:
-        """Take the states that the store knows instead of fresh ones."""
+    def restore(self, rows: Iterable[TaskRow], ends: Iterable[EndRow], bag_paths: Mapping[BagId, str]) -> None:
+        """Take the states and results that the store knows instead of fresh ones."""
         self.ready.clear()
         self.left = 0
         for row in rows:
@@ -121,6 +121,12 @@ class LiveDispatch:
             if row.state is State.READY:
                 self.ready.add(row.index)
             self.left += row.state not in FINAL
+        for end in ends:
+            if end.record["st"] == "ok":
+                self.tasks[end.index].result = Stored.of(end.record, bag_paths[end.bag])
+            elif end.record["st"] != "error":
+                # Every attempt before this one was either charged as well or given back; the kinder count is kept.
+                self.tasks[end.index].charged = 1
         for index, task in enumerate(self.tasks):
             upstreams = {*self.graph.tasks[index].deps, *self.graph.tasks[index].after}
             task.missing = sum(self.tasks[upstream].state is not State.COMPLETED for upstream in upstreams)

@@ -8,7 +8,6 @@ import logging
 import os
 import secrets
 import sys
-from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, replace
@@ -124,19 +123,12 @@ class Service:
         manifest = await asyncio.to_thread(self._store.manifest, row.id)
         graph = read_graph(manifest)
         live = LiveDispatch.fresh(row, graph, self._shapes(graph, manifest), manifest, self._payload(row.id))
-        live.restore(await asyncio.to_thread(self._store.tasks, row.id))
-        live.started_at, live.cancel_wanted = row.started_at, row.cancel_wanted
         bags = await asyncio.to_thread(self._store.bags, row.id)
-        paths = {bag.bag.id: bag.bag.path for bag in bags}
+        tasks = await asyncio.to_thread(self._store.tasks, row.id)
         ends = await asyncio.to_thread(self._store.ends, row.id)
-        charged: Counter[int] = Counter()
-        for index, end in ends.items():
-            if end.record["st"] == "ok":
-                live.tasks[index].result = Stored.of(end.record, paths[end.bag])
-            elif end.record["st"] != "error":
-                charged[index] = end.attempt
-        arrays = await asyncio.to_thread(self._store.arrays, row.id)
-        self._engine.resume(live, bags, arrays, charged)
+        live.restore(tasks, ends.values(), {bag.bag.id: bag.bag.path for bag in bags})
+        live.started_at, live.cancel_wanted = row.started_at, row.cancel_wanted
+        self._engine.resume(live, bags, await asyncio.to_thread(self._store.arrays, row.id))
 
     # ---- taking a dispatch in
 

@@ -38,6 +38,8 @@ class Settings(BaseSettings):
     local_poll: Seconds = 2.0
     #: How long an array that no scheduler answer names may still turn up.
     submit_settle: Seconds = 120.0
+    #: After a submission that found no room: time to the next, doubled each time up to ten minutes.
+    submit_retry: Seconds = 30.0
     #: How long a line that a dead worker wrote may take to be seen, on a network file system.
     visibility_grace: Annotated[float, Field(ge=0)] = 60.0
     #: A worker is worth its start when it has this much work.

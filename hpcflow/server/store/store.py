@@ -268,7 +268,10 @@ class Store:
             return [columns.task_row(row) for row in rows]
 
     def task(self, dispatch: DispatchId, index: int) -> TaskRow | None:
-        return next(iter(self.tasks(dispatch, after=index - 1, limit=1)), None)
+        statement = sa.select(TASK).where(TASK.c.dispatch == dispatch, TASK.c.index == index)
+        with self._reading() as connection:
+            row = connection.execute(statement).one_or_none()
+        return None if row is None else columns.task_row(row)
 
     def end(self, dispatch: DispatchId, index: int) -> EndRow | None:
         """Return the end of the highest attempt."""

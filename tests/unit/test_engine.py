@@ -1,0 +1,254 @@
+"""The engine on a scheduler that loses replies, refuses, forgets, and kills."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from pathlib import Path
+from typing import ParamSpec
+
+from hpcflow.core.model import Cause, Phase
+from hpcflow.core.states import State, Status
+from hpcflow.server.live import LiveDispatch
+from hpcflow.server.store import ArrayState
+from tests.unit.mini_world import PlayedWorker, Stage, World, a_dispatch, a_stage
+
+P = ParamSpec("P")
+
+
+def in_loop(test: Callable[P, Coroutine[None, None, None]]) -> Callable[P, None]:
+    """Run an async test in a loop of its own."""
+
+    @wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        asyncio.run(test(*args, **kwargs))
+
+    return run
+
+
+def states(stage: Stage, live: LiveDispatch) -> list[State]:
+    return [row.state for row in stage.store.tasks(live.id)]
+
+
+def errors(stage: Stage, live: LiveDispatch) -> list[str | None]:
+    return [row.error for row in stage.store.tasks(live.id)]
+
+
+@in_loop
+async def test_a_task_that_waits_gets_a_bag_of_its_own_when_its_upstream_is_done(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        live = await stage.dispatch([], [0])
+        PlayedWorker(await stage.job(0), 0).run(0, 0)
+        PlayedWorker(await stage.job(1), 0).run(0, 1)
+        row = await stage.ended(live)
+        assert (row.status, row.error) == (Status.COMPLETED, None)
+        assert stage.world.count("submit") == 2
+
+
+@in_loop
+async def test_failed_tasks_do_not_stop_others_and_skip_what_waits_for_them(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        live = await stage.dispatch([], [], [0], [2])
+        worker = PlayedWorker(await stage.job(), 0)
+        worker.claim(0)
+        worker.start(0)
+        worker.end(0, "error", exc="ValueError", msg="no")
+        worker.run(1, 1)
+        row = await stage.ended(live)
+        assert states(stage, live) == [State.FAILED, State.COMPLETED, State.SKIPPED, State.SKIPPED]
+        assert row.error == "1 of 4 tasks failed: step0 (0): ValueError: no"
+        assert errors(stage, live)[3] == "Not run, because step0 (task 0) failed."
+
+
+@in_loop
+async def test_a_lost_reply_is_adopted_by_name_and_submitted_once(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, World(submit_faults=["lost"])) as stage:
+        live = await stage.dispatch([])
+        PlayedWorker(await stage.job(), 0).run(0, 0)
+        assert (await stage.ended(live)).status is Status.COMPLETED
+        assert [array.array.job_id for array in stage.store.arrays(live.id)] == ["100"]
+        assert stage.world.count("submit") == 1
+
+
+@in_loop
+async def test_a_submission_that_never_arrived_is_repeated_under_the_same_name(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, World(submit_faults=["dropped"])) as stage:
+        live = await stage.dispatch([])
+        job = await stage.job()
+        PlayedWorker(job, 0).run(0, 0)
+        await stage.ended(live)
+        assert stage.world.count("submit") == 2
+        assert [array.array.token for array in stage.store.arrays(live.id)] == [job.token]
+
+
+@in_loop
+async def test_a_refused_array_fails_its_tasks_with_the_schedulers_words(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, World(submit_faults=["refused"])) as stage:
+        live = await stage.dispatch([], [0])
+        row = await stage.ended(live)
+        assert states(stage, live) == [State.FAILED, State.SKIPPED]
+        assert row.error == "1 of 2 tasks failed: step0 (0): mini refused 1 array tasks: refused"
+        assert [array.state for array in stage.store.arrays(live.id)] == [ArrayState.REFUSED]
+
+
+@in_loop
+async def test_a_full_queue_is_waited_for(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, World(submit_faults=["full"]), submit_retry=0.05) as stage:
+        live = await stage.dispatch([])
+        PlayedWorker(await stage.job(), 0).run(0, 0)
+        assert (await stage.ended(live)).status is Status.COMPLETED
+        assert "mini has no room for it: full" in stage.store.messages(live.id)[0][1]
+
+
+@in_loop
+async def test_a_dead_workers_running_task_fails_and_the_others_of_its_range_run_again(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, first_width=1) as stage:
+        live = await stage.dispatch([], [], [], [])
+        job = await stage.job()
+        worker = PlayedWorker(job, 0)
+        worker.claim(0)
+        worker.claim(1)
+        worker.start(0)
+        stage.world.end(job, 0, Cause.FAILED, "FAILED")
+        again = PlayedWorker(await stage.job(1), 0)
+        for k, task in enumerate([1, 2, 3]):
+            again.run(k, task, attempt=2)
+        row = await stage.ended(live)
+        assert states(stage, live) == [State.FAILED, *[State.COMPLETED] * 3]
+        assert row.error is not None and "The task's worker was ended by exit code None (FAILED)." in row.error
+
+
+@in_loop
+async def test_a_killed_task_is_tried_again_as_often_as_retries_says(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        live = await stage.dispatch([], retries=1)
+        for attempt in (1, 2):
+            worker = PlayedWorker(await stage.job(attempt - 1), 0)
+            worker.claim(0)
+            worker.start(0, attempt)
+            worker.end(0, "signal", attempt, sig=11)
+        row = await stage.ended(live)
+        assert states(stage, live) == [State.FAILED]
+        assert stage.world.count("submit") == 2
+        assert row.error is not None and "SIGSEGV" in row.error
+
+
+@in_loop
+async def test_node_failure_costs_no_attempt(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        live = await stage.dispatch([])
+        job = await stage.job()
+        worker = PlayedWorker(job, 0)
+        worker.claim(0)
+        worker.start(0)
+        stage.world.end(job, 0, Cause.NODE_FAIL)
+        PlayedWorker(await stage.job(1), 0).run(0, 0, attempt=2)
+        assert (await stage.ended(live)).status is Status.COMPLETED
+
+
+@in_loop
+async def test_a_cancel_that_is_not_ours_is_never_submitted_again(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        live = await stage.dispatch([], [0])
+        job = await stage.job()
+        stage.world.end(job, 0, Cause.CANCELLED, "CANCELLED by 0")
+        row = await stage.ended(live)
+        assert row.status is Status.CANCELLED
+        assert row.error == f"Its job {job.id}_0 was cancelled outside hpcflow (CANCELLED by 0)."
+        assert stage.world.count("submit") == 1
+
+
+@in_loop
+async def test_workers_that_never_begin_a_task_are_not_submitted_for_ever(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        live = await stage.dispatch([])
+        for number in (0, 1):
+            job = await stage.job(number)
+            Path(job.path, "logs", "0.slurm").write_text("python3: command not found\n")
+            stage.world.end(job, 0, Cause.FAILED, "FAILED")
+        row = await stage.ended(live)
+        assert row.status is Status.FAILED
+        assert row.error is not None
+        assert "No worker on mini began a task" in row.error and "python3: command not found" in row.error
+        assert stage.world.count("submit") == 2
+
+
+@in_loop
+async def test_a_scheduler_that_does_not_answer_changes_nothing(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        live = await stage.dispatch([])
+        job = await stage.job()
+        stage.world.deaf = True
+        asked = stage.world.count("query")
+        await stage.until(lambda: stage.world.count("query") > asked + 5)
+        assert states(stage, live) == [State.QUEUED]
+        stage.world.deaf = False
+        PlayedWorker(job, 0).run(0, 0)
+        assert (await stage.ended(live)).status is Status.COMPLETED
+        assert stage.world.count("submit") == 1
+
+
+@in_loop
+async def test_array_tasks_nobody_needs_any_more_are_cancelled_in_one_command(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        live = await stage.dispatch([], [], [])
+        job = await stage.job()
+        worker = PlayedWorker(job, 0)
+        for task in range(3):
+            worker.run(task, task)
+        await stage.ended(live)
+        await stage.until(lambda: stage.world.count("cancel") == 1)
+        assert [phase for phase, _, _ in job.tasks.values()] == [Phase.RUNNING, Phase.ENDED, Phase.ENDED]
+
+
+@in_loop
+async def test_cancelling_a_dispatch_ends_its_jobs_and_keeps_what_had_ended(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        live = await stage.dispatch([], [], [1])
+        job = await stage.job()
+        PlayedWorker(job, 0).run(0, 0)
+        await stage.until(lambda: states(stage, live)[0] is State.COMPLETED)
+        assert await stage.engine.cancel(live, None) == 2
+        assert states(stage, live) == [State.COMPLETED, State.CANCELLED, State.CANCELLED]
+        assert (await stage.ended(live)).status is Status.CANCELLED
+        assert all(phase is Phase.ENDED for phase, _, _ in job.tasks.values())
+
+
+@in_loop
+async def test_a_restart_takes_up_what_ran_meanwhile_and_submits_nothing_twice(tmp_path: Path) -> None:
+    world = World()
+    async with a_stage(tmp_path, world) as stage:
+        live = await stage.dispatch([], [], [0, 1])
+        job = await stage.job()
+        worker = PlayedWorker(job, 0)
+        worker.run(0, 0)
+        await stage.until(lambda: states(stage, live)[0] is State.COMPLETED)
+    worker.run(1, 1)
+    async with a_stage(tmp_path, world) as stage:
+        resume(stage, live)
+        PlayedWorker(await stage.job(1), 0).run(0, 2)
+        assert (await stage.ended(live)).status is Status.COMPLETED
+        assert world.count("submit") == 2
+
+
+@in_loop
+async def test_a_restart_in_the_middle_of_a_submission_looks_for_the_name_first(tmp_path: Path) -> None:
+    world = World(submit_faults=["lost"])
+    async with a_stage(tmp_path, world, accounting_poll=60) as stage:
+        live = await stage.dispatch([])
+        await stage.job()
+    async with a_stage(tmp_path, world) as stage:
+        resume(stage, live)
+        PlayedWorker(world.jobs[0], 0).run(0, 0)
+        assert (await stage.ended(live)).status is Status.COMPLETED
+        assert world.count("submit") == 1
+
+
+def resume(stage: Stage, before: LiveDispatch) -> None:
+    """Take a dispatch up from the store alone, as a new server does."""
+    live = a_dispatch(stage.store.manifest(before.id), stage.folder)
+    bags = stage.store.bags(before.id)
+    paths = {bag.bag.id: bag.bag.path for bag in bags}
+    live.restore(stage.store.tasks(before.id), stage.store.ends(before.id).values(), paths)
+    stage.engine.resume(live, bags, stage.store.arrays(before.id))

@@ -1,0 +1,197 @@
+"""Which tasks share a bag, how wide, how long: values in, values out."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpcflow.core.model import ArrayLimits, ClusterName, Graph, Limits, Partition, Resources, Shape, Task, UserError
+from hpcflow.core.plan import (
+    BagPlan,
+    PlanSettings,
+    Ready,
+    capacity,
+    check_graph,
+    check_resources,
+    core_hours_bound,
+    cuts,
+    more_workers,
+    plan_bags,
+    waves,
+)
+
+MINI = ClusterName("mini")
+SETTINGS = PlanSettings(min_worker_time_s=300, first_width=64, worker_walltime_s=3600, kill_grace_s=5)
+DEBUG = Partition(
+    name="debug", is_default=True, max_walltime_s=300, cpus_per_node=16, memory_mib_per_node=32000, total_nodes=4
+)
+BATCH = Partition(
+    name="batch", max_walltime_s=172800, cpus_per_node=16, memory_mib_per_node=32000, gpus_per_node=4, total_nodes=4
+)
+LIMITS = Limits(array=ArrayLimits(max_width=1000), partitions=(DEBUG, BATCH), scheduler="slurm")
+
+
+def a_shape(python: str = "/usr/bin/python3", **resources: object) -> Shape:
+    return Shape(
+        cluster=MINI,
+        resources=Resources(**resources),  # type: ignore[arg-type]  # the test's own keywords
+        python=python,
+        python_version=(3, 11),
+    )
+
+
+def some_ready(count: int, shape: Shape, *, start: int = 0, alone: bool = False) -> list[Ready]:
+    return [Ready(index=start + i, attempt=1, shape=shape, alone=alone) for i in range(count)]
+
+
+def the_plan(ready: list[Ready], limits: Limits = LIMITS, settings: PlanSettings = SETTINGS) -> BagPlan:
+    (plan,) = plan_bags(ready, {MINI: limits}, settings)
+    return plan
+
+
+def a_graph(*deps: tuple[int, ...], after: dict[int, tuple[int, ...]] | None = None) -> Graph:
+    tasks = tuple(
+        Task(index=i, name=f"t{i}", fn=0, args=0, deps=d, after=(after or {}).get(i, ())) for i, d in enumerate(deps)
+    )
+    return Graph(name="flow", tasks=tasks, output=0, output_deps=())
+
+
+# ---- bags
+
+
+def test_equal_shapes_share_a_bag_whatever_their_electron() -> None:
+    alike, other = a_shape(cpus=2), a_shape(cpus=4)
+    plans = plan_bags([*some_ready(3, alike), *some_ready(2, other, start=3)], {MINI: LIMITS}, SETTINGS)
+    assert [plan.tasks for plan in plans] == [((0, 1), (1, 1), (2, 1)), ((3, 1), (4, 1))]
+
+
+def test_unknown_run_times_start_with_a_narrow_array() -> None:
+    assert the_plan(some_ready(1000, a_shape())).widths == (64,)
+
+
+def test_a_long_walltime_starts_with_one_worker_a_task_up_to_what_fits_the_partition() -> None:
+    plan = the_plan(some_ready(40, a_shape(partition="batch", walltime_s=7200, cpus=4)))
+    assert plan.widths == (16,)
+
+
+def test_no_array_is_wider_than_the_partition_can_run_at_once() -> None:
+    assert the_plan(some_ready(1000, a_shape(cpus=8))).widths == (8,)
+
+
+def test_an_array_is_cut_where_the_scheduler_takes_no_larger_one() -> None:
+    small = Limits(array=ArrayLimits(max_width=11), partitions=(BATCH,))
+    plan = the_plan(some_ready(25, a_shape(partition="batch", walltime_s=172800)), small)
+    assert plan.widths == (11, 11, 3)
+
+
+def test_a_walltime_at_the_partitions_maximum_is_never_refused_but_gets_one_task_a_worker() -> None:
+    plan = the_plan(some_ready(10, a_shape(walltime_s=300)))
+    assert (plan.worker_walltime_s, plan.limit_s, plan.need_s) == (300, 300, 300)
+    assert plan.cuts == tuple(range(11))
+    assert plan.widths == (10,)
+
+
+def test_a_worker_that_serves_several_tasks_gets_their_time_up_to_an_hour() -> None:
+    plan = the_plan(some_ready(640, a_shape(partition="batch", walltime_s=60)))
+    assert plan.widths == (64,)
+    assert plan.worker_walltime_s == 10 * 60 + 65
+    assert plan.need_s == 60 + 65
+    hours = the_plan(some_ready(64000, a_shape(partition="batch", walltime_s=60)))
+    assert hours.worker_walltime_s == 3600
+
+
+def test_a_task_without_walltime_is_limited_by_its_worker_only() -> None:
+    plan = the_plan(some_ready(100, a_shape()))
+    assert (plan.limit_s, plan.worker_walltime_s) == (None, 300)
+    assert plan.need_s < plan.worker_walltime_s
+
+
+def test_a_task_that_was_cut_off_gets_a_worker_of_its_own() -> None:
+    plan = the_plan(some_ready(3, a_shape(), alone=True))
+    assert plan.widths == (3,)
+    assert plan.need_s == plan.worker_walltime_s
+
+
+def test_a_cluster_without_limits_never_ends_a_worker() -> None:
+    free = Limits(array=ArrayLimits(max_width=1000), partitions=(), bounded=False)
+    assert the_plan(some_ready(2, a_shape()), free).worker_walltime_s > 5 * 365 * 86400
+
+
+def test_the_core_hours_bound_counts_every_core_of_every_worker() -> None:
+    plan = the_plan(some_ready(640, a_shape(partition="batch", cpus=2, walltime_s=535)))
+    assert plan.widths == (32,)
+    assert core_hours_bound(plan) == 32 * 2 * plan.worker_walltime_s / 3600
+
+
+@given(st.integers(1, 5000), st.integers(1, 300))
+def test_ranges_cover_every_unit_once_and_shrink(units: int, workers: int) -> None:
+    at = cuts(units, workers)
+    sizes = [b - a for a, b in zip(at, at[1:], strict=False)]
+    assert at[0] == 0 and at[-1] == units
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] == 1
+    assert sizes[0] <= max(1, units // (2 * workers))
+
+
+@pytest.mark.parametrize(
+    ("units_left", "mean", "workers", "most", "expected"),
+    [(900, 60.0, 64, 1000, 116), (900, 0.1, 64, 1000, 0), (900, 6000.0, 64, 500, 436), (10, 6000.0, 64, 500, 0)],
+)
+def test_measured_work_decides_about_more_workers(
+    units_left: int, mean: float, workers: int, most: int, expected: int
+) -> None:
+    more = more_workers(units_left=units_left, mean_wall_s=mean, workers=workers, most=most, min_worker_time_s=300)
+    assert more == expected
+
+
+# ---- what can't run
+
+
+def test_a_partition_that_does_not_exist_is_named_with_those_that_do() -> None:
+    with pytest.raises(UserError, match="mini has no partition 'long'; it has batch, debug"):
+        check_resources(Resources(partition="long"), "mini", LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("resources", "sentence"),
+    [
+        (Resources(cpus=32), "32 cores on one node, and there are at most 16 on mini, partition 'debug'. No partition"),
+        (Resources(gpus=2, partition="batch", memory_mib=64000), "64000 MiB of memory on one node"),
+        (Resources(walltime_s=3600), "3600 seconds of walltime.*Partition 'batch' can hold it"),
+        (Resources(nodes=5, ntasks=5), "5 nodes, and there are at most 4"),
+    ],
+)
+def test_a_request_that_does_not_fit_says_what_is_too_much(resources: Resources, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        check_resources(resources, "mini", LIMITS)
+
+
+def test_a_request_spread_over_nodes_is_checked_node_by_node() -> None:
+    check_resources(Resources(nodes=4, ntasks=64), "mini", LIMITS)
+
+
+def test_nothing_to_run_is_said() -> None:
+    with pytest.raises(UserError, match="'flow' has nothing to run"):
+        check_graph(a_graph())
+
+
+def test_a_circle_is_shown_with_its_names() -> None:
+    with pytest.raises(UserError, match=r"in a circle: t1 \(1\) -> t0 \(0\) -> t1 \(1\)"):
+        check_graph(a_graph((), (0,), after={0: (1,)}))
+
+
+def test_a_task_that_is_not_there_can_not_be_waited_for() -> None:
+    with pytest.raises(UserError, match=r"Task 1 \(t1\) waits for task 7"):
+        check_graph(a_graph((), (7,)))
+
+
+def test_waves_put_each_task_behind_all_it_needs() -> None:
+    assert waves(a_graph((), (), (0, 1), (0,), (2, 3))) == ((0, 1), (2, 3), (4,))
+    assert waves(a_graph((), (), after={0: (1,)})) == ((1,), (0,))
+
+
+def test_capacity_is_bounded_by_the_scarcest_resource() -> None:
+    assert capacity(Resources(cpus=1, memory_mib=16000), BATCH) == 8
+    assert capacity(Resources(cpus=1, gpus=2), BATCH) == 8
+    assert capacity(Resources(nodes=2, ntasks=2), BATCH) == 2
