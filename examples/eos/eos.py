@@ -49,7 +49,8 @@ def relax(metal: str, structure: str) -> float:
     # Start from the volume per atom of the real metal.
     crystal = bulk(metal, structure, a=(atoms_per_cube * bulk(metal).get_volume()) ** (1 / 3))
     crystal.calc = EMT()
-    if not BFGS(FrechetCellFilter(crystal), logfile=None).run(fmax=1e-5, steps=200):
+    shape = FrechetCellFilter(crystal)
+    if not BFGS(shape, logfile=None).run(fmax=1e-5, steps=200):  # pyright: ignore[reportArgumentType]  # takes filters
         raise RuntimeError(f"{structure} {metal} did not relax in 200 steps.")
     return float((atoms_per_cube * crystal.get_volume()) ** (1 / 3))
 
@@ -160,7 +161,7 @@ def main() -> None:
     options.add_argument("--plot", type=Path, help="write the curves to this file (png, pdf or svg)")
     chosen = options.parse_args()
 
-    workflow = hf.lattice(equations_of_state, executor=chosen.executor)
+    workflow = hf.lattice(executor=chosen.executor)(equations_of_state)
     result = hf.dispatch_sync(workflow)(METALS, STRAINS)
     if result.status != "COMPLETED":
         raise SystemExit(result.error)

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def ask(*arguments: str, cwd: Path) -> Any:  # Any: JSON
 
 
 @contextmanager
-def stopped_afterwards(cwd: Path) -> Iterator[None]:
+def stopped_afterwards(cwd: Path) -> Generator[None]:
     """Stop the server of HPCFLOW_HOME at the end, whoever started it."""
     try:
         yield

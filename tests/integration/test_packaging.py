@@ -68,7 +68,8 @@ def test_help_takes_less_than_300_ms(tmp_path: Path) -> None:
 
 def test_the_lock_covers_every_dependency_and_names_public_hosts_only() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    extras = project["optional-dependencies"].values()
+    wanted = [*project["dependencies"], *(line for extra in extras for line in extra)]
     lock = (ROOT / "uv.lock").read_text()
     locked = {package["name"] for package in tomllib.loads(lock)["package"]}
     assert {re.split(r"[\[<>=]", line)[0] for line in wanted} <= locked
