@@ -173,6 +173,9 @@ def _count(text: str) -> int:
 
 
 def _start(options: argparse.Namespace) -> int:
+    import socket
+
+    from hpcflow.sdk.connection import read_record
     from hpcflow.sdk.startup import running, server_command, start
 
     where = places(os.environ)
@@ -184,6 +187,12 @@ def _start(options: argparse.Namespace) -> int:
         command = server_command(take_over=options.take_over)
         sys.stdout.flush()
         os.execv(command[0], command)
+    elsewhere = read_record(where)
+    if options.take_over and elsewhere is not None and elsewhere.host != socket.gethostname():
+        print(
+            f"Asks the server on {elsewhere.host} (pid {elsewhere.pid}) to end; this may take two minutes.",
+            file=sys.stderr,
+        )
     record, started = start(where, take_over=options.take_over, from_dispatch=options.from_dispatch)
     if not started:
         print(f"The server of {where.home} runs already (pid {record.pid}).")
@@ -221,19 +230,20 @@ def _status(options: argparse.Namespace) -> int:
     from hpcflow.sdk.connection import Server, ServerUnreachable, read_record
     from hpcflow.sdk.startup import running
 
-    where = places(os.environ)
-    left = read_record(where)
     status: dict[str, Any] = {  # Any: JSON
         "pid": None,
         "version": __version__,
         "host": None,
         "address": None,
-        "home": where.home,
+        "home": None,
         "clusters": [],
         "problem": None,
     }
     problem: HpcflowError | None = None
     try:
+        where = places(os.environ)
+        left = read_record(where)
+        status |= {"home": where.home, "host": left and left.host}
         record = running(where)
         if record is None:
             raise ServerUnreachable(f"No server runs for {where.home}. Start one with `hpcflow start`.")
@@ -242,8 +252,6 @@ def _status(options: argparse.Namespace) -> int:
     except HpcflowError as error:
         problem = error
         status["problem"] = str(error)
-        if status["pid"] is None and left is not None:
-            status["host"] = left.host
     if options.json:
         _write_json(status)
     elif problem is None:

@@ -43,6 +43,8 @@ P = ParamSpec("P")
 LONG_POLL_S: Final = 25
 #: How long a waiting client bears a server that is away, as it is during `hpcflow restart`, in seconds.
 AWAY_S: Final = 60.0
+#: Bytes of a blob that are compressed at once: a large one needs no second copy of itself.
+_SENT_AT_ONCE: Final = 1 << 20
 
 
 # ---- dispatching
@@ -192,9 +194,10 @@ def _compressed(parts: Iterable[bytes]) -> Iterator[bytes]:
     # Level 1: pickles of numbers hardly shrink further, and the socket is local.
     compressor = zlib.compressobj(level=1)
     for part in parts:
-        piece = compressor.compress(part)
-        if piece:
-            yield piece
+        for start in range(0, len(part), _SENT_AT_ONCE):
+            piece = compressor.compress(memoryview(part)[start : start + _SENT_AT_ONCE])
+            if piece:
+                yield piece
     yield compressor.flush()
 
 

@@ -107,6 +107,7 @@ def start(where: Places, *, take_over: bool = False, from_dispatch: bool = False
     patience_s = TAKE_OVER_PATIENCE_S if take_over else PATIENCE_S
     deadline = time.monotonic() + patience_s
     process = _spawn(where, command)
+    held_pause_s = _HELD_PAUSE_S
     while time.monotonic() < deadline:
         record = _answering(where)
         if record is not None:
@@ -115,7 +116,8 @@ def start(where: Places, *, take_over: bool = False, from_dispatch: bool = False
         exit_code = process.poll()
         if exit_code == EXIT_HELD:
             # Another start was a moment faster, or a server is ending: it answers soon, or leaves the home to us.
-            time.sleep(_HELD_PAUSE_S)
+            time.sleep(held_pause_s)
+            held_pause_s *= 2
             process = process if _answering(where) else _spawn(where, command)
         elif exit_code is not None:
             raise ServerStartFailed(_why(where, log_start, f"ended (exit code {exit_code}) before it answered"))

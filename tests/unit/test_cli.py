@@ -84,6 +84,17 @@ def test_a_relative_home_is_the_users_mistake(
     assert capsys.readouterr().err == "HPCFLOW_HOME is 'here': it must be an absolute path.\n"
 
 
+def test_status_is_an_object_even_without_a_home(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HPCFLOW_HOME", "here")
+    assert main(["status", "--json"]) == 2
+    status = _json_of(capsys)
+    assert isinstance(status, dict)
+    assert (status["pid"], status["home"]) == (None, None)
+    assert status["problem"] == "HPCFLOW_HOME is 'here': it must be an absolute path."
+
+
 @pytest.mark.parametrize("command", ["dispatches", "ui", "show 01", "cancel 01", "clusters list", "clusters test x"])
 def test_without_a_server_a_command_says_so_and_exits_with_3(
     hpcflow_home: Path, capsys: pytest.CaptureFixture[str], command: str

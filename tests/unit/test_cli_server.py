@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -46,11 +46,11 @@ def _pid(home: Places) -> int:
     return record.pid
 
 
-def _wait_for_end(pid: int) -> None:
-    deadline = time.monotonic() + 30
-    while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not os.path.exists(f"/proc/{pid}")
+def _kill(pid: int) -> None:
+    watched = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    assert select.select([watched], [], [], 30)[0] == [watched]
+    os.close(watched)
 
 
 @hpcflow.electron(executor="local")
@@ -130,8 +130,7 @@ def test_the_first_dispatch_starts_a_server_and_says_so(home: Places, capsys: py
 def test_a_killed_server_is_started_again_and_the_dispatch_goes_on(home: Places) -> None:
     dispatch_id = hpcflow.dispatch(doubled)(4)
     pid = _pid(home)
-    os.kill(pid, signal.SIGKILL)
-    _wait_for_end(pid)
+    _kill(pid)
     result = hpcflow.get_result(dispatch_id, wait=True)
     assert result.result == {"two": 8, "four": (16, [4])}
     assert _pid(home) != pid
