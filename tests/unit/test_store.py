@@ -202,6 +202,11 @@ def test_a_task_comes_back_as_it_was_written(filled: Store) -> None:
     assert filled.tasks(DISPATCH) == [a_task(0), task, a_task(2)]
 
 
+@pytest.mark.parametrize("index", [-1, 3])
+def test_a_task_that_is_not_there_is_none_even_beside_others(filled: Store, index: int) -> None:
+    assert filled.task(DISPATCH, index) is None
+
+
 def test_tasks_are_read_by_state_and_page(filled: Store) -> None:
     filled.apply(Changes(NOW, tasks=[a_task(1, State.RUNNING)]))
     assert [task.index for task in filled.tasks(DISPATCH, state=State.READY)] == [0, 2]

@@ -392,7 +392,7 @@ _CHUNK: Final = 900
 def _run(connection: sa.Connection, statement: str, values: list[Values]) -> int:
     """Run a statement for each tuple (in the order of the table's columns); return the number of rows it changed.
 
-    The driver gets the tuples as they are: SQLAlchemy's own parameters cost ten times as much for ten thousand rows.
+    The driver gets the tuples as they are: through SQLAlchemy's own parameters ten thousand rows cost twice the time.
     """
     return connection.exec_driver_sql(statement, values).rowcount if values else 0
 
