@@ -134,7 +134,7 @@ def _fill_function(function: FunctionType, state: tuple[list[ModuleType], object
 
 
 def _imported_inside(function: FunctionType) -> set[str]:
-    """Return the user's modules, loaded here, that ``import`` statements in a function's body name, and their packages."""
+    """Return the user's modules that ``import`` statements in a function's body name, and their packages."""
     code = function.__code__
     if code not in _imports:
         _imports[code] = tuple(_import_statements(code))

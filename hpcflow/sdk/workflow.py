@@ -67,6 +67,7 @@ class Electron(Generic[P, R_co]):
 
     def __setstate__(self, state: object) -> None:
         self.function, self.annotations = cast("tuple[Callable[P, R_co], Annotations]", state)
+        _dress(self, self.function)
 
 
 class Lattice(Generic[P, R_co]):
@@ -111,6 +112,7 @@ class Lattice(Generic[P, R_co]):
 
     def __setstate__(self, state: object) -> None:
         self.function, self.annotations = cast("tuple[Callable[P, R_co], Annotations]", state)
+        _dress(self, self.function)
 
 
 @overload
@@ -145,7 +147,8 @@ def lattice(
 ) -> Lattice[P, R] | Callable[[Callable[P, R]], Lattice[P, R]]:
     """Mark a function that composes electrons: ``@lattice``, or ``@lattice(executor="slurm")``.
 
-    Its options hold for each electron that it calls and that leaves them open.
+    Its options hold for each electron that it calls and that leaves them open. An electron may be marked too: it is
+    then the lattice's only task.
 
     Raises:
         UserError: an unknown or impossible option; a method, coroutine or generator function.
@@ -217,7 +220,7 @@ def _dress(decorated: object, function: Callable[..., object]) -> None:
 
 def _check_function(function: object, kind: str) -> None:
     name = name_of(function)
-    if isinstance(function, (Electron, Lattice)):
+    if isinstance(function, Electron if kind == "electron" else Lattice):
         raise UserError(f"{name!r} is marked already; with_options() gives another one with other options.")
     if isinstance(function, (staticmethod, classmethod, property, MethodType)) or _is_in_a_class(function):
         raise UserError(

@@ -62,7 +62,7 @@ class BagOnDisk:
         if "b" in result:
             return base64.b64decode(result["b"])
         name, offset, size, _ = result["f"]
-        content = (self.path / name).read_bytes()[offset : offset + size]
+        content: bytes = (self.path / name).read_bytes()[offset : offset + size]
         assert len(content) == size
         return content
 

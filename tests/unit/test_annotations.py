@@ -1,5 +1,7 @@
 """What electrons and lattices may ask for, and who wins."""
 
+# ruff: noqa: PLW0108  # a lattice is a function that calls electrons, however short
+
 from __future__ import annotations
 
 from datetime import timedelta
@@ -227,7 +229,8 @@ def test_too_few_processes_after_inheritance_are_refused_by_name() -> None:
 
 def test_an_executor_has_no_executor() -> None:
     options: dict[str, Any] = {"executor": "slurm"}
+    misspelt: dict[str, Any] = {"partitoin": "x"}
     with pytest.raises(UserError, match=r"executor\.Slurm: an executor has no executor of its own"):
         hf.executor.Slurm(**options)
     with pytest.raises(UserError, match=r"executor\.Slurm has an unknown annotation 'partitoin'; did you mean"):
-        hf.executor.Slurm(**{"partitoin": "x"})
+        hf.executor.Slurm(**misspelt)

@@ -67,7 +67,7 @@ async def test_a_lost_reply_is_adopted_by_name_and_submitted_once(tmp_path: Path
         live = await stage.dispatch([])
         PlayedWorker(await stage.job(), 0).run(0, 0)
         assert (await stage.ended(live)).status is Status.COMPLETED
-        assert [array.array.job_id for array in stage.store.arrays(live.id)] == ["100"]
+        await stage.until(lambda: [array.array.job_id for array in stage.store.arrays(live.id)] == ["100"])
         assert stage.world.count("submit") == 1
 
 

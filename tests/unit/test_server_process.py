@@ -266,40 +266,50 @@ def test_the_token_is_in_no_log_and_on_no_command_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lambda folder: (folder / "token").chmod(0o644), "Others may have read {home}/token (mode 0644)"),
-        (lambda folder: (folder / "token").write_text(""), "{home}/token is empty: remove it"),
-        (lambda folder: (folder / "hpcflow.db").touch(0o640), "Others may have read {home}/hpcflow.db (mode 0640)"),
-        (lambda folder: planted(folder / "clusters.toml"), "Others may have changed {home}/clusters.toml (mode 0666)"),
-        (lambda folder: (folder / "config.toml").write_text("colour = 1"), "there is no setting called 'colour'."),
-        (lambda folder: moved(folder / "keys"), "{home}/keys is no folder"),
-        (lambda folder: linked(folder / "token"), "{home}/token is no ordinary file"),
-        (lambda folder: (folder / "run" / "sock").write_text(""), "{home}/run/sock is in the way and is no socket"),
+        ("token_readable", "Others may have read {home}/token (mode 0644)"),
+        ("token_empty", "{home}/token is empty: remove it"),
+        ("token_a_link", "{home}/token is no ordinary file"),
+        ("store_readable", "Others may have read {home}/hpcflow.db (mode 0640)"),
+        ("clusters_planted", "Others may have changed {home}/clusters.toml (mode 0666)"),
+        ("unknown_setting", "there is no setting called 'colour'."),
+        ("keys_a_link", "{home}/keys is no folder"),
+        ("file_for_socket", "{home}/run/sock is in the way and is no socket"),
     ],
 )
-def test_it_refuses_a_home_that_is_not_private(tmp_path: Path, spoil: Callable[[Path], object], sentence: str) -> None:
+def test_it_refuses_a_home_that_is_not_private(tmp_path: Path, spoil: str, sentence: str) -> None:
     folder = tmp_path / "home"
     home.prepare(Places(str(folder)))
     home.read_token(Places(str(folder)))
-    spoil(folder)
+    spoiled(folder, spoil)
     code, said = launch(folder).end()
     assert code == 1
     assert sentence.format(home=folder) in said
     assert said.count("\n") == 1
 
 
-def planted(path: Path) -> None:
-    path.touch()
-    path.chmod(0o666)
-
-
-def moved(path: Path) -> None:
-    path.rename(path.with_name("elsewhere"))
-    path.symlink_to("elsewhere")
-
-
-def linked(path: Path) -> None:
-    path.unlink()
-    path.symlink_to("/etc/hostname")
+def spoiled(folder: Path, how: str) -> None:
+    """Do one wrong thing to a home."""
+    match how:
+        case "token_readable":
+            (folder / "token").chmod(0o644)
+        case "token_empty":
+            (folder / "token").write_text("")
+        case "token_a_link":
+            (folder / "token").unlink()
+            (folder / "token").symlink_to("/etc/hostname")
+        case "store_readable":
+            (folder / "hpcflow.db").touch()
+            (folder / "hpcflow.db").chmod(0o640)
+        case "clusters_planted":
+            (folder / "clusters.toml").touch()
+            (folder / "clusters.toml").chmod(0o666)
+        case "unknown_setting":
+            (folder / "config.toml").write_text("colour = 1")
+        case "keys_a_link":
+            (folder / "keys").rename(folder / "elsewhere")
+            (folder / "keys").symlink_to("elsewhere")
+        case _:
+            (folder / "run" / "sock").write_text("")
 
 
 # ---- the parts

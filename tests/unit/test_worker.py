@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -264,7 +265,7 @@ class NeedsAModule:
 
 def import_mailbox() -> bool:
     there = "mailbox" in sys.modules
-    import mailbox  # noqa: F401
+    importlib.import_module("mailbox")
 
     return there
 
