@@ -50,7 +50,7 @@ def relax(metal: str, structure: str) -> float:
     crystal = bulk(metal, structure, a=(atoms_per_cube * bulk(metal).get_volume()) ** (1 / 3))
     crystal.calc = EMT()
     shape = FrechetCellFilter(crystal)
-    if not BFGS(shape, logfile=None).run(fmax=1e-5, steps=200):  # pyright: ignore[reportArgumentType]  # takes filters
+    if not BFGS(shape, logfile=None).run(fmax=1e-5, steps=200):  # type: ignore[arg-type]  # takes filters
         raise RuntimeError(f"{structure} {metal} did not relax in 200 steps.")
     return float((atoms_per_cube * crystal.get_volume()) ** (1 / 3))
 
