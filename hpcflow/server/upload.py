@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Final, cast
 
-from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from hpcflow.core.bag import DamagedError, stream_head
@@ -26,8 +26,13 @@ _STEP: Final = 2**20
 # 26 characters of Crockford's base 32; the first carries only three bits of the 128.
 _ULID: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
+# Beyond any machine, and within the store's 64 bits whatever is multiplied with it.
+_MOST: Final = 2**40
+
 Count = Annotated[int, Field(ge=0)]
-Text = Annotated[str, Field(max_length=4096)]
+Amount = Annotated[int, Field(ge=1, le=_MOST)]
+#: One line: these words reach paths, command lines and batch scripts.
+Text = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
 class ClientNote(TypedDict):
@@ -46,11 +51,32 @@ class FunctionNote(TypedDict):
     source: str | None
 
 
+class ResourcesNote(TypedDict, total=False):
+    """The fields of `core.model.Resources` that differ from their defaults."""
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")  # type: ignore[misc]  # pydantic reads it from here
+
+    nodes: Amount
+    ntasks: Amount
+    cpus: Amount
+    memory_mib: Amount | None
+    gpus: Annotated[int, Field(ge=0, le=_MOST)]
+    walltime_s: Amount | None
+    partition: Text | None
+    account: Text | None
+    qos: Text | None
+    constraint: Text | None
+    reservation: Text | None
+    licenses: Text | None
+    exclude: Text | None
+    extra: list[Text]
+
+
 class ShapeNote(TypedDict):
-    """What tasks ask for; resources are checked where clusters are known."""
+    """What tasks ask for; whether a cluster can give it is checked where clusters are known."""
 
     executor: Text | None
-    resources: dict[str, JsonValue]
+    resources: ResourcesNote
     workdir: Text | None
     retries: Annotated[int, Field(ge=0, le=1000)]
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Generator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpcflow.core.bag import stream_parts
+from hpcflow.core.model import Resources
 from hpcflow.server import schema
-from hpcflow.server.upload import Upload, is_ulid
+from hpcflow.server.upload import ResourcesNote, Upload, is_ulid
 from tests.unit.served import BLOBS, FIRST, OTHER, Json, MemoryService, Served, a_manifest, an_upload, served
 
 
@@ -35,6 +37,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Generator[Served]:
     with served(tmp_path_factory.mktemp("api")) as here:
         assert here.upload(an_upload()).status == 201
         yield here
+
+
+def a_shape(**resources: object) -> Json:
+    return {"executor": None, "resources": resources, "workdir": None, "retries": 0}
 
 
 def left_behind(server: Served) -> list[str]:
@@ -171,6 +177,15 @@ def test_every_changed_byte_is_noticed(tmp_path: Path) -> None:
         ({"functions": {"9" * 5000: {"name": "f", "module": "m", "source": None}}}, "The functions of the manifest"),
         ({"shapes": [{"executor": 1, "resources": {}, "workdir": None, "retries": 0}]}, "wrong at shapes.0.executor"),
         ({"shapes": []}, "Task 0 of the manifest"),
+        ({"shapes": [a_shape(cpu=1)]}, "wrong at shapes.0.resources.cpu"),
+        ({"shapes": [a_shape(cpus="2")]}, "wrong at shapes.0.resources.cpus"),
+        ({"shapes": [a_shape(cpus=True)]}, "wrong at shapes.0.resources.cpus"),
+        ({"shapes": [a_shape(nodes=0)]}, "wrong at shapes.0.resources.nodes"),
+        ({"shapes": [a_shape(walltime_s=1.5)]}, "wrong at shapes.0.resources.walltime_s"),
+        ({"shapes": [a_shape(memory_mib=10**30)]}, "wrong at shapes.0.resources.memory_mib"),
+        ({"shapes": [a_shape(extra=[["--x"]])]}, "wrong at shapes.0.resources.extra.0"),
+        ({"shapes": [a_shape(partition="a\n#SBATCH --uid=0")]}, "wrong at shapes.0.resources.partition"),
+        ({"executable": "/usr/bin/python\0"}, "wrong at executable"),
     ],
 )
 def test_a_manifest_that_can_not_be_is_refused_with_the_place(shared: Served, changes: Json, sentence: str) -> None:
@@ -198,6 +213,10 @@ def test_only_uploads_are_taken_as_uploads(shared: Served) -> None:
     assert shared.ask("POST", "/api/v1/dispatches", body=b"{}").status == 415
     octets = {"Content-Type": "application/octet-stream"}
     assert shared.ask("POST", "/api/v1/dispatches", body=an_upload(), headers=octets).status == 415
+
+
+def test_an_upload_may_name_every_resource_that_there_is() -> None:
+    assert set(ResourcesNote.__annotations__) == {field.name for field in fields(Resources)}
 
 
 # ---- reading
@@ -438,6 +457,7 @@ def test_the_server_never_opens_a_pickle() -> None:
     """An audit hook ends the process at the first `pickle.find_class`: serving a hostile dispatch must not meet it."""
     program = """
 import os, pickle, sys, tempfile
+from dataclasses import fields
 from pathlib import Path
 
 class Hostile:
