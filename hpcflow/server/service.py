@@ -33,8 +33,9 @@ from hpcflow.core.places import Places
 from hpcflow.core.plan import BagPlan, Ready, check_graph, check_resources, core_hours_bound, plan_bags, waves
 from hpcflow.core.states import State, Status
 from hpcflow.server.bagging import value_bytes
+from hpcflow.server.bags import array_name
 from hpcflow.server.clusters import Cluster, find_clusters
-from hpcflow.server.engine import Engine, array_name, plan_settings
+from hpcflow.server.engine import Engine, plan_settings
 from hpcflow.server.live import LiveDispatch, Stored, read_graph
 from hpcflow.server.settings import Settings, read_clusters
 from hpcflow.server.store import ArrayRow, DispatchRow, EndRow, Store, TaskRow
@@ -106,7 +107,7 @@ class Service:
 
     def __init__(self, engine: Engine, where: Places, default: ClusterName, reason: str) -> None:
         self._engine = engine
-        self._store = engine.store
+        self._store = engine.writer.store
         self._where = where
         self._default = default
         self._reason = reason
@@ -282,7 +283,7 @@ class Service:
         return {
             "clusters": sorted(self._engine.clusters),
             "default_cluster": self._default,
-            "live_dispatches": len(self._engine.dispatches),
+            "live_dispatches": len(self._engine.writer.dispatches),
         }
 
     def clusters(self) -> Json:
@@ -350,18 +351,18 @@ class Service:
 
     async def changed(self, dispatch: str, since: int, wait_s: float) -> Json:
         known = await self._known(dispatch)
-        await self._engine.wait_change(known, since, wait_s)
+        await self._engine.writer.wait_change(known, since, wait_s)
         await asyncio.sleep(_BREATH_S)
         return await asyncio.to_thread(self._read_summary, known)
 
     async def _known(self, dispatch: str) -> DispatchId:
         known = DispatchId(dispatch)
-        if known not in self._engine.dispatches and await asyncio.to_thread(self._store.dispatch, known) is None:
+        if known not in self._engine.writer.dispatches and await asyncio.to_thread(self._store.dispatch, known) is None:
             raise NotFound(f"There is no dispatch {dispatch} here. `hpcflow dispatches` lists those there are.")
         return known
 
     def _read_summary(self, dispatch: DispatchId) -> Json:
-        version = self._engine.version(dispatch)  # before the rows: a change in between is then asked for again
+        version = self._engine.writer.version(dispatch)  # before the rows: a change in between is then asked for again
         row = self._store.dispatch(dispatch)
         if row is None:
             raise NotFound(f"There is no dispatch {dispatch} here.")
@@ -377,7 +378,7 @@ class Service:
             "created_at": _spelled(row.created_at),
             "started_at": _spelled(row.started_at),
             "ended_at": _spelled(row.ended_at),
-            "version": self._engine.version(row.id),
+            "version": self._engine.writer.version(row.id),
             "python": list(row.python),
             "tasks": row.n_tasks,
             "counts": {state: count for state, count in row.counts.items() if count},
@@ -519,7 +520,7 @@ class Service:
 
     async def cancel(self, dispatch: str, tasks: list[int] | None) -> Json:
         known = await self._known(dispatch)
-        live = self._engine.dispatches.get(known)
+        live = self._engine.writer.dispatches.get(known)
         if live is None:
             return {"cancelled": 0, "message": f"Dispatch {dispatch} has ended already."}
         if tasks is not None and (unknown := [index for index in tasks if not 0 <= index < len(live.tasks)]):

@@ -301,7 +301,7 @@ class Stage:
 
     async def ended(self, live: LiveDispatch) -> DispatchRow:
         """Return the row of a dispatch once it is final."""
-        await self.until(lambda: live.id not in self.engine.dispatches)
+        await self.until(lambda: live.id not in self.engine.writer.dispatches)
         row = self.store.dispatch(live.id)
         assert row is not None
         return row

@@ -1,0 +1,197 @@
+"""Bags and job arrays that are not over, in memory: what is known of each, and what one more answer changes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from hpcflow.core.follow import Ledger, worker_name
+from hpcflow.core.model import Bag, Cause, JobArray, JobId, Observation, Phase
+from hpcflow.server.live import LiveDispatch
+from hpcflow.server.store import ArrayRow, ArrayState, BagRow
+
+__all__ = ["LiveArray", "LiveBag", "array_name"]
+
+
+@dataclass(slots=True)
+class LiveArray:
+    """One submission that is not over."""
+
+    array: JobArray
+    state: ArrayState
+    reason: str | None = None
+    cancel_wanted: bool = False
+    #: We asked to end those of its array tasks that had not started.
+    trimmed: bool = False
+    submitted_at: datetime | None = None
+    ended_at: datetime | None = None
+    ends: dict[int, Observation] = field(default_factory=dict[int, Observation])
+    #: Complete answers in a row in which nothing of it lived.
+    silent: int = 0
+    seen: bool = False
+    #: Submissions that found no room, and when the next one is due.
+    tries: int = 0
+    not_before: datetime | None = None
+
+    @property
+    def open(self) -> bool:
+        return self.state not in {ArrayState.ENDED, ArrayState.REFUSED}
+
+    def is_due(self, now: datetime) -> bool:
+        """It waits to be submitted, and may be now."""
+        return (
+            self.state is ArrayState.INTENT
+            and not self.cancel_wanted
+            and (self.not_before is None or self.not_before <= now)
+        )
+
+    def accept(self, job_id: JobId, now: datetime) -> None:
+        """The scheduler has it, by its reply or found by name."""
+        self.array = replace(self.array, job_id=job_id)
+        self.state, self.reason, self.submitted_at = ArrayState.SUBMITTED, None, now
+
+    def observe(self, rows: Sequence[Observation], *, complete: bool, now: datetime, settle_s: float) -> bool:
+        """Take what one answer says about it; return whether its row changed.
+
+        Args:
+            rows: of this array only.
+            complete: whether absence in the answer is a fact.
+            now: the time of the answer.
+            settle_s: how long an array that nobody names may still turn up.
+        """
+        adopted = bool(rows) and self.array.job_id is None
+        if adopted:
+            self.accept(rows[0].job_id, now)
+        self.seen = self.seen or bool(rows)
+        alive = False
+        for row in rows:
+            if row.phase is Phase.ENDED:
+                self.ends[row.index] = row
+            else:
+                alive = True
+                self.ends.pop(row.index, None)
+        if alive or not complete:
+            self.silent = 0
+            return adopted
+        settled = (now - self.array.intent_at).total_seconds() > settle_s
+        if self.state is ArrayState.AMBIGUOUS and not rows and settled:
+            # Both sources answered in full, long after the submission: it was never taken. The same name is used again.
+            self.state, self.reason = ArrayState.INTENT, None
+            return True
+        if self.state is not ArrayState.SUBMITTED or not (self.seen or settled):
+            return adopted
+        self.silent += 1
+        # Right after the end accounting may show one array task of ten: believe all of them, or silence twice.
+        if len(self.ends) < self.array.width and self.silent < 2:
+            return adopted
+        self.state, self.ended_at = ArrayState.ENDED, now
+        return True
+
+    def row(self) -> ArrayRow:
+        return ArrayRow(
+            array=self.array,
+            state=self.state,
+            reason=self.reason,
+            cancel_wanted=self.cancel_wanted,
+            submitted_at=self.submitted_at,
+            ended_at=self.ended_at,
+            ends={
+                index: {
+                    "cause": end.cause,
+                    "raw": end.raw,
+                    "exit_code": end.exit_code,
+                    "signal": end.signal,
+                    "core_seconds": end.core_seconds,
+                    "max_rss_kib": end.max_rss_kib,
+                }
+                for index, end in self.ends.items()
+            },
+        )
+
+
+@dataclass(slots=True)
+class LiveBag:
+    """One bag that may still give results."""
+
+    bag: Bag
+    dispatch: LiveDispatch
+    ledger: Ledger
+    key: bytes
+    created_at: datetime
+    arrays: list[LiveArray] = field(default_factory=list[LiveArray])
+    #: Bytes of each journal that were read.
+    offsets: dict[str, int] = field(default_factory=dict[str, int])
+    #: When each dead worker was first known to be dead.
+    dead_since: dict[str, datetime] = field(default_factory=dict[str, datetime])
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def open(self) -> bool:
+        return any(array.open for array in self.arrays)
+
+    @property
+    def over(self) -> bool:
+        """All its arrays are, and at least one of them ran."""
+        return not self.open and any(array.state is ArrayState.ENDED for array in self.arrays)
+
+    @property
+    def readable(self) -> bool:
+        """A scheduler has, or may have, workers for it: its journals are worth a look."""
+        return any(array.state in {ArrayState.SUBMITTED, ArrayState.AMBIGUOUS} for array in self.arrays)
+
+    @property
+    def width(self) -> int:
+        """Array tasks that serve it, running or queued."""
+        return sum(array.array.width for array in self.arrays if array.open)
+
+    @property
+    def came_up(self) -> int:
+        """Array tasks whose worker wrote a line, however often it was requeued."""
+        return len({name.rsplit("_", 1)[0] for name in self.ledger.workers})
+
+    def dead(self) -> dict[str, Observation | None]:
+        """Return the workers that accounting says have ended and that no requeued one inherits from."""
+        dead: dict[str, Observation | None] = {}
+        for array in self.arrays:
+            for name in self.ledger.workers:
+                job, index, restart = name.rsplit("_", 2)
+                if job != array.array.job_id:
+                    continue
+                newest = worker_name(job, int(index), int(restart) + 1) not in self.ledger.workers
+                if newest and (int(index) in array.ends or not array.open):
+                    dead[name] = array.ends.get(int(index))
+        return dead
+
+    def dead_for(self, names: Iterable[str], now: datetime) -> float:
+        """Return for how many seconds the last of these workers has been known to be dead."""
+        since = [self.dead_since.setdefault(name, now) for name in names]
+        return (now - max(since, default=now)).total_seconds()
+
+    def cancelled_by_others(self) -> str | None:
+        """Return who cancelled array tasks that we did not cancel, in a sentence; ``None`` when nobody did."""
+        for array in self.arrays:
+            for index, end in array.ends.items():
+                if end.cause is not Cause.CANCELLED or array.cancel_wanted:
+                    continue
+                ran = any(name.startswith(f"{array.array.job_id}_{index}_") for name in self.ledger.workers)
+                if ran or not array.trimmed:
+                    return f"Its job {array.array.job_id}_{index} was cancelled outside hpcflow ({end.raw})."
+        return None
+
+    def row(self, closed_at: datetime | None = None) -> BagRow:
+        return BagRow(bag=self.bag, created_at=self.created_at, closed_at=closed_at)
+
+
+def array_name(electrons: Iterable[str], identifier: str, *, opaque: bool) -> str:
+    """Return a job name: unique, and readable in the queue unless names are private.
+
+    Only letters, digits, ``_`` and ``-`` of the commonest electron's name are kept, 40 at most.
+    """
+    if opaque:
+        return f"hf-{identifier}"
+    common = Counter(electrons).most_common(1)[0][0]
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in common).strip("_-")
+    return f"{kept[:40] or 'task'}-{identifier}"
