@@ -11,15 +11,27 @@ import importlib
 import importlib.util
 import opcode
 import os
+import pickle
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from types import CodeType, FunctionType, ModuleType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import cloudpickle.cloudpickle as cp
 
-__all__ = ["reduced_by_value", "travels_by_value"]
+__all__ = ["Shared", "class_by_value", "reduced_by_value", "travels_by_value"]
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the pickles of one trace have in common."""
+
+    #: Names of the user's modules that went along.
+    modules: set[str] = field(default_factory=set)
+    #: For each class among the arguments the id that cloudpickle gave it, and its pickle; ``None``: it goes by name.
+    definitions: dict[type, tuple[str, bytes] | None] = field(default_factory=dict)
 
 
 def travels_by_value(module: str) -> bool:
@@ -61,6 +73,20 @@ def reduced_by_value(pickler: Any, obj: Any, travelled: set[str]) -> Any:  # Any
     if kind is TypeVar and _noted(obj.__module__, travelled):
         return cp._make_typevar, cp._decompose_typevar(obj)
     return None
+
+
+def class_by_value(cls: type, shared: Shared, define: Callable[[type], bytes]) -> Any:  # Any: pickle's own protocol
+    """Return how to pickle a class that ten thousand arguments may be of: ``define`` makes its pickle once."""
+    if cls not in shared.definitions:
+        by_name = cp._should_pickle_by_reference(cls) and not travels_by_value(cls.__module__)
+        shared.definitions[cls] = None if by_name else (cp._get_or_create_tracker_id(cls), define(cls))
+    definition = shared.definitions[cls]
+    return NotImplemented if definition is None else (_find_or_load, definition)
+
+
+def _find_or_load(tracker: str, definition: bytes) -> type:
+    tracked: type | None = cp._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracker)
+    return pickle.loads(definition) if tracked is None else tracked
 
 
 def _noted(module: str | None, travelled: set[str]) -> bool:
@@ -154,16 +180,18 @@ def _imported_inside(function: FunctionType) -> set[str]:
 
 _imports: Final[dict[CodeType, tuple[tuple[int, str, tuple[str, ...]], ...]]] = {}
 _IMPORT: Final = opcode.opmap["IMPORT_NAME"]
+_EXTENDED: Final = opcode.opmap["EXTENDED_ARG"]
 
 
 def _import_statements(code: CodeType) -> Iterator[tuple[int, str, tuple[str, ...]]]:
     """Yield (level, module, names) of each import in the code and in the functions inside it."""
     if _IMPORT in code.co_code[::2]:
-        before: list[Any] = [0, None]  # Any: constants of every type
+        level, parts = 0, None  # loaded just before, in this order
         for instruction in dis.get_instructions(code):
             if instruction.opcode == _IMPORT:
-                yield before[-2], instruction.argval, before[-1] or ()
-            before = [before[-1], instruction.argval]
+                yield level, instruction.argval, parts or ()
+            elif instruction.opcode != _EXTENDED:
+                level, parts = cast(int, parts), instruction.argval
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _import_statements(constant)

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, cast
 
 import cloudpickle
 
-from hpcflow.sdk.by_value import reduced_by_value
+from hpcflow.sdk.by_value import Shared, class_by_value, reduced_by_value
 from hpcflow.sdk.placeholder import OPERATORS, Frozen, Placeholder, PlaceholderError, Tracer
 
 __all__ = ["CapturedError", "dumps", "load_with"]
@@ -32,7 +32,7 @@ def dumps(
     *,
     resolve_deps: set[int] | None = None,
     tracer: Tracer | None = None,
-    by_value: set[str] | None = None,
+    shared: Shared | None = None,
 ) -> bytes:
     """Return the value's pickle, with classes and functions of the user's own modules inside it.
 
@@ -40,7 +40,7 @@ def dumps(
         value: anything; placeholders may lie at any depth.
         resolve_deps: takes the numbers of the tasks whose results `load_with` will need; ``None`` refuses placeholders.
         tracer: the trace that placeholders must belong to.
-        by_value: takes the names of the user's modules that went along.
+        shared: what earlier pickles of the same trace have in common with this one; it grows.
 
     Raises:
         CapturedError: a placeholder, and none may be there.
@@ -51,7 +51,7 @@ def dumps(
         return _plain(value)
     except _NotPlainError:
         with io.BytesIO() as file:
-            _Pickler(file, resolve_deps, tracer, by_value).dump(value)
+            _Pickler(file, resolve_deps, tracer, shared or Shared()).dump(value)
             return file.getvalue()
 
 
@@ -84,21 +84,27 @@ def _plain(value: object) -> bytes:
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-    def __init__(
-        self, file: io.BytesIO, deps: set[int] | None, tracer: Tracer | None, by_value: set[str] | None
-    ) -> None:
+    def __init__(self, file: io.BytesIO, deps: set[int] | None, tracer: Tracer | None, shared: Shared) -> None:
         super().__init__(file, protocol=5)
         self._deps = deps
         self._tracer = tracer
-        self._by_value: set[str] = set() if by_value is None else by_value
+        self._shared = shared
         self._steps: dict[int, int] = {}
         self._spelt: list[Placeholder] = []
 
     def reducer_override(self, obj: Any) -> Any:  # Any: pickle's own protocol
         if type(obj) is Placeholder:
             return _resolve, self._program(obj)
-        reduced = reduced_by_value(self, obj, self._by_value)
+        if self._deps is not None and isinstance(obj, type):
+            return class_by_value(obj, self._shared, self._definition)
+        reduced = reduced_by_value(self, obj, self._shared.modules)
         return super().reducer_override(obj) if reduced is None else reduced
+
+    def _definition(self, cls: type) -> bytes:
+        """Return a class's own pickle. It can't hold placeholders: they belong to arguments."""
+        with io.BytesIO() as file:
+            _Pickler(file, None, self._tracer, self._shared).dump(cls)
+            return file.getvalue()
 
     def _program(self, root: Placeholder) -> tuple[object, ...]:
         """Return the arguments of `_resolve`: a task, or the step wanted and the steps not yet in this pickle."""

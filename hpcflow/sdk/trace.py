@@ -12,6 +12,7 @@ from typing import Final, NoReturn, Protocol, cast
 
 from hpcflow.core.model import Graph, Task, UserError
 from hpcflow.sdk.annotations import Annotations, Placement
+from hpcflow.sdk.by_value import Shared
 from hpcflow.sdk.pickling import CapturedError, dumps
 from hpcflow.sdk.placeholder import Frozen, Placeholder, result_of
 
@@ -82,7 +83,7 @@ class Trace:
         self._functions: dict[int, FunctionText] = {}
         self._sources: dict[CodeType, str | None] = {}
         self._prepared: dict[tuple[int, int], _Prepared] = {}
-        self._by_value: set[str] = set()
+        self._shared = Shared()
 
     def call(self, called: Annotated, args: tuple[object, ...], kwargs: dict[str, object]) -> Placeholder:
         prepared = self._prepared.get((id(called), id(self.inherited))) or self._prepare(called)
@@ -93,7 +94,7 @@ class Trace:
                 args, kwargs = bound.args, bound.kwargs
         deps: set[int] = set()
         try:
-            data = dumps((args, kwargs), resolve_deps=deps, tracer=self, by_value=self._by_value)
+            data = dumps((args, kwargs), resolve_deps=deps, tracer=self, shared=self._shared)
         except Exception as error:  # pickling runs the argument's own code
             self._refuse_argument(prepared, args, kwargs, error)
         self._calls.append(_Call(prepared, self._blob(data), tuple(sorted(deps)), set()))
@@ -102,7 +103,7 @@ class Trace:
     def freeze(self, operand: object) -> Frozen:
         deps: set[int] = set()
         try:
-            data = dumps(operand, resolve_deps=deps, tracer=self, by_value=self._by_value)
+            data = dumps(operand, resolve_deps=deps, tracer=self, shared=self._shared)
         except Exception as error:  # pickling runs the operand's own code
             raise UserError(f"An expression can't hold {brief(operand)}: {_reason(error)}.") from None
         return Frozen(data, frozenset(deps))
@@ -127,7 +128,7 @@ class Trace:
         self._refuse_cycles()
         deps: set[int] = set()
         try:
-            output = self._blob(dumps(returned, resolve_deps=deps, tracer=self, by_value=self._by_value))
+            output = self._blob(dumps(returned, resolve_deps=deps, tracer=self, shared=self._shared))
         except Exception as error:  # pickling runs the value's own code
             raise UserError(f"The lattice {self.name!r} can't return {brief(returned)}: {_reason(error)}.") from None
         return Traced(
@@ -139,7 +140,7 @@ class Trace:
             ),
             blobs=tuple(self._blobs),
             functions=self._functions,
-            modules_by_value=tuple(sorted(self._by_value)),
+            modules_by_value=tuple(sorted(self._shared.modules)),
         )
 
     def _blob(self, data: bytes) -> int:
@@ -171,7 +172,7 @@ class Trace:
 
     def _function(self, function: Callable[..., object], name: str) -> int:
         try:
-            data = dumps(function, tracer=self, by_value=self._by_value)
+            data = dumps(function, tracer=self, shared=self._shared)
         except CapturedError as error:
             raise UserError(
                 f"The electron {name!r} uses the result of electron {error.name!r} from outside its own arguments "

@@ -239,4 +239,5 @@ def _check_function(function: object, kind: str) -> None:
 
 def _is_in_a_class(function: object) -> bool:
     scope = function.__qualname__.rpartition(".")[0] if isinstance(function, FunctionType) else ""
-    return bool(scope) and not scope.endswith("<locals>")
+    # "<locals>" of a function, "<listcomp>" and the like before Python 3.12.
+    return bool(scope) and not scope.endswith(">")

@@ -1,6 +1,6 @@
 """What electrons and lattices may ask for, and who wins."""
 
-# ruff: noqa: PLW0108  # a lattice is a function that calls electrons, however short
+# a lattice is a function that calls electrons, however short
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The user's own modules on their way to a compute node that has none of them, and what comes back."""
 
-# ruff: noqa: PLW0108  # a lattice is a function that calls electrons, however short
+# a lattice is a function that calls electrons, however short
 
 from __future__ import annotations
 
@@ -183,6 +183,15 @@ def test_modules_that_a_function_imports_when_it_runs_go_along(project: Any) -> 
     assert numbers == [15, 10, 10, 125]
     assert (type(late), late.x) == (importlib.import_module("hfproject.lazy").Late, 5)
     assert traced.modules_by_value == ALL_OF_IT
+
+
+def test_an_import_behind_hundreds_of_constants_is_seen(project: Any) -> None:
+    lines = "\n".join(f"    n = {number}.5\n    v{number} = n" for number in range(300))
+    scope: dict[str, Any] = {"__package__": "hfproject"}
+    exec(f"def late():\n{lines}\n    from .lazy import double\n    return double(n)", scope)
+    traced = hf.lattice(lambda: hf.electron(scope["late"])()).build_graph()
+    assert traced.modules_by_value == ALL_OF_IT
+    assert load_with(on_a_node(traced)[0]) == 599.0
 
 
 def test_an_import_of_an_installed_module_inside_a_function_loads_nothing_here() -> None:

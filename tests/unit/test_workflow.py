@@ -1,6 +1,6 @@
 """Electrons and lattices, from decorating to the upload's manifest."""
 
-# ruff: noqa: PLW0108  # a lattice is a function that calls electrons, however short
+# a lattice is a function that calls electrons, however short
 # pyright: reportUnknownLambdaType=false
 
 from __future__ import annotations
@@ -269,6 +269,27 @@ def test_a_result_shared_by_two_places_is_one_object_there() -> None:
         return same(shared, shared)
 
     assert run(hf.lattice(workflow).build_graph()) is True
+
+
+def test_classes_of_every_kind_are_values() -> None:
+    kinds = [int, type(None), type(...), type(tasks_of), type({}.keys()), Pair, dataclasses.Field, Electron]
+    assert run(hf.lattice(lambda: give([kinds, give(1)])).build_graph()) == [kinds, 1]
+
+
+def test_the_definition_of_a_class_is_pickled_once_for_all_arguments() -> None:
+    class Counted(type):
+        def __getattribute__(cls, name: str) -> Any:
+            if name == "__bases__":
+                looked.append(1)
+            return super().__getattribute__(name)
+
+    class Local(metaclass=Counted):
+        pass
+
+    looked: list[int] = []
+    traced = hf.lattice(lambda: [give((Local(), number)) for number in range(100)]).build_graph()
+    assert len(traced.graph.tasks) == 100
+    assert len(looked) < 10
 
 
 # ---- order
