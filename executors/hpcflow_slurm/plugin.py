@@ -34,7 +34,7 @@ _GONE: Final = re.compile(r"^scancel: error: .*(?:Invalid job id specified|alrea
 
 
 class SlurmPlugin:
-    """Slurm 17.11 and later, by its commands. Holds PSI/J's renderer and no state."""
+    """Slurm by its commands, tested on 22.05. Holds PSI/J's renderer and no state."""
 
     name: ClassVar[str] = "slurm"
 

@@ -117,7 +117,7 @@ def parse_query(arrays: Sequence[JobArray], replies: Sequence[Reply]) -> Observa
     """Merge squeue's answer with sacct's, if there is one.
 
     What the queue calls alive is alive. What it does not show, or shows ended, is as accounting says; without a final
-    row there, as the queue says.
+    row there, as the queue says, but for a failure, of which accounting alone knows how.
     """
     widths = {array.token: array.width for array in arrays}
     filtered = len(",".join(widths)) <= _NAMES_LIMIT
@@ -127,12 +127,20 @@ def parse_query(arrays: Sequence[JobArray], replies: Sequence[Reply]) -> Observa
     live, rest = _by_task(queue.rows)
     booked = _by_task(books.rows)[0] if books else {}
     chosen: dict[_Key, _Row] = {}
-    for key in live.keys() | booked.keys():
+    awaited: set[str] = set()
+    known = live.keys() | booked.keys()
+    for key in known:
         row = _choose(live.get(key), booked.get(key), queue_whole=queue.whole)
-        if row is not None:
+        if row is None:
+            continue
+        if books is not None and books.whole and row.cause is Cause.FAILED and row is live.get(key):
+            # squeue has no exit status, and calls every signal JobLaunchFailure; sacct has both within seconds (22.05).
+            awaited.add(key[0])
+        else:
             chosen[key] = row
     if books is not None and queue.whole and books.whole:
-        _fill(chosen, rest, widths)
+        # Whatever ran has a row, since both answers are whole.
+        chosen |= {key: row for key, row in _never_started(rest, widths) if key not in known}
 
     order = {token: place for place, token in enumerate(widths)}
     whole = queue.whole and (books is None or books.whole)
@@ -140,7 +148,7 @@ def parse_query(arrays: Sequence[JobArray], replies: Sequence[Reply]) -> Observa
         rows=tuple(
             _observation(key, chosen[key]) for key in sorted(chosen, key=lambda k: (order[k[0]], int(k[1]), k[2]))
         ),
-        complete=frozenset(widths) if whole else frozenset(),
+        complete=frozenset(widths.keys() - awaited) if whole else frozenset(),
         problems=tuple(dict.fromkeys((*queue.problems, *(books.problems if books else ())))),
     )
 
@@ -155,15 +163,15 @@ def _choose(live: _Row | None, booked: _Row | None, *, queue_whole: bool) -> _Ro
     return booked
 
 
-def _fill(chosen: dict[_Key, _Row], rest: Mapping[tuple[str, JobId], _Row], widths: Mapping[str, int]) -> None:
-    """Add the array tasks that were cancelled before they started.
+def _never_started(rest: Mapping[tuple[str, JobId], _Row], widths: Mapping[str, int]) -> Iterator[tuple[_Key, _Row]]:
+    """Yield a row for every array task that may have been cancelled before it started.
 
     squeue (22.05) shows them as one row with the array's bare id; accounting has no row for them once some of the array
-    had run, or while the array was held. Whatever ran has a row, since both answers are whole.
+    had run, or while the array was held.
     """
     for (token, job_id), row in rest.items():
         for index in range(widths[token]):
-            chosen.setdefault((token, job_id, index), row)
+            yield (token, job_id, index), row
 
 
 def _by_task(rows: Sequence[_Row]) -> tuple[dict[_Key, _Row], dict[tuple[str, JobId], _Row]]:
@@ -220,8 +228,8 @@ def _answer(
     rows: list[_Row] = []
     problems: list[str] = []
     whole = True
-    if "error:" in said:
-        # squeue ends with 0 for an unknown user, and some versions of sacct for a database that does not answer.
+    if "error:" in said and not reply.stdout.strip():
+        # squeue (22.05) ends with 0 for an unknown user; beside rows it is some site's noise.
         whole = False
         problems.append(f"{program} ended with 0 and complained: {first_words(said)}.")
     lines, cut = _lines(reply.stdout)

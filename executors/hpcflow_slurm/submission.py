@@ -75,5 +75,12 @@ def classify(jobs: SlurmJobs, width: int, reply: Reply) -> Submission:
             retry_later=True,
         )
     if _REFUSED.search(said) or _POLICY.search(said) or _OPTION.search(said):
-        return Refused(f"Slurm refused the job array: {first_words(said)}")
+        return Refused(f"Slurm refused the job array: {first_words(said)}{_hint(said, width)}")
     return Ambiguous(f"sbatch ended with {reply.exit_code}: {first_words(said)}")
+
+
+def _hint(said: str, width: int) -> str:
+    """Return what to do about a refusal that Slurm words too shortly."""
+    if "Invalid job array specification" in said:
+        return f". {width} array tasks are more than MaxArraySize allows: lower max_width in clusters.toml."
+    return ""

@@ -11,7 +11,9 @@ from hpcflow.core.plugin import Reply
 __all__ = ["decoded", "first_words", "instant", "not_found"]
 
 # "sbatch: error: Batch job submission failed: Invalid qos specification": only the end is worth a sentence.
-_PREFIX: Final = re.compile(r"^\s*\w+: (?:error|fatal): (?:Batch job submission failed: )?")
+_PREFIX: Final = re.compile(
+    r"^\s*(?:sbatch|squeue|sacct|scancel|scontrol|sinfo): (?:error: |fatal: )?(?:Batch job submission failed: )?"
+)
 _NEVER: Final = frozenset({"", "N/A", "NONE", "Unknown", "None", "(null)", "0"})
 
 

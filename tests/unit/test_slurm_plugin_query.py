@@ -199,6 +199,22 @@ def test_the_queues_word_holds_until_accounting_has_it() -> None:
     assert causes(seen) == {0: Cause.DONE, 1: Cause.MEMORY}
 
 
+def test_a_failure_is_unknown_until_accounting_knows_how() -> None:
+    squeue = queue("8123_0|FAILED|JobLaunchFailure", "8123_1|RUNNING|None")
+
+    early = observe(squeue, books("8123_0|RUNNING|0:0"))
+    trimmed = observe(queue("8123|CANCELLED|None", "8123_0|FAILED|JobLaunchFailure"), SILENT, width=2)
+    later = observe(squeue, books("8123_0|FAILED|0:9"))
+    without = observe(squeue, a_reply("", "sacct: error: Connection refused", 1))
+
+    assert causes(early) == {1: None}
+    assert early.complete == frozenset()
+    assert causes(trimmed) == {1: Cause.CANCELLED}
+    assert causes(later) == {0: Cause.FAILED, 1: None}
+    assert later.complete == {TOKEN}
+    assert causes(without) == {0: Cause.FAILED, 1: None}
+
+
 def test_pending_indices_in_brackets_are_expanded() -> None:
     seen = observe(SILENT, books("3477_0|RUNNING|0:0", "3477_[2-3,8-9%2]|PENDING|0:0"))
 

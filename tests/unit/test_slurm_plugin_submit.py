@@ -301,7 +301,16 @@ def test_every_refusal_that_was_seen_is_refused(entry: Entry) -> None:
 
     assert isinstance(submission, Refused)
     assert submission.retry_later == (b"SubmitJobLimit" in entry.reply.stderr)
-    assert "sbatch:" not in submission.reason or "--" in submission.reason
+    assert "sbatch:" not in submission.reason
+
+
+def test_a_refusal_for_the_arrays_size_says_what_to_do() -> None:
+    said = "sbatch: error: Batch job submission failed: Invalid job array specification\n"
+
+    assert PLUGIN.parse_submit(an_array(width=5000), a_reply("", said, 1)) == Refused(
+        "Slurm refused the job array: Invalid job array specification. "
+        "5000 array tasks are more than MaxArraySize allows: lower max_width in clusters.toml."
+    )
 
 
 @pytest.mark.parametrize(
