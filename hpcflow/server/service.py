@@ -9,33 +9,19 @@ import os
 import secrets
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, replace
+from contextlib import asynccontextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 from hpcflow.core.bag import checked
-from hpcflow.core.model import (
-    BagId,
-    ClusterName,
-    DispatchId,
-    Graph,
-    HpcflowError,
-    JobArray,
-    Limits,
-    NotFound,
-    Resources,
-    Shape,
-    UserError,
-    ulid,
-)
+from hpcflow.core.model import ClusterName, DispatchId, HpcflowError, NotFound, UserError, ulid
 from hpcflow.core.places import Places
-from hpcflow.core.plan import BagPlan, Ready, check_graph, check_resources, core_hours_bound, plan_bags, waves
 from hpcflow.core.states import State, Status
 from hpcflow.server.bagging import value_bytes
-from hpcflow.server.bags import array_name
 from hpcflow.server.clusters import Cluster, find_clusters
-from hpcflow.server.engine import Engine, plan_settings
+from hpcflow.server.engine import Engine
+from hpcflow.server.intake import Intake
 from hpcflow.server.live import LiveDispatch, Stored, read_graph
 from hpcflow.server.settings import Settings, read_clusters
 from hpcflow.server.store import ArrayRow, DispatchRow, EndRow, Store, TaskRow
@@ -90,8 +76,9 @@ async def running(
         yield service
     finally:
         loop.cancel()
-        with suppress(asyncio.CancelledError):
-            await loop
+        await asyncio.wait([loop])
+        if not loop.cancelled() and (fault := loop.exception()) is not None:
+            logger.error("the engine had ended before: %s", fault)
 
 
 def _now() -> datetime:
@@ -110,7 +97,7 @@ class Service:
         self._store = engine.writer.store
         self._where = where
         self._default = default
-        self._reason = reason
+        self._intake = Intake(engine.clusters, default, reason, engine.settings, engine.now)
 
     async def resume(self) -> None:
         """Take up every dispatch that had not ended when the last server did."""
@@ -123,7 +110,7 @@ class Service:
     async def _resume(self, row: DispatchRow) -> None:
         manifest = await asyncio.to_thread(self._store.manifest, row.id)
         graph = read_graph(manifest)
-        live = LiveDispatch.fresh(row, graph, self._shapes(graph, manifest), manifest, self._payload(row.id))
+        live = LiveDispatch.fresh(row, graph, self._intake.shapes(graph, manifest), manifest, self._payload(row.id))
         bags = await asyncio.to_thread(self._store.bags, row.id)
         tasks = await asyncio.to_thread(self._store.tasks, row.id)
         ends = await asyncio.to_thread(self._store.ends, row.id)
@@ -140,7 +127,7 @@ class Service:
             os.unlink(payload)
             return {"id": row.id, "status": row.status, "messages": []}
         try:
-            graph, shapes, messages = await self._checked(manifest)
+            graph, shapes, messages = await self._intake.checked(manifest)
             now = self._engine.now()
             row = DispatchRow(
                 id=known,
@@ -166,113 +153,9 @@ class Service:
         return {"id": known, "status": Status.RUNNING, "messages": messages}
 
     async def plan(self, manifest: Manifest, payload: str) -> Json:
-        """Say what `accept` would submit, wave by wave, by the same code; nothing is kept."""
+        """Say what `accept` would submit; nothing is kept."""
         os.unlink(payload)
-        graph, shapes, messages = await self._checked(manifest)
-        bags: list[Json] = []
-        for wave in waves(graph):
-            for name in dict.fromkeys(shapes[index].cluster for index in wave):
-                cluster = self._engine.clusters[name]
-                limits = {name: await cluster.known_limits(self._engine.now())}
-                ready = [
-                    Ready(index=index, attempt=1, shape=shapes[index])
-                    for index in wave
-                    if shapes[index].cluster == name
-                ]
-                settings = plan_settings(self._engine.settings, cluster)
-                bags += [
-                    self._planned(cluster, graph, plan, bounded=limits[name].bounded)
-                    for plan in plan_bags(ready, limits, settings)
-                ]
-        bounds = [bag["core_hours_bound"] for bag in bags]
-        total = None if None in bounds else round(sum(bounds), 3)
-        return {"bags": bags, "core_hours_bound": total, "messages": messages}
-
-    def _planned(self, cluster: Cluster, graph: Graph, plan: BagPlan, *, bounded: bool) -> Json:
-        names = [graph.tasks[index].name for index, _ in plan.tasks]
-        identifier = "0" * 26
-        path = cluster.bag_path(identifier)
-        opaque = self._engine.settings.job_names == "opaque"
-        array = JobArray(
-            token=array_name(names, identifier, opaque=opaque),
-            bag=BagId(identifier),
-            dispatch=DispatchId(identifier),
-            cluster=cluster.name,
-            resources=plan.shape.resources,
-            width=plan.widths[0],
-            worker_walltime_s=plan.worker_walltime_s,
-            command=(plan.shape.python, cluster.worker_path, "bag", path, cluster.key_path),
-            path=path,
-            prologue=cluster.settings.prologue,
-            extra=cluster.settings.extra,
-            intent_at=self._engine.now(),
-        )
-        command = cluster.plugin.submit(array)
-        defaults = asdict(Resources())
-        return {
-            "electrons": list(dict.fromkeys(names)),
-            "tasks": len(names),
-            "cluster": cluster.name,
-            "resources": {k: v for k, v in asdict(plan.shape.resources).items() if v != defaults[k]},
-            "widths": list(plan.widths),
-            "worker_walltime_s": plan.worker_walltime_s if bounded else None,
-            "units_per_range": len(plan.units) / (len(plan.cuts) - 1),
-            "argv": list(command.argv),
-            "script": command.stdin.decode(),
-            "core_hours_bound": round(core_hours_bound(plan), 3) if bounded else None,
-        }
-
-    async def _checked(self, manifest: Manifest) -> tuple[Graph, list[Shape], list[str]]:
-        """Return graph, shapes and what the user should be told; raise `UserError` for what can't run."""
-        graph = read_graph(manifest)
-        check_graph(graph)
-        shapes = self._shapes(graph, manifest)
-        messages: list[str] = []
-        if any(task.executor is None for task in graph.tasks):
-            messages.append(f"Electrons without executor= run on {self._default!r}, {self._reason}.")
-        for shape in dict.fromkeys(shapes):
-            cluster = self._engine.clusters[shape.cluster]
-            try:
-                limits = await cluster.known_limits(self._engine.now())
-            except HpcflowError as error:
-                messages.append(f"{cluster.name} does not answer now ({error}); its tasks wait until it does.")
-                continue
-            check_resources(shape.resources, cluster.name, limits)
-            if shape.resources.walltime_s is None and limits.bounded:
-                messages.append(_no_walltime(cluster, shape, limits, self._engine.settings.worker_walltime))
-        return graph, shapes, list(dict.fromkeys(messages))
-
-    def _shapes(self, graph: Graph, manifest: Manifest) -> list[Shape]:
-        """Return what each task asks for, with its cluster's defaults filled in; equal tasks share one object."""
-        known: dict[tuple[str | None, Resources, str | None], Shape] = {}
-        shapes: list[Shape] = []
-        for task in graph.tasks:
-            asked = (task.executor, task.resources, task.workdir)
-            if asked not in known:
-                known[asked] = self._shape(*asked, manifest)
-            shapes.append(known[asked])
-        return shapes
-
-    def _shape(self, executor: str | None, resources: Resources, workdir: str | None, manifest: Manifest) -> Shape:
-        cluster = self._engine.clusters.get(ClusterName(executor or self._default))
-        if cluster is None:
-            names = ", ".join(sorted(self._engine.clusters))
-            raise UserError(f"There is no executor {executor!r}; the clusters are {names}.")
-        table = cluster.settings
-        return Shape(
-            cluster=cluster.name,
-            resources=replace(
-                resources,
-                partition=resources.partition or table.partition,
-                account=resources.account or table.account,
-                qos=resources.qos or table.qos,
-                walltime_s=resources.walltime_s or (int(table.walltime) if table.walltime else None),
-                memory_mib=resources.memory_mib or table.memory_mib,
-            ),
-            python=table.python or manifest["executable"],
-            python_version=(manifest["python"][0], manifest["python"][1]),
-            workdir=workdir,
-        )
+        return await self._intake.preview(manifest)
 
     def _payload(self, dispatch: DispatchId) -> str:
         return os.path.join(self._where.dispatches, f"{dispatch}.blobs")
@@ -528,14 +411,6 @@ class Service:
         cancelled = await self._engine.cancel(live, tasks)
         word = "task" if cancelled == 1 else "tasks"
         return {"cancelled": cancelled, "message": f"Cancelled {cancelled} {word}; what had ended keeps its result."}
-
-
-def _no_walltime(cluster: Cluster, shape: Shape, limits: Limits, most_s: float) -> str:
-    longest = next(
-        (p.max_walltime_s for p in limits.partitions if p.name == shape.resources.partition or p.is_default), None
-    )
-    minutes = int(min(most_s, longest or most_s)) // 60
-    return f"Tasks without walltime= get at most {minutes} min on {cluster.name!r}."
 
 
 def _head(task: int | None, kind: str, size: int, **more: Any) -> bytes:  # Any: JSON

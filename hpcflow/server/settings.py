@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os.path
+import re
 import tomllib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -14,6 +15,9 @@ from hpcflow.core.model import UserError
 from hpcflow.core.places import Places
 
 __all__ = ["ClusterSettings", "Settings", "read_clusters", "read_settings"]
+
+#: Cluster names are names of files as well.
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -130,6 +134,8 @@ def read_clusters(where: Places) -> dict[str, ClusterSettings]:
         raise UserError(f"{where.clusters} can't be read: {error}") from None
     clusters: dict[str, ClusterSettings] = {}
     for name, table in tables.items():
+        if not _NAME.fullmatch(name):
+            raise UserError(f"{where.clusters}: a cluster can't be called {name!r}; use letters, digits, - and _.")
         try:
             clusters[name] = ClusterSettings.model_validate(table)
         except ValidationError as error:

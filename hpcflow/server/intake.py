@@ -1,0 +1,167 @@
+"""Reads what a client sent: whether it can run, on which clusters, and what that would submit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from datetime import datetime
+from typing import Any
+
+from hpcflow.core.model import (
+    BagId,
+    ClusterName,
+    DispatchId,
+    Graph,
+    HpcflowError,
+    JobArray,
+    Limits,
+    Resources,
+    Shape,
+    UserError,
+)
+from hpcflow.core.plan import BagPlan, Ready, check_graph, check_resources, core_hours_bound, plan_bags, waves
+from hpcflow.server.bags import array_name
+from hpcflow.server.clusters import Cluster
+from hpcflow.server.engine import plan_settings
+from hpcflow.server.live import read_graph
+from hpcflow.server.settings import Settings
+
+__all__ = ["Intake"]
+
+Json = dict[str, Any]  # Any: JSON, described in schema.py
+Manifest = Mapping[str, Any]  # Any: a checked upload.Manifest
+
+
+class Intake:
+    """What a dispatch is held against: the clusters, the default one, the settings."""
+
+    def __init__(
+        self,
+        clusters: Mapping[ClusterName, Cluster],
+        default: ClusterName,
+        reason: str,
+        settings: Settings,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._clusters = clusters
+        self._default = default
+        #: Why that is the default, to be said after a comma.
+        self._reason = reason
+        self._settings = settings
+        self._now = now
+
+    async def checked(self, manifest: Manifest) -> tuple[Graph, list[Shape], list[str]]:
+        """Return graph, shapes and what the user should be told; raise `UserError` for what can't run."""
+        graph = read_graph(manifest)
+        check_graph(graph)
+        shapes = self.shapes(graph, manifest)
+        messages: list[str] = []
+        if any(task.executor is None for task in graph.tasks):
+            messages.append(f"Electrons without executor= run on {self._default!r}, {self._reason}.")
+        for shape in dict.fromkeys(shapes):
+            cluster = self._clusters[shape.cluster]
+            try:
+                limits = await cluster.known_limits(self._now())
+            except HpcflowError as error:
+                messages.append(f"{cluster.name} does not answer now ({error}); its tasks wait until it does.")
+                continue
+            check_resources(shape.resources, cluster.name, limits)
+            if shape.resources.walltime_s is None and limits.bounded:
+                messages.append(_no_walltime(cluster, shape, limits, self._settings.worker_walltime))
+        return graph, shapes, list(dict.fromkeys(messages))
+
+    def shapes(self, graph: Graph, manifest: Manifest) -> list[Shape]:
+        """Return what each task asks for, with its cluster's defaults filled in; equal tasks share one object."""
+        known: dict[tuple[str | None, Resources, str | None], Shape] = {}
+        shapes: list[Shape] = []
+        for task in graph.tasks:
+            asked = (task.executor, task.resources, task.workdir)
+            if asked not in known:
+                known[asked] = self._shape(*asked, manifest)
+            shapes.append(known[asked])
+        return shapes
+
+    def _shape(self, executor: str | None, resources: Resources, workdir: str | None, manifest: Manifest) -> Shape:
+        cluster = self._clusters.get(ClusterName(executor or self._default))
+        if cluster is None:
+            names = ", ".join(sorted(self._clusters))
+            raise UserError(f"There is no executor {executor!r}; the clusters are {names}.")
+        table = cluster.settings
+        return Shape(
+            cluster=cluster.name,
+            resources=replace(
+                resources,
+                partition=resources.partition or table.partition,
+                account=resources.account or table.account,
+                qos=resources.qos or table.qos,
+                walltime_s=resources.walltime_s or (int(table.walltime) if table.walltime else None),
+                memory_mib=resources.memory_mib or table.memory_mib,
+            ),
+            python=table.python or manifest["executable"],
+            python_version=(manifest["python"][0], manifest["python"][1]),
+            workdir=workdir,
+        )
+
+    async def preview(self, manifest: Manifest) -> Json:
+        """Return what the dispatch would submit, wave by wave, by the code that submits."""
+        graph, shapes, messages = await self.checked(manifest)
+        bags: list[Json] = []
+        for wave in waves(graph):
+            for name in dict.fromkeys(shapes[index].cluster for index in wave):
+                cluster = self._clusters[name]
+                limits = {name: await cluster.known_limits(self._now())}
+                ready = [
+                    Ready(index=index, attempt=1, shape=shapes[index])
+                    for index in wave
+                    if shapes[index].cluster == name
+                ]
+                settings = plan_settings(self._settings, cluster)
+                bags += [
+                    self._planned(cluster, graph, plan, bounded=limits[name].bounded)
+                    for plan in plan_bags(ready, limits, settings)
+                ]
+        bounds = [bag["core_hours_bound"] for bag in bags]
+        total = None if None in bounds else round(sum(bounds), 3)
+        return {"bags": bags, "core_hours_bound": total, "messages": messages}
+
+    def _planned(self, cluster: Cluster, graph: Graph, plan: BagPlan, *, bounded: bool) -> Json:
+        names = [graph.tasks[index].name for index, _ in plan.tasks]
+        identifier = "0" * 26
+        path = cluster.bag_path(identifier)
+        opaque = self._settings.job_names == "opaque"
+        array = JobArray(
+            token=array_name(names, identifier, opaque=opaque),
+            bag=BagId(identifier),
+            dispatch=DispatchId(identifier),
+            cluster=cluster.name,
+            resources=plan.shape.resources,
+            width=plan.widths[0],
+            worker_walltime_s=plan.worker_walltime_s,
+            command=(plan.shape.python, cluster.worker_path, "bag", path, cluster.key_path),
+            path=path,
+            prologue=cluster.settings.prologue,
+            extra=cluster.settings.extra,
+            intent_at=self._now(),
+        )
+        command = cluster.plugin.submit(array)
+        defaults = asdict(Resources())
+        return {
+            "electrons": list(dict.fromkeys(names)),
+            "tasks": len(names),
+            "cluster": cluster.name,
+            "resources": {k: v for k, v in asdict(plan.shape.resources).items() if v != defaults[k]},
+            "widths": list(plan.widths),
+            "worker_walltime_s": plan.worker_walltime_s if bounded else None,
+            "units_per_range": len(plan.units) / (len(plan.cuts) - 1),
+            "argv": list(command.argv),
+            "script": command.stdin.decode(),
+            "core_hours_bound": round(core_hours_bound(plan), 3) if bounded else None,
+        }
+
+
+def _no_walltime(cluster: Cluster, shape: Shape, limits: Limits, most_s: float) -> str:
+    longest = next(
+        (p.max_walltime_s for p in limits.partitions if p.name == shape.resources.partition or p.is_default), None
+    )
+    minutes = int(min(most_s, longest or most_s)) // 60
+    return f"Tasks without walltime= get at most {minutes} min on {cluster.name!r}."
