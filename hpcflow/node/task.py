@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import os
-import random
 import signal
 import sys
 import traceback
@@ -99,7 +98,7 @@ def _settle(assignment: Assignment) -> None:
     gc.enable()
     # Python re-seeds `random` in a forked child, numpy does not: all tasks would draw the same numbers.
     if (numpy_random := sys.modules.get("numpy.random")) is not None:
-        numpy_random.seed(random.getrandbits(32))
+        numpy_random.seed()
 
 
 def _outcome(bag: BagDirectory, assignment: Assignment, function: Callable[..., object] | None) -> dict[str, object]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal, Protocol
 from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -114,9 +114,7 @@ class Desk:
     stopping: Callable[[], bool]
 
 
-class _Json(Response):
-    media_type = "application/json"
-
+class _Json(JSONResponse):
     def render(self, content: object) -> bytes:
         # ASCII: a task's message may hold lone surrogates, which UTF-8 can't.
         try:

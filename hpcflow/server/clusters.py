@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -110,8 +111,8 @@ async def find_clusters(
 ) -> tuple[dict[ClusterName, Cluster], ClusterName, str]:
     """Return all clusters, the default one, and a sentence that says why it is the default.
 
-    ``local`` is always there. With no clusters.toml a scheduler whose submit command is on PATH and that answers within
-    5 s is a cluster under the scheduler's name.
+    ``local`` is always there. A scheduler that clusters.toml does not name and whose submit command is on PATH is a
+    cluster under the scheduler's name, and the default one when it answers within 5 s.
 
     Raises:
         UserError: clusters.toml or the default executor names what does not exist.
@@ -119,33 +120,36 @@ async def find_clusters(
     make = _maker(where, environ, python)
     clusters = {ClusterName(name): make(name, table) for name, table in configured.items()}
     clusters.setdefault(LOCAL, make(LOCAL, ClusterSettings(scheduler=LOCAL)))
-    found: list[str] = []
+    found: list[Cluster] = []
     for scheduler in plugins.found_on_path(environ.get("PATH", "")):
         if any(cluster.settings.scheduler == scheduler for cluster in clusters.values()):
             continue
         cluster = make(scheduler, ClusterSettings(scheduler=scheduler))
-        try:
-            await cluster.probe()
-        except HpcflowError:
-            continue
         clusters[cluster.name] = cluster
-        found.append(scheduler)
+        found.append(cluster)
+        with suppress(HpcflowError):  # who names it all the same is told why it does not answer
+            await cluster.probe()
     default, reason = _default(settings, clusters, found)
     return clusters, default, reason
 
 
-def _default(settings: Settings, clusters: Mapping[ClusterName, Cluster], found: list[str]) -> tuple[ClusterName, str]:
+def _default(
+    settings: Settings, clusters: Mapping[ClusterName, Cluster], found: Sequence[Cluster]
+) -> tuple[ClusterName, str]:
     if settings.default_executor:
         if settings.default_executor not in clusters:
             raise UserError(
                 f"default_executor is {settings.default_executor!r}; the clusters are {', '.join(sorted(clusters))}."
             )
         return ClusterName(settings.default_executor), "as default_executor says"
-    if found:
-        return ClusterName(found[0]), f"because {clusters[ClusterName(found[0])].version} answers here"
-    others = [name for name in clusters if name != LOCAL]
+    for cluster in found:
+        if cluster.problem is None:
+            return cluster.name, f"because {cluster.version} answers here"
+    others = [cluster.name for cluster in clusters.values() if cluster.name != LOCAL and cluster not in found]
     if len(others) == 1:
-        return ClusterName(others[0]), "the one cluster of clusters.toml"
+        return others[0], "the one cluster of clusters.toml"
+    if found:
+        return LOCAL, f"because {found[0].name} does not answer: {found[0].problem}"
     return LOCAL, "because no scheduler was found on this machine"
 
 

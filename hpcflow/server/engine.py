@@ -458,8 +458,8 @@ class Engine:
 
     def _finish(self, bag: LiveBag) -> None:
         """Forget a bag whose arrays are all over."""
-        self.writer.pending.bags.append(bag.row(closed_at=self.now()))
-        del self._bags[bag.bag.id]
+        if self._bags.pop(bag.bag.id, None) is not None:
+            self.writer.pending.bags.append(bag.row(closed_at=self.now()))
 
     # ---- small things that several of the above need
 

@@ -412,6 +412,8 @@ def test_the_description_is_whole_and_names_one_error_shape(shared: Served) -> N
             assert operation["responses"]["4XX"]["content"]["application/json"]["schema"] == {
                 "$ref": "#/components/schemas/Problem"
             }
+    summary = described["paths"]["/api/v1/dispatches/{dispatch_id}"]["get"]["responses"]["200"]["content"]
+    assert summary == {"application/json": {"schema": {"$ref": "#/components/schemas/Summary"}}}
     assert "HTTPValidationError" not in described["components"]["schemas"]
 
 
