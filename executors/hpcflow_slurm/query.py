@@ -77,7 +77,7 @@ class _Row:
 
     token: str
     job_id: JobId
-    #: ``None``: all array tasks of the job that have no row of their own.
+    #: ``None``: all array tasks of a cancelled job that have no row of their own.
     indices: tuple[int, ...] | None
     #: A row for one array task says more than a row for several, which may be stale.
     own: bool
@@ -175,13 +175,12 @@ def _never_started(rest: Mapping[tuple[str, JobId], _Row], widths: Mapping[str, 
 
 
 def _by_task(rows: Sequence[_Row]) -> tuple[dict[_Key, _Row], dict[tuple[str, JobId], _Row]]:
-    """Return rows by array task, and the ended rows of whole arrays, which stand for what has no other row."""
+    """Return rows by array task, and the rows of whole cancelled arrays, which stand for what has no other row."""
     tasks: dict[_Key, _Row] = {}
     rest: dict[tuple[str, JobId], _Row] = {}
     for row in rows:
         if row.indices is None:
-            if row.phase is Phase.ENDED:
-                rest[row.token, row.job_id] = row
+            rest[row.token, row.job_id] = row
             continue
         for index in row.indices:
             key = (row.token, row.job_id, index)
@@ -271,6 +270,8 @@ def _queue_row(cells: Sequence[str], width: int) -> tuple[_Row, str | None]:
     job, word, reason, start, end, nodes, token = cells
     job_id, indices, own = _job(job, width)
     phase, cause, problem = _state(word, job)
+    if indices is None and cause is not Cause.CANCELLED:
+        raise ValueError(f"{job}: no index")
     ended = phase is Phase.ENDED
     row = _Row(
         token=token,

@@ -293,6 +293,7 @@ def test_absence_in_two_whole_answers_is_a_fact() -> None:
         a_reply(f"8123_0|RUN\x00ING|None|1795446266|1795446366|node1|{TOKEN}\n"),
         a_reply(f"8123_0|RUNNING|None|soon|1795446366|node1|{TOKEN}\n"),
         a_reply(f"8123_77|RUNNING|None|1795446266|1795446366|node1|{TOKEN}\n"),
+        a_reply(f"8123|RUNNING|None|1795446266|1795446366|node1|{TOKEN}\n"),
         a_reply(f"8123_[0-7...]|RUNNING|None|1795446266|1795446366|node1|{TOKEN}\n"),
         a_reply("8123_0|RUNNING|None|1795446266|1795446366|node1|relax-01JX\n"),
         a_reply(b"8123_0|RUNNING|None|1795446266|1795446366|no\xffe1|relax-01JD\n"),
