@@ -6,14 +6,12 @@ the standard library and the installed packages counts as the user's, and goes b
 
 from __future__ import annotations
 
-import dis
 import importlib
 import importlib.util
 import opcode
 import os
 import pickle
 import sys
-import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import CodeType, FunctionType, ModuleType
@@ -101,14 +99,10 @@ def _noted(module: str | None, travelled: set[str]) -> bool:
 _OWN_PACKAGES: Final = frozenset(
     {"hpcflow", "hpcflow_slurm", "hpcflow_pbs", "hpcflow_lsf", "hpcflow_local", "hpcflow_templates", "cloudpickle"}
 )
-_STANDARD_LIBRARY: Final = tuple(
-    os.path.join(os.path.realpath(folder), "")
-    for folder in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), os.path.dirname(os.__file__)}
-)
-_PACKAGES: Final = tuple(
-    os.path.join(os.path.realpath(folder), "")
-    for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-)
+_STANDARD_LIBRARY: Final = os.path.join(os.path.realpath(os.path.dirname(os.__file__)), "")
+#: Where every install scheme of sysconfig puts packages, Debian's included: told by the folder's name, so that other
+#: environments on the path count as well. Asking sysconfig costs a worker 5 ms.
+_INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
 _known: Final[dict[str, bool]] = {}
 
 
@@ -120,10 +114,7 @@ def _is_the_users(name: str, file: str | None, folders: Iterable[str]) -> bool:
     if place is None:
         return False
     path = os.path.realpath(place)
-    # Other environments' packages too: `dist-packages` is Debian's name.
-    if "site-packages" in path.split(os.sep) or "dist-packages" in path.split(os.sep):
-        return False
-    return not path.startswith(_STANDARD_LIBRARY) and not path.startswith(_PACKAGES)
+    return not path.startswith(_STANDARD_LIBRARY) and _INSTALLED.isdisjoint(path.split(os.sep))
 
 
 # ---- modules
@@ -186,6 +177,8 @@ _EXTENDED: Final = opcode.opmap["EXTENDED_ARG"]
 def _import_statements(code: CodeType) -> Iterator[tuple[int, str, tuple[str, ...]]]:
     """Yield (level, module, names) of each import in the code and in the functions inside it."""
     if _IMPORT in code.co_code[::2]:
+        import dis  # workers seldom need it
+
         level, parts = 0, None  # loaded just before, in this order
         for instruction in dis.get_instructions(code):
             if instruction.opcode == _IMPORT:

@@ -59,17 +59,27 @@ class _Call:
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
-    """What all calls of one electron share."""
+class _Function:
+    """A function that is among the blobs."""
 
-    electron: Annotated
-    annotations: Annotations
+    #: Kept alive, as it is known by its id.
+    function: Callable[..., object]
     name: str
     fn: int
-    placement: Placement
     signature: inspect.Signature | None
-    #: The function's defaults hold placeholders, so each call sends them.
+    #: Its defaults hold placeholders, so each call sends them.
     sends_defaults: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What all calls of one electron from one lattice share."""
+
+    #: Kept alive, as they are known by their ids.
+    electron: Annotated
+    inherited: Annotations
+    function: _Function
+    placement: Placement
 
 
 class Trace:
@@ -80,25 +90,28 @@ class Trace:
         self.inherited = annotations
         self._calls: list[_Call] = []
         self._blobs: dict[bytes, int] = {}
-        self._functions: dict[int, FunctionText] = {}
+        self._texts: dict[int, FunctionText] = {}
+        self._functions: dict[int, _Function] = {}
         self._sources: dict[CodeType, str | None] = {}
         self._prepared: dict[tuple[int, int], _Prepared] = {}
+        self._inner: dict[tuple[Annotations, Annotations], Annotations] = {}
         self._shared = Shared()
 
     def call(self, called: Annotated, args: tuple[object, ...], kwargs: dict[str, object]) -> Placeholder:
         prepared = self._prepared.get((id(called), id(self.inherited))) or self._prepare(called)
-        if prepared.signature is not None:
-            bound = prepared.signature.bind(*args, **kwargs)
-            if prepared.sends_defaults:
+        function = prepared.function
+        if function.signature is not None:
+            bound = function.signature.bind(*args, **kwargs)
+            if function.sends_defaults:
                 bound.apply_defaults()
                 args, kwargs = bound.args, bound.kwargs
         deps: set[int] = set()
         try:
             data = dumps((args, kwargs), resolve_deps=deps, tracer=self, shared=self._shared)
         except Exception as error:  # pickling runs the argument's own code
-            self._refuse_argument(prepared, args, kwargs, error)
+            self._refuse_argument(function, args, kwargs, error)
         self._calls.append(_Call(prepared, self._blob(data), tuple(sorted(deps)), set()))
-        return result_of(self, len(self._calls) - 1, prepared.name)
+        return result_of(self, len(self._calls) - 1, function.name)
 
     def freeze(self, operand: object) -> Frozen:
         deps: set[int] = set()
@@ -117,7 +130,9 @@ class Trace:
             self._calls[number].after |= before
 
     def inside(self, annotations: Annotations) -> Inside:
-        return Inside(self, annotations.over(self.inherited))
+        # The same object for equal annotations: electrons are prepared once for each.
+        merged = self._inner.setdefault((annotations, self.inherited), annotations.over(self.inherited))
+        return Inside(self, merged)
 
     def finished(self, returned: object) -> Traced:
         if not self._calls:
@@ -139,7 +154,7 @@ class Trace:
                 output_deps=tuple(sorted(deps)),
             ),
             blobs=tuple(self._blobs),
-            functions=self._functions,
+            functions=self._texts,
             modules_by_value=tuple(sorted(self._shared.modules)),
         )
 
@@ -147,18 +162,21 @@ class Trace:
         return self._blobs.setdefault(data, len(self._blobs))
 
     def _prepare(self, called: Annotated) -> _Prepared:
-        function = called.function
-        name = name_of(function)
-        annotations = called.annotations.over(self.inherited)
+        function = self._functions.get(id(called.function)) or self._send(called.function)
         try:
-            placement = annotations.placed()
+            placement = called.annotations.over(self.inherited).placed()
         except UserError as error:
-            raise UserError(f"The electron {name!r} in the lattice {self.name!r}: {error}") from None
-        sends_defaults = self._has_placeholder_defaults(function)
-        fn = self._function(_without_defaults(function) if sends_defaults else function, name)
-        prepared = _Prepared(called, self.inherited, name, fn, placement, _signature(function), sends_defaults)
+            raise UserError(f"The electron {function.name!r} in the lattice {self.name!r}: {error}") from None
+        prepared = _Prepared(called, self.inherited, function, placement)
         self._prepared[id(called), id(self.inherited)] = prepared
         return prepared
+
+    def _send(self, function: Callable[..., object]) -> _Function:
+        name = name_of(function)
+        sends_defaults = self._has_placeholder_defaults(function)
+        fn = self._function_blob(_without_defaults(function) if sends_defaults else function, name)
+        sent = self._functions[id(function)] = _Function(function, name, fn, _signature(function), sends_defaults)
+        return sent
 
     def _has_placeholder_defaults(self, function: Callable[..., object]) -> bool:
         if not isinstance(function, FunctionType) or not (function.__defaults__ or function.__kwdefaults__):
@@ -170,7 +188,7 @@ class Trace:
             return False
         return bool(deps)
 
-    def _function(self, function: Callable[..., object], name: str) -> int:
+    def _function_blob(self, function: Callable[..., object], name: str) -> int:
         try:
             data = dumps(function, tracer=self, shared=self._shared)
         except CapturedError as error:
@@ -186,9 +204,9 @@ class Trace:
                 "Make what can't be pickled inside the electron, or pass it as something that can."
             ) from None
         number = self._blob(data)
-        if number not in self._functions:
+        if number not in self._texts:
             module = getattr(function, "__module__", None) or ""
-            self._functions[number] = FunctionText(name, module, self._source(function))
+            self._texts[number] = FunctionText(name, module, self._source(function))
         return number
 
     def _source(self, function: Callable[..., object]) -> str | None:
@@ -203,17 +221,16 @@ class Trace:
         return self._sources[code]
 
     def _refuse_argument(
-        self, prepared: _Prepared, args: tuple[object, ...], kwargs: dict[str, object], error: Exception
+        self, function: _Function, args: tuple[object, ...], kwargs: dict[str, object], error: Exception
     ) -> NoReturn:
-        for parameter, value in _by_parameter(prepared.signature, args, kwargs).items():
+        beginning = f"The electron {function.name!r} can't take"
+        for parameter, value in _by_parameter(function.signature, args, kwargs).items():
             try:
                 dumps(value, resolve_deps=set(), tracer=self)
             except Exception as own:  # pickling runs the argument's own code
-                raise UserError(
-                    f"The electron {prepared.name!r} can't take {brief(value)} as its argument {parameter!r}: "
-                    f"{_reason(own)}."
-                ) from None
-        raise UserError(f"The electron {prepared.name!r} can't take its arguments: {_reason(error)}.") from None
+                what = f"{brief(value)} as its argument {parameter!r}"
+                raise UserError(f"{beginning} {what}: {_reason(own)}.") from None
+        raise UserError(f"{beginning} its arguments: {_reason(error)}.") from None
 
     def _tasks_behind(self, value: object) -> set[int]:
         deps: set[int] = set()
@@ -250,7 +267,7 @@ class Trace:
         while path[-1] not in path[:-1]:
             path.append(next(parent for parent in sorted(before[path[-1]]) if open_parents[parent]))
         circle = path[path.index(path[-1]) :]
-        names = " waits for ".join(f"{self._calls[index].prepared.name} (call {index})" for index in circle)
+        names = " waits for ".join(f"{self._calls[index].prepared.function.name} (call {index})" for index in circle)
         raise UserError(f"In the lattice {self.name!r} wait() closes a circle: {names}.")
 
 
@@ -277,8 +294,8 @@ def _task(index: int, call: _Call) -> Task:
     placement = prepared.placement
     return Task(
         index=index,
-        name=prepared.name,
-        fn=prepared.fn,
+        name=prepared.function.name,
+        fn=prepared.function.fn,
         args=call.args,
         deps=call.deps,
         after=tuple(sorted(call.after.difference(call.deps))),

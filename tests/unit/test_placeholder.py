@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hpcflow as hf
@@ -282,6 +282,7 @@ def evaluated(spec: Any, leaf: Callable[[int], Any]) -> Any:
     return leaf({"x": [left]})["x"][0] + right if op == "item" else getattr(operator, op)(left, right)  # type: ignore[arg-type]  # an electron takes anything
 
 
+@settings(deadline=None)
 @given(EXPRESSIONS)
 def test_any_expression_on_results_gives_what_it_gives_on_values(spec: Any) -> None:
     assert run(hf.lattice(lambda: evaluated(("add", 0, spec), give)).build_graph()) == evaluated(spec, lambda x: x)

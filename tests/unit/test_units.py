@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcflow.core.model import UserError
@@ -47,6 +47,7 @@ def test_a_single_letter_is_refused_with_both_readings() -> None:
     )
 
 
+@settings(deadline=None)
 @given(st.integers(min_value=1, max_value=2**27))
 def test_mebibytes_are_kept_as_they_are_written(mib: int) -> None:
     assert parse_memory("memory", f"{mib} MiB") == mib
@@ -95,6 +96,7 @@ def test_two_numbers_and_a_colon_are_refused_as_ambiguous() -> None:
         parse_walltime("walltime", "10:30")
 
 
+@settings(deadline=None)
 @given(st.integers(min_value=1, max_value=366 * 86400))
 def test_slurms_own_spelling_of_a_time_is_understood(seconds: int) -> None:
     days, rest = divmod(seconds, 86400)

@@ -14,7 +14,7 @@ import threading
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hpcflow as hf
@@ -242,6 +242,7 @@ def built(spec: Any) -> Any:
             return spec
 
 
+@settings(deadline=None)
 @given(NESTED)
 def test_results_arrive_wherever_they_lie_in_a_structure(spec: Any) -> None:
     @hf.lattice
@@ -290,6 +291,19 @@ def test_the_definition_of_a_class_is_pickled_once_for_all_arguments() -> None:
     traced = hf.lattice(lambda: [give((Local(), number)) for number in range(100)]).build_graph()
     assert len(traced.graph.tasks) == 100
     assert len(looked) < 10
+
+
+def test_an_electron_with_many_options_is_sent_once() -> None:
+    inner = hf.lattice(walltime="1 h")(lambda n: add(n))
+
+    @hf.lattice
+    def workflow() -> Any:
+        return [add.with_options(cpus=n)(0) for n in range(1, 4)], [inner(n) for n in range(3)]
+
+    traced = workflow.build_graph()
+    assert {task.fn for task in traced.graph.tasks} == {0}
+    assert [task.resources.cpus for task in traced.graph.tasks] == [1, 2, 3, 1, 1, 1]
+    assert run(traced) == ([10, 10, 10], [10, 11, 12])
 
 
 # ---- order
@@ -398,7 +412,9 @@ def test_a_result_captured_by_an_electron_is_refused_with_advice() -> None:
 def test_a_result_kept_from_an_earlier_lattice_is_refused() -> None:
     kept: list[Any] = []
     hf.lattice(lambda: kept.append(give(1))).build_graph()
-    with pytest.raises(UserError, match="from another call of a lattice"):
+    with pytest.raises(
+        UserError, match="as its argument 'value': it holds a result of electron 'give' from another call of a lattice"
+    ):
         hf.lattice(lambda: give(kept[0])).build_graph()
 
 
