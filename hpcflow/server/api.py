@@ -37,6 +37,7 @@ _PAGE: Final = {
 #: The store's integers have 64 bits.
 _MOST: Final = 2**63 - 1
 _SLICE_S: Final = 1.0
+_TO_JSON: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 _PROBLEM: Final[dict[int | str, dict[str, Any]]] = {  # Any: FastAPI's own type
     "4XX": {"model": schema.Problem, "description": "Not done; the sentence says why."}
 }
@@ -116,11 +117,12 @@ class Desk:
 
 class _Json(JSONResponse):
     def render(self, content: object) -> bytes:
-        # ASCII: a task's message may hold lone surrogates, which UTF-8 can't.
         try:
-            return json.dumps(content, separators=(",", ":"), allow_nan=False).encode("ascii")
+            text = _TO_JSON(content)
         except ValueError:
-            return json.dumps(_finite(content), separators=(",", ":"), allow_nan=False).encode("ascii")
+            text = _TO_JSON(_finite(content))
+        # A traceback may hold half a surrogate pair, which is no text in any encoding.
+        return text.encode("utf-8", "replace")
 
 
 def application(service: Service, desk: Desk, *, token: str, uid: int) -> Guard:

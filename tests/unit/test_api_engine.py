@@ -148,8 +148,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Generator[Client]:
 )
 def test_an_answer_is_what_its_description_says(client: Client, path: str, model: type[BaseModel]) -> None:
     answer = client.get(path)
-    assert model.model_validate_json(json.dumps(answer))
-    assert set(answer) == set(model.model_fields)
+    assert set(model.model_validate_json(json.dumps(answer)).model_dump()) == set(answer)
 
 
 def test_a_failed_task_tells_what_happened_and_the_others_what_came_out(client: Client) -> None:
