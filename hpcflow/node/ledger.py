@@ -134,6 +134,15 @@ class Desk:
         finally:
             os.close(fd)
 
+    def forget_before(self, then: float) -> None:
+        """Delete the accounting of arrays whose last word is older than that."""
+        with os.scandir(self.path) as entries:
+            old = [entry.path for entry in entries if entry.name.endswith(".jsonl") and entry.stat().st_mtime < then]
+        for path in old:
+            for each in (path, path.removesuffix("l")):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(each)
+
 
 def read_json(path: str) -> Json | None:
     try:

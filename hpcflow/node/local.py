@@ -65,6 +65,9 @@ VERSION: Final = "1"
 EXIT_REFUSED: Final = 3
 EXIT_USAGE: Final = 64
 GRACE_S: Final = 30.0
+#: Accounting is kept this long, and looked through for older files at every so many submissions.
+_REMEMBERED_S: Final = 90 * 86400.0
+_TIDY_EVERY: Final = 100
 
 
 class _Refusal(Exception):
@@ -156,6 +159,8 @@ def _submit(desk: Desk, request: Json) -> Json:
             return {"job_id": known["job_id"], "new": False}
         job_id = str(ledger["next"])
         ledger["next"] += 1
+        if ledger["next"] % _TIDY_EVERY == 0:
+            desk.forget_before(time.time() - _REMEMBERED_S)
         process = start_supervisor(desk, array, job_id, here)
         # From here on the array exists, whatever happens to this process.
         write_json(

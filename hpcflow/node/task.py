@@ -21,7 +21,7 @@ from hpcflow.node.files import append_all
 from hpcflow.node.processes import die_with_parent, prefer_for_oom
 from hpcflow.sdk.pickling import dumps, load_with
 
-__all__ = ["EXIT_STORAGE", "Assignment", "Outlet", "load_function", "run_task"]
+__all__ = ["EXIT_STORAGE", "Assignment", "Outlet", "flush_output", "load_function", "run_task"]
 
 #: The task's process could not store its result, though the function returned (EX_TEMPFAIL of sysexits.h).
 EXIT_STORAGE: Final = 75
@@ -72,15 +72,17 @@ def run_task(bag: BagDirectory, assignment: Assignment, function: Callable[..., 
         function: what the worker has loaded already; ``None``: load it here.
     """
     task, outlet = assignment.task, assignment.outlet
-    code = EXIT_STORAGE
+    code, me = EXIT_STORAGE, os.getpid()
     try:
         _settle(assignment)
         message = _outcome(bag, assignment, function)
-        _flush()
+        if os.getpid() != me:
+            os._exit(0)  # the function forked and returned in both processes; the first one speaks
+        flush_output()
         append_all(outlet.pipe, _encode(message, outlet.message_limit))
         # The functions registered with atexit, as at the end of any program; threads are cut off.
         atexit._run_exitfuncs()
-        _flush()
+        flush_output()
         code = 0 if message["st"] == "ok" else 1
     except _CannotStore as error:
         fault = {"i": task.index, "n": task.attempt, "fault": str(error)}
@@ -212,7 +214,8 @@ def _traceback(error: BaseException) -> str:
     return text if len(text) <= _TRACEBACK_LIMIT else f"{text[:half]}\n[...]\n{text[-half:]}"
 
 
-def _flush() -> None:
+def flush_output() -> None:
+    """Write out what Python still holds back of stdout and stderr."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -39,7 +39,7 @@ from hpcflow.node.processes import (
     kill_leftovers,
     signal_group,
 )
-from hpcflow.node.task import EXIT_STORAGE, Assignment, Outlet, load_function, run_task
+from hpcflow.node.task import EXIT_STORAGE, Assignment, Outlet, flush_output, load_function, run_task
 
 __all__ = ["EXIT_PYTHON", "EXIT_REFUSED", "EXIT_TERM", "Identity", "Worker", "identity", "work", "work_on_one"]
 
@@ -331,8 +331,7 @@ class Worker:
         self._after_imports()
 
     def _after_imports(self) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+        flush_output()
         hazard = fork_hazard(self.bag.cpus)
         if hazard is not None and self.isolation == "fork":
             self.isolation = "spawn"

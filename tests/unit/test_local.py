@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from hpcflow.node.ledger import Machine, Process, born, grant
+from hpcflow.node.ledger import Desk, Machine, Process, born, grant
 from tests.unit.bag_on_disk import SOURCE, Call, write_bag
 
 CORES = len(os.sched_getaffinity(0))
@@ -307,6 +307,17 @@ def test_a_real_worker_drains_a_bag(cluster: LocalCluster) -> None:
     assert [task["cause"] for task in cluster.wait()] == ["done", "done"]
     assert [bag.result(index) for index in range(6)] == list(range(6))
     assert sorted(bag.journals()) == ["1_0_0", "1_1_0"]
+
+
+def test_old_accounting_is_forgotten(cluster: LocalCluster) -> None:
+    for token in ("old", "new"):
+        cluster.submit("exit 0", token=token)
+        cluster.wait(token)
+    os.utime(cluster.root / "local" / "old.jsonl", (1e9, 1e9))
+    Desk(str(cluster.root)).forget_before(1.5e9)
+    answer = cluster.ask("query", {"tokens": ["old", "new"]})["arrays"]
+    assert answer["old"] is None
+    assert answer["new"]["tasks"][0]["cause"] == "done"
 
 
 # ---- who may begin

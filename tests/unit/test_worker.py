@@ -287,6 +287,15 @@ def test_processes_that_a_task_leaves_behind_are_killed(tmp_path: Path) -> None:
     assert [Path(f"/proc/{pid}").exists() for pid in bag.result(0)] == [False, False]
 
 
+def test_a_function_that_forks_and_returns_twice_has_one_result(tmp_path: Path) -> None:
+    def fork() -> str:
+        return "parent" if os.fork() else "child"
+
+    bag = write_bag(tmp_path, *(Call(fork) for _ in range(3)))
+    assert run_worker(bag) == (0, "")
+    assert [bag.result(index) for index in range(3)] == ["parent"] * 3
+
+
 # ---- values of other tasks
 
 
