@@ -42,7 +42,7 @@ class Curve:
     residual: float
 
 
-@hf.electron(cpus=1, memory="1 GB", walltime="5 min", retries=1)
+@hf.electron(cpus=1, memory="1 GB", walltime="1 min", retries=1)
 def relax(metal: str, structure: str) -> float:
     """The lattice constant at which EMT's stress is zero, in angstrom."""
     atoms_per_cube = ATOMS_PER_CUBE[structure]
@@ -55,7 +55,7 @@ def relax(metal: str, structure: str) -> float:
     return float((atoms_per_cube * crystal.get_volume()) ** (1 / 3))
 
 
-@hf.electron(cpus=1, memory="1 GB", walltime="5 min", retries=1)
+@hf.electron(cpus=1, memory="1 GB", walltime="1 min", retries=1)
 def strain(metal: str, structure: str, lattice_constant: float, amount: float) -> tuple[float, float]:
     """Volume and energy per atom after stretching every edge by ``amount``."""
     crystal = bulk(metal, structure, a=lattice_constant * (1 + amount))
@@ -63,7 +63,7 @@ def strain(metal: str, structure: str, lattice_constant: float, amount: float) -
     return float(crystal.get_volume()), float(crystal.get_potential_energy())
 
 
-@hf.electron(cpus=1, memory="1 GB", walltime="5 min", retries=1)
+@hf.electron(cpus=1, memory="1 GB", walltime="1 min", retries=1)
 def fit(metal: str, structure: str, points: Sequence[tuple[float, float]]) -> Curve:
     """Birch and Murnaghan's equation through the points."""
     volumes, energies = np.array(points).T
@@ -82,7 +82,7 @@ def fit(metal: str, structure: str, points: Sequence[tuple[float, float]]) -> Cu
     )
 
 
-@hf.electron(cpus=1, memory="1 GB", walltime="5 min", retries=1)
+@hf.electron(cpus=1, memory="1 GB", walltime="1 min", retries=1)
 def reduce(curves: Sequence[Curve]) -> dict[str, dict[str, Curve]]:
     """The curves by metal, then by structure, the structure that EMT prefers first."""
     table: dict[str, dict[str, Curve]] = {}

@@ -17,6 +17,7 @@ __all__ = [
     "check_resources",
     "core_hours_bound",
     "cuts",
+    "is_worth_waiting",
     "more_workers",
     "plan_bags",
     "waves",
@@ -26,6 +27,8 @@ __all__ = [
 MARGIN_S: Final = 60
 #: Tasks with a shorter limit start with a narrow array while nobody knows how long they run.
 SHORT_WALLTIME_S: Final = 600
+#: No task waits longer than this for others like it.
+GATHER_MAX_S: Final = 600
 #: An array task without any limit of its own still gets a number that every scheduler can write: ten years.
 UNBOUNDED_S: Final = 10 * 365 * 86400
 
@@ -251,6 +254,24 @@ def more_workers(*, units_left: int, mean_wall_s: float, workers: int, most: int
     """
     worth = int(units_left * mean_wall_s / min_worker_time_s)
     return max(0, min(worth, units_left, most) - workers)
+
+
+def is_worth_waiting(*, ready: int, coming: int, held_s: float, bags: int, gather_s: float) -> bool:
+    """Say whether ready tasks shall wait for their like, so that a stage costs a few submissions and not one a task.
+
+    The first bag goes when half of what can be had soon is there, a later one when all of it is; none waits longer
+    than ``gather_s``, doubled with each bag before it, so that submissions grow with the logarithm of time only.
+
+    Args:
+        ready: alike tasks that can run now.
+        coming: alike tasks of which all missing upstreams are in a scheduler's hands.
+        held_s: for how long the first of the ready tasks has waited.
+        bags: alike bags of this dispatch that were made while others were still to come.
+        gather_s: how long the first bag waits at most.
+    """
+    if not coming or (bags == 0 and ready >= coming):
+        return False
+    return held_s < min(GATHER_MAX_S, gather_s * (1 << min(bags, 10)))
 
 
 def waves(graph: Graph) -> tuple[tuple[int, ...], ...]:

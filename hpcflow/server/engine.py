@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final
 
 from hpcflow.core.bag import bag_key, read_lines
 from hpcflow.core.follow import Ledger, Lost
-from hpcflow.core.model import Bag, BagId, ClusterName, HpcflowError, JobArray, Observation, UserError
-from hpcflow.core.plan import BagPlan, PlanSettings, Ready, more_workers, plan_bags
+from hpcflow.core.model import Bag, BagId, ClusterName, HpcflowError, JobArray, Observation, Shape, UserError
+from hpcflow.core.plan import BagPlan, PlanSettings, Ready, is_worth_waiting, more_workers, plan_bags
 from hpcflow.core.plugin import Accepted, Ambiguous, Refused
 from hpcflow.core.states import FINAL, Event, State
 from hpcflow.server.bagging import push_bag
 from hpcflow.server.bags import LiveArray, LiveBag, array_name
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.collect import Collector
-from hpcflow.server.live import LiveDispatch
+from hpcflow.server.live import Gathering, LiveDispatch
 from hpcflow.server.remote import TransportError
 from hpcflow.server.settings import Settings
 from hpcflow.server.store import ArrayRow, ArrayState, BagRow, LeaseLost, Store, StoreError
@@ -164,12 +166,22 @@ class Engine:
         await asyncio.sleep(self.settings.settle)
         wake.clear()
         try:
-            await self._plan(cluster)
+            held = await self._plan(cluster)
         except BaseException:
             wake.set()  # what was not reached is tried again
             raise
+        if held:
+            await self._nap(wake, self._gather(cluster) / 10)
+            wake.set()
 
-    async def _plan(self, cluster: Cluster) -> None:
+    async def _nap(self, wake: asyncio.Event, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await wake.wait()
+
+    async def _plan(self, cluster: Cluster) -> bool:
+        """Make bags of what is ready; say whether some of it waits for others like it."""
+        held = False
         for live in list(self.writer.dispatches.values()):
             ready = [
                 Ready(index=index, attempt=task.attempt, shape=task.shape, alone=task.alone)
@@ -179,9 +191,36 @@ class Engine:
             if not ready:
                 continue
             limits = await cluster.known_limits(self.now())
-            still = [task for task in ready if task.index in live.ready]
-            for plan in plan_bags(still, {cluster.name: limits}, plan_settings(self.settings, cluster)):
+            waiting = self._gathering(cluster, live, ready)
+            held = held or bool(waiting)
+            now_ready = [task for task in ready if task.index in live.ready and task.shape not in waiting]
+            for plan in plan_bags(now_ready, {cluster.name: limits}, plan_settings(self.settings, cluster)):
                 await self._serve(cluster, live, plan)
+        return held
+
+    def _gathering(self, cluster: Cluster, live: LiveDispatch, ready: Sequence[Ready]) -> set[Shape]:
+        """Return the shapes whose ready tasks shall wait for others like them."""
+        coming, now = live.coming(), self.now()
+        waiting: set[Shape] = set()
+        for shape, count in Counter(task.shape for task in ready).items():
+            gathering = live.gatherings.setdefault(shape, Gathering())
+            gathering.since = gathering.since or now
+            if is_worth_waiting(
+                ready=count,
+                coming=coming[shape],
+                held_s=(now - gathering.since).total_seconds(),
+                bags=gathering.bags,
+                gather_s=self._gather(cluster),
+            ):
+                waiting.add(shape)
+            else:
+                gathering.since = None
+                gathering.bags += bool(coming[shape])
+        return waiting
+
+    def _gather(self, cluster: Cluster) -> float:
+        bounded = cluster.limits is None or cluster.limits.bounded
+        return self.settings.gather if bounded else self.settings.local_gather
 
     async def _serve(self, cluster: Cluster, live: LiveDispatch, plan: BagPlan) -> None:
         """Store the intent, make the bag, submit its arrays: in this order a crash at any point can be mended."""

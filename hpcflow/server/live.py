@@ -59,6 +59,16 @@ class LiveTask:
 
 
 @dataclass(slots=True)
+class Gathering:
+    """Ready tasks of one shape that wait for others like them."""
+
+    #: Since when; ``None``: none waits.
+    since: datetime | None = None
+    #: Bags that were made while others were still to come.
+    bags: int = 0
+
+
+@dataclass(slots=True)
 class LiveDispatch:
     """One run of a lattice that has not ended."""
 
@@ -81,6 +91,8 @@ class LiveDispatch:
     left: int = 0
     #: Bags in a row of which no worker ever began a task, by shape.
     fruitless: Counter[Shape] = field(default_factory=Counter[Shape])
+
+    gatherings: dict[Shape, Gathering] = field(default_factory=dict[Shape, Gathering])
 
     @property
     def id(self) -> DispatchId:
@@ -174,6 +186,16 @@ class LiveDispatch:
             self.dirty.add(child)
             self.left -= 1
             lost += self.downstream[child]
+
+    def coming(self) -> Counter[Shape]:
+        """Count the tasks that nothing but a scheduler's work keeps waiting, by shape."""
+        in_flight = {State.QUEUED, State.RUNNING, State.COMPLETED}
+        return Counter(
+            task.shape
+            for task in self.tasks
+            if task.state is State.WAITING
+            and all(self.tasks[upstream].state in in_flight for upstream in (*task.task.deps, *task.task.after))
+        )
 
     def task_row(self, index: int) -> TaskRow:
         task = self.tasks[index]

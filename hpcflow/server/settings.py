@@ -34,6 +34,10 @@ class Settings(BaseSettings):
     default_executor: str = ""
     #: Siblings that become ready within this time share a bag.
     settle: Seconds = 0.05
+    #: How long ready tasks wait for others like them that are coming: at most this, doubled with each bag.
+    gather: Annotated[float, Field(ge=0)] = 10.0
+    #: The same where a submission costs nobody anything (`local`).
+    local_gather: Annotated[float, Field(ge=0)] = 0.5
     #: How often a journal on this machine is read: the floor while lines arrive, and the ceiling it backs off to.
     journal_poll: Seconds = 0.1
     journal_poll_max: Seconds = 1.0

@@ -45,6 +45,7 @@ MINI = ClusterName("mini")
 KEY = b"k" * 32
 QUICK = {
     "settle": 0.01,
+    "gather": 0.0,
     "journal_poll": 0.01,
     "journal_poll_max": 0.02,
     "accounting_poll": 0.03,

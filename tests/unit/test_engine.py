@@ -47,6 +47,19 @@ async def test_a_task_that_waits_gets_a_bag_of_its_own_when_its_upstream_is_done
 
 
 @in_loop
+async def test_tasks_that_become_ready_one_by_one_share_few_bags(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, gather=5.0) as stage:
+        live = await stage.dispatch(*[[]] * 8, *[[index] for index in range(8)])
+        worker = PlayedWorker(await stage.job(0), 0)
+        for index in range(8):
+            worker.run(index, index)
+            await stage.until(lambda index=index: states(stage, live)[index] is State.COMPLETED)
+        await stage.job(2)
+        bags = [[index for index, _ in row.bag.tasks] for row in stage.store.bags(live.id)]
+        assert bags == [[0, 1, 2, 3, 4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]
+
+
+@in_loop
 async def test_failed_tasks_do_not_stop_others_and_skip_what_waits_for_them(tmp_path: Path) -> None:
     async with a_stage(tmp_path) as stage:
         live = await stage.dispatch([], [], [0], [2])

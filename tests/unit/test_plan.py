@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +18,7 @@ from hpcflow.core.plan import (
     check_resources,
     core_hours_bound,
     cuts,
+    is_worth_waiting,
     more_workers,
     plan_bags,
     waves,
@@ -127,7 +130,7 @@ def test_the_core_hours_bound_counts_every_core_of_every_worker() -> None:
 @given(st.integers(1, 5000), st.integers(1, 300))
 def test_ranges_cover_every_unit_once_and_shrink(units: int, workers: int) -> None:
     at = cuts(units, workers)
-    sizes = [b - a for a, b in zip(at, at[1:], strict=False)]
+    sizes = [b - a for a, b in pairwise(at)]
     assert at[0] == 0 and at[-1] == units
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] == 1
@@ -143,6 +146,26 @@ def test_measured_work_decides_about_more_workers(
 ) -> None:
     more = more_workers(units_left=units_left, mean_wall_s=mean, workers=workers, most=most, min_worker_time_s=300)
     assert more == expected
+
+
+@pytest.mark.parametrize(
+    ("ready", "coming", "held_s", "bags", "waits"),
+    [
+        (1, 0, 0.0, 0, False),  # nothing more will come
+        (100, 100, 0.0, 0, False),  # half of it is here
+        (25, 325, 0.0, 0, True),
+        (25, 325, 10.0, 0, False),  # long enough
+        (100, 100, 0.0, 1, True),  # the second bag waits for all the rest
+        (100, 100, 19.0, 1, True),
+        (100, 100, 20.0, 1, False),
+        (1, 1, 599.0, 30, True),
+        (1, 1, 600.0, 30, False),  # but never longer than ten minutes
+    ],
+)
+def test_ready_tasks_wait_for_their_like_but_not_for_ever(
+    ready: int, coming: int, held_s: float, bags: int, waits: bool
+) -> None:
+    assert is_worth_waiting(ready=ready, coming=coming, held_s=held_s, bags=bags, gather_s=10) is waits
 
 
 # ---- what can't run
