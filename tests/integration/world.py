@@ -168,16 +168,21 @@ class User:
 
 
 @contextmanager
-def served(folder: Path, environment: Mapping[str, str], path: Iterable[Path | str]) -> Generator[User]:
+def served(
+    folder: Path, environment: Mapping[str, str], path: Iterable[Path | str], *, clusters: str = ""
+) -> Generator[User]:
     """Start a server for a new home in ``folder``, and stop whichever serves it at the end.
 
     Args:
-        folder: an empty one.
+        folder: where nothing of this was made before.
         environment: beside HOME, USER, LANG and the short waits.
         path: folders of PATH.
+        clusters: text of clusters.toml.
     """
     home = folder / "home"
     home.mkdir(mode=0o700)
+    if clusters:
+        (home / "clusters.toml").write_text(clusters)
     (folder / "tmp").mkdir()
     kept = {name: os.environ[name] for name in ("HOME", "USER", "LANG") if name in os.environ}
     variables = {
