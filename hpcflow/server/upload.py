@@ -29,7 +29,7 @@ _ULID: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 # Beyond any machine, and within the store's 64 bits whatever is multiplied with it.
 _MOST: Final = 2**40
 
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=_MOST)]
 Amount = Annotated[int, Field(ge=1, le=_MOST)]
 #: One line: these words reach paths, command lines and batch scripts.
 Text = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -60,7 +60,7 @@ class ResourcesNote(TypedDict, total=False):
     ntasks: Amount
     cpus: Amount
     memory_mib: Amount | None
-    gpus: Annotated[int, Field(ge=0, le=_MOST)]
+    gpus: Count
     walltime_s: Amount | None
     partition: Text | None
     account: Text | None
