@@ -20,7 +20,8 @@ from hpcflow.sdk.by_value import travels_by_value
 from hpcflow.sdk.trace import Traced
 from hpcflow.sdk.workflow import dumps, load_with
 
-ROOT = Path(__file__).parents[2]
+# Where hpcflow is imported from: the checkout, or an installed wheel.
+ROOT = Path(hf.__file__).parents[1]
 
 PROJECT = {
     "hfproject/__init__.py": "from hfproject import shapes\nUNIT = 'eV'\n",

@@ -10,7 +10,8 @@ import pytest
 
 import hpcflow as hf
 
-ROOT = Path(__file__).parents[2]
+# Where hpcflow is imported from: the checkout, or an installed wheel.
+ROOT = Path(hf.__file__).parents[1]
 
 
 def python(code: str, *paths: Path) -> str:
