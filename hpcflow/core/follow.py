@@ -232,6 +232,8 @@ def explain(record: Record, limit_s: int | None) -> str | None:
             return f"The task's process ended with exit code {record.get('code')} before the function returned."
         case "signal":
             return f"The task's process was killed by {_signal(record.get('sig'))}."
+        case "timeout" if limit_s is None:
+            return "The task used up its array task's walltime. Ask for more with walltime=."
         case "timeout":
             return f"The task ran longer than its walltime of {limit_s} s. Ask for more with walltime=."
         case "memory":

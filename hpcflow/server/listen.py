@@ -57,6 +57,7 @@ class Listener(uvicorn.Server):
             )
         )
         self._listener = listener
+        self._ended = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -66,8 +67,14 @@ class Listener(uvicorn.Server):
     async def run_until_stopped(self) -> None:
         await self.serve(sockets=[self._listener])
 
+    async def main_loop(self) -> None:
+        """Wait for `stop`: uvicorn's own loop wakes ten times a second, for a date header and limits that we don't use."""
+        await self._ended.wait()
+
     def stop(self) -> None:
+        """End in order; call it in the event loop."""
         self.should_exit = True
+        self._ended.set()
 
 
 def listen_tcp() -> socket.socket:

@@ -162,6 +162,12 @@ def test_an_end_is_told_in_a_sentence(record: Record, sentence: str | None) -> N
     assert explain(record, 60) == sentence
 
 
+def test_a_timeout_without_a_walltime_of_its_own_blames_the_array_tasks() -> None:
+    assert explain(end(0, "timeout"), None) == (
+        "The task used up its array task's walltime. Ask for more with walltime=."
+    )
+
+
 @pytest.mark.parametrize(
     ("observation", "sentence"),
     [
