@@ -107,6 +107,13 @@ class Ledger:
         """Mean run time of the tasks that ended, ``None`` before the first."""
         return self.wall_s / self.ended if self.ended else None
 
+    def left_by_themselves(self) -> list[str]:
+        """Return the workers whose last line says that they chose to leave: what they had can go to others at once.
+
+        A worker that was told to leave (``term``) may be requeued or was cancelled: accounting has to say which.
+        """
+        return [name for name, worker in self.workers.items() if worker.exit not in {None, "term"}]
+
     def read(self, worker: str, records: Sequence[Record]) -> list[Fact]:
         """Take the new records of one worker's journal, in order, and return what they say about tasks."""
         me = self.workers.setdefault(worker, Worker())

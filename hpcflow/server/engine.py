@@ -16,7 +16,7 @@ from typing import Final
 
 from hpcflow.core.bag import bag_key, read_lines
 from hpcflow.core.follow import Ledger, Lost
-from hpcflow.core.model import Bag, BagId, ClusterName, HpcflowError, JobArray, Observation, Shape, UserError
+from hpcflow.core.model import Bag, BagId, Cause, ClusterName, HpcflowError, JobArray, Observation, Shape, UserError
 from hpcflow.core.plan import BagPlan, PlanSettings, Ready, is_worth_waiting, more_workers, plan_bags
 from hpcflow.core.plugin import Accepted, Ambiguous, Refused
 from hpcflow.core.states import FINAL, Event, State
@@ -364,7 +364,7 @@ class Engine:
                 news += len(records)
                 self._collector.take(bag, bag.ledger.read(name.removesuffix(".jsonl"), records))
             if news:
-                gone = [name for name, worker in bag.ledger.workers.items() if worker.exit is not None]
+                gone = bag.ledger.left_by_themselves()
                 self._collector.release(bag, bag.ledger.lost(gone, last=False), {})
         if news:
             await self._after_news(cluster, bag)
@@ -465,9 +465,12 @@ class Engine:
         dead = bag.dead()  # a worker may have come and gone since the last look
         began = any(worker.begun for worker in bag.ledger.workers.values())
         ends = {name: end for name, end in dead.items() if end is not None}
+        if foreign := bag.cancelled_by_others():
+            # Nothing of it is submitted again, though the rest of the array may live on.
+            taken = [name for name, end in ends.items() if end.cause is Cause.CANCELLED]
+            self._collector.release(bag, bag.ledger.lost(taken, last=last), ends, foreign)
         lost = bag.ledger.lost(dead, last=last)
-        foreign = bag.cancelled_by_others() if last else None
-        if last and not began and lost.free and foreign is None:
+        if last and not began and lost.free:
             bag.dispatch.fruitless[bag.bag.shape] += 1
             if bag.dispatch.fruitless[bag.bag.shape] >= _FRUITLESS:
                 reason = await self._why_fruitless(cluster, bag)
@@ -476,7 +479,7 @@ class Engine:
                 lost = Lost(running=(), free=(), cut=())
         elif began:
             bag.dispatch.fruitless.pop(bag.bag.shape, None)
-        self._collector.release(bag, lost, ends, foreign)
+        self._collector.release(bag, lost, ends)
         if last:
             self._finish(bag)
 

@@ -76,7 +76,7 @@ def test_a_server_that_dies_again_and_again_loses_nothing(own_server: Callable[.
     os.mkfifo(gate)
     dispatch = user.runs(STAGES, str(ledger), str(gate))
 
-    for _ in range(4):
+    for _ in range(2):
         user.kills_the_server()
         assert user.hpcflow("start").returncode == 0
     until(lambda: "first 2" in lines(ledger))

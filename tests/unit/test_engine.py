@@ -173,6 +173,46 @@ async def test_a_cancel_that_is_not_ours_is_never_submitted_again(tmp_path: Path
 
 
 @in_loop
+async def test_a_running_array_that_is_cancelled_by_hand_takes_its_tasks_along_one_by_one(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        live = await stage.dispatch([], [])
+        job = await stage.job()
+        workers = [PlayedWorker(job, index) for index in (0, 1)]
+        for index, worker in enumerate(workers):
+            worker.claim(index)
+            worker.start(index)
+        workers[0].end(0, "interrupted")
+        workers[0].leave("term")
+        stage.world.end(job, 0, Cause.CANCELLED, "CANCELLED by 1000")
+        await stage.until(lambda: states(stage, live)[0] is State.CANCELLED)
+        workers[1].end(1)
+        row = await stage.ended(live)
+        assert states(stage, live) == [State.CANCELLED, State.COMPLETED]
+        assert row.error == f"Its job {job.id}_0 was cancelled outside hpcflow (CANCELLED by 1000)."
+        assert stage.world.count("submit") == 1
+
+
+@in_loop
+async def test_a_worker_that_was_told_to_leave_is_waited_for_until_accounting_says_why(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        live = await stage.dispatch([])
+        job = await stage.job()
+        worker = PlayedWorker(job, 0)
+        worker.claim(0)
+        worker.start(0)
+        worker.end(0, "interrupted")
+        worker.leave("term")
+        asked = stage.world.count("query")
+        await stage.until(lambda: stage.world.count("query") > asked + 3)
+        again = PlayedWorker(job, 0, restart=1)
+        again.write(ev="inherit", k=[0], ended=0)
+        again.start(0)
+        again.end(0)
+        assert (await stage.ended(live)).status is Status.COMPLETED
+        assert stage.world.count("submit") == 1
+
+
+@in_loop
 async def test_workers_that_never_begin_a_task_are_not_submitted_for_ever(tmp_path: Path) -> None:
     async with a_stage(tmp_path) as stage:
         live = await stage.dispatch([])
