@@ -68,7 +68,7 @@ class Listener(uvicorn.Server):
         await self.serve(sockets=[self._listener])
 
     async def main_loop(self) -> None:
-        """Wait for `stop`: uvicorn's own loop wakes ten times a second, for a date header and limits that we don't use."""
+        """Wait for `stop`: uvicorn's own loop wakes ten times a second, for a header and limits that are off here."""
         await self._ended.wait()
 
     def stop(self) -> None:
