@@ -17,7 +17,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from hpcflow.core.model import HpcflowError
+from hpcflow.core.errors import HpcflowError
 
 __all__ = [
     "BAG_VERSION",

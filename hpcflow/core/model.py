@@ -8,6 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final, NewType
 
+from hpcflow.core.errors import HpcflowError, NotFound, UserError
+
 __all__ = [
     "ArrayLimits",
     "Bag",
@@ -37,18 +39,6 @@ DispatchId = NewType("DispatchId", str)
 BagId = NewType("BagId", str)
 #: The scheduler's id of a whole job array, as its commands take it: "8123", never "8123_7".
 JobId = NewType("JobId", str)
-
-
-class HpcflowError(Exception):
-    """Every error that hpcflow raises by itself; its text is a sentence for the person who runs the workflow."""
-
-
-class UserError(HpcflowError):
-    """Something the caller wrote can't work: a misspelt resource, an unknown executor, an unpicklable argument."""
-
-
-class NotFound(HpcflowError):
-    """Nothing here has the name or id that was asked for."""
 
 
 _CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"

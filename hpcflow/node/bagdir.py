@@ -20,7 +20,7 @@ from hpcflow.core.bag import (
     parse_index,
     verify,
 )
-from hpcflow.core.model import HpcflowError
+from hpcflow.core.errors import HpcflowError
 from hpcflow.node.files import read_at
 
 __all__ = ["BagDirectory", "RefusedBag", "Stored", "TaskRow", "open_bag"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from hpcflow.core.bag import read_lines, sign_line
-from hpcflow.core.model import HpcflowError
+from hpcflow.core.errors import HpcflowError
 from hpcflow.node.files import append_all
 
 __all__ = ["Journal", "Past", "StorageFault", "read_past"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final, NoReturn, Protocol
 
-from hpcflow.core.model import UserError
+from hpcflow.core.errors import UserError
 
 __all__ = ["ATOMS", "OPERATORS", "Frozen", "Placeholder", "PlaceholderError", "Tracer", "result_of"]
 

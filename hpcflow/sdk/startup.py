@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,11 +14,11 @@ from hpcflow.core.model import HpcflowError
 from hpcflow.core.places import Places
 from hpcflow.sdk.connection import (
     Server,
+    ServerElsewhere,
     ServerRecord,
     ServerUnreachable,
     answers,
     on_this_host,
-    read_record,
 )
 
 __all__ = [
@@ -55,7 +54,13 @@ def running(where: Places) -> ServerRecord | None:
         ServerElsewhere: it runs on another host.
     """
     record = on_this_host(where)
-    return record if record is not None and answers(record) else None
+    while record is not None and answers(record):
+        # The successor of a server that was killed answers at the same socket: only its own record tells its pid.
+        again = on_this_host(where)
+        if again == record:
+            return record
+        record = again
+    return None
 
 
 def ensure(where: Places, *, tell: Callable[[str], None]) -> None:
@@ -212,8 +217,10 @@ def _spawn(where: Places, command: Sequence[str]) -> subprocess.Popen[bytes]:
 
 def _answering(where: Places) -> ServerRecord | None:
     """Return the server of this home that answers here; one on another host does not."""
-    record = read_record(where)
-    return record if record is not None and record.host == socket.gethostname() and answers(record) else None
+    try:
+        return running(where)
+    except ServerElsewhere:
+        return None
 
 
 def _is_server(pid: int) -> bool:

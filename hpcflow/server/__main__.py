@@ -29,7 +29,8 @@ from hpcflow.server.settings import Settings, read_settings
 
 __all__ = ["EXIT_FENCED", "EXIT_HELD", "Opened", "Start", "main", "open_engine"]
 
-logger = logging.getLogger(__name__)
+# Not __name__, which is "__main__" here: its lines would be no lines of hpcflow.
+logger = logging.getLogger("hpcflow.server")
 
 #: Exit code when another server has this HPCFLOW_HOME.
 EXIT_HELD: Final = 4
@@ -192,17 +193,18 @@ class _Process:
                 return tcp_port(self._browsers)
 
             app = self._application(opened.service, notice, token, open_ui)
-            serve(listener)
-            if not _has_scheduler(opened.service):
-                await open_ui()
+            # Before anybody is answered: whoever was answered finds this server's notice, not a killed one's.
             home.write_notice(where, notice)
-            logger.info("hpcflow %s serves %s at %s", notice.version, where.home, address)
-            watch = group.create_task(self._watch(opened, beat_s))
             try:
+                serve(listener)
+                if not _has_scheduler(opened.service):
+                    await open_ui()
+                logger.info("hpcflow %s serves %s at %s", notice.version, where.home, address)
+                watch = group.create_task(self._watch(opened, beat_s))
                 await self._stop.wait()
+                watch.cancel()
             finally:
                 home.remove_notice(where, notice)
-                watch.cancel()
                 for each in listeners:
                     each.stop()
             logger.info("ends")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from hpcflow.core.bag import BAG_VERSION, DIRECTORIES, INLINE_LIMIT, Ref, bag_key, pack, sign
 from hpcflow.core.model import Bag, ClusterName, HpcflowError
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.live import LiveDispatch, Stored
-from hpcflow.server.remote import File, ThisMachine
+from hpcflow.server.remote import File
 
 __all__ = ["push_bag", "value_bytes"]
 
@@ -47,13 +48,14 @@ async def push_bag(
         TransportError: the cluster can't be reached, or its disk is full.
     """
     cluster = clusters[bag.shape.cluster]
+    numbers = {
+        number for index, _ in bag.tasks for number in (live.graph.tasks[index].fn, live.graph.tasks[index].args)
+    }
     blobs, tasks = _Blobs(), []
-    payload = ThisMachine({})
+    for number, blob in (await asyncio.to_thread(_read_blobs, live, sorted(numbers))).items():
+        blobs.add(number, blob)
     for index, attempt in bag.tasks:
         task = live.graph.tasks[index]
-        for number in (task.fn, task.args):
-            if number not in blobs:
-                blobs.add(number, await payload.read(live.payload, *live.blobs[number]))
         inputs: dict[str, Ref] = {}
         for upstream in task.deps:
             inputs[str(upstream)] = await _input(live, upstream, bag, blobs, clusters)
@@ -85,6 +87,17 @@ async def push_bag(
     signature = sign(raw, bag_key(cluster.key, bag.id)).encode()
     files = [File("payload.pack", pieces), File("bag.sig", [signature]), File("bag.json", [raw])]
     await cluster.transport.push(bag.path, DIRECTORIES, files)
+
+
+def _read_blobs(live: LiveDispatch, numbers: Sequence[int]) -> dict[int, bytes]:
+    """Return blobs of the dispatch by their numbers, which ascend."""
+    with open(live.payload, "rb") as file:
+        blobs: dict[int, bytes] = {}
+        for number in numbers:
+            offset, size = live.blobs[number]
+            file.seek(offset)
+            blobs[number] = file.read(size)
+        return blobs
 
 
 async def _input(

@@ -77,8 +77,10 @@ class Collector:
         task = live.tasks[index]
         if task.attempt != attempt or task.state in FINAL or task.state is State.READY:
             return
+        ready = len(live.ready)
         live.move(index, event, self._now(), error)
-        self._on_ready(live)
+        if len(live.ready) > ready:
+            self._on_ready(live)
         self.close_if_done(live)
 
     def release(self, bag: LiveBag, lost: Lost, ends: Mapping[str, Observation], foreign: str | None = None) -> None:

@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -171,13 +170,16 @@ class Engine:
             wake.set()  # what was not reached is tried again
             raise
         if held:
-            await self._nap(wake, self._gather(cluster) / 10)
+            await self._nap(wake, max(0.1, self._gather(cluster) / 10))
             wake.set()
 
-    async def _nap(self, wake: asyncio.Event, seconds: float) -> None:
-        with suppress(TimeoutError):
+    async def _nap(self, wake: asyncio.Event, seconds: float) -> bool:
+        """Sleep, or less when woken; say whether it was less."""
+        try:
             async with asyncio.timeout(seconds):
-                await wake.wait()
+                return await wake.wait()
+        except TimeoutError:
+            return False
 
     async def _plan(self, cluster: Cluster) -> bool:
         """Make bags of what is ready; say whether some of it waits for others like it."""
@@ -338,18 +340,17 @@ class Engine:
     async def _follow_turn(self, cluster: Cluster) -> None:
         wake = self._follow[cluster.name]
         await wake.wait()
-        delay = self.settings.journal_poll
-        while bags := [
-            bag for bag in self._bags.values() if bag.bag.shape.cluster == cluster.name and not bag.ledger.drained
-        ]:
-            news = 0
-            for bag in bags:
-                if bag.readable:
-                    news += await self._read(cluster, bag)
-            await self.writer.flush()
-            delay = self.settings.journal_poll if news else min(delay * 1.5, self.settings.journal_poll_max)
-            await asyncio.sleep(delay)
         wake.clear()
+        delay = self.settings.journal_poll
+        while bags := [bag for bag in self._bags_of(cluster) if not bag.ledger.drained]:
+            news = [bag for bag in bags if bag.readable and await self._read(cluster, bag)]
+            await self.writer.flush()
+            for bag in news:
+                await self._after_news(cluster, bag)
+            delay = self.settings.journal_poll if news else min(delay * 1.5, self.settings.journal_poll_max)
+            if await self._nap(wake, delay):
+                wake.clear()
+                delay = self.settings.journal_poll
 
     async def _read(self, cluster: Cluster, bag: LiveBag) -> int:
         """Read what the journals of a bag say beyond what is known; return the number of new records."""
@@ -366,9 +367,7 @@ class Engine:
             if news:
                 gone = bag.ledger.left_by_themselves()
                 self._collector.release(bag, bag.ledger.lost(gone, last=False), {})
-        if news:
-            await self._after_news(cluster, bag)
-        return news
+            return news
 
     async def _after_news(self, cluster: Cluster, bag: LiveBag) -> None:
         """Trim arrays that nobody needs any more; widen those whose measured work is worth it."""
@@ -401,9 +400,11 @@ class Engine:
         wake = self._account[cluster.name]
         await wake.wait()
         wake.clear()
-        while any(bag.bag.shape.cluster == cluster.name for bag in self._bags.values()):
-            await asyncio.sleep(self._poll(cluster))
-            await self._reconcile(cluster, self._open_arrays(cluster))
+        delay = self._poll(cluster)
+        while self._bags_of(cluster):
+            await asyncio.sleep(delay)
+            changed = await self._reconcile(cluster, self._open_arrays(cluster))
+            delay = self._poll(cluster) if changed else min(delay * 1.5, 2 * self._poll(cluster))
 
     def _poll(self, cluster: Cluster) -> float:
         floor = (
@@ -413,17 +414,15 @@ class Engine:
         )
         return max(floor, cluster.settings.poll or floor)
 
-    def _open_arrays(self, cluster: Cluster) -> list[LiveArray]:
-        return [
-            array
-            for bag in self._bags.values()
-            if bag.bag.shape.cluster == cluster.name
-            for array in bag.arrays
-            if array.open
-        ]
+    def _bags_of(self, cluster: Cluster) -> list[LiveBag]:
+        return [bag for bag in self._bags.values() if bag.bag.shape.cluster == cluster.name]
 
-    async def _reconcile(self, cluster: Cluster, arrays: Sequence[LiveArray]) -> None:
-        """Ask the scheduler about all open arrays at once, and settle what their dead workers left."""
+    def _open_arrays(self, cluster: Cluster) -> list[LiveArray]:
+        return [array for bag in self._bags_of(cluster) for array in bag.arrays if array.open]
+
+    async def _reconcile(self, cluster: Cluster, arrays: Sequence[LiveArray]) -> bool:
+        """Ask the scheduler about all open arrays at once, settle what their dead workers left; say if any moved."""
+        changed = False
         if asked := [array.array for array in arrays]:
             limits = await cluster.known_limits(self.now())
             commands = cluster.plugin.query(asked, accounting=limits.accounting)
@@ -441,15 +440,17 @@ class Engine:
                     now=self.now(),
                     settle_s=self.settings.submit_settle,
                 ):
+                    changed = True
                     self.writer.pending.arrays.append(array.row())
                     logger.info("job %s: %s", array.array.job_id, array.state)
-        for bag in [bag for bag in self._bags.values() if bag.bag.shape.cluster == cluster.name]:
+        for bag in self._bags_of(cluster):
             await self._settle(cluster, bag)
         await self.writer.flush()
         await self._cancel_wanted(cluster)
-        for bag in [bag for bag in self._bags.values() if bag.bag.shape.cluster == cluster.name]:
+        for bag in self._bags_of(cluster):
             if any(array.is_due(self.now()) for array in bag.arrays):
                 await self._submit_all(cluster, bag)
+        return changed
 
     async def _settle(self, cluster: Cluster, bag: LiveBag) -> None:
         """Give back or charge what dead workers left, after reading their journals once more."""
@@ -512,7 +513,7 @@ class Engine:
         return kept
 
     def _wake_for(self, live: LiveDispatch) -> None:
-        for name in {live.tasks[index].shape.cluster for index in live.ready}:
+        for name in live.clusters:
             self._wake[name].set()
 
     async def _cancel_wanted(self, cluster: Cluster) -> None:

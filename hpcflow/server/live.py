@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from hpcflow.core.model import BagId, DispatchId, Graph, Resources, Shape, Task, UserError
+from hpcflow.core.model import BagId, ClusterName, DispatchId, Graph, Resources, Shape, Task, UserError
 from hpcflow.core.states import FINAL, Event, State, Status, step
 from hpcflow.server.store import DispatchRow, EndRow, TaskRow
 
@@ -77,6 +77,7 @@ class LiveDispatch:
     tasks: list[LiveTask]
     #: For each task, those that wait for it.
     downstream: list[list[int]]
+    shapes: frozenset[Shape]
     #: (offset, size) of each blob in the payload file.
     blobs: list[tuple[int, int]]
     payload: str
@@ -98,6 +99,11 @@ class LiveDispatch:
     def id(self) -> DispatchId:
         return self.row.id
 
+    @property
+    def clusters(self) -> frozenset[ClusterName]:
+        """The clusters that it runs on."""
+        return frozenset(shape.cluster for shape in self.shapes)
+
     @classmethod
     def fresh(
         cls, row: DispatchRow, graph: Graph, shapes: Sequence[Shape], manifest: Manifest, payload: str
@@ -112,6 +118,7 @@ class LiveDispatch:
             graph=graph,
             tasks=tasks,
             downstream=_downstream(graph),
+            shapes=frozenset(shapes),
             blobs=list(_offsets(manifest)),
             payload=payload,
             left=len(tasks),

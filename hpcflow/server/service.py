@@ -49,8 +49,9 @@ _COLUMNS: Final = (
     "max_rss_kib",
     "error",
 )
-#: Answers to a long poll come at most this often, in seconds.
-_BREATH_S: Final = 0.1
+#: Answers to a long poll come at most so often, unless the dispatch ended.
+_BREATH_S: Final = 0.05
+_BREATHS: Final = 5
 _RESULTS_AT_ONCE: Final = 2000
 _PIECE: Final = 8 * 2**20
 
@@ -235,7 +236,10 @@ class Service:
     async def changed(self, dispatch: str, since: int, wait_s: float) -> Json:
         known = await self._known(dispatch)
         await self._engine.writer.wait_change(known, since, wait_s)
-        await asyncio.sleep(_BREATH_S)
+        for _ in range(_BREATHS):  # changes come in crowds; the last one is told at once
+            if known not in self._engine.writer.dispatches:
+                break
+            await asyncio.sleep(_BREATH_S)
         return await asyncio.to_thread(self._read_summary, known)
 
     async def _known(self, dispatch: str) -> DispatchId:
@@ -342,6 +346,8 @@ class Service:
         known = await self._known(dispatch)
         end = await asyncio.to_thread(self._store.end, known, index)
         if end is None:
+            if await asyncio.to_thread(self._store.task, known, index) is None:
+                raise NotFound(f"Dispatch {dispatch} has no task {index}.")
             return b""
         start, size = _span(end.record, "out" if stream == "stdout" else "err")
         wanted = min(limit, size - offset)

@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     local_gather: Annotated[float, Field(ge=0)] = 0.5
     #: How often a journal on this machine is read: the floor while lines arrive, and the ceiling it backs off to.
     journal_poll: Seconds = 0.1
-    journal_poll_max: Seconds = 1.0
+    journal_poll_max: Seconds = 0.5
     #: How often a scheduler's accounting is asked (one query per cluster), and that of the `local` cluster.
     accounting_poll: Seconds = 30.0
     local_poll: Seconds = 2.0

@@ -53,7 +53,7 @@ async def test_tasks_that_become_ready_one_by_one_share_few_bags(tmp_path: Path)
         worker = PlayedWorker(await stage.job(0), 0)
         for index in range(8):
             worker.run(index, index)
-            await stage.until(lambda index=index: states(stage, live)[index] is State.COMPLETED)
+            await stage.until(lambda: states(stage, live).count(State.COMPLETED) > index)  # noqa: B023
         await stage.job(2)
         bags = [[index for index, _ in row.bag.tasks] for row in stage.store.bags(live.id)]
         assert bags == [[0, 1, 2, 3, 4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]

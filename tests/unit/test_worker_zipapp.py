@@ -26,7 +26,12 @@ def test_it_carries_what_a_node_needs_and_no_more() -> None:
     names = zipfile.ZipFile(io.BytesIO(build_worker()[1])).namelist()
     assert {"__main__.py", "cloudpickle/__init__.py", "hpcflow/__init__.py", "hpcflow/sdk/workflow.py"} <= set(names)
     assert not [name for name in names if name.startswith(("hpcflow/server", "hpcflow/sdk/client"))]
-    assert {name.split("/")[0] for name in names} == {"__main__.py", "hpcflow", "cloudpickle"}
+    assert {name.split("/")[0] for name in names} == {
+        "__main__.py",
+        "__main__.pyc",
+        "hpcflow",
+        "cloudpickle",
+    }
 
 
 def run_isolated(worker: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

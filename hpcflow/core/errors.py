@@ -1,0 +1,17 @@
+"""The roots of all errors; apart from the model, because workers need them and shall start fast."""
+
+from __future__ import annotations
+
+__all__ = ["HpcflowError", "NotFound", "UserError"]
+
+
+class HpcflowError(Exception):
+    """Every error that hpcflow raises by itself; its text is a sentence for the person who runs the workflow."""
+
+
+class UserError(HpcflowError):
+    """Something the caller wrote can't work: a misspelt resource, an unknown executor, an unpicklable argument."""
+
+
+class NotFound(HpcflowError):
+    """Nothing here has the name or id that was asked for."""
