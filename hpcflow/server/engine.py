@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -488,14 +489,13 @@ class Engine:
         """Return in a sentence why workers never began a task, with what the first of them wrote."""
         end = next((end for array in bag.arrays for end in array.ends.values()), None)
         said = ""
-        for index in sorted({index for array in bag.arrays for index in array.ends} | {0})[:3]:
-            try:
-                data = await cluster.transport.read(f"{bag.bag.path}/logs/{index}.slurm", 0, 1 << 16)
-            except TransportError:
-                continue
-            said = data.decode(errors="replace").strip()[-_LOG_TAIL:]
-            if said:
-                break
+        for array in bag.arrays:
+            for index in [*sorted(array.ends), 0][:3]:
+                # The scheduler's own file for an array task: by its index, or of `local` by job and index.
+                for name in (f"{index}.slurm", f"{array.array.job_id}_{index}.log"):
+                    with suppress(TransportError):
+                        data = await cluster.transport.read(f"{bag.bag.path}/logs/{name}", 0, 1 << 16)
+                        said = said or data.decode(errors="replace").strip()[-_LOG_TAIL:]
         how = f"exit code {end.exit_code}, {end.raw}" if end is not None else "no end is known"
         return f"No worker on {cluster.name} began a task ({how}). It wrote: {said or 'nothing'}"
 
