@@ -148,8 +148,9 @@ class Worker:
             nfs=self.bag.nfs,
         )
         while True:
-            self._look_at_signals()
-            k = ranges.pop(0) if ranges else self.claims.next() if self.stop is None else None
+            # Before a claim, not after: what is claimed here is out of reach for a worker that comes fresh.
+            may_begin = self._may_begin()
+            k = ranges.pop(0) if ranges else self.claims.next() if may_begin else None
             if k is None:
                 break
             self.log("claim", k=k, a=self.bag.cuts[k], b=self.bag.cuts[k + 1])
