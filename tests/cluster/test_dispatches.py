@@ -74,7 +74,9 @@ def test_annotations_reach_slurm_and_what_it_gives_reaches_the_task(login: Login
     dispatch = login.user.runs(
         HEAD
         + """
-GIVEN = ("CUDA_VISIBLE_DEVICES", "SLURM_CPUS_PER_TASK", "SLURM_JOB_PARTITION", "SLURM_JOB_ACCOUNT", "SLURM_MEM_PER_NODE")
+GIVEN = (
+    "CUDA_VISIBLE_DEVICES", "SLURM_CPUS_PER_TASK", "SLURM_JOB_PARTITION", "SLURM_JOB_ACCOUNT", "SLURM_MEM_PER_NODE"
+)
 
 @hf.electron(
     partition="batch", account="proj", qos="normal", cpus=2, memory="320 MB", gpus=2, walltime="20 min",

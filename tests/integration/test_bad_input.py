@@ -223,9 +223,7 @@ def test_a_server_on_another_host_is_left_alone_and_named_by_every_command(alone
 SLURM = GOOD.replace('"local"', '"hpc"').replace("dispatch_sync(good)().result", "dispatch(good)()")
 
 
-def test_a_cluster_whose_commands_are_missing_says_which_and_loses_no_dispatch(
-    alone: User, tmp_path: Path
-) -> None:
+def test_a_cluster_whose_commands_are_missing_says_which_and_loses_no_dispatch(alone: User, tmp_path: Path) -> None:
     Path(alone.home.clusters).write_text('[hpc]\nscheduler = "slurm"\n')
     nowhere = tmp_path / "bin"
     nowhere.mkdir()
