@@ -75,24 +75,31 @@ class Plugin(Protocol):
             worker: absolute path of the worker's zipapp on the cluster.
             root: absolute path of hpcflow's directory on the cluster.
         """
+        ...
 
     def probe(self) -> Command:
         """Ask whether the scheduler is here and answers."""
+        ...
 
     def parse_probe(self, reply: Reply) -> str:
         """Return scheduler and version in a few words; raise `HpcflowError` with a sentence if it does not answer."""
+        ...
 
     def limits(self) -> Command:
         """Ask for partitions, array sizes and the accounting's presence, in one command."""
+        ...
 
     def parse_limits(self, reply: Reply) -> Limits:
         """Raise `HpcflowError` when the answer is no answer."""
+        ...
 
     def submit(self, array: JobArray) -> Command:
         """Render the batch script (on stdin) and the submit command. Raise `UserError` for an option that can't be."""
+        ...
 
     def parse_submit(self, array: JobArray, reply: Reply) -> Submission:
         """Classify: accepted, surely refused, or ambiguous; everything not on a known list is ambiguous."""
+        ...
 
     def query(self, arrays: Sequence[JobArray], *, accounting: bool) -> tuple[Command, ...]:
         """Ask for every array task of these arrays by name: a fixed number of commands whatever the number of arrays.
@@ -101,12 +108,16 @@ class Plugin(Protocol):
             arrays: at least one.
             accounting: whether the cluster keeps accounting (`Limits.accounting`).
         """
+        ...
 
     def parse_query(self, arrays: Sequence[JobArray], replies: Sequence[Reply]) -> Observations:
         """Merge the replies, in the order of the commands. Never raises: what can't be read is unknown."""
+        ...
 
     def cancel(self, arrays: Sequence[JobArray], *, pending_only: bool) -> Command:
         """End these arrays, by id and by name; ``pending_only`` spares array tasks that run."""
+        ...
 
     def parse_cancel(self, reply: Reply) -> str | None:
         """Return ``None`` when the scheduler took the wish (or nothing was left to cancel), else what it said."""
+        ...

@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -59,7 +59,7 @@ _PIECE: Final = 8 * 2**20
 @asynccontextmanager
 async def running(
     store: Store, settings: Settings, where: Places, *, on_network: bool, environ: Mapping[str, str]
-) -> AsyncIterator[Service]:
+) -> AsyncGenerator[Service]:
     """Find the clusters, take up what an earlier server left, and run the engine while the context is open."""
     clusters, default, reason = await find_clusters(where, settings, read_clusters(where), environ, sys.executable)
     engine = Engine(

@@ -128,6 +128,38 @@ print(hf.dispatch(annotated)(sys.argv[1]))
     assert given["SLURM_MEM_PER_NODE"] == fields["MinMemoryNode"].removesuffix("M")
 
 
+def test_values_go_from_cluster_to_cluster_whole(login: Login) -> None:
+    printed = login.user.runs(
+        HEAD
+        + """
+@hf.electron(executor="slurm", walltime="1 min")
+def makes(n):
+    return {"large": bytes(range(256)) * n}
+
+@hf.electron(executor="local")
+def reverses(data):
+    return data[::-1]
+
+@hf.electron(executor="slurm", walltime="1 min")
+def compares(made, back):
+    return made["large"][::-1] == back
+
+@hf.lattice
+def across(n):
+    made = makes(n)
+    back = reverses(made["large"])
+    return compares(made, back), back
+
+result = hf.dispatch_sync(across)(20_000)
+same, back = result.result
+clusters = [node.cluster for node in result.get_all_node_results()]
+print(json.dumps([same, back == (bytes(range(256)) * 20_000)[::-1], clusters]))
+"""
+    )
+
+    assert json.loads(printed) == [True, True, ["slurm", "local", "slurm"]]
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

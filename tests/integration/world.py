@@ -57,13 +57,13 @@ def lines(ledger: Path) -> list[str]:
 def open_gate(gate: Path) -> None:
     """Let the one task go on that reads, or will read, from the named pipe ``gate``."""
 
-    def open_for_writing() -> int | None:
+    def open_for_writing() -> list[int]:
         try:
-            return os.open(gate, os.O_WRONLY | os.O_NONBLOCK)
+            return [os.open(gate, os.O_WRONLY | os.O_NONBLOCK)]
         except OSError:  # ENXIO: nobody reads yet
-            return None
+            return []
 
-    os.close(until(lambda: (fd := open_for_writing()) is not None and (fd,))[0])
+    os.close(until(open_for_writing)[0])
 
 
 def is_alive(pid: int) -> bool:

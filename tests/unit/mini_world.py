@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -43,7 +43,7 @@ from hpcflow.server.store import DispatchRow, Store
 
 MINI = ClusterName("mini")
 KEY = b"k" * 32
-QUICK = {
+QUICK: dict[str, Any] = {
     "settle": 0.01,
     "gather": 0.0,
     "journal_poll": 0.01,
@@ -309,7 +309,7 @@ class Stage:
 
 
 @asynccontextmanager
-async def a_stage(folder: Path, world: World | None = None, **settings: Any) -> AsyncIterator[Stage]:  # Any: Settings
+async def a_stage(folder: Path, world: World | None = None, **settings: Any) -> AsyncGenerator[Stage]:  # Any: Settings
     """Run an engine on a world, with a store in ``folder``; entering it a second time is a restart."""
     world = world or World()
     store = Store.open(str(folder / "hpcflow.db"), on_network=False)

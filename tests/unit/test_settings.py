@@ -25,9 +25,7 @@ def test_the_environment_beats_the_file_and_the_file_the_default(
     assert (settings.accounting_poll, settings.first_width, settings.local_poll) == (45, 16, 2)
 
 
-def test_the_clients_variables_are_none_of_the_servers_business(
-    where: Places, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_clients_variables_are_none_of_the_servers_business(where: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HPCFLOW_PROGRESS", "0")
     assert read_settings(where).journal_poll == 0.1
 

@@ -194,6 +194,15 @@ def test_a_further_task_begins_only_with_enough_walltime_left(tmp_path: Path) ->
     assert bag.records("exit")[0]["why"] == "walltime"
 
 
+def test_a_worker_without_walltime_for_another_task_leaves_its_range_to_others(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    bag = write_bag(tmp_path, *(Call(note, (ledger, word)) for word in ("a", "b", "c")), walltime=100, need=100)
+    assert [run_worker(bag, index=index) for index in range(4)] == [(0, "")] * 4
+    assert sorted(ledger.read_text().split()) == ["a", "b", "c"]
+    assert bag.records("left") == []
+    assert [record["why"] for record in bag.records("exit")] == ["walltime", "walltime", "walltime", "drained"]
+
+
 def test_without_a_limit_of_its_own_a_task_ends_before_its_worker_does(tmp_path: Path) -> None:
     bag = write_bag(tmp_path, Call(time.sleep, (600,)), limit=None, walltime=1.2, grace=0.1)
     assert run_worker(bag) == (0, "")
