@@ -6,8 +6,7 @@ import base64
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from hpcflow.core.bag import (
     BAG_VERSION,
@@ -35,11 +34,11 @@ class RefusedBag(HpcflowError):
     """A bag that this worker must not touch: no key, no signature, a wrong one, or a format of another version."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskRow:
+class TaskRow(NamedTuple):
     """One task of the bag: which blobs to open and where the values among its arguments lie."""
 
-    index: int
+    #: Its index in the dispatch.
+    number: int
     attempt: int
     fn: int
     args: int
@@ -48,8 +47,7 @@ class TaskRow:
     name: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BagDirectory:
+class BagDirectory(NamedTuple):
     """One bag on disk. What it reads from packs is checked against the hashes that the signed bag.json leads to."""
 
     path: str
@@ -77,8 +75,8 @@ class BagDirectory:
     pack_index: tuple[tuple[int, int, bytes], ...]
 
     def task(self, position: int) -> TaskRow:
-        index, attempt, fn, args, refs, name = self.rows[position]
-        return TaskRow(index=index, attempt=attempt, fn=fn, args=args, refs=refs, name=name)
+        number, attempt, fn, args, refs, name = self.rows[position]
+        return TaskRow(number=number, attempt=attempt, fn=fn, args=args, refs=refs, name=name)
 
     def positions(self, unit: int) -> tuple[int, ...]:
         return (unit,) if self.units is None else self.units[unit]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from hpcflow.core.bag import read_lines, sign_line
 from hpcflow.core.errors import HpcflowError
@@ -23,8 +22,7 @@ class StorageFault(HpcflowError):
     """The bag's directory takes no more bytes: quota, a full or a lost file system."""
 
 
-@dataclass(frozen=True, slots=True)
-class Past:
+class Past(NamedTuple):
     """What dead predecessors of a worker left behind."""
 
     #: Ranges that they had claimed, as far as their journals say.

@@ -13,8 +13,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from hpcflow.node.bagdir import BagDirectory, Stored, TaskRow, read_range
 from hpcflow.node.files import append_all
@@ -30,8 +29,7 @@ _TRACEBACK_LIMIT: Final = 16 * 1024
 _SENTENCE_LIMIT: Final = 2000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outlet:
+class Outlet(NamedTuple):
     """Where a task's process leaves what it has to say."""
 
     #: Pipe to the worker. One message of at most ``message_limit`` bytes fits, so that writing never waits.
@@ -42,8 +40,7 @@ class Outlet:
     data_name: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assignment:
+class Assignment(NamedTuple):
     """One task, and all that its process needs beside the bag."""
 
     task: TaskRow
@@ -85,7 +82,7 @@ def run_task(bag: BagDirectory, assignment: Assignment, function: Callable[..., 
         flush_output()
         code = 0 if message["st"] == "ok" else 1
     except _CannotStore as error:
-        fault = {"i": task.index, "n": task.attempt, "fault": str(error)}
+        fault = {"i": task.number, "n": task.attempt, "fault": str(error)}
         append_all(outlet.pipe, _encode(fault, outlet.message_limit))
     finally:
         os._exit(code)
@@ -106,7 +103,7 @@ def _settle(assignment: Assignment) -> None:
 def _outcome(bag: BagDirectory, assignment: Assignment, function: Callable[..., object] | None) -> dict[str, object]:
     """Return the message to the worker."""
     task, outlet = assignment.task, assignment.outlet
-    message: dict[str, object] = {"i": task.index, "n": task.attempt, "st": "ok"}
+    message: dict[str, object] = {"i": task.number, "n": task.attempt, "st": "ok"}
     try:
         os.chdir(assignment.directory)
         known = len(sys.modules)

@@ -24,8 +24,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from hpcflow.node.bagdir import BagDirectory, RefusedBag, Stored, TaskRow, open_bag
 from hpcflow.node.claims import Claims, owned_by
@@ -54,12 +53,11 @@ _PIPE_SIZE: Final = 64 * 1024
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """Which array task this process is."""
 
     job: str
-    index: int
+    array_index: int
     restart: int
 
 
@@ -95,8 +93,7 @@ def work(bag_path: str, key_file: str) -> int:
     return EXIT_STORAGE
 
 
-@dataclass(slots=True)
-class _Death:
+class _Death(NamedTuple):
     """How a task's process ended, as the kernel and its message say."""
 
     message: dict[str, Any]  # Any: JSON
@@ -118,7 +115,9 @@ class Worker:
         self.done = 0
         self.umask = os.umask(0o077)
         self.journal_directory = os.path.join(bag.path, "journal")
-        self.journal = Journal(self.journal_directory, me.job, me.index, me.restart, key=bag.key, sync_s=bag.sync_s)
+        self.journal = Journal(
+            self.journal_directory, me.job, me.array_index, me.restart, key=bag.key, sync_s=bag.sync_s
+        )
         self.name = self.journal.worker
         self.log(
             "up",
@@ -127,7 +126,7 @@ class Worker:
             node=os.environ.get("SLURMD_NODENAME"),
             py=sys.version.split()[0],
             job=me.job,
-            index=me.index,
+            index=me.array_index,
         )
 
     def log(self, event: str, **fields: object) -> None:
@@ -144,7 +143,7 @@ class Worker:
             os.path.join(self.bag.path, "claims"),
             self.name,
             ranges=len(self.bag.cuts) - 1,
-            start=self.me.index,
+            start=self.me.array_index,
             nfs=self.bag.nfs,
         )
         while True:
@@ -204,7 +203,7 @@ class Worker:
 
     def _inherit(self) -> tuple[list[int], Past]:
         """Return ranges and ends of this array task's earlier, dead workers."""
-        before = [f"{self.me.job}_{self.me.index}_{restart}" for restart in range(self.journal.restart)]
+        before = [f"{self.me.job}_{self.me.array_index}_{restart}" for restart in range(self.journal.restart)]
         if not before:
             return [], Past(frozenset(), {})
         past = read_past(self.journal_directory, before, self.bag.key)
@@ -218,7 +217,7 @@ class Worker:
             earlier: dict[int, Stored] = {}
             for position in self.bag.positions(unit):
                 task = self.bag.task(position)
-                end = past.ended.get((task.index, task.attempt))
+                end = past.ended.get((task.number, task.attempt))
                 if end is None:
                     if not self._may_begin():
                         self.log("left", k=k, u=unit)
@@ -226,7 +225,7 @@ class Worker:
                     end = self._run_task(task, earlier)
                 if end["st"] != "ok":
                     break  # the rest of a chain is not run
-                earlier[task.index] = end["r"]
+                earlier[task.number] = end["r"]
 
     def _may_begin(self) -> bool:
         """The first task always begins; a further one only while enough of the walltime is left (S5)."""
@@ -250,7 +249,7 @@ class Worker:
         now = time.monotonic()
         if now - self.superseded_checked_at >= 1:
             self.superseded_checked_at = now
-            successor = f"{self.me.job}_{self.me.index}_{self.journal.restart + 1}.jsonl"
+            successor = f"{self.me.job}_{self.me.array_index}_{self.journal.restart + 1}.jsonl"
             if os.path.exists(os.path.join(self.journal_directory, successor)):
                 self.stop = self.stop or "superseded"
 
@@ -275,7 +274,7 @@ class Worker:
 
     def _run_task(self, task: TaskRow, earlier: Mapping[int, Stored]) -> Mapping[str, Any]:  # Any: JSON
         """Run one task and return its `end` record."""
-        self.log("start", i=task.index, n=task.attempt)
+        self.log("start", i=task.number, n=task.attempt)
         begun_at = time.time()
         self._preload(task.fn)
         directory = self.bag.workdir or self._own_directory()
@@ -283,7 +282,7 @@ class Worker:
             pid = self._fork(self._assignment(task, earlier, directory))
         except OSError as error:
             self.stop = "fault"
-            end: dict[str, Any] = {"i": task.index, "n": task.attempt, "st": "interrupted"}
+            end: dict[str, Any] = {"i": task.number, "n": task.attempt, "st": "interrupted"}
             end["msg"] = f"No process could be made on {os.uname().nodename}: {error}."
         else:
             death = self._await(pid, begun_at)
@@ -402,7 +401,7 @@ class Worker:
 
     def _end_record(self, task: TaskRow, death: _Death, begun_at: float) -> dict[str, Any]:  # Any: JSON
         out, err = os.fstat(1).st_size, os.fstat(2).st_size
-        message = death.message if death.message.get("i") == task.index else {}
+        message = death.message if death.message.get("i") == task.number else {}
         signalled = os.WTERMSIG(death.status) if os.WIFSIGNALED(death.status) else None
         if "fault" in message:
             self.stop = "fault"
@@ -416,7 +415,7 @@ class Worker:
         if not message:
             outcome.update({"sig": signalled} if signalled is not None else {"code": os.WEXITSTATUS(death.status)})
         end: dict[str, Any] = {
-            "i": task.index,
+            "i": task.number,
             "n": task.attempt,
             **outcome,
             "t0": round(begun_at, 4),

@@ -13,7 +13,6 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Final, TypeVar, cast
 
@@ -22,14 +21,16 @@ import cloudpickle.cloudpickle as cp
 __all__ = ["Shared", "class_by_value", "reduced_by_value", "travels_by_value"]
 
 
-@dataclass(frozen=True, slots=True)
 class Shared:
     """What the pickles of one trace have in common."""
 
-    #: Names of the user's modules that went along.
-    modules: set[str] = field(default_factory=set)
-    #: For each class among the arguments the id that cloudpickle gave it, and its pickle; ``None``: it goes by name.
-    definitions: dict[type, tuple[str, bytes] | None] = field(default_factory=dict)
+    __slots__ = ("definitions", "modules")
+
+    def __init__(self) -> None:
+        #: Names of the user's modules that went along.
+        self.modules: set[str] = set()
+        #: For each class among the arguments the id that cloudpickle gave it, and its pickle; ``None``: by name.
+        self.definitions: dict[type, tuple[str, bytes] | None] = {}
 
 
 def travels_by_value(module: str) -> bool:

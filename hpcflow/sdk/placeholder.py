@@ -6,9 +6,8 @@ import opcode
 import operator
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, NamedTuple, NoReturn, Protocol
 
 from hpcflow.core.errors import UserError
 
@@ -22,8 +21,7 @@ class PlaceholderError(UserError, TypeError):
     """
 
 
-@dataclass(frozen=True, slots=True)
-class Frozen:
+class Frozen(NamedTuple):
     """An operand that is neither a placeholder nor an atom, pickled when the expression was written."""
 
     pickle: bytes
