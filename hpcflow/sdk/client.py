@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any, Final, Literal, ParamSpec, overload
 
 from hpcflow.core.bag import stream_parts
-from hpcflow.core.model import UserError
+from hpcflow.core.model import UserError, ulid
 from hpcflow.core.places import client_settings, places
 from hpcflow.sdk.answers import Plan, Summary, parse_plan, parse_summary
 from hpcflow.sdk.connection import Server, ServerElsewhere, ServerUnreachable
@@ -33,7 +33,6 @@ __all__ = [
     "dispatch_sync",
     "get_result",
     "planning",
-    "ulid",
     "until_ended",
 ]
 
@@ -114,15 +113,6 @@ def planning() -> Generator[None]:
 _planning: Final = ContextVar("hpcflow_planning", default=False)
 
 
-def ulid() -> str:
-    """Return a new id: 26 characters that sort by time, the last 16 of them random."""
-    number = time.time_ns() // 1_000_000 << 80 | secrets.randbits(80)
-    return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
-
-
-_CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-
-
 # ---- results
 
 
@@ -176,7 +166,7 @@ def _upload(traced: Traced, *, plan: bool) -> dict[str, Any]:  # Any: JSON
     from hpcflow import __version__
 
     described, blobs = manifest(traced)
-    described["id"] = ulid()
+    described["id"] = ulid(time.time_ns() // 1_000_000, secrets.token_bytes(10))
     described["client"] = {"host": socket.gethostname(), "user": _user(), "version": __version__}
     return _server().upload(
         "/dispatches", lambda: _compressed(stream_parts(described, blobs)), query={"plan": "true"} if plan else None

@@ -26,7 +26,6 @@ from hpcflow.sdk.client import (
     dispatch_sync,
     get_result,
     planning,
-    ulid,
 )
 from hpcflow.sdk.connection import DispatchNotFound, ServerUnreachable
 from hpcflow.sdk.results import PythonMismatch, Result, UnreadableResult
@@ -160,14 +159,6 @@ def test_without_a_server_and_without_autostart_nothing_is_started(
     with pytest.raises(ServerUnreachable, match=r"No server runs for .*`hpcflow start`"):
         dispatch(flow)(3)
     assert list(hpcflow_home.iterdir()) == []
-
-
-def test_ids_are_unique_and_sort_by_time() -> None:
-    ids = [ulid() for _ in range(1000)]
-    assert len(set(ids)) == 1000
-    assert {len(one) for one in ids} == {26}
-    assert [one[:10] for one in ids] == sorted(one[:10] for one in ids)
-    assert set("".join(ids)) <= set("0123456789ABCDEFGHJKMNPQRSTVWXYZ")
 
 
 # ---- results
