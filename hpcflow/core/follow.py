@@ -20,6 +20,8 @@ Record = Mapping[str, Any]
 
 #: Signals by which a scheduler ends a whole job: a task that died of one is in doubt until its worker goes on.
 _DOUBTFUL: Final = frozenset({int(signal.SIGTERM), int(signal.SIGKILL)})
+#: How a task's process ends that finds its way to the worker closed (EX_TEMPFAIL of sysexits.h).
+_EXIT_MUTE: Final = 75
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ class Ledger:
         self.claimed: set[int] = set()
         self.ended = 0
         self.wall_s = 0.0
+        #: What a worker said of a place where nothing can be written or started: quota, a full disk, no processes.
+        self.complaint: str | None = None
 
     @property
     def all_claimed(self) -> bool:
@@ -110,9 +114,10 @@ class Ledger:
     def left_by_themselves(self) -> list[str]:
         """Return the workers whose last line says that they chose to leave: what they had can go to others at once.
 
-        A worker that was told to leave (``term``) may be requeued or was cancelled: accounting has to say which.
+        A worker that was told to leave (``term``) may be requeued or was cancelled: accounting has to say which. One
+        that could not go on (``fault``) waits for accounting too, so that a full disk is not met ten times a second.
         """
-        return [name for name, worker in self.workers.items() if worker.exit not in {None, "term"}]
+        return [name for name, worker in self.workers.items() if worker.exit not in {None, "term", "fault"}]
 
     def read(self, worker: str, records: Sequence[Record]) -> list[Fact]:
         """Take the new records of one worker's journal, in order, and return what they say about tasks."""
@@ -142,6 +147,8 @@ class Ledger:
                     facts += self._read_end(me, worker, record)
                 case "exit":
                     me.exit = str(record["why"])
+                    if me.exit == "fault":
+                        self.complaint = str(record.get("msg") or self.complaint or "a worker could not go on")
                 case _:
                     pass
         return facts
@@ -153,6 +160,7 @@ class Ledger:
             return []
         me.running = None
         if record["st"] == "interrupted":  # S2
+            self.complaint = record.get("msg", self.complaint)
             me.cut.add((ended.index, ended.attempt))
             return []
         return list(self._end(ended))
@@ -235,6 +243,8 @@ def explain(record: Record, limit_s: int | None) -> str | None:
             return None
         case "error":
             return f"{record.get('exc', 'Exception')}: {record.get('msg', '')}".rstrip(": ")
+        case "exit" if record.get("code") == _EXIT_MUTE:
+            return "The task could not report: the function closed descriptors that were not its own."
         case "exit":
             return f"The task's process ended with exit code {record.get('code')} before the function returned."
         case "signal":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import base64
+import errno
 import gc
 import hashlib
 import io
@@ -123,7 +124,14 @@ def _outcome(bag: BagDirectory, assignment: Assignment, function: Callable[..., 
             f"{_text(error)}. Return plain values, arrays or objects that pickle can save."
         )
         return {**message, "st": "error", "exc": "ResultNotPicklable", "msg": sentence, "tb": _traceback(error)}
-    return {**message, "r": _store(bag, outlet, pickled)}
+    try:
+        return {**message, "r": _store(bag, outlet, pickled)}
+    except OSError:  # EFBIG
+        sentence = (
+            f"The result of {task.name} has {len(pickled)} bytes, more than its process may write into one file "
+            "(ulimit -f, RLIMIT_FSIZE)."
+        )
+        return {**message, "st": "error", "exc": "ResultTooLarge", "msg": sentence}
 
 
 def _arguments(
@@ -176,6 +184,8 @@ def _store(bag: BagDirectory, outlet: Outlet, pickled: bytes) -> dict[str, objec
         if bag.sync_s is not None:
             os.fsync(outlet.data)
     except OSError as error:
+        if error.errno == errno.EFBIG:  # the task's own limit, not the bag's room
+            raise
         raise _CannotStore(
             f"A result of {len(pickled)} bytes can't be stored in {outlet.data_name}: {error}."
         ) from error

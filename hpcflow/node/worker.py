@@ -49,6 +49,8 @@ EXIT_TERM: Final = 143
 _WATCHED: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1)
 #: How long a task's death by TERM or KILL waits for the worker's own TERM (S4): a scheduler signals the child first.
 _DOUBT_S: Final = 0.3
+#: Descriptors that a task's process writes to lie above this.
+_HIGH_FD: Final = 512
 _PIPE_SIZE: Final = 64 * 1024
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -91,6 +93,16 @@ def work(bag_path: str, key_file: str) -> int:
         except OSError as error:  # a claim, a log or a directory that can't be made
             print(f"The bag {bag.path} takes no more files: {error}.", file=complaints)
     return EXIT_STORAGE
+
+
+def _out_of_the_way(fd: int) -> int:
+    """Give a descriptor a high number: libraries that start daemons close all low ones, and open files under them."""
+    try:
+        high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH_FD)
+    except OSError:  # the limit on open files is lower
+        return fd
+    os.close(fd)
+    return high
 
 
 class _Death(NamedTuple):
@@ -185,8 +197,9 @@ class Worker:
             os.dup2(source, fd)
             os.close(source)
         self.data_name = f"data/{self.name}.pack"
-        self.data_fd = os.open(os.path.join(self.bag.path, self.data_name), flags, 0o600)
-        self.pipe, self.pipe_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.data_fd = _out_of_the_way(os.open(os.path.join(self.bag.path, self.data_name), flags, 0o600))
+        self.pipe, pipe_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.pipe_end = _out_of_the_way(pipe_end)
         os.set_blocking(self.pipe_end, True)
         # Smaller where a user has very many pipes (pipe(7)); a message must fit: nobody reads while a task runs.
         self.message_limit = min(_PIPE_SIZE, fcntl.fcntl(self.pipe, fcntl.F_GETPIPE_SZ))

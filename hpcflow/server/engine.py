@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 _RETRY_MAX_S: Final = 600.0
 _AFTER_FAULT_S: Final = 5.0
 _LOG_TAIL: Final = 600
-#: Bags in a row that may end without a single task begun before their tasks fail.
+#: Bags in a row that may end with nothing done before their tasks fail.
 _FRUITLESS: Final = 2
 
 
@@ -472,21 +472,24 @@ class Engine:
             taken = [name for name, end in ends.items() if end.cause is Cause.CANCELLED]
             self._collector.release(bag, bag.ledger.lost(taken, last=last), ends, foreign)
         lost = bag.ledger.lost(dead, last=last)
-        if last and not began and lost.free:
+        stuck = not began or (bag.ledger.complaint is not None and not bag.ledger.ended)
+        if last and stuck and (lost.free or lost.cut):
             bag.dispatch.fruitless[bag.bag.shape] += 1
             if bag.dispatch.fruitless[bag.bag.shape] >= _FRUITLESS:
                 reason = await self._why_fruitless(cluster, bag)
-                for task, attempt in lost.free:
+                for task, attempt in (*lost.free, *lost.cut):
                     self._collector.move(bag, task, attempt, Event.KILLED, reason)
                 lost = Lost(running=(), free=(), cut=())
-        elif began:
+        elif not stuck:
             bag.dispatch.fruitless.pop(bag.bag.shape, None)
         self._collector.release(bag, lost, ends)
         if last:
             self._finish(bag)
 
     async def _why_fruitless(self, cluster: Cluster, bag: LiveBag) -> str:
-        """Return in a sentence why workers never began a task, with what the first of them wrote."""
+        """Return in a sentence why workers got nothing done, with what one of them wrote."""
+        if bag.ledger.complaint is not None:
+            return f"No worker on {cluster.name} could go on: {bag.ledger.complaint}"
         end = next((end for array in bag.arrays for end in array.ends.values()), None)
         said = ""
         for array in bag.arrays:

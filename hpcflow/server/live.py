@@ -90,7 +90,7 @@ class LiveDispatch:
     dirty: set[int] = field(default_factory=set[int])
     ready: set[int] = field(default_factory=set[int])
     left: int = 0
-    #: Bags in a row of which no worker ever began a task, by shape.
+    #: Bags in a row of which no worker got anything done, by shape.
     fruitless: Counter[Shape] = field(default_factory=Counter[Shape])
 
     gatherings: dict[Shape, Gathering] = field(default_factory=dict[Shape, Gathering])

@@ -228,6 +228,24 @@ async def test_workers_that_never_begin_a_task_are_not_submitted_for_ever(tmp_pa
 
 
 @in_loop
+async def test_a_disk_that_takes_nothing_is_not_tried_for_ever(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        live = await stage.dispatch([])
+        for number in (0, 1):
+            job = await stage.job(number)
+            worker = PlayedWorker(job, 0)
+            worker.claim(0)
+            worker.start(0, number + 1)
+            worker.end(0, "interrupted", number + 1, msg="A result of 9 bytes can't be stored: No space left.")
+            worker.leave("fault")
+            stage.world.end(job, 0, Cause.FAILED, "FAILED")
+        row = await stage.ended(live)
+        assert row.error is not None
+        assert "No worker on mini could go on: A result of 9 bytes can't be stored: No space left." in row.error
+        assert stage.world.count("submit") == 2
+
+
+@in_loop
 async def test_a_scheduler_that_does_not_answer_changes_nothing(tmp_path: Path) -> None:
     async with a_stage(tmp_path) as stage:
         live = await stage.dispatch([])

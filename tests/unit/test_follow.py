@@ -153,6 +153,7 @@ def test_a_death_is_charged_by_its_cause(cause: Cause, first: bool, charged: boo
         (end(0, "error", exc="ValueError", msg="no 2"), "ValueError: no 2"),
         (end(0, "error", exc="KeyError", msg=""), "KeyError"),
         (end(0, "exit", code=3), "The task's process ended with exit code 3 before the function returned."),
+        (end(0, "exit", code=75), "The task could not report: the function closed descriptors that were not its own."),
         (end(0, "signal", sig=11), "The task's process was killed by signal 11 (SIGSEGV)."),
         (end(0, "timeout"), "The task ran longer than its walltime of 60 s. Ask for more with walltime=."),
         (end(0, "memory"), "The task used more memory than it asked for. Ask for more with memory=."),

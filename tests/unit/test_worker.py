@@ -158,6 +158,33 @@ def test_a_result_that_can_not_be_pickled_is_an_error_in_a_sentence(tmp_path: Pa
     assert end["msg"].startswith("The result of task0 is of type builtins.generator and can't be pickled: ")
 
 
+def test_a_result_above_the_tasks_own_file_size_limit_is_its_error(tmp_path: Path) -> None:
+    def limited() -> bytes:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        return b"z" * 100_000
+
+    end = run_one(tmp_path, Call(limited)).end(0)
+    assert (end["st"], end["exc"]) == ("error", "ResultTooLarge")
+    assert "more than its process may write into one file" in end["msg"]
+
+
+def test_a_function_that_closes_all_low_descriptors_still_has_a_result(tmp_path: Path) -> None:
+    def closes_and_opens(path: str) -> bytes:
+        import os
+
+        os.closerange(3, 256)
+        kept = [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) for _ in range(60)]
+        assert kept
+        return b"y" * 100_000
+
+    mine = tmp_path / "mine"
+    bag = run_one(tmp_path, Call(closes_and_opens, (str(mine),)))
+    assert bag.result(0) == b"y" * 100_000
+    assert mine.read_bytes() == b""
+
+
 def test_a_large_result_goes_to_the_data_pack(tmp_path: Path) -> None:
     def produce(size: int) -> bytes:
         return b"x" * size
