@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import base64
+import contextlib
 import errno
 import gc
 import hashlib
@@ -14,7 +15,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn, cast
 
 from hpcflow.node.bagdir import BagDirectory, Stored, TaskRow, read_range
 from hpcflow.node.files import append_all
@@ -219,6 +220,12 @@ def _traceback(error: BaseException) -> str:
         text = f"{type(error).__name__}: its traceback can't be made ({type(second).__name__})\n"
     half = _TRACEBACK_LIMIT // 2
     return text if len(text) <= _TRACEBACK_LIMIT else f"{text[:half]}\n[...]\n{text[-half:]}"
+
+
+def write_lines_at_once() -> None:
+    """Let stdout hold back no whole line: what programs that a task starts print stays in order, and can be watched."""
+    with contextlib.suppress(AttributeError, ValueError):  # something else stands in its place
+        cast("io.TextIOWrapper", sys.stdout).reconfigure(line_buffering=True)
 
 
 def flush_output() -> None:

@@ -38,7 +38,15 @@ from hpcflow.node.processes import (
     kill_leftovers,
     signal_group,
 )
-from hpcflow.node.task import EXIT_STORAGE, Assignment, Outlet, flush_output, load_function, run_task
+from hpcflow.node.task import (
+    EXIT_STORAGE,
+    Assignment,
+    Outlet,
+    flush_output,
+    load_function,
+    run_task,
+    write_lines_at_once,
+)
 
 __all__ = ["EXIT_PYTHON", "EXIT_REFUSED", "EXIT_TERM", "Identity", "Worker", "identity", "work", "work_on_one"]
 
@@ -196,6 +204,7 @@ class Worker:
         ):
             os.dup2(source, fd)
             os.close(source)
+        write_lines_at_once()
         self.data_name = f"data/{self.name}.pack"
         self.data_fd = _out_of_the_way(os.open(os.path.join(self.bag.path, self.data_name), flags, 0o600))
         self.pipe, pipe_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -471,4 +480,5 @@ def work_on_one(bag_path: str, key_file: str, order_fd: int) -> NoReturn:
         file.seek(0)
         # Written by the worker, our parent, into memory that nobody else can open by name.
         assignment: Assignment = pickle.load(file)
+    write_lines_at_once()
     run_task(open_bag(bag_path, key_file), assignment, None)
