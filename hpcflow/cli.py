@@ -266,6 +266,8 @@ def _write_status(status: Mapping[str, Any]) -> None:  # Any: JSON
     clusters = [name + " (default)" * (name == status.get("default_cluster")) for name in status["clusters"]]
     print(f"hpcflow {status['version']} runs on {status['host']}, pid {status['pid']}, since {status['started_at']}")
     print(f"home        {status['home']}")
+    if status.get("problem"):
+        print(f"problem     {status['problem']}")
     print(f"clusters    {', '.join(clusters)}")
     print(f"dispatches  {status['live_dispatches']} live")
     print(f"web page    {status.get('ui') or 'off; `hpcflow ui` opens it'}")

@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 #: The most that the wait for room in a full queue grows to.
 _RETRY_MAX_S: Final = 600.0
-_AFTER_FAULT_S: Final = 5.0
 _LOG_TAIL: Final = 600
 #: Bags in a row that may end with nothing done before their tasks fail.
 _FRUITLESS: Final = 2
@@ -84,9 +83,9 @@ class Engine:
         """Serve until cancelled, or until another server took the lease (`LeaseLost`)."""
         async with asyncio.TaskGroup() as group:
             for cluster in self.clusters.values():
-                group.create_task(self._forever(cluster, self._plan_turn))
-                group.create_task(self._forever(cluster, self._follow_turn))
-                group.create_task(self._forever(cluster, self._account_turn))
+                group.create_task(self._forever(cluster, self._plan_turn, self._wake[cluster.name]))
+                group.create_task(self._forever(cluster, self._follow_turn, self._follow[cluster.name]))
+                group.create_task(self._forever(cluster, self._account_turn, self._account[cluster.name]))
 
     def add(self, live: LiveDispatch) -> None:
         """Take over a dispatch that is in the store."""
@@ -143,34 +142,31 @@ class Engine:
 
     # ---- the three loops of a cluster
 
-    async def _forever(self, cluster: Cluster, turn: Callable[[Cluster], Awaitable[None]]) -> None:
+    async def _forever(self, cluster: Cluster, turn: Callable[[Cluster], Awaitable[None]], wake: asyncio.Event) -> None:
+        """Take one turn after the other, each when ``wake`` is set; after a fault at once again, for it did not end."""
         while True:
+            await wake.wait()
+            wake.clear()
             try:
                 await turn(cluster)
+                continue
             except LeaseLost:
                 raise
             except StoreError:
                 logger.exception("%s: the store refused a change; trying again", cluster.name)
-                await asyncio.sleep(_AFTER_FAULT_S)
             except HpcflowError as error:
                 cluster.problem = str(error)
                 logger.warning("%s: %s", cluster.name, error)
-                await asyncio.sleep(_AFTER_FAULT_S)
             except Exception:  # one cluster's fault must not stop the others
                 logger.exception("%s: a fault in %s; going on", cluster.name, turn.__name__)
-                await asyncio.sleep(_AFTER_FAULT_S)
+            await asyncio.sleep(self.settings.after_fault)
+            wake.set()
 
     async def _plan_turn(self, cluster: Cluster) -> None:
         wake = self._wake[cluster.name]
-        await wake.wait()
         await asyncio.sleep(self.settings.settle)
         wake.clear()
-        try:
-            held = await self._plan(cluster)
-        except BaseException:
-            wake.set()  # what was not reached is tried again
-            raise
-        if held:
+        if await self._plan(cluster):
             await self._nap(wake, max(0.1, self._gather(cluster) / 10))
             wake.set()
 
@@ -340,8 +336,6 @@ class Engine:
 
     async def _follow_turn(self, cluster: Cluster) -> None:
         wake = self._follow[cluster.name]
-        await wake.wait()
-        wake.clear()
         delay = self.settings.journal_poll
         while bags := [bag for bag in self._bags_of(cluster) if not bag.ledger.drained]:
             news = [bag for bag in bags if bag.readable and await self._read(cluster, bag)]
@@ -398,9 +392,6 @@ class Engine:
             await self._submit(cluster, bag, array)
 
     async def _account_turn(self, cluster: Cluster) -> None:
-        wake = self._account[cluster.name]
-        await wake.wait()
-        wake.clear()
         delay = self._poll(cluster)
         while self._bags_of(cluster):
             await asyncio.sleep(delay)

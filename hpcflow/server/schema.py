@@ -49,6 +49,8 @@ class ServerStatus(BaseModel):
     clusters: list[str]
     default_cluster: str
     live_dispatches: int
+    #: Why nothing new can be stored.
+    problem: str | None
     ui: str | None
 
 

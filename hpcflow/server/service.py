@@ -168,6 +168,7 @@ class Service:
             "clusters": sorted(self._engine.clusters),
             "default_cluster": self._default,
             "live_dispatches": len(self._engine.writer.dispatches),
+            "problem": self._engine.writer.problem,
         }
 
     def clusters(self) -> Json:
@@ -254,6 +255,9 @@ class Service:
         if row is None:
             raise NotFound(f"There is no dispatch {dispatch} here.")
         messages = [{"at": _spelled(at), "text": text} for at, text in self._store.messages(dispatch)]
+        if self._engine.writer.problem is not None and dispatch in self._engine.writer.dispatches:
+            text = f"Nothing new can be stored: {self._engine.writer.problem} Trying again."
+            messages.append({"at": _spelled(self._engine.now()), "text": text})
         return {**self._summary(row, self._store.arrays(dispatch), messages), "version": version}
 
     def _summary(self, row: DispatchRow, arrays: Sequence[ArrayRow], messages: Sequence[Json]) -> Json:

@@ -38,6 +38,8 @@ class Settings(BaseSettings):
     gather: Annotated[float, Field(ge=0)] = 10.0
     #: The same where a submission costs nobody anything (`local`).
     local_gather: Annotated[float, Field(ge=0)] = 0.5
+    #: How long the server waits after a fault, a full disk for one, before it tries again.
+    after_fault: Seconds = 5.0
     #: How often a journal on this machine is read: the floor while lines arrive, and the ceiling it backs off to.
     journal_poll: Seconds = 0.1
     journal_poll_max: Seconds = 0.5

@@ -22,6 +22,8 @@ class Writer:
         self.dispatches: dict[DispatchId, LiveDispatch] = {}
         #: Rows for the next transaction; those of tasks and dispatches are made from the state when it begins.
         self.pending = Changes(at=now())
+        #: Why the last transaction failed; ``None``: it did not.
+        self.problem: str | None = None
         self._now = now
         self._versions: Counter[DispatchId] = Counter()
         self._changed = asyncio.Condition()
@@ -64,9 +66,11 @@ class Writer:
             changes.at = self._now()
             try:
                 await asyncio.to_thread(self.store.apply, changes)
-            except BaseException:
+            except BaseException as error:
                 self._put_back(changes, dirty)
+                self.problem = str(error) or type(error).__name__
                 raise
+            self.problem = None
             messages = {name for name, _ in changes.messages}
             for name in {*dirty, *messages, *(row.array.dispatch for row in changes.arrays)}:
                 self._versions[name] += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Coroutine
 from functools import wraps
 from pathlib import Path
@@ -225,6 +226,23 @@ async def test_workers_that_never_begin_a_task_are_not_submitted_for_ever(tmp_pa
         assert row.error is not None
         assert "No worker on mini began a task" in row.error and "python3: command not found" in row.error
         assert stage.world.count("submit") == 2
+
+
+@in_loop
+async def test_a_store_that_refuses_for_a_while_is_said_and_costs_nothing(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, after_fault=0.02) as stage:
+        live = await stage.dispatch([], [0])
+        job = await stage.job()
+        with sqlite3.connect(tmp_path / "hpcflow.db") as other:
+            other.execute("CREATE TRIGGER full BEFORE INSERT ON task_end BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+        PlayedWorker(job, 0).run(0, 0)
+        await stage.until(lambda: stage.engine.writer.problem)
+        assert "disk full" in str(stage.engine.writer.problem)
+        with sqlite3.connect(tmp_path / "hpcflow.db") as other:
+            other.execute("DROP TRIGGER full")
+        PlayedWorker(await stage.job(1), 0).run(0, 1)
+        assert (await stage.ended(live)).status is Status.COMPLETED
+        assert stage.engine.writer.problem is None
 
 
 @in_loop
