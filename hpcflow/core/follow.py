@@ -6,6 +6,7 @@ docs/explanation/bags.md, each from a fault that was seen, live here.
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,13 +14,25 @@ from typing import Any, Final
 
 from hpcflow.core.model import Bag, Cause, Observation
 
-__all__ = ["Ended", "Fact", "Ledger", "Lost", "Started", "explain", "explain_death", "is_charged", "worker_name"]
+__all__ = [
+    "Ended",
+    "Fact",
+    "Ledger",
+    "Lost",
+    "Started",
+    "explain",
+    "explain_death",
+    "is_charged",
+    "is_journal",
+    "worker_name",
+]
 
 # Any in this module: a journal record is JSON that the node wrote and whose checksum was right.
 Record = Mapping[str, Any]
 
 #: Signals by which a scheduler ends a whole job: a task that died of one is in doubt until its worker goes on.
 _DOUBTFUL: Final = frozenset({int(signal.SIGTERM), int(signal.SIGKILL)})
+_JOURNAL: Final = re.compile(r"[A-Za-z0-9.-]+_\d+_\d+\.jsonl")
 #: How a task's process ends that finds its way to the worker closed (EX_TEMPFAIL of sysexits.h).
 _EXIT_MUTE: Final = 75
 
@@ -216,6 +229,11 @@ class Ledger:
                     yield self.bag.tasks[position]
 
 
+def is_journal(file_name: str) -> bool:
+    """Say whether a file is a worker's journal, by its name."""
+    return _JOURNAL.fullmatch(file_name) is not None
+
+
 def worker_name(job_id: str, index: int, restart: int) -> str:
     """Return the name of a worker, which is its journal's."""
     return f"{job_id}_{index}_{restart}"
@@ -272,6 +290,8 @@ def explain_death(observation: Observation | None) -> str:
         case Cause.CANCELLED:
             return f"The task's job was cancelled outside hpcflow{raw}."
         case _:
+            if observation.signal is None and observation.exit_code is None:
+                return f"The task's worker is gone{raw}."
             end = _signal(observation.signal) if observation.signal else f"exit code {observation.exit_code}"
             hint = " Often that is memory: ask for more with memory=." if observation.signal == signal.SIGKILL else ""
             return f"The task's worker was ended by {end}{raw}.{hint}"

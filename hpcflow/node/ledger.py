@@ -159,9 +159,12 @@ def write_json(path: str, content: Json) -> None:
     try:
         append_all(fd, json.dumps(content).encode())
         os.fsync(fd)
+        os.replace(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise
     finally:
         os.close(fd)
-    os.replace(temporary, path)
 
 
 def grant(ledger: Mapping[str, Any], token: str, wanted: int, here: Machine) -> int:  # Any: JSON

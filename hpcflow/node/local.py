@@ -37,7 +37,7 @@ anything else is no answer. Times are seconds since the epoch, as floats.
      "started_at": 1790000000.25 | null, "ended_at": 1790000003.5 | null}
 
   ``cause`` is null unless ended. ``cpu_s`` is user and system time of the array task and all that it waited for. A
-  supervisor that was killed takes its workers with it; what had not ended is then ended, failed, "supervisor gone".
+  supervisor that was killed takes its workers with it; what had not ended is then ended by "node failure".
 
 ``cancel`` answers at once; the array tasks end within ``grace_s``::
 
@@ -216,7 +216,8 @@ def _tasks(desk: Desk, token: str, known: Json) -> list[Json]:
     latest: dict[int, Json] = {}
     with contextlib.suppress(FileNotFoundError), open(desk.file(token + ".jsonl"), encoding="utf-8") as file:
         for line in file:
-            if line.endswith("\n"):
+            # A full disk may have cut a line; it stands again, whole, behind an empty one.
+            with contextlib.suppress(ValueError):
                 record: Json = json.loads(line)
                 latest[record["index"]] = record
     nothing: Json = dict.fromkeys(("cause", "exit_code", "signal", "cpu_s", "max_rss_kib", "started_at", "ended_at"))
@@ -230,6 +231,6 @@ def _tasks(desk: Desk, token: str, known: Json) -> list[Json]:
             **latest.get(index, {}),
         }
         if not alive and task["phase"] != "ended":
-            task.update(phase="ended", cause="failed", raw="supervisor gone")
+            task.update(phase="ended", cause="node failure", raw="supervisor gone")
         tasks.append(task)
     return tasks

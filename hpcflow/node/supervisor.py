@@ -9,6 +9,7 @@ import os
 import signal
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -110,6 +111,9 @@ class _Supervisor:
         self.me = me
         self.pending = collections.deque(range(array.width))
         self.running: dict[int, _Running] = {}
+        #: Accounting that could not be written yet, and whether the last try to write anything failed.
+        self.unwritten: collections.deque[bytes] = collections.deque()
+        self.late = False
         self.accounting = os.open(
             desk.file(array.token + ".jsonl"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
         )
@@ -120,8 +124,13 @@ class _Supervisor:
         while True:
             if not self.pending and not self.running:
                 kill_leftovers()  # they use the machine as well
-            self._balance()
-            if not self.pending and not self.running:
+            # A full disk is waited for: workers that run well shall not die of it.
+            self.late = False
+            with self._patient():
+                self._balance()
+            with self._patient():
+                self._write_down()
+            if not self.pending and not self.running and not self.late:
                 return
             received = signal.sigtimedwait(_WATCHED, self._patience())
             while received is not None:
@@ -133,9 +142,16 @@ class _Supervisor:
 
     def _patience(self) -> float:
         deadlines = [task.deadline - time.time() for task in self.running.values()]
-        if self.pending:
+        if self.pending or self.late:
             deadlines.append(_RECHECK_S)
         return max(0.0, min(deadlines))
+
+    @contextlib.contextmanager
+    def _patient(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            self.late = True
 
     # ---- cores and memory
 
@@ -166,7 +182,8 @@ class _Supervisor:
             before = arrays.get(token)
             arrays[token] = self._entry()
             for _ in range(grant(ledger, token, len(self.pending), self.here)):
-                self._begin(self.pending.popleft())
+                self._begin(self.pending[0])
+                self.pending.popleft()
             arrays[token] = self._entry()
             changed = arrays[token] != before
             if not self.pending and not self.running:
@@ -269,4 +286,16 @@ class _Supervisor:
             os.kill(pid, number)
 
     def _account(self, **record: object) -> None:
-        append_all(self.accounting, json.dumps(record).encode() + b"\n")
+        self.unwritten.append(json.dumps(record).encode() + b"\n")
+        with self._patient():
+            self._write_down()
+
+    def _write_down(self) -> None:
+        """Append what the accounting lacks; a line that a full disk cut short is closed and written again."""
+        while self.unwritten:
+            try:
+                append_all(self.accounting, self.unwritten[0])
+            except OSError:
+                self.unwritten[0] = b"\n" + self.unwritten[0].lstrip(b"\n")
+                raise
+            self.unwritten.popleft()

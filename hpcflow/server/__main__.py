@@ -258,12 +258,15 @@ class _Process:
 @asynccontextmanager
 async def _removed(listener: socket.socket, address: str) -> AsyncGenerator[None]:
     """Close the unix socket and remove its file when the block ends."""
+    own = os.lstat(address)
     try:
         yield
     finally:
         listener.close()
         with suppress(FileNotFoundError):
-            os.unlink(address)
+            # A home that was deleted and made again has another server's socket here.
+            if os.path.samestat(own, os.lstat(address)):
+                os.unlink(address)
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from hpcflow.core.bag import bag_key, read_lines
-from hpcflow.core.follow import Ledger, Lost
+from hpcflow.core.follow import Ledger, Lost, is_journal
 from hpcflow.core.model import Bag, BagId, Cause, ClusterName, HpcflowError, JobArray, Observation, Shape, UserError
 from hpcflow.core.plan import BagPlan, PlanSettings, Ready, is_worth_waiting, more_workers, plan_bags
 from hpcflow.core.plugin import Accepted, Ambiguous, Refused
@@ -353,6 +353,8 @@ class Engine:
             data = await cluster.transport.read_new(f"{bag.bag.path}/journal", bag.offsets)
             news = 0
             for name, piece in data.items():
+                if not is_journal(name):
+                    continue  # an editor's or a backup's copy
                 records, used, bad = read_lines(piece, bag.key)
                 if bad:
                     logger.warning("bag %s: %d lines of journal %s are damaged", bag.bag.id, bad, name)

@@ -7,6 +7,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, ParamSpec, Protocol, TypeVar
 
@@ -144,8 +145,9 @@ def _read_new(directory: str, offsets: Mapping[str, int]) -> dict[str, bytes]:
     with os.scandir(directory) as entries:
         for entry in entries:
             offset = offsets.get(entry.name, 0)
-            if entry.stat(follow_symlinks=False).st_size > offset:
-                news[entry.name] = _read(entry.path, offset, _READ_AT_ONCE)
+            if entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_size > offset:
+                with suppress(PermissionError):  # not a worker's: those are ours, 0600
+                    news[entry.name] = _read(entry.path, offset, _READ_AT_ONCE)
     return news
 
 

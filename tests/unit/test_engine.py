@@ -130,7 +130,7 @@ async def test_a_dead_workers_running_task_fails_and_the_others_of_its_range_run
             again.run(k, task, attempt=2)
         row = await stage.ended(live)
         assert states(stage, live) == [State.FAILED, *[State.COMPLETED] * 3]
-        assert row.error is not None and "The task's worker was ended by exit code None (FAILED)." in row.error
+        assert row.error is not None and "The task's worker is gone (FAILED)." in row.error
 
 
 @in_loop
@@ -226,6 +226,19 @@ async def test_workers_that_never_begin_a_task_are_not_submitted_for_ever(tmp_pa
         assert row.error is not None
         assert "No worker on mini began a task" in row.error and "python3: command not found" in row.error
         assert stage.world.count("submit") == 2
+
+
+@in_loop
+async def test_a_strangers_file_among_the_journals_is_left_alone(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        live = await stage.dispatch([])
+        job = await stage.job()
+        journals = Path(job.path, "journal")
+        (journals / "copy.jsonl").write_text("x\n")
+        (journals / "100_0_1.jsonl").symlink_to("/etc/hostname")
+        (journals / "100_0_2.jsonl").mkdir()
+        PlayedWorker(job, 0).run(0, 0)
+        assert (await stage.ended(live)).status is Status.COMPLETED
 
 
 @in_loop

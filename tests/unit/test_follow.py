@@ -176,6 +176,7 @@ def test_a_timeout_without_a_walltime_of_its_own_blames_the_array_tasks() -> Non
         (an_end(Cause.MEMORY, raw="OUT_OF_MEMORY"), "The task was killed for its memory (OUT_OF_MEMORY)."),
         (an_end(Cause.FAILED, raw="FAILED", signal=9), "ended by signal 9 (SIGKILL) (FAILED). Often that is memory"),
         (an_end(Cause.FAILED, raw="FAILED", exit_code=53), "ended by exit code 53 (FAILED)."),
+        (an_end(Cause.NODE_FAIL, raw="NODE_FAIL"), "The task's worker is gone (NODE_FAIL)."),
         (an_end(Cause.CANCELLED, raw="CANCELLED by 0"), "was cancelled outside hpcflow (CANCELLED by 0)."),
     ],
 )

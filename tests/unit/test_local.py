@@ -270,7 +270,9 @@ def test_a_killed_supervisor_takes_its_workers_along_and_is_noticed(cluster: Loc
     for worker in workers:
         assert select.select([worker], [], [], 20)[0], "a worker outlived its supervisor"
         os.close(worker)
-    assert {(task["phase"], task["cause"], task["raw"]) for task in tasks} == {("ended", "failed", "supervisor gone")}
+    assert {(task["phase"], task["cause"], task["raw"]) for task in tasks} == {
+        ("ended", "node failure", "supervisor gone")
+    }
     # What it had taken is free again.
     cluster.submit("exit 0", token="next", cpus=CORES)
     assert [task["cause"] for task in cluster.wait("next")] == ["done"]
