@@ -54,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except HpcflowError as error:
-        print(error, file=sys.stderr)
+        from hpcflow.sdk.terminal import plain
+
+        print(plain(str(error)), file=sys.stderr)
         return _exit_code(error)
     except BrokenPipeError:
         # The reader (`| head`) has enough. Python would complain about it once more at its exit.
@@ -320,7 +322,7 @@ def _show(options: argparse.Namespace) -> int:
     from hpcflow.sdk.answers import parse_summary
     from hpcflow.sdk.client import until_ended
     from hpcflow.sdk.results import Result, task_records
-    from hpcflow.sdk.terminal import table
+    from hpcflow.sdk.terminal import plain, table
 
     server = _server()
     dispatch_id = _whole_id(server, options.id)
@@ -336,7 +338,7 @@ def _show(options: argparse.Namespace) -> int:
             task = server.ask("GET", f"/dispatches/{dispatch_id}/tasks/{options.task}")
             _write_json({**task, "stdout": node.stdout, "stderr": node.stderr})
             return code
-        print(repr(node).strip("<>"))
+        print(plain(repr(node).strip("<>")))
         for title, text in (("traceback", node.traceback), ("stdout", node.stdout), ("stderr", node.stderr)):
             if text:
                 print(f"---- {title}\n{text.rstrip()}")
@@ -361,15 +363,15 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _write_dispatch(summary: Summary) -> None:
-    from hpcflow.sdk.terminal import clock, counts, table, took
+    from hpcflow.sdk.terminal import clock, counts, plain, table, took
 
-    print(f"{summary.name}  {summary.id}  {summary.status}")
+    print(plain(f"{summary.name}  {summary.id}  {summary.status}"))
     print(f"created {clock(summary.created_at)}, took {took(summary.started_at, summary.ended_at, datetime.now(UTC))}")
     print(counts(summary))
     if summary.error:
-        print(summary.error)
+        print(plain(summary.error))
     for message in summary.messages:
-        print(message)
+        print(plain(message))
     if summary.arrays:
         print()
         table(

@@ -15,6 +15,7 @@ from typing import Any, Final
 from hpcflow.core.model import Bag, Cause, Observation
 
 __all__ = [
+    "EXIT_STORAGE",
     "Ended",
     "Fact",
     "Ledger",
@@ -33,8 +34,9 @@ Record = Mapping[str, Any]
 #: Signals by which a scheduler ends a whole job: a task that died of one is in doubt until its worker goes on.
 _DOUBTFUL: Final = frozenset({int(signal.SIGTERM), int(signal.SIGKILL)})
 _JOURNAL: Final = re.compile(r"[A-Za-z0-9.-]+_\d+_\d+\.jsonl")
-#: How a task's process ends that finds its way to the worker closed (EX_TEMPFAIL of sysexits.h).
-_EXIT_MUTE: Final = 75
+#: How a worker ends whose files take no more bytes, and a task that finds its way to the worker closed
+#: (EX_TEMPFAIL of sysexits.h).
+EXIT_STORAGE: Final = 75
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,9 @@ class Lost:
     free: tuple[tuple[int, int], ...]
     #: Begun and stopped by the worker itself because its time was over.
     cut: tuple[tuple[int, int], ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.running or self.free or self.cut)
 
 
 @dataclass(slots=True)
@@ -245,6 +250,8 @@ def is_charged(observation: Observation | None, *, first: bool) -> bool:
     Node failure and preemption are nobody's fault; a worker's TIMEOUT is the task's only if it had the worker's whole
     time (S5), that is, if it was the worker's first.
     """
+    if observation is not None and observation.exit_code == EXIT_STORAGE:
+        return False  # its worker could not write down how it ended
     match observation.cause if observation is not None else None:
         case Cause.NODE_FAIL | Cause.PREEMPTED:
             return False
@@ -261,7 +268,7 @@ def explain(record: Record, limit_s: int | None) -> str | None:
             return None
         case "error":
             return f"{record.get('exc', 'Exception')}: {record.get('msg', '')}".rstrip(": ")
-        case "exit" if record.get("code") == _EXIT_MUTE:
+        case "exit" if record.get("code") == EXIT_STORAGE:
             return "The task could not report: the function closed descriptors that were not its own."
         case "exit":
             return f"The task's process ended with exit code {record.get('code')} before the function returned."

@@ -96,7 +96,7 @@ class _Running:
 
     index: int
     started_at: float
-    #: When it gets the next signal.
+    #: When it gets the next signal, by the monotonic clock.
     deadline: float
     #: Why it was told to end: "timeout" or "cancelled".
     ending: str | None = None
@@ -138,10 +138,10 @@ class _Supervisor:
                     self._cancel(running=received.si_signo == CANCEL_ALL)
                 received = signal.sigtimedwait(_WATCHED, 0)
             self._reap()
-            self._enforce(time.time())
+            self._enforce(time.monotonic())
 
     def _patience(self) -> float:
-        deadlines = [task.deadline - time.time() for task in self.running.values()]
+        deadlines = [task.deadline - time.monotonic() for task in self.running.values()]
         if self.pending or self.late:
             deadlines.append(_RECHECK_S)
         return max(0.0, min(deadlines))
@@ -199,7 +199,7 @@ class _Supervisor:
         pid = os.fork()
         if pid == 0:
             self._become(index)
-        self.running[pid] = _Running(index, now, now + self.array.walltime_s)
+        self.running[pid] = _Running(index, now, time.monotonic() + self.array.walltime_s)
         self._account(index=index, phase="running", raw="", started_at=now)
 
     def _become(self, index: int) -> NoReturn:
@@ -270,14 +270,15 @@ class _Supervisor:
                 self._end(pid, task, signal.SIGTERM if first else signal.SIGKILL, "timeout", now)
 
     def _cancel(self, *, running: bool) -> None:
-        now = time.time()
         while self.pending:
             index = self.pending.popleft()
-            self._account(index=index, phase="ended", cause="cancelled", raw="cancelled before it began", ended_at=now)
+            self._account(
+                index=index, phase="ended", cause="cancelled", raw="cancelled before it began", ended_at=time.time()
+            )
         if running:
             for pid, task in self.running.items():
                 if task.ending is None:
-                    self._end(pid, task, signal.SIGTERM, "cancelled", now)
+                    self._end(pid, task, signal.SIGTERM, "cancelled", time.monotonic())
 
     def _end(self, pid: int, task: _Running, number: signal.Signals, why: str, now: float) -> None:
         task.ending = task.ending or why

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -106,6 +107,7 @@ def _outcome(bag: BagDirectory, assignment: Assignment, function: Callable[..., 
     """Return the message to the worker."""
     task, outlet = assignment.task, assignment.outlet
     message: dict[str, object] = {"i": task.number, "n": task.attempt, "st": "ok"}
+    file_size = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         os.chdir(assignment.directory)
         known = len(sys.modules)
@@ -127,7 +129,9 @@ def _outcome(bag: BagDirectory, assignment: Assignment, function: Callable[..., 
         return {**message, "st": "error", "exc": "ResultNotPicklable", "msg": sentence, "tb": _traceback(error)}
     try:
         return {**message, "r": _store(bag, outlet, pickled)}
-    except OSError:  # EFBIG
+    except OSError as error:  # EFBIG
+        if resource.getrlimit(resource.RLIMIT_FSIZE) == file_size:
+            raise _CannotStore(f"A result of {len(pickled)} bytes can't be stored: {error}.") from error
         sentence = (
             f"The result of {task.name} has {len(pickled)} bytes, more than its process may write into one file "
             "(ulimit -f, RLIMIT_FSIZE)."
@@ -185,7 +189,7 @@ def _store(bag: BagDirectory, outlet: Outlet, pickled: bytes) -> dict[str, objec
         if bag.sync_s is not None:
             os.fsync(outlet.data)
     except OSError as error:
-        if error.errno == errno.EFBIG:  # the task's own limit, not the bag's room
+        if error.errno == errno.EFBIG:  # the task's own limit, perhaps
             raise
         raise _CannotStore(
             f"A result of {len(pickled)} bytes can't be stored in {outlet.data_name}: {error}."

@@ -127,7 +127,8 @@ class Worker:
     """One array task at work. ``stop`` is why it takes nothing more: term, warned, walltime, superseded, fault."""
 
     def __init__(self, bag: BagDirectory, key_file: str, me: Identity) -> None:
-        self.started_at = time.time()
+        # Deadlines never look at the clock that a step or a suspended laptop moves.
+        self.started = time.monotonic()
         self.bag = bag
         self.key_file = key_file
         self.me = me
@@ -252,7 +253,7 @@ class Worker:
     def _may_begin(self) -> bool:
         """The first task always begins; a further one only while enough of the walltime is left (S5)."""
         self._look_at_signals()
-        if self.stop is None and self.done and self.started_at + self.bag.walltime_s - time.time() < self.bag.need_s:
+        if self.stop is None and self.done and self.started + self.bag.walltime_s - time.monotonic() < self.bag.need_s:
             self.stop = "walltime"
         return self.stop is None
 
@@ -296,10 +297,10 @@ class Worker:
 
     def _run_task(self, task: TaskRow, earlier: Mapping[int, Stored]) -> Mapping[str, Any]:  # Any: JSON
         """Run one task and return its `end` record."""
-        self.log("start", i=task.number, n=task.attempt)
-        begun_at = time.time()
-        self._preload(task.fn)
         directory = self.bag.workdir or self._own_directory()
+        self.log("start", i=task.number, n=task.attempt)
+        begun_at, begun = time.time(), time.monotonic()
+        self._preload(task.fn)
         try:
             pid = self._fork(self._assignment(task, earlier, directory))
         except OSError as error:
@@ -307,9 +308,13 @@ class Worker:
             end: dict[str, Any] = {"i": task.number, "n": task.attempt, "st": "interrupted"}
             end["msg"] = f"No process could be made on {os.uname().nodename}: {error}."
         else:
-            death = self._await(pid, begun_at)
+            death = self._await(pid, begun)
             left = kill_leftovers()
-            end = self._end_record(task, death, begun_at)
+            end = {
+                **self._end_record(task, death),
+                "t0": round(begun_at, 4),
+                "wall": round(time.monotonic() - begun, 4),
+            }
             if left:
                 end["left"] = left
             if self._was_written_into():
@@ -382,15 +387,15 @@ class Worker:
         os.close(order)
         return pid
 
-    def _await(self, pid: int, begun_at: float) -> _Death:
+    def _await(self, pid: int, begun: float) -> _Death:
         """Wait for a task's process; end it when its time is up or when this array task is told to stop."""
         limit_s = self.bag.limit_s
         if limit_s is None:
             limit_s = max(self.bag.walltime_s - 2 * self.bag.grace_s, 1.0)
-        deadline = begun_at + limit_s
+        deadline = begun + limit_s
         killed: str | None = None
         while True:
-            now = time.time()
+            now = time.monotonic()
             if killed is None and (self.stop == "term" or now >= deadline):
                 killed = "term" if self.stop == "term" else "limit"
                 signal_group(pid, signal.SIGTERM)
@@ -421,7 +426,7 @@ class Worker:
         except (BlockingIOError, ValueError):
             return {}
 
-    def _end_record(self, task: TaskRow, death: _Death, begun_at: float) -> dict[str, Any]:  # Any: JSON
+    def _end_record(self, task: TaskRow, death: _Death) -> dict[str, Any]:  # Any: JSON
         out, err = os.fstat(1).st_size, os.fstat(2).st_size
         message = death.message if death.message.get("i") == task.number else {}
         signalled = os.WTERMSIG(death.status) if os.WIFSIGNALED(death.status) else None
@@ -440,8 +445,6 @@ class Worker:
             "i": task.number,
             "n": task.attempt,
             **outcome,
-            "t0": round(begun_at, 4),
-            "wall": round(time.time() - begun_at, 4),
             "cpu": [round(death.usage.ru_utime, 4), round(death.usage.ru_stime, 4)],
             "rss": death.usage.ru_maxrss,
             "out": [self.log_ends[0], out],

@@ -169,9 +169,10 @@ class Result:
         return value
 
     def _unreadable(self, what: str, error: Exception) -> UnreadableResult:
+        missing = isinstance(error, (ImportError, AttributeError))
+        hint = " This Python needs the modules that the tasks had." if missing else ""
         return UnreadableResult(
-            f"The {what} of {self.dispatch_id} can't be read here: {type(error).__name__}: {error}. "
-            "This Python needs the modules that the tasks had."
+            f"The {what} of {self.dispatch_id} can't be read here: {type(error).__name__}: {error}.{hint}"
         )
 
 

@@ -11,7 +11,7 @@ from typing import Final
 from hpcflow.core.states import State
 from hpcflow.sdk.answers import Summary
 
-__all__ = ["can_show", "clock", "counts", "progress", "table", "took"]
+__all__ = ["can_show", "clock", "counts", "plain", "progress", "table", "took"]
 
 #: Named when there are any, in this order.
 _SHOWN: Final = (State.FAILED, State.SKIPPED, State.CANCELLED, State.RUNNING, State.QUEUED)
@@ -68,9 +68,14 @@ def progress(*, wanted: bool) -> Generator[Callable[[Summary], None]]:
         yield show
 
 
+def plain(text: str) -> str:
+    """Return a text in which control characters are spelled out: an exception's words may not drive the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Write a table: with rich in a terminal, in plain aligned columns elsewhere."""
-    lines = [tuple(row) for row in rows]
+    lines = [tuple(map(plain, row)) for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table

@@ -62,31 +62,33 @@ class LiveArray:
             now: the time of the answer.
             settle_s: how long an array that nobody names may still turn up.
         """
-        adopted = bool(rows) and self.array.job_id is None
-        if adopted:
+        changed = bool(rows) and self.array.job_id is None
+        if changed:
             self.accept(rows[0].job_id, now)
         self.seen = self.seen or bool(rows)
-        alive = False
-        for row in rows:
-            if row.phase is Phase.ENDED:
-                self.ends[row.index] = row
-            else:
-                alive = True
-                self.ends.pop(row.index, None)
+        alive = [row for row in rows if row.phase is not Phase.ENDED]
+        self.ends |= {row.index: row for row in rows if row.phase is Phase.ENDED}
+        for row in alive:
+            self.ends.pop(row.index, None)
+        if alive:
+            # While nothing of it runs, the scheduler's words say what it waits for.
+            waits = all(row.phase is Phase.PENDING for row in alive)
+            reason, self.reason = self.reason, alive[0].raw if waits else None
+            changed = changed or reason != self.reason
         if alive or not complete:
             self.silent = 0
-            return adopted
+            return changed
         settled = (now - self.array.intent_at).total_seconds() > settle_s
         if self.state is ArrayState.AMBIGUOUS and not rows and settled:
             # Both sources answered in full, long after the submission: it was never taken. The same name is used again.
             self.state, self.reason = ArrayState.INTENT, None
             return True
         if self.state is not ArrayState.SUBMITTED or not (self.seen or settled):
-            return adopted
+            return changed
         self.silent += 1
         # Right after the end accounting may show one array task of ten: believe all of them, or silence twice.
         if len(self.ends) < self.array.width and self.silent < 2:
-            return adopted
+            return changed
         self.state, self.ended_at = ArrayState.ENDED, now
         return True
 

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from hpcflow.core.bag import bag_key, read_lines
-from hpcflow.core.follow import Ledger, Lost, is_journal
+from hpcflow.core.follow import EXIT_STORAGE, Ledger, Lost, is_journal
 from hpcflow.core.model import Bag, BagId, Cause, ClusterName, HpcflowError, JobArray, Observation, Shape, UserError
 from hpcflow.core.plan import BagPlan, PlanSettings, Ready, is_worth_waiting, more_workers, plan_bags
 from hpcflow.core.plugin import Accepted, Ambiguous, Refused
@@ -465,12 +465,13 @@ class Engine:
             taken = [name for name, end in ends.items() if end.cause is Cause.CANCELLED]
             self._collector.release(bag, bag.ledger.lost(taken, last=last), ends, foreign)
         lost = bag.ledger.lost(dead, last=last)
-        stuck = not began or (bag.ledger.complaint is not None and not bag.ledger.ended)
-        if last and stuck and (lost.free or lost.cut):
+        faulty = bag.ledger.complaint is not None or any(end.exit_code == EXIT_STORAGE for end in ends.values())
+        stuck = not began or (faulty and not bag.ledger.ended)
+        if last and stuck and lost:
             bag.dispatch.fruitless[bag.bag.shape] += 1
             if bag.dispatch.fruitless[bag.bag.shape] >= _FRUITLESS:
                 reason = await self._why_fruitless(cluster, bag)
-                for task, attempt in (*lost.free, *lost.cut):
+                for task, attempt in (*(key for key, _ in lost.running), *lost.free, *lost.cut):
                     self._collector.move(bag, task, attempt, Event.KILLED, reason)
                 lost = Lost(running=(), free=(), cut=())
         elif not stuck:

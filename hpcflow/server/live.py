@@ -25,6 +25,18 @@ class Stored:
     inline: str | None = None
     file: tuple[str, int, int, str] | None = None
 
+    @property
+    def size(self) -> int:
+        """Bytes that lie in a file; 0 for an inline value."""
+        return self.file[2] if self.file is not None else 0
+
+    def last_byte(self) -> Stored:
+        """Return the end of the value: who can read it has all of the file."""
+        if self.file is None:
+            return self
+        path, offset, size, digest = self.file
+        return Stored(file=(path, offset + size - 1, 1, digest))
+
     @classmethod
     def of(cls, record: Mapping[str, Any], bag_path: str) -> Stored | None:  # Any: JSON
         """Return what the record of an end holds, ``None`` when it holds no value."""

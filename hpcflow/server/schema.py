@@ -50,7 +50,7 @@ class ServerStatus(BaseModel):
     default_cluster: str
     live_dispatches: int
     #: Why nothing new can be stored.
-    problem: str | None
+    problem: str | None = None
     ui: str | None
 
 

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-from hpcflow.core.bag import checked
+from hpcflow.core.bag import DamagedError, checked
 from hpcflow.core.model import ClusterName, DispatchId, HpcflowError, NotFound, UserError, ulid
 from hpcflow.core.places import Places
 from hpcflow.core.states import State, Status
@@ -392,16 +392,25 @@ class Service:
                 if kind == "error":
                     said |= {"type": end.record.get("exc"), "message": end.record.get("msg")}
                 stored = Stored.of(end.record, bag.path) or Stored()
-                if stored.file is not None and stored.file[2] > _PIECE:
-                    yield b"".join(small) + _head(index, kind, stored.file[2], **said)
-                    small = []
-                    async for part in self._large(stored, self._engine.clusters[bag.shape.cluster]):
-                        yield part
+                cluster = self._engine.clusters[bag.shape.cluster]
+                try:
+                    # All that can be missing is known before a line promises it.
+                    data = await value_bytes(stored if stored.size <= _PIECE else stored.last_byte(), cluster)
+                    if stored.file is not None and stored.size <= _PIECE:
+                        checked(data, bytes.fromhex(stored.file[3]))
+                    elif stored.file is not None and not data:
+                        raise DamagedError(f"{stored.file[0]} is shorter than it was")
+                except HpcflowError as error:
+                    message = f"the value of task {index} lay on {cluster.name} and can't be read any more: {error}"
+                    small.append(_head(index, "missing", 0, state=said["state"], message=message))
                     continue
-                data = await value_bytes(stored, self._engine.clusters[bag.shape.cluster])
-                if stored.file is not None:
-                    checked(data, bytes.fromhex(stored.file[3]))
-                small.append(_head(index, kind, len(data), **said) + data)
+                if stored.size <= _PIECE:
+                    small.append(_head(index, kind, len(data), **said) + data)
+                    continue
+                yield b"".join(small) + _head(index, kind, stored.size, **said)
+                small = []
+                async for part in self._large(stored, cluster):
+                    yield part
             yield b"".join(small)
 
     async def _large(self, stored: Stored, cluster: Cluster) -> AsyncIterator[bytes]:

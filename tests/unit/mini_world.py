@@ -63,6 +63,7 @@ class Job:
     path: str
     #: Per array task; an index that is not here has left the scheduler's memory.
     tasks: dict[int, tuple[Phase, Cause | None, str]]
+    exit_codes: dict[int, int] = field(default_factory=dict[int, int])
 
 
 @dataclass
@@ -104,7 +105,7 @@ class World:
 
     def _rows(self, tokens: Sequence[str]) -> list[list[Any]]:  # Any: JSON
         return [
-            [job.token, job.id, index, phase, cause, raw]
+            [job.token, job.id, index, phase, cause, raw, job.exit_codes.get(index)]
             for job in self.jobs
             if job.token in tokens
             for index, (phase, cause, raw) in job.tasks.items()
@@ -117,8 +118,10 @@ class World:
                     if phase is Phase.PENDING or (phase is Phase.RUNNING and not pending_only):
                         job.tasks[index] = (Phase.ENDED, Cause.CANCELLED, "CANCELLED by 1000")
 
-    def end(self, job: Job, index: int, cause: Cause, raw: str = "") -> None:
+    def end(self, job: Job, index: int, cause: Cause, raw: str = "", exit_code: int | None = None) -> None:
         job.tasks[index] = (Phase.ENDED, cause, raw or cause.name)
+        if exit_code is not None:
+            job.exit_codes[index] = exit_code
 
     def count(self, verb: str) -> int:
         return self.calls.count(verb)
@@ -170,8 +173,9 @@ class MiniPlugin:
                 phase=Phase(phase),
                 cause=Cause(cause) if cause else None,
                 raw=raw,
+                exit_code=exit_code,
             )
-            for token, job, index, phase, cause, raw in json.loads(replies[0].stdout)
+            for token, job, index, phase, cause, raw, exit_code in json.loads(replies[0].stdout)
         )
         return Observations(rows=rows, complete=frozenset(array.token for array in arrays))
 

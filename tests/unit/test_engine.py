@@ -292,6 +292,32 @@ async def test_a_scheduler_that_does_not_answer_changes_nothing(tmp_path: Path) 
 
 
 @in_loop
+async def test_why_an_array_waits_is_told_until_it_runs(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        live = await stage.dispatch([])
+        job = await stage.job()
+        job.tasks[0] = (Phase.PENDING, None, "PENDING PartitionDown")
+        await stage.until(lambda: stage.store.arrays(live.id)[0].reason == "PENDING PartitionDown")
+        worker = PlayedWorker(job, 0)
+        await stage.until(lambda: stage.store.arrays(live.id)[0].reason is None)
+        worker.run(0, 0)
+        await stage.ended(live)
+
+
+@in_loop
+async def test_a_worker_that_could_not_write_costs_its_task_no_attempt(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        live = await stage.dispatch([])
+        job = await stage.job()
+        worker = PlayedWorker(job, 0)
+        worker.claim(0)
+        worker.start(0)
+        stage.world.end(job, 0, Cause.FAILED, "FAILED", exit_code=75)
+        PlayedWorker(await stage.job(1), 0).run(0, 0, attempt=2)
+        assert (await stage.ended(live)).status is Status.COMPLETED
+
+
+@in_loop
 async def test_array_tasks_nobody_needs_any_more_are_cancelled_in_one_command(tmp_path: Path) -> None:
     async with a_stage(tmp_path) as stage:
         live = await stage.dispatch([], [], [])
