@@ -17,6 +17,7 @@ __all__ = [
     "check_resources",
     "core_hours_bound",
     "cuts",
+    "is_reserve_worth",
     "is_worth_waiting",
     "more_workers",
     "plan_bags",
@@ -29,6 +30,8 @@ MARGIN_S: Final = 60
 SHORT_WALLTIME_S: Final = 600
 #: No task waits longer than this for others like it.
 GATHER_MAX_S: Final = 600
+#: What starting further workers takes on an idle cluster: less work than this is not worth it.
+LAUNCH_S: Final = 2.0
 #: An array task without any limit of its own still gets a number that every scheduler can write: ten years.
 UNBOUNDED_S: Final = 10 * 365 * 86400
 
@@ -50,6 +53,8 @@ class PlanSettings:
 
     min_worker_time_s: float
     first_width: int
+    #: Of these, array tasks that are submitted at once.
+    ramp_width: int
     worker_walltime_s: float
     kill_grace_s: float
     #: Array tasks of one array, at most, by clusters.toml.
@@ -65,6 +70,8 @@ class BagPlan:
     units: tuple[tuple[int, ...], ...]
     cuts: tuple[int, ...]
     widths: tuple[int, ...]
+    #: How many of the arrays are submitted at once; the others follow unless tasks prove to be short.
+    at_once: int
     #: Limit of one array task, in seconds.
     worker_walltime_s: int
     #: Limit of one task; ``None``: only its worker's.
@@ -190,12 +197,16 @@ def _plan_bag(
     if longest is not None:
         worker_walltime = min(worker_walltime, longest)
         need = min(need, worker_walltime)
+    # While nobody knows how long tasks run, a few workers may be all that they are worth.
+    ramp = settings.ramp_width if not single and limit_is_short(shape.resources) and limits.bounded else width
+    widths = _split(min(width, ramp), limits, settings)
     return BagPlan(
         shape=shape,
         tasks=tasks,
         units=units,
         cuts=tuple(range(len(units) + 1)) if single else cuts(len(units), width),
-        widths=_split(width, limits, settings),
+        widths=widths + _split(max(0, width - ramp), limits, settings),
+        at_once=len(widths),
         worker_walltime_s=worker_walltime,
         limit_s=limit,
         need_s=need,
@@ -205,9 +216,25 @@ def _plan_bag(
 def _width(resources: Resources, units: int, partition: Partition | None, settings: PlanSettings) -> int:
     """Workers for units whose run time nobody knows yet: never more than could run at once."""
     width = units
-    if resources.walltime_s is None or resources.walltime_s < SHORT_WALLTIME_S:
+    if limit_is_short(resources):
         width = min(width, settings.first_width)
     return max(1, min(width, capacity(resources, partition)))
+
+
+def limit_is_short(resources: Resources) -> bool:
+    """Say whether a task may well run for a moment only: it names no walltime, or a short one."""
+    return resources.walltime_s is None or resources.walltime_s < SHORT_WALLTIME_S
+
+
+def is_reserve_worth(*, units_left: int, mean_wall_s: float | None, workers: int) -> bool:
+    """Say whether the arrays held back at first are worth their start.
+
+    Args:
+        units_left: units that no worker has claimed.
+        mean_wall_s: of the tasks that ended; ``None``: none has, as when tasks are long or the queue is.
+        workers: that serve the bag already.
+    """
+    return units_left > 0 and (mean_wall_s is None or units_left * mean_wall_s / workers > LAUNCH_S)
 
 
 def capacity(resources: Resources, partition: Partition | None) -> int:

@@ -1,13 +1,32 @@
 """The zipapp's entry: ``worker.pyz bag DIR KEY``, ``worker.pyz local VERB ROOT``.
 
-This file stays readable to any Python 3, because an old interpreter must be told so in a sentence.
+This file stays readable to any Python 3.7, because an old interpreter must be told so in a sentence.
 """
 
+import contextlib
+import os
 import sys
+from collections.abc import Iterator
 
 USAGE = "usage: worker.pyz bag DIRECTORY KEY_FILE | worker.pyz local limits|submit|query|cancel ROOT"
 EXIT_PYTHON = 11
 EXIT_USAGE = 64
+
+
+@contextlib.contextmanager
+def _without_fork_hooks() -> "Iterator[None]":
+    """Import modules without what they register to run in every forked child.
+
+    `threading` and `logging`, which cloudpickle imports, renew their locks there, at 130 page faults and a quarter of
+    the cost of a no-op task. A worker forks only while it has one thread, so that no lock can be held. `random` is not
+    among them: its hook makes tasks draw different numbers.
+    """
+    register = os.register_at_fork
+    os.register_at_fork = lambda **hooks: None
+    try:
+        yield
+    finally:
+        os.register_at_fork = register
 
 
 def main(arguments: "list[str]") -> int:
@@ -18,8 +37,8 @@ def main(arguments: "list[str]") -> int:
         )
         return EXIT_PYTHON
     if len(arguments) == 3 and arguments[0] == "bag":
-        from hpcflow.node.worker import work
-
+        with _without_fork_hooks():
+            from hpcflow.node.worker import work
         return work(arguments[1], arguments[2])
     if len(arguments) == 4 and arguments[0] == "task":
         from hpcflow.node.worker import work_on_one

@@ -124,6 +124,8 @@ class LiveBag:
     key: bytes
     created_at: datetime
     arrays: list[LiveArray] = field(default_factory=list[LiveArray])
+    #: Widths of arrays that are held back until it is known what tasks are like.
+    reserve: tuple[int, ...] = ()
     #: Bytes of each journal that were read.
     offsets: dict[str, int] = field(default_factory=dict[str, int])
     #: When each dead worker was first known to be dead.

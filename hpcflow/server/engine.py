@@ -17,7 +17,15 @@ from typing import Final
 from hpcflow.core.bag import bag_key, read_lines
 from hpcflow.core.follow import EXIT_STORAGE, Ledger, Lost, is_journal
 from hpcflow.core.model import Bag, BagId, Cause, ClusterName, HpcflowError, JobArray, Observation, Shape, UserError
-from hpcflow.core.plan import BagPlan, PlanSettings, Ready, is_worth_waiting, more_workers, plan_bags
+from hpcflow.core.plan import (
+    BagPlan,
+    PlanSettings,
+    Ready,
+    is_reserve_worth,
+    is_worth_waiting,
+    more_workers,
+    plan_bags,
+)
 from hpcflow.core.plugin import Accepted, Ambiguous, Refused
 from hpcflow.core.states import FINAL, Event, State
 from hpcflow.server.bagging import push_bag
@@ -46,6 +54,7 @@ def plan_settings(settings: Settings, cluster: Cluster) -> PlanSettings:
     return PlanSettings(
         min_worker_time_s=settings.min_worker_time,
         first_width=settings.first_width,
+        ramp_width=settings.ramp_width,
         worker_walltime_s=settings.worker_walltime,
         kill_grace_s=settings.kill_grace,
         max_width=cluster.settings.max_width,
@@ -246,8 +255,9 @@ class Engine:
             live.move(index, Event.BAGGED, now)
         live.started_at = live.started_at or now
         self.writer.pending.bags.append(bag.row())
-        for width in plan.widths:
+        for width in plan.widths[: plan.at_once]:
             self._intend(cluster, bag, width)
+        bag.reserve = plan.widths[plan.at_once :]
         await self.writer.flush()
         self._account[cluster.name].set()
         await self._submit_all(cluster, bag)
@@ -342,7 +352,9 @@ class Engine:
             await self.writer.flush()
             for bag in news:
                 await self._after_news(cluster, bag)
-            delay = self.settings.journal_poll if news else min(delay * 1.5, self.settings.journal_poll_max)
+            for bag in bags:
+                await self._call_reserve(cluster, bag)
+            delay = self.settings.journal_poll if news else min(delay * 1.1, self.settings.journal_poll_max)
             if await self._nap(wake, delay):
                 wake.clear()
                 delay = self.settings.journal_poll
@@ -365,6 +377,19 @@ class Engine:
                 gone = bag.ledger.left_by_themselves()
                 self._collector.release(bag, bag.ledger.lost(gone, last=False), {})
             return news
+
+    async def _call_reserve(self, cluster: Cluster, bag: LiveBag) -> None:
+        """Submit the arrays that were held back, a moment after the first, unless tasks proved to be short."""
+        age = (self.now() - bag.created_at).total_seconds()
+        if not bag.reserve or not bag.readable or age < self.settings.ramp_after:
+            return
+        widths, bag.reserve = bag.reserve, ()
+        ledger = bag.ledger
+        if is_reserve_worth(units_left=ledger.units_left, mean_wall_s=ledger.mean_wall_s, workers=bag.width):
+            for width in widths:
+                self._intend(cluster, bag, width)
+            await self.writer.flush()
+            await self._submit_all(cluster, bag)
 
     async def _after_news(self, cluster: Cluster, bag: LiveBag) -> None:
         """Trim arrays that nobody needs any more; widen those whose measured work is worth it."""

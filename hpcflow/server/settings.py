@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     min_worker_time: Seconds = 300.0
     #: Array tasks of the first array while nobody knows how long its tasks run.
     first_width: Annotated[int, Field(ge=1)] = 64
+    #: Of these, array tasks submitted at once; the others follow after ``ramp_after``, unless tasks prove to be short.
+    ramp_width: Annotated[int, Field(ge=1)] = 16
+    ramp_after: Seconds = 3.0
     #: Limit of an array task that serves several tasks.
     worker_walltime: Seconds = 3600.0
     #: What a task gets between SIGTERM and SIGKILL.

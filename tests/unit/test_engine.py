@@ -318,6 +318,27 @@ async def test_a_worker_that_could_not_write_costs_its_task_no_attempt(tmp_path:
 
 
 @in_loop
+async def test_held_back_workers_come_when_nothing_has_ended_for_a_while(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, ramp_width=2, ramp_after=0.05) as stage:
+        await stage.dispatch(*[[]] * 5)
+        assert [len((await stage.job(number)).tasks) for number in (0, 1)] == [2, 3]
+
+
+@in_loop
+async def test_held_back_workers_do_not_come_when_tasks_are_short(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, ramp_width=2, ramp_after=0.3) as stage:
+        live = await stage.dispatch(*[[]] * 5)
+        worker = PlayedWorker(await stage.job(), 0)
+        for task in range(4):
+            worker.run(task, task)
+        bag = stage.store.bags(live.id)[0].bag
+        await stage.until(lambda: not stage.engine._bags[bag.id].reserve)
+        worker.run(4, 4)
+        await stage.ended(live)
+        assert stage.world.count("submit") == 1
+
+
+@in_loop
 async def test_array_tasks_nobody_needs_any_more_are_cancelled_in_one_command(tmp_path: Path) -> None:
     async with a_stage(tmp_path) as stage:
         live = await stage.dispatch([], [], [])

@@ -18,6 +18,7 @@ from hpcflow.core.plan import (
     check_resources,
     core_hours_bound,
     cuts,
+    is_reserve_worth,
     is_worth_waiting,
     more_workers,
     plan_bags,
@@ -25,7 +26,7 @@ from hpcflow.core.plan import (
 )
 
 MINI = ClusterName("mini")
-SETTINGS = PlanSettings(min_worker_time_s=300, first_width=64, worker_walltime_s=3600, kill_grace_s=5)
+SETTINGS = PlanSettings(min_worker_time_s=300, first_width=64, ramp_width=16, worker_walltime_s=3600, kill_grace_s=5)
 DEBUG = Partition(
     name="debug", is_default=True, max_walltime_s=300, cpus_per_node=16, memory_mib_per_node=32000, total_nodes=4
 )
@@ -69,8 +70,27 @@ def test_equal_shapes_share_a_bag_whatever_their_electron() -> None:
     assert [plan.tasks for plan in plans] == [((0, 1), (1, 1), (2, 1)), ((3, 1), (4, 1))]
 
 
-def test_unknown_run_times_start_with_a_narrow_array() -> None:
-    assert the_plan(some_ready(1000, a_shape())).widths == (64,)
+def test_unknown_run_times_start_with_a_narrow_array_and_hold_another_back() -> None:
+    plan = the_plan(some_ready(1000, a_shape()))
+    assert (plan.widths, plan.at_once) == ((16, 48), 1)
+    few = the_plan(some_ready(10, a_shape()))
+    assert (few.widths, few.at_once) == ((10,), 1)
+
+
+def test_a_bag_that_is_held_back_in_part_is_cut_where_the_scheduler_takes_no_larger_array() -> None:
+    small = Limits(array=ArrayLimits(max_width=11), partitions=(BATCH,))
+    plan = the_plan(some_ready(1000, a_shape(partition="batch")), small)
+    assert (plan.widths, plan.at_once) == ((11, 5, 11, 11, 11, 11, 4), 2)
+
+
+@pytest.mark.parametrize(
+    ("units_left", "mean", "workers", "worth"),
+    [(900, None, 16, True), (900, 0.002, 16, False), (84, 1.0, 16, True), (0, None, 16, False), (10, 1.0, 16, False)],
+)
+def test_the_reserve_is_called_unless_tasks_proved_to_be_short(
+    units_left: int, mean: float | None, workers: int, worth: bool
+) -> None:
+    assert is_reserve_worth(units_left=units_left, mean_wall_s=mean, workers=workers) is worth
 
 
 def test_a_long_walltime_starts_with_one_worker_a_task_up_to_what_fits_the_partition() -> None:
@@ -97,7 +117,7 @@ def test_a_walltime_at_the_partitions_maximum_is_never_refused_but_gets_one_task
 
 def test_a_worker_that_serves_several_tasks_gets_their_time_up_to_an_hour() -> None:
     plan = the_plan(some_ready(640, a_shape(partition="batch", walltime_s=60)))
-    assert plan.widths == (64,)
+    assert plan.widths == (16, 48)
     assert plan.worker_walltime_s == 10 * 60 + 65
     assert plan.need_s == 60 + 65
     hours = the_plan(some_ready(64000, a_shape(partition="batch", walltime_s=60)))
@@ -123,7 +143,7 @@ def test_a_cluster_without_limits_never_ends_a_worker() -> None:
 
 def test_the_core_hours_bound_counts_every_core_of_every_worker() -> None:
     plan = the_plan(some_ready(640, a_shape(partition="batch", cpus=2, walltime_s=535)))
-    assert plan.widths == (32,)
+    assert plan.widths == (16, 16)
     assert core_hours_bound(plan) == 32 * 2 * plan.worker_walltime_s / 3600
 
 
