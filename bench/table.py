@@ -25,6 +25,7 @@ from bench.homes import fresh_home
 from bench.rows import Row, as_markdown, as_text, at_least, at_most, counted, left_out, told
 from bench.workloads import (
     array_of_single_tasks,
+    forks_of_the_program,
     forks_one_by_one,
     naps_by_hpcflow,
     naps_by_pool,
@@ -117,7 +118,7 @@ def on_slurm(size: Size) -> list[Row]:
 
 def on_this_machine(size: Size) -> list[Row]:
     cores = len(os.sched_getaffinity(0))
-    naps, pool, same, forks = (list[float]() for _ in range(4))
+    naps, pool, same, forks, bare = (list[float]() for _ in range(5))
     cold_naps, cold_same = list[float](), list[float]()
     with fresh_home() as home:
         home.start()
@@ -128,18 +129,21 @@ def on_this_machine(size: Size) -> list[Row]:
             naps.append(naps_by_hpcflow(size.naps))
             pool.append(naps_by_pool(size.naps, cores))
             same.append(same_by_hpcflow(size.few))
-            forks.append(forks_one_by_one(size.few))
+            forks.append(forks_of_the_program(size.few))
+            bare.append(forks_one_by_one(size.few))
     tell("local, cold")
     for seconds, run, tasks in ((cold_naps, naps_by_hpcflow, size.naps), (cold_same, same_by_hpcflow, size.few)):
         for _ in range(size.repetitions):
             with fresh_home():
                 seconds.append(run(tasks))
-    pool_name, forks_name = f"ProcessPoolExecutor({cores})", "os.fork and os.waitpid, one by one"
+    pool_name, forks_name = f"ProcessPoolExecutor({cores})", "the program forks and waits, one by one"
+    bare_name = "a bare interpreter does so and runs nothing"
     naps_name, same_name = f"local, {size.naps} tasks of 50 ms", f"local, {size.few:,} no-ops"
     return [
         at_most(f"{naps_name}, server running", naps, pool_name, pool, 1.2),
         at_most(f"{naps_name}, cold (server's start included)", cold_naps, pool_name, pool, None),
         at_most(f"{same_name}, server running", same, forks_name, forks, 3),
+        at_most("  the same", same, bare_name, bare, None),
         at_most(f"{same_name}, cold (server's start included)", cold_same, forks_name, forks, None),
     ]
 

@@ -18,6 +18,7 @@ import hpcflow
 __all__ = [
     "NAP_S",
     "array_of_single_tasks",
+    "forks_of_the_program",
     "forks_one_by_one",
     "naps_by_hpcflow",
     "naps_by_pool",
@@ -37,6 +38,27 @@ begun_at = time.perf_counter()
 for number in range(int(sys.argv[1])):
     child = os.fork()
     if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+print(time.perf_counter() - begun_at)
+"""
+
+#: The user's own program: it has made its lattice into a graph, and then forks instead of dispatching.
+_FORKS_OF_THE_PROGRAM: Final = """
+import os, sys, time
+import hpcflow
+@hpcflow.electron
+def same(number):
+    return number
+@hpcflow.lattice
+def many(tasks):
+    return [same(number) for number in range(tasks)]
+many.build_graph(10)
+begun_at = time.perf_counter()
+for number in range(int(sys.argv[1])):
+    child = os.fork()
+    if not child:
+        same(number)
         os._exit(0)
     os.waitpid(child, 0)
 print(time.perf_counter() - begun_at)
@@ -143,6 +165,12 @@ def naps_by_pool(tasks: int, workers: int) -> float:
     took = time.perf_counter() - begun_at
     _check(values, list(range(tasks)))
     return took
+
+
+def forks_of_the_program(tasks: int) -> float:
+    """Fork and wait for one no-op at a time, from the program that would have dispatched them."""
+    command = [sys.executable, "-c", _FORKS_OF_THE_PROGRAM, str(tasks)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def forks_one_by_one(tasks: int) -> float:
