@@ -17,6 +17,7 @@ from hpcflow.core.places import places
 if TYPE_CHECKING:
     from hpcflow.sdk.answers import Summary, TaskRecord
     from hpcflow.sdk.connection import Server
+    from hpcflow.sdk.results import NodeResult
 
 __all__ = ["main"]
 
@@ -62,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader (`| head`) has enough. Python would complain about it once more at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupted:
+        print(*interrupted.args, file=sys.stderr)
         return INTERRUPTED
 
 
@@ -136,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     listed = clusters_commands.add_parser("list", help="list the clusters that the server knows")
     listed.set_defaults(run=_clusters_list)
     _json(listed)
-    test = clusters_commands.add_parser("test", help="test a cluster step by step, with a small job at the end")
+    test = clusters_commands.add_parser("test", help="test a cluster: answer, limits, work directory")
     test.set_defaults(run=_clusters_test)
     test.add_argument("name", metavar="NAME")
     _json(test)
@@ -305,7 +307,7 @@ def _dispatches(options: argparse.Namespace) -> int:
     if not summaries:
         print("No dispatches yet.")
     else:
-        table(("ID", "NAME", "STATUS", "TASKS", "CREATED", "TOOK"), map(_dispatch_row, summaries))
+        table(("ID", "NAME", "STATUS", "ENDED", "CREATED", "TOOK"), map(_dispatch_row, summaries))
     return OK
 
 
@@ -339,6 +341,7 @@ def _show(options: argparse.Namespace) -> int:
             _write_json({**task, "stdout": node.stdout, "stderr": node.stderr})
             return code
         print(plain(repr(node).strip("<>")))
+        table(("ATTEMPT", "JOB", "WALL", "CPU", "MEMORY", "DIRECTORY"), [_usage_row(node)])
         for title, text in (("traceback", node.traceback), ("stdout", node.stdout), ("stderr", node.stderr)):
             if text:
                 print(f"---- {title}\n{text.rstrip()}")
@@ -386,6 +389,17 @@ def _task_row(record: TaskRecord) -> tuple[str, ...]:
     memory = "-" if record.max_rss_kib is None else f"{record.max_rss_kib / 1024:.0f} MiB"
     error = (record.error or "").partition("\n")[0]
     return str(record.index), record.name, record.state, job, record.host or "-", cpu, memory, error
+
+
+def _usage_row(node: NodeResult) -> tuple[str, ...]:
+    return (
+        str(node.attempt),
+        "-" if node.job_id is None else f"{node.job_id}_{node.array_index}",
+        "-" if node.wall_s is None else f"{node.wall_s:.1f} s",
+        "-" if node.cpu_s is None else f"{node.cpu_s:.1f} s",
+        "-" if node.max_rss_kib is None else f"{node.max_rss_kib / 1024:.0f} MiB",
+        node.workdir or "-",
+    )
 
 
 def _cancel(options: argparse.Namespace) -> int:

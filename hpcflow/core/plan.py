@@ -30,8 +30,10 @@ MARGIN_S: Final = 60
 SHORT_WALLTIME_S: Final = 600
 #: No task waits longer than this for others like it.
 GATHER_MAX_S: Final = 600
-#: What starting further workers takes on an idle cluster: less work than this is not worth it.
-LAUNCH_S: Final = 2.0
+#: A task as long as this pays for the start of its worker, which takes a tenth of a second and less.
+PAYS_S: Final = 0.5
+#: Schedulers look at their queues about this often: further workers for less than this come too late.
+LAUNCH_S: Final = 30.0
 #: An array task without any limit of its own still gets a number that every scheduler can write: ten years.
 UNBOUNDED_S: Final = 10 * 365 * 86400
 
@@ -234,7 +236,9 @@ def is_reserve_worth(*, units_left: int, mean_wall_s: float | None, workers: int
         mean_wall_s: of the tasks that ended; ``None``: none has, as when tasks are long or the queue is.
         workers: that serve the bag already.
     """
-    return units_left > 0 and (mean_wall_s is None or units_left * mean_wall_s / workers > LAUNCH_S)
+    if mean_wall_s is None or mean_wall_s >= PAYS_S:
+        return units_left > 0
+    return units_left * mean_wall_s / workers > LAUNCH_S
 
 
 def capacity(resources: Resources, partition: Partition | None) -> int:

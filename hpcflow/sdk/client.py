@@ -227,18 +227,21 @@ def until_ended(server: Server, summary: Summary) -> Summary:
                     time.sleep(0.5)
                 show(summary)
     except KeyboardInterrupt:
-        _tell(
+        # The last line of what Python prints is the one that is read; how far the waiting had come helps nobody.
+        raise KeyboardInterrupt(
             f"Dispatch {summary.id} goes on. Come back to it with `hpcflow.get_result({summary.id!r}, wait=True)` or "
             f"`hpcflow show {summary.id}`; end it with `hpcflow cancel {summary.id}`."
-        )
-        raise
+        ) from None
     return summary
 
 
 def _check_lattice(lattice: object) -> None:
     if not isinstance(lattice, Lattice):
         name = getattr(lattice, "__name__", repr(lattice))
-        raise UserError(f"dispatch takes a lattice, and {name} is none: decorate it with @hpcflow.lattice.")
+        raise UserError(
+            f"dispatch takes a lattice, and {name} is none: decorate it with @hpcflow.lattice, and pass the lattice "
+            "itself, as in dispatch(flow)(1, 2), not what a call of it returned."
+        )
 
 
 @cache

@@ -149,7 +149,7 @@ def _default(
     if len(others) == 1:
         return others[0], "the one cluster of clusters.toml"
     if found:
-        return LOCAL, f"because {found[0].name} does not answer: {found[0].problem}"
+        return LOCAL, f"because {found[0].name} does not answer: {(found[0].problem or '').rstrip('.')}"
     return LOCAL, "because no scheduler was found on this machine"
 
 

@@ -16,7 +16,18 @@ from typing import Final
 
 from hpcflow.core.bag import bag_key, read_lines
 from hpcflow.core.follow import EXIT_STORAGE, Ledger, Lost, is_journal
-from hpcflow.core.model import Bag, BagId, Cause, ClusterName, HpcflowError, JobArray, Observation, Shape, UserError
+from hpcflow.core.model import (
+    Bag,
+    BagId,
+    Cause,
+    ClusterName,
+    HpcflowError,
+    JobArray,
+    Limits,
+    Observation,
+    Shape,
+    UserError,
+)
 from hpcflow.core.plan import (
     BagPlan,
     PlanSettings,
@@ -198,13 +209,24 @@ class Engine:
             ]
             if not ready:
                 continue
-            limits = await cluster.known_limits(self.now())
+            limits = await self._limits(cluster, live)
             waiting = self._gathering(cluster, live, ready)
             held = held or bool(waiting)
             now_ready = [task for task in ready if task.index in live.ready and task.shape not in waiting]
             for plan in plan_bags(now_ready, {cluster.name: limits}, plan_settings(self.settings, cluster)):
                 await self._serve(cluster, live, plan)
         return held
+
+    async def _limits(self, cluster: Cluster, live: LiveDispatch) -> Limits:
+        """Return the cluster's limits; tell the dispatch, once, why it waits when the cluster does not answer."""
+        try:
+            return await cluster.known_limits(self.now())
+        except HpcflowError as error:
+            if cluster.name not in live.told:
+                live.told.add(cluster.name)
+                self.writer.say(live, f"Tasks wait, because {cluster.name} does not answer: {error}")
+                await self.writer.flush()
+            raise
 
     def _gathering(self, cluster: Cluster, live: LiveDispatch, ready: Sequence[Ready]) -> set[Shape]:
         """Return the shapes whose ready tasks shall wait for others like them."""

@@ -63,9 +63,16 @@ class Intake:
             try:
                 limits = await cluster.known_limits(self._now())
             except HpcflowError as error:
-                messages.append(f"{cluster.name} does not answer now ({error}); its tasks wait until it does.")
+                messages.append(
+                    f"{cluster.name} does not answer now ({error}); its tasks wait until it does. If it answers "
+                    "in your shell, `hpcflow restart` gives the server that shell's environment."
+                )
                 continue
-            check_resources(shape.resources, cluster.name, limits)
+            try:
+                check_resources(shape.resources, cluster.name, limits)
+            except UserError as error:
+                name = graph.tasks[shapes.index(shape)].name
+                raise UserError(f"Electron {name!r} can't run. {error}") from None
             if shape.resources.walltime_s is None and limits.bounded:
                 messages.append(_no_walltime(cluster, shape, limits, self._settings.worker_walltime))
         return graph, shapes, list(dict.fromkeys(messages))

@@ -102,6 +102,8 @@ class LiveDispatch:
     dirty: set[int] = field(default_factory=set[int])
     ready: set[int] = field(default_factory=set[int])
     left: int = 0
+    #: Clusters of which the user was told that they do not answer.
+    told: set[ClusterName] = field(default_factory=set[ClusterName])
     #: Bags in a row of which no worker got anything done, by shape.
     fruitless: Counter[Shape] = field(default_factory=Counter[Shape])
 
@@ -257,7 +259,9 @@ class LiveDispatch:
             self.error = "The dispatch was cancelled."
         elif failed:
             self.status = Status.FAILED
-            first = "; ".join(f"{task.task.name} ({index}): {task.error}" for index, task in failed[:3])
+            first = "; ".join(
+                f"{task.task.name} ({index}): {(task.error or '').rstrip('.')}" for index, task in failed[:3]
+            )
             more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
             self.error = f"{len(failed)} of {len(self.tasks)} tasks failed: {first}{more}"
         elif lost:

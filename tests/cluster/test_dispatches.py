@@ -163,10 +163,19 @@ print(json.dumps([same, back == (bytes(range(256)) * 20_000)[::-1], clusters]))
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ("memory='900 GB'", r"A task asks for \d+ MiB of memory on one node, and there are at most \d+ on slurm, .*"),
+        (
+            "memory='900 GB'",
+            r"A task asks for \d+ MiB of memory on one node, and there are at most \d+ on slurm, .*",
+        ),
         ("partition='nosuch'", r"slurm has no partition 'nosuch'; it has batch, debug, flaky\."),
-        ("walltime='1 h'", r"A task asks for 3600 seconds of walltime, .* Partition 'batch' can hold it\."),
-        ("gpus=5", r"A task asks for 5 GPUs on one node, and there are at most 4 on slurm, .*"),
+        (
+            "walltime='1 h'",
+            r"A task asks for 3600 seconds of walltime, .* Partition 'batch' can hold it\.",
+        ),
+        (
+            "gpus=5",
+            r"A task asks for 5 GPUs on one node, and there are at most 4 on slurm, .*",
+        ),
         ("nodes=7", r"A task asks for 7 nodes, and there are at most 4 on slurm, .*"),
     ],
 )
@@ -189,7 +198,7 @@ hf.dispatch(impossible)()
 
     said = refused.stderr.splitlines()[-1].partition(": ")[2]
     assert refused.returncode == 1
-    assert re.fullmatch(sentence, said), said
+    assert re.fullmatch(rf"Electron 'one' can't run\. {sentence}", said), said
     assert (planned.returncode, planned.stderr) == (2, said + "\n")
     assert login.calls("sbatch") == []
 

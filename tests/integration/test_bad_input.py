@@ -45,12 +45,12 @@ IMPOSSIBLE = {
     "more cores than the machine has": (
         "executor='local', cpus=4000",
         "return one(1)",
-        r"A task asks for 4000 cores on one node, and there are at most \d+ on local, .*ask for less\.",
+        r"Electron 'one' can't run\. .* 4000 cores on one node, and there are at most \d+ on local, .*ask for less\.",
     ),
     "more memory than the machine has": (
         "executor='local', memory='100 TB'",
         "return one(1)",
-        r"A task asks for \d+ MiB of memory on one node, and there are at most \d+ on local, .*ask for less\.",
+        r"Electron 'one' can't run\. .* \d+ MiB of memory on one node, and there are at most \d+ on local, .*ask for less\.",
     ),
     "a circle": (
         "executor='local'",

@@ -250,7 +250,7 @@ def test_dispatches_are_plain_columns_where_there_is_no_terminal(
     assert main(["dispatches", "-n", "7"]) == 0
     assert fake.requests[0].query == {"limit": "7"}
     header, first, second = _lines(capsys)
-    assert header.split() == ["ID", "NAME", "STATUS", "TASKS", "CREATED", "TOOK"]
+    assert header.split() == ["ID", "NAME", "STATUS", "ENDED", "CREATED", "TOOK"]
     assert first.startswith(f"{DISPATCH}  [red]flow  COMPLETED  2/2    20")
     assert first.endswith("  2.5 s")
     assert second.startswith(f"{OTHER}  flow       COMPLETED  2/2")
@@ -333,8 +333,11 @@ def test_show_task_prints_its_traceback_and_output(fake: FakeServer, capsys: pyt
     fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1/stdout"] = (200, b"step 1\n")
     fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1/stderr"] = (200, b"")
     assert main(["show", DISPATCH, "--task", "1"]) == 0
-    assert _lines(capsys) == [
-        "task 1 relax, failed on node7: ValueError: no",
+    said, header, usage, *rest = _lines(capsys)
+    assert said == "task 1 relax, failed on node7: ValueError: no"
+    assert header.split() == ["ATTEMPT", "JOB", "WALL", "CPU", "MEMORY", "DIRECTORY"]
+    assert usage.split()[:2] == ["1", "41_3"]
+    assert rest == [
         "---- traceback",
         "Traceback …",
         "ValueError: no",

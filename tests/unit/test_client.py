@@ -407,18 +407,18 @@ def test_a_restart_of_the_server_does_not_end_the_wait(fake: FakeServer) -> None
     back.join()
 
 
-def test_an_interrupt_while_waiting_says_how_to_come_back(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupt_while_waiting_says_how_to_come_back(fake: FakeServer) -> None:
     def interrupt(request: Request) -> Answer:
         if request.query:
             os.kill(os.getpid(), signal.SIGINT)
         return 200, a_summary(status="RUNNING", version=1)
 
     fake.answers["GET", f"/dispatches/{DISPATCH}"] = interrupt
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as interrupted:
         get_result(DISPATCH, wait=True)
-    assert capsys.readouterr().err == (
+    assert str(interrupted.value) == (
         f"Dispatch {DISPATCH} goes on. Come back to it with `hpcflow.get_result('{DISPATCH}', wait=True)` or "
-        f"`hpcflow show {DISPATCH}`; end it with `hpcflow cancel {DISPATCH}`.\n"
+        f"`hpcflow show {DISPATCH}`; end it with `hpcflow cancel {DISPATCH}`."
     )
     assert fake.sent("POST", f"/dispatches/{DISPATCH}/cancel") == []
 

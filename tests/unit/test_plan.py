@@ -85,7 +85,13 @@ def test_a_bag_that_is_held_back_in_part_is_cut_where_the_scheduler_takes_no_lar
 
 @pytest.mark.parametrize(
     ("units_left", "mean", "workers", "worth"),
-    [(900, None, 16, True), (900, 0.002, 16, False), (84, 1.0, 16, True), (0, None, 16, False), (10, 1.0, 16, False)],
+    [
+        (900, None, 16, True),  # nothing has ended: tasks are long, or the queue is
+        (0, None, 16, False),
+        (84, 1.0, 16, True),
+        (9000, 0.045, 16, False),
+        (90000, 0.045, 16, True),
+    ],
 )
 def test_the_reserve_is_called_unless_tasks_proved_to_be_short(
     units_left: int, mean: float | None, workers: int, worth: bool
