@@ -50,7 +50,7 @@ IMPOSSIBLE = {
     "more memory than the machine has": (
         "executor='local', memory='100 TB'",
         "return one(1)",
-        r"Electron 'one' can't run\. .* MiB of memory on one node, and there are at most \d+ on local, .*ask for less\.",
+        r"Electron 'one' can't run\. .* MiB of memory on one node, and there are at most \d+ on local, .*less\.",
     ),
     "a circle": (
         "executor='local'",
