@@ -6,15 +6,19 @@ This file stays readable to any Python 3.7, because an old interpreter must be t
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 
 USAGE = "usage: worker.pyz bag DIRECTORY KEY_FILE | worker.pyz local limits|submit|query|cancel ROOT"
 EXIT_PYTHON = 11
 EXIT_USAGE = 64
 
 
+def _forget(**hooks: object) -> None:
+    """Register nothing."""
+
+
 @contextlib.contextmanager
-def _without_fork_hooks() -> "Iterator[None]":
+def _without_fork_hooks() -> "Generator[None]":
     """Import modules without what they register to run in every forked child.
 
     `threading` and `logging`, which cloudpickle imports, renew their locks there, at 130 page faults and a quarter of
@@ -22,7 +26,7 @@ def _without_fork_hooks() -> "Iterator[None]":
     among them: its hook makes tasks draw different numbers.
     """
     register = os.register_at_fork
-    os.register_at_fork = lambda **hooks: None
+    os.register_at_fork = _forget
     try:
         yield
     finally:

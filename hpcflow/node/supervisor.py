@@ -9,7 +9,7 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -147,7 +147,7 @@ class _Supervisor:
         return max(0.0, min(deadlines))
 
     @contextlib.contextmanager
-    def _patient(self) -> Iterator[None]:
+    def _patient(self) -> Generator[None]:
         try:
             yield
         except OSError:
