@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -47,6 +47,8 @@ class Ready:
     shape: Shape
     #: It was cut off by the end of its worker before: it shall be the first and only one of the next.
     alone: bool = False
+    #: Mean run time of the tasks of its electron that have ended in this dispatch; ``None``: none has.
+    mean_wall_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,18 +172,16 @@ def plan_bags(
         limits: of each cluster named in their shapes.
         settings: of the cluster; tasks of several clusters are planned in several calls.
     """
-    alike: dict[tuple[Shape, bool], list[tuple[int, int]]] = {}
+    alike: dict[tuple[Shape, bool], list[Ready]] = {}
     for task in ready:
-        alike.setdefault((task.shape, task.alone), []).append((task.index, task.attempt))
+        alike.setdefault((task.shape, task.alone), []).append(task)
     return tuple(
-        _plan_bag(shape, tuple(tasks), alone, limits[shape.cluster], settings)
-        for (shape, alone), tasks in alike.items()
+        _plan_bag(shape, tasks, alone, limits[shape.cluster], settings) for (shape, alone), tasks in alike.items()
     )
 
 
-def _plan_bag(
-    shape: Shape, tasks: tuple[tuple[int, int], ...], alone: bool, limits: Limits, settings: PlanSettings
-) -> BagPlan:
+def _plan_bag(shape: Shape, ready: Sequence[Ready], alone: bool, limits: Limits, settings: PlanSettings) -> BagPlan:
+    tasks = tuple((task.index, task.attempt) for task in ready)
     units = tuple((position,) for position in range(len(tasks)))
     partition = _partition(shape.resources, limits)
     longest = partition.max_walltime_s if partition else None
@@ -199,9 +199,16 @@ def _plan_bag(
     if longest is not None:
         worker_walltime = min(worker_walltime, longest)
         need = min(need, worker_walltime)
-    # While nobody knows how long tasks run, a few workers may be all that they are worth.
-    ramp = settings.ramp_width if not single and limit_is_short(shape.resources) and limits.bounded else width
-    widths = _split(min(width, ramp), limits, settings)
+    ramp = width
+    if not single and limits.bounded and limit_is_short(shape.resources):
+        known = [task.mean_wall_s for task in ready if task.mean_wall_s is not None]
+        mean = sum(known) / len(known) if len(known) == len(ready) else None
+        few = min(width, settings.ramp_width)
+        if mean is None:
+            ramp = few  # a few workers may be all that the tasks are worth
+        elif not is_reserve_worth(units_left=len(units), mean_wall_s=mean, workers=few):
+            ramp = width = few
+    widths = _split(ramp, limits, settings)
     return BagPlan(
         shape=shape,
         tasks=tasks,

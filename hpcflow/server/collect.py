@@ -46,6 +46,7 @@ class Collector:
         task = live.tasks[fact.index]
         if fact.record["st"] == "ok":
             task.result = Stored.of(fact.record, bag.bag.path)
+            live.note_wall(fact.index, float(fact.record.get("wall", 0.0)))
         self._writer.pending.ends.append(
             EndRow(
                 dispatch=live.id,

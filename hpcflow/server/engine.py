@@ -203,7 +203,13 @@ class Engine:
         held = False
         for live in list(self.writer.dispatches.values()):
             ready = [
-                Ready(index=index, attempt=task.attempt, shape=task.shape, alone=task.alone)
+                Ready(
+                    index=index,
+                    attempt=task.attempt,
+                    shape=task.shape,
+                    alone=task.alone,
+                    mean_wall_s=live.mean_wall_s(index),
+                )
                 for index in sorted(live.ready)
                 if (task := live.tasks[index]).shape.cluster == cluster.name
             ]

@@ -102,6 +102,8 @@ class LiveDispatch:
     dirty: set[int] = field(default_factory=set[int])
     ready: set[int] = field(default_factory=set[int])
     left: int = 0
+    #: For each electron, how many of its tasks have returned, and their run time in all.
+    walls: dict[str, tuple[int, float]] = field(default_factory=dict[str, tuple[int, float]])
     #: Clusters of which the user was told that they do not answer.
     told: set[ClusterName] = field(default_factory=set[ClusterName])
     #: Bags in a row of which no worker got anything done, by shape.
@@ -217,6 +219,17 @@ class LiveDispatch:
             if task.state is State.WAITING
             and all(self.tasks[upstream].state in in_flight for upstream in (*task.task.deps, *task.task.after))
         )
+
+    def note_wall(self, index: int, wall_s: float) -> None:
+        """Remember how long a task ran that returned."""
+        name = self.graph.tasks[index].name
+        count, total = self.walls.get(name, (0, 0.0))
+        self.walls[name] = (count + 1, total + wall_s)
+
+    def mean_wall_s(self, index: int) -> float | None:
+        """Return the mean run time of a task's electron so far, ``None`` before the first has returned."""
+        count, total = self.walls.get(self.graph.tasks[index].name, (0, 0.0))
+        return total / count if count else None
 
     def task_row(self, index: int) -> TaskRow:
         task = self.tasks[index]

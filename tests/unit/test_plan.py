@@ -77,6 +77,14 @@ def test_unknown_run_times_start_with_a_narrow_array_and_hold_another_back() -> 
     assert (few.widths, few.at_once) == ((10,), 1)
 
 
+def test_known_run_times_make_one_array_as_wide_as_they_are_worth() -> None:
+    def measured(mean: float) -> tuple[int, ...]:
+        ready = [Ready(index=i, attempt=1, shape=a_shape(), mean_wall_s=mean) for i in range(1000)]
+        return the_plan(ready).widths
+
+    assert (measured(0.01), measured(1.0)) == ((16,), (64,))
+
+
 def test_a_bag_that_is_held_back_in_part_is_cut_where_the_scheduler_takes_no_larger_array() -> None:
     small = Limits(array=ArrayLimits(max_width=11), partitions=(BATCH,))
     plan = the_plan(some_ready(1000, a_shape(partition="batch")), small)
