@@ -11,6 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -219,8 +220,16 @@ class Engine:
             waiting = self._gathering(cluster, live, ready)
             held = held or bool(waiting)
             now_ready = [task for task in ready if task.index in live.ready and task.shape not in waiting]
-            for plan in plan_bags(now_ready, {cluster.name: limits}, plan_settings(self.settings, cluster)):
-                await self._serve(cluster, live, plan)
+            # One bag of a shape finds out what its tasks are like; those beside it need not hold workers back as well.
+            served = {bag.bag.shape for bag in self._bags.values() if bag.dispatch is live}
+            first = plan_settings(self.settings, cluster)
+            further = replace(first, ramp_width=first.first_width)
+            for settings, tasks in (
+                (first, [task for task in now_ready if task.shape not in served]),
+                (further, [task for task in now_ready if task.shape in served]),
+            ):
+                for plan in plan_bags(tasks, {cluster.name: limits}, settings):
+                    await self._serve(cluster, live, plan)
         return held
 
     async def _limits(self, cluster: Cluster, live: LiveDispatch) -> Limits:

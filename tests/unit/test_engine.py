@@ -325,6 +325,17 @@ async def test_held_back_workers_come_when_nothing_has_ended_for_a_while(tmp_pat
 
 
 @in_loop
+async def test_a_second_bag_of_a_shape_holds_nothing_back(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, ramp_width=2, ramp_after=60) as stage:
+        live = await stage.dispatch([], [], [], *[[0]] * 3)
+        worker = PlayedWorker(await stage.job(), 0)
+        worker.run(0, 0)
+        await stage.job(1)
+        assert [len(job.tasks) for job in stage.world.jobs] == [2, 3]
+        await stage.engine.cancel(live, None)
+
+
+@in_loop
 async def test_held_back_workers_do_not_come_when_tasks_are_short(tmp_path: Path) -> None:
     async with a_stage(tmp_path, ramp_width=2, ramp_after=0.3) as stage:
         live = await stage.dispatch(*[[]] * 5)
