@@ -9,11 +9,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from hpcflow.core.follow import Ledger, worker_name
-from hpcflow.core.model import Bag, Cause, JobArray, JobId, Observation, Phase
+from hpcflow.core.model import Bag, BagId, Cause, DispatchId, Graph, JobArray, JobId, Observation, Phase
+from hpcflow.core.plan import BagPlan
+from hpcflow.server.clusters import Cluster
 from hpcflow.server.live import LiveDispatch
 from hpcflow.server.store import ArrayRow, ArrayState, BagRow
 
-__all__ = ["LiveArray", "LiveBag", "array_name"]
+__all__ = ["LiveArray", "LiveBag", "array_name", "array_of", "bag_of"]
 
 
 @dataclass(slots=True)
@@ -187,6 +189,42 @@ class LiveBag:
 
     def row(self, closed_at: datetime | None = None) -> BagRow:
         return BagRow(bag=self.bag, created_at=self.created_at, closed_at=closed_at)
+
+
+def bag_of(plan: BagPlan, identifier: BagId, dispatch: DispatchId, cluster: Cluster) -> Bag:
+    """Return the bag that a plan asks for."""
+    return Bag(
+        id=identifier,
+        dispatch=dispatch,
+        shape=plan.shape,
+        tasks=plan.tasks,
+        units=plan.units,
+        cuts=plan.cuts,
+        path=cluster.bag_path(identifier),
+        limit_s=plan.limit_s,
+        need_s=plan.need_s,
+        worker_walltime_s=plan.worker_walltime_s,
+    )
+
+
+def array_of(
+    bag: Bag, cluster: Cluster, graph: Graph, *, width: int, identifier: str, opaque: bool, now: datetime
+) -> JobArray:
+    """Return the array to submit for a bag; what is planned and what is submitted are both made here."""
+    return JobArray(
+        token=array_name((graph.tasks[index].name for index, _ in bag.tasks), identifier, opaque=opaque),
+        bag=bag.id,
+        dispatch=bag.dispatch,
+        cluster=cluster.name,
+        resources=bag.shape.resources,
+        width=width,
+        worker_walltime_s=bag.worker_walltime_s,
+        command=(bag.shape.python, cluster.worker_path, "bag", bag.path, cluster.key_path),
+        path=bag.path,
+        prologue=cluster.settings.prologue,
+        extra=cluster.settings.extra,
+        intent_at=now,
+    )
 
 
 def array_name(electrons: Iterable[str], identifier: str, *, opaque: bool) -> str:

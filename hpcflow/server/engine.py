@@ -41,7 +41,7 @@ from hpcflow.core.plan import (
 from hpcflow.core.plugin import Accepted, Ambiguous, Refused
 from hpcflow.core.states import FINAL, Event, State
 from hpcflow.server.bagging import push_bag
-from hpcflow.server.bags import LiveArray, LiveBag, array_name
+from hpcflow.server.bags import LiveArray, LiveBag, array_of, bag_of
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.collect import Collector
 from hpcflow.server.live import Gathering, LiveDispatch
@@ -272,18 +272,7 @@ class Engine:
         now = self.now()
         identifier = BagId(self._new_id())
         bag = self._keep_bag(
-            Bag(
-                id=identifier,
-                dispatch=live.id,
-                shape=plan.shape,
-                tasks=plan.tasks,
-                units=plan.units,
-                cuts=plan.cuts,
-                path=cluster.bag_path(identifier),
-                limit_s=plan.limit_s,
-                need_s=plan.need_s,
-                worker_walltime_s=plan.worker_walltime_s,
-            ),
+            bag_of(plan, identifier, live.id, cluster),
             live,
             now,
         )
@@ -300,23 +289,9 @@ class Engine:
         await self._submit_all(cluster, bag)
 
     def _intend(self, cluster: Cluster, bag: LiveBag, width: int) -> LiveArray:
-        live = bag.dispatch
-        names = (live.graph.tasks[index].name for index, _ in bag.bag.tasks)
+        graph, opaque = bag.dispatch.graph, self.settings.job_names == "opaque"
         array = LiveArray(
-            JobArray(
-                token=array_name(names, self._new_id(), opaque=self.settings.job_names == "opaque"),
-                bag=bag.bag.id,
-                dispatch=live.id,
-                cluster=cluster.name,
-                resources=bag.bag.shape.resources,
-                width=width,
-                worker_walltime_s=bag.bag.worker_walltime_s,
-                command=(bag.bag.shape.python, cluster.worker_path, "bag", bag.bag.path, cluster.key_path),
-                path=bag.bag.path,
-                prologue=cluster.settings.prologue,
-                extra=cluster.settings.extra,
-                intent_at=self.now(),
-            ),
+            array_of(bag.bag, cluster, graph, width=width, identifier=self._new_id(), opaque=opaque, now=self.now()),
             ArrayState.INTENT,
         )
         bag.arrays.append(array)

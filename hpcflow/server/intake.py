@@ -13,14 +13,13 @@ from hpcflow.core.model import (
     DispatchId,
     Graph,
     HpcflowError,
-    JobArray,
     Limits,
     Resources,
     Shape,
     UserError,
 )
 from hpcflow.core.plan import BagPlan, Ready, check_graph, check_resources, core_hours_bound, plan_bags, waves
-from hpcflow.server.bags import array_name
+from hpcflow.server.bags import array_of, bag_of
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.engine import plan_settings
 from hpcflow.server.live import read_graph
@@ -134,21 +133,14 @@ class Intake:
     def _planned(self, cluster: Cluster, graph: Graph, plan: BagPlan, *, bounded: bool) -> Json:
         names = [graph.tasks[index].name for index, _ in plan.tasks]
         identifier = "0" * 26
-        path = cluster.bag_path(identifier)
-        opaque = self._settings.job_names == "opaque"
-        array = JobArray(
-            token=array_name(names, identifier, opaque=opaque),
-            bag=BagId(identifier),
-            dispatch=DispatchId(identifier),
-            cluster=cluster.name,
-            resources=plan.shape.resources,
+        array = array_of(
+            bag_of(plan, BagId(identifier), DispatchId(identifier), cluster),
+            cluster,
+            graph,
             width=plan.widths[0],
-            worker_walltime_s=plan.worker_walltime_s,
-            command=(plan.shape.python, cluster.worker_path, "bag", path, cluster.key_path),
-            path=path,
-            prologue=cluster.settings.prologue,
-            extra=cluster.settings.extra,
-            intent_at=self._now(),
+            identifier=identifier,
+            opaque=self._settings.job_names == "opaque",
+            now=self._now(),
         )
         command = cluster.plugin.submit(array)
         defaults = asdict(Resources())
