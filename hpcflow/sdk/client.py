@@ -168,14 +168,18 @@ def _upload(traced: Traced, *, plan: bool) -> dict[str, Any]:  # Any: JSON
     described, blobs = manifest(traced)
     described["id"] = ulid(time.time_ns() // 1_000_000, secrets.token_bytes(10))
     described["client"] = {"host": socket.gethostname(), "user": _user(), "version": __version__}
-    query = {"plan": "true"} if plan else None
-    try:
+
+    def send() -> dict[str, Any]:  # Any: JSON
+        query = {"plan": "true"} if plan else None
         return _server().upload("/dispatches", lambda: _compressed(stream_parts(described, blobs)), query=query)
+
+    try:
+        return send()
     except ServerUnreachable:
         pass
     # It went away in the middle. The id is the same, so that nothing runs twice if the server had it already.
     try:
-        return _server().upload("/dispatches", lambda: _compressed(stream_parts(described, blobs)), query=query)
+        return send()
     except ServerUnreachable as error:
         raise ServerUnreachable(
             f"{error} Whether the dispatch was taken is not known: `hpcflow show {described['id']}` tells."
