@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hpcflow import executor as executor
+    from hpcflow.core.model import Failed as Failed
     from hpcflow.core.model import HpcflowError as HpcflowError
     from hpcflow.core.model import UserError as UserError
     from hpcflow.core.states import Status as Status
+    from hpcflow.sdk.annotations import Retries as Retries
     from hpcflow.sdk.client import Result as Result
     from hpcflow.sdk.client import cancel as cancel
     from hpcflow.sdk.client import dispatch as dispatch
@@ -29,14 +31,18 @@ _HOMES = {
     "get_result": "hpcflow.sdk.client",
     "cancel": "hpcflow.sdk.client",
     "Result": "hpcflow.sdk.client",
+    "Retries": "hpcflow.sdk.annotations",
+    "Failed": "hpcflow.core.model",
     "Status": "hpcflow.core.states",
     "HpcflowError": "hpcflow.core.model",
     "UserError": "hpcflow.core.model",
 }
 
 __all__ = [  # __getattr__ gives them
+    "Failed",
     "HpcflowError",
     "Result",
+    "Retries",
     "Status",
     "UserError",
     "__version__",

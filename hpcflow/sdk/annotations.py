@@ -2,18 +2,59 @@
 
 from __future__ import annotations
 
+import builtins
 import operator
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from fractions import Fraction
-from typing import Final, SupportsIndex, TypedDict, cast
+from typing import Final, Literal, SupportsIndex, TypedDict, cast
 
+from hpcflow.core import model
 from hpcflow.core.model import Resources, UserError
 
-__all__ = ["Annotations", "ExecutorSettings", "Options", "Placement", "parse_memory", "parse_options", "parse_walltime"]
+__all__ = [
+    "Annotations",
+    "ExecutorSettings",
+    "LatticeOptions",
+    "Options",
+    "Placement",
+    "Retries",
+    "parse_lattice_options",
+    "parse_memory",
+    "parse_options",
+    "parse_walltime",
+]
+
+#: An exception by its class or by the class's name.
+Raised = type[BaseException] | str
+
+
+def Retries(
+    times: int, *, memory: float = 2, walltime: float = 2, exceptions: Raised | Iterable[Raised] | Literal[True] = ()
+) -> model.Retries:
+    """Return rules for ``retries=``; a plain number there means the rules below as they are.
+
+    Node failures, preemption and the like are nobody's fault and cost no attempt.
+
+    Args:
+        times: further attempts of a task that was killed, 0 to 100.
+        memory: the attempt after an out-of-memory asks for this many times the memory, 1 to 16.
+        walltime: the same for the walltime after a timeout.
+        exceptions: what the function may raise and is tried again: classes, or their own names; a class stands for
+            those derived from it too; ``True`` for any exception. Without it, what raised has failed.
+
+    Raises:
+        UserError: a number out of its range, or something that is no exception.
+    """
+    return model.Retries(
+        times=_count("retries", times),
+        memory=_factor("memory", memory),
+        walltime=_factor("walltime", walltime),
+        exceptions=_exceptions(exceptions),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +83,16 @@ class Options(TypedDict, total=False):
     licenses: str
     exclude: str
     extra: Sequence[str]
-    retries: int
+    retries: int | model.Retries
+    accept_failed: bool
+    on_cancelled: Literal["pause", "retry"]
     workdir: str | os.PathLike[str]
+
+
+class LatticeOptions(Options, total=False):
+    """What a lattice takes: annotations for its electrons, and what holds for it as a whole."""
+
+    max_failures: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +114,12 @@ class Annotations:
     licenses: str | None = None
     exclude: str | None = None
     extra: tuple[str, ...] | None = None
-    retries: int | None = None
+    retries: model.Retries | None = None
+    accept_failed: bool | None = None
+    on_cancelled: Literal["pause", "retry"] | None = None
     workdir: str | None = None
+    #: Of a lattice; electrons inherit it, and have no use for it.
+    max_failures: int | None = None
 
     @property
     def cluster(self) -> str | None:
@@ -113,7 +166,9 @@ class Annotations:
                 extra=whole.extra or (),
             ),
             workdir=whole.workdir,
-            retries=whole.retries or 0,
+            retries=whole.retries or model.Retries(),
+            accept_failed=bool(whole.accept_failed),
+            on_cancelled=whole.on_cancelled or "pause",
         )
 
     def _filled(self, weaker: Annotations, without: frozenset[str]) -> Annotations:
@@ -133,7 +188,9 @@ class Placement:
     executor: str | None
     resources: Resources
     workdir: str | None
-    retries: int
+    retries: model.Retries
+    accept_failed: bool
+    on_cancelled: Literal["pause", "retry"]
 
 
 _FIELDS: Final = tuple(field.name for field in fields(Annotations))
@@ -152,9 +209,21 @@ def parse_options(options: Mapping[str, object], where: str) -> Annotations:
     Raises:
         UserError: an unknown name, or a value that can't be.
     """
+    if options.get("max_failures") is not None:
+        raise UserError(f"{where}: max_failures belongs to the lattice: it counts the failures of all its electrons.")
+    return _parsed(options, where, Options.__annotations__)
+
+
+def parse_lattice_options(options: Mapping[str, object], where: str) -> Annotations:
+    """Return what the user wrote beside a lattice, checked, as `parse_options` does for an electron."""
+    return _parsed(options, where, LatticeOptions.__annotations__)
+
+
+def _parsed(options: Mapping[str, object], where: str, known: Iterable[str]) -> Annotations:
     for name in options:
-        if name not in _PARSERS:
-            raise UserError(f"{where} has an unknown annotation {name!r}{_nearest(name)} Known: {', '.join(_PARSERS)}.")
+        if name not in known:
+            near = _nearest(name, known)
+            raise UserError(f"{where} has an unknown annotation {name!r}{near} Known: {', '.join(known)}.")
     values: dict[str, object] = {}
     for name, value in options.items():
         if value is not None:
@@ -171,11 +240,12 @@ def parse_options(options: Mapping[str, object], where: str) -> Annotations:
     return annotations
 
 
-def _nearest(name: str) -> str:
+def _nearest(name: str, known: Iterable[str]) -> str:
     from difflib import get_close_matches  # only on the way to an error
 
-    near = get_close_matches(name, _PARSERS, n=1) or [
-        known for part in re.split("[_-]", name) for known in get_close_matches(part, _PARSERS, n=1)
+    names = list(known)
+    near = get_close_matches(name, names, n=1) or [
+        match for part in re.split("[_-]", name) for match in get_close_matches(part, names, n=1)
     ]
     return f"; did you mean {near[0]!r}?" if near else "."
 
@@ -265,6 +335,7 @@ def _seconds(value: object) -> int | None:
 
 _COUNTS: Final = {
     "nodes": (1, 100_000), "ntasks": (1, 10_000_000), "cpus": (1, 4096), "gpus": (0, 64), "retries": (0, 100),
+    "max_failures": (0, 1_000_000_000),
 }  # fmt: skip
 
 
@@ -348,6 +419,63 @@ def _argument(name: str, value: object) -> str:
     return value
 
 
+# ---- failures
+
+_FACTOR_MAX: Final = 16
+
+
+def _retries(name: str, value: object) -> model.Retries:
+    return value if isinstance(value, model.Retries) else Retries(_count(name, value))
+
+
+def _factor(name: str, value: object) -> float:
+    where = f"retries: {name}={value!r}"
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise UserError(f"{where} must be a number: how many times what the last attempt asked for.")
+    factor = float(cast(float, value))
+    if not 1 <= factor <= _FACTOR_MAX:
+        raise UserError(f"{where} must be between 1 (ask for the same again) and {_FACTOR_MAX}.")
+    return factor
+
+
+def _exceptions(value: object) -> tuple[str, ...]:
+    if value is True:
+        return ("*",)
+    several = isinstance(value, (list, tuple, set, frozenset))
+    listed = cast(Iterable[object], value) if several else (value,)
+    return tuple(dict.fromkeys(map(_exception, listed)))
+
+
+def _exception(value: object) -> str:
+    found = getattr(builtins, value, value) if isinstance(value, str) else value  # IOError is OSError's other name
+    if isinstance(found, type) and issubclass(found, BaseException):
+        return found.__name__
+    if isinstance(found, str) and found.isidentifier():
+        return found
+    raise UserError(
+        f"retries: {value!r} in exceptions= is no exception: write classes, or their own names without a module, as in "
+        "exceptions=[OSError, 'ConvergenceError'], or True for any exception."
+    )
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise UserError(f"{name}={value!r} must be True or False.")
+    return value
+
+
+def _on_cancelled(name: str, value: object) -> Literal["pause", "retry"]:
+    match value:
+        case "pause":
+            return "pause"
+        case "retry":
+            return "retry"
+        case _:
+            raise UserError(
+                f"{name}={value!r} must be 'pause' (wait for `hpcflow resume`) or 'retry' (submit again by itself)."
+            )
+
+
 _PARSERS: Final = {
     "executor": ("executor", _executor),
     "nodes": ("nodes", _count),
@@ -364,6 +492,9 @@ _PARSERS: Final = {
     "licenses": ("licenses", _name),
     "exclude": ("exclude", _name),
     "extra": ("extra", _extra),
-    "retries": ("retries", _count),
+    "retries": ("retries", _retries),
+    "accept_failed": ("accept_failed", _flag),
+    "on_cancelled": ("on_cancelled", _on_cancelled),
     "workdir": ("workdir", _workdir),
+    "max_failures": ("max_failures", _count),
 }

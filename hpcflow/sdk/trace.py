@@ -88,6 +88,7 @@ class Trace:
     def __init__(self, name: str, annotations: Annotations) -> None:
         self.name = name
         self.inherited = annotations
+        self._max_failures = annotations.max_failures
         self._calls: list[_Call] = []
         self._blobs: dict[bytes, int] = {}
         self._texts: dict[int, FunctionText] = {}
@@ -152,6 +153,7 @@ class Trace:
                 tasks=tuple(_task(index, call) for index, call in enumerate(self._calls)),
                 output=output,
                 output_deps=tuple(sorted(deps)),
+                max_failures=self._max_failures,
             ),
             blobs=tuple(self._blobs),
             functions=self._texts,
@@ -303,6 +305,8 @@ def _task(index: int, call: _Call) -> Task:
         resources=placement.resources,
         workdir=placement.workdir,
         retries=placement.retries,
+        accept_failed=placement.accept_failed,
+        on_cancelled=placement.on_cancelled,
     )
 
 

@@ -11,8 +11,8 @@ from functools import update_wrapper
 from types import FunctionType, MethodType
 from typing import Generic, ParamSpec, TypeVar, Unpack, cast, overload
 
-from hpcflow.core.model import Resources, UserError
-from hpcflow.sdk.annotations import Annotations, Options, parse_options
+from hpcflow.core.model import Resources, Task, UserError
+from hpcflow.sdk.annotations import Annotations, LatticeOptions, Options, parse_lattice_options, parse_options
 from hpcflow.sdk.pickling import dumps, load_with
 from hpcflow.sdk.placeholder import PlaceholderError
 from hpcflow.sdk.trace import FunctionText, Trace, Traced, brief, current_trace, name_of
@@ -85,10 +85,10 @@ class Lattice(Generic[P, R_co]):
         with trace.inside(self.annotations):
             return self.function(*args, **kwargs)
 
-    def with_options(self, **options: Unpack[Options]) -> Lattice[P, R_co]:
+    def with_options(self, **options: Unpack[LatticeOptions]) -> Lattice[P, R_co]:
         """Return another lattice of the same function; what ``options`` leave open stays as it is here."""
         where = f"The lattice {name_of(self.function)!r}"
-        return Lattice(self.function, parse_options(options, where).over(self.annotations))
+        return Lattice(self.function, parse_lattice_options(options, where).over(self.annotations))
 
     def build_graph(self, *args: P.args, **kwargs: P.kwargs) -> Traced:
         """Run the lattice's function once, with every electron's call recorded instead of run.
@@ -141,14 +141,14 @@ def electron(
 @overload
 def lattice(function: Callable[P, R], /) -> Lattice[P, R]: ...
 @overload
-def lattice(**options: Unpack[Options]) -> Callable[[Callable[P, R]], Lattice[P, R]]: ...
+def lattice(**options: Unpack[LatticeOptions]) -> Callable[[Callable[P, R]], Lattice[P, R]]: ...
 def lattice(
-    function: Callable[P, R] | None = None, /, **options: Unpack[Options]
+    function: Callable[P, R] | None = None, /, **options: Unpack[LatticeOptions]
 ) -> Lattice[P, R] | Callable[[Callable[P, R]], Lattice[P, R]]:
     """Mark a function that composes electrons: ``@lattice``, or ``@lattice(executor="slurm")``.
 
-    Its options hold for each electron that it calls and that leaves them open. An electron may be marked too: it is
-    then the lattice's only task.
+    Its options hold for each electron that it calls and that leaves them open; ``max_failures=`` is its own: with
+    more failed tasks than this the dispatch ends. An electron may be marked too: it is then the lattice's only task.
 
     Raises:
         UserError: an unknown or impossible option; a method, coroutine or generator function.
@@ -156,7 +156,7 @@ def lattice(
 
     def decorate(decorated: Callable[P, R]) -> Lattice[P, R]:
         _check_function(decorated, "lattice")
-        return Lattice(decorated, parse_options(options, f"The lattice {name_of(decorated)!r}"))
+        return Lattice(decorated, parse_lattice_options(options, f"The lattice {name_of(decorated)!r}"))
 
     return decorate if function is None else decorate(function)
 
@@ -180,18 +180,15 @@ def wait(child: T, parents: object = None) -> T:
 def manifest(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
     """Return the upload's manifest, but for the dispatch's id and the client's names, and the blobs."""
     graph = traced.graph
-    numbers: dict[tuple[str | None, Resources, str | None, int], int] = {}
-    tasks = [
-        [
-            task.name,
-            task.fn,
-            task.args,
-            numbers.setdefault((task.executor, task.resources, task.workdir, task.retries), len(numbers)),
-            task.deps,
-            task.after,
-        ]
-        for task in graph.tasks
-    ]
+    numbers: dict[tuple[object, ...], int] = {}
+    shapes: list[Task] = []
+    tasks: list[list[object]] = []
+    for task in graph.tasks:
+        asked = (task.executor, task.resources, task.workdir, task.retries, task.accept_failed, task.on_cancelled)
+        number = numbers.setdefault(asked, len(numbers))
+        if number == len(shapes):
+            shapes.append(task)
+        tasks.append([task.name, task.fn, task.args, number, task.deps, task.after])
     return {
         "v": 1,
         "name": graph.name,
@@ -200,12 +197,20 @@ def manifest(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
         "cwd": os.getcwd(),
         "functions": {str(number): asdict(text) for number, text in traced.functions.items()},
         "shapes": [
-            {"executor": executor, "resources": _written(resources), "workdir": workdir, "retries": retries}
-            for executor, resources, workdir, retries in numbers
+            {
+                "executor": task.executor,
+                "resources": _written(task.resources),
+                "workdir": task.workdir,
+                "retries": asdict(task.retries),
+                "accept_failed": task.accept_failed,
+                "on_cancelled": task.on_cancelled,
+            }
+            for task in shapes
         ],
         "tasks": tasks,
         "output": graph.output,
         "output_deps": list(graph.output_deps),
+        "max_failures": graph.max_failures,
     }, list(traced.blobs)
 
 

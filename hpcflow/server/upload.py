@@ -9,7 +9,7 @@ import secrets
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Any, Final, Literal, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
@@ -31,6 +31,8 @@ _MOST: Final = 2**40
 
 Count = Annotated[int, Field(ge=0, le=_MOST)]
 Amount = Annotated[int, Field(ge=1, le=_MOST)]
+#: What the next attempt asks for, as a multiple of the last.
+Factor = Annotated[float, Field(ge=1, le=16, allow_inf_nan=False)]
 #: One line: these words reach paths, command lines and batch scripts.
 Text = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
@@ -72,13 +74,26 @@ class ResourcesNote(TypedDict, total=False):
     extra: list[Text]
 
 
+class RetriesNote(TypedDict):
+    """The fields of `core.model.Retries`, all of them."""
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")  # type: ignore[misc]  # pydantic reads it from here
+
+    times: Annotated[int, Field(ge=0, le=100)]
+    memory: Factor
+    walltime: Factor
+    exceptions: list[Text]
+
+
 class ShapeNote(TypedDict):
     """What tasks ask for; whether a cluster can give it is checked where clusters are known."""
 
     executor: Text | None
     resources: ResourcesNote
     workdir: Text | None
-    retries: Annotated[int, Field(ge=0, le=1000)]
+    retries: RetriesNote
+    accept_failed: bool
+    on_cancelled: Literal["pause", "retry"]
 
 
 class Manifest(TypedDict):
@@ -99,6 +114,7 @@ class Manifest(TypedDict):
     tasks: list[tuple[Text, Count, Count, Count, list[Count], list[Count]]]
     output: Count
     output_deps: list[Count]
+    max_failures: Count | None
     #: Size and SHA-256 in hex of each blob.
     blobs: list[tuple[Count, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]]
 

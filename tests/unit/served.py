@@ -278,6 +278,19 @@ def served(
         raise fault[0]
 
 
+def a_shape(**changes: object) -> Json:
+    """What tasks ask for, as a manifest lists it."""
+    return {
+        "executor": None,
+        "resources": {},
+        "workdir": None,
+        "retries": {"times": 0, "memory": 2.0, "walltime": 2.0, "exceptions": []},
+        "accept_failed": False,
+        "on_cancelled": "pause",
+        **changes,
+    }
+
+
 def a_manifest(**changes: object) -> Json:
     return {
         "v": 1,
@@ -288,10 +301,11 @@ def a_manifest(**changes: object) -> Json:
         "cwd": "/home/me",
         "client": {"host": "login1", "user": "me", "version": "1.2.3"},
         "functions": {"0": {"name": "square", "module": "__main__", "source": None}},
-        "shapes": [{"executor": None, "resources": {"cpus": 2}, "workdir": None, "retries": 0}],
+        "shapes": [a_shape(resources={"cpus": 2})],
         "tasks": [["square", 0, 1, 0, [], []], ["square", 0, 1, 0, [0], []]],
         "output": 2,
         "output_deps": [1],
+        "max_failures": None,
         **changes,
     }
 

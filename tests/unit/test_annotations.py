@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import hpcflow as hf
-from hpcflow.core.model import Resources, UserError
-from hpcflow.sdk.annotations import Annotations, parse_options
+from hpcflow.core.model import Resources, Retries, UserError
+from hpcflow.sdk.annotations import Annotations, LatticeOptions, parse_lattice_options, parse_options
 
 
 def test_everything_an_electron_may_ask_for_reaches_its_task() -> None:
@@ -32,12 +32,15 @@ def test_everything_an_electron_may_ask_for_reaches_its_task() -> None:
         exclude="n[1-3]",
         extra=["--nice=100", "--mail-type=END"],
         retries=2,
+        accept_failed=True,
+        on_cancelled="retry",
         workdir="/scratch/me",
     )
     def simulate() -> None: ...
 
     task = hf.lattice(lambda: simulate()).build_graph().graph.tasks[0]
-    assert (task.executor, task.retries, task.workdir) == ("slurm", 2, "/scratch/me")
+    assert (task.executor, task.workdir) == ("slurm", "/scratch/me")
+    assert (task.retries, task.accept_failed, task.on_cancelled) == (Retries(times=2), True, "retry")
     assert task.resources == Resources(
         nodes=2,
         ntasks=8,
@@ -69,8 +72,10 @@ def test_a_misspelt_annotation_is_refused_with_the_nearest_name() -> None:
 
 
 def test_an_annotation_like_no_other_is_refused_with_all_names() -> None:
-    with pytest.raises(UserError, match=r"unknown annotation 'colour'\. Known: .*, retries, workdir\."):
+    with pytest.raises(UserError, match=r"unknown annotation 'colour'\. Known: .*, on_cancelled, workdir\."):
         parse_options({"colour": 1}, "The electron 'f'")
+    with pytest.raises(UserError, match=r"unknown annotation 'colour'\. Known: .*, workdir, max_failures\."):
+        parse_lattice_options({"colour": 1}, "The lattice 'f'")
 
 
 @pytest.mark.parametrize(
@@ -82,6 +87,11 @@ def test_an_annotation_like_no_other_is_refused_with_all_names() -> None:
         ({"cpus": "4"}, "cpus='4' must be a whole number"),
         ({"gpus": -1}, "gpus=-1 must be between 0 and 64"),
         ({"retries": 1000}, "retries=1000 must be between 0 and 100"),
+        ({"retries": "3"}, "retries='3' must be a whole number"),
+        ({"accept_failed": 1}, "accept_failed=1 must be True or False"),
+        ({"on_cancelled": "resume"}, "on_cancelled='resume' must be 'pause' (wait for `hpcflow resume`) or 'retry'"),
+        ({"on_cancelled": ["retry"]}, "on_cancelled=['retry'] must be 'pause'"),
+        ({"max_failures": 3}, "max_failures belongs to the lattice"),
         ({"nodes": 4, "ntasks": 2}, "nodes=4 needs ntasks of at least 4"),
         ({"partition": ""}, "partition='' must be a text"),
         ({"partition": "a b"}, "must not hold white space"),
@@ -144,6 +154,79 @@ def test_nodes_alone_mean_one_process_on_each() -> None:
 def test_an_integer_of_numpy_is_a_whole_number() -> None:
     numpy = pytest.importorskip("numpy")
     assert parse_options({"cpus": numpy.int64(4)}, "f").cpus == 4
+
+
+# ---- failures
+
+
+class Diverged(ArithmeticError):
+    """An exception of the user's own."""
+
+
+def test_a_number_of_retries_means_the_usual_rules() -> None:
+    assert parse_options({"retries": 3}, "f").retries == hf.Retries(3)
+    assert hf.Retries(3) == Retries(times=3, memory=2.0, walltime=2.0, exceptions=())
+
+
+def test_exceptions_are_known_by_their_own_names() -> None:
+    own = hf.Retries(1, exceptions=[OSError, Diverged, "TimeoutError", "IOError", OSError])
+    assert own.exceptions == ("OSError", "Diverged", "TimeoutError")
+    assert hf.Retries(1, exceptions=Diverged).exceptions == ("Diverged",)
+    assert hf.Retries(1, exceptions="Diverged").exceptions == ("Diverged",)
+    assert hf.Retries(1, exceptions=True).exceptions == ("*",)
+
+
+@pytest.mark.parametrize(
+    ("rules", "problem"),
+    [
+        ({"times": -1}, "retries=-1 must be between 0 and 100"),
+        ({"times": 101}, "retries=101 must be between 0 and 100"),
+        ({"times": True}, "retries=True must be a whole number"),
+        ({"memory": 0.5}, "retries: memory=0.5 must be between 1 (ask for the same again) and 16"),
+        ({"memory": 17}, "retries: memory=17 must be between 1"),
+        ({"walltime": float("nan")}, "retries: walltime=nan must be between 1"),
+        ({"walltime": "2 h"}, "retries: walltime='2 h' must be a number: how many times"),
+        ({"memory": True}, "retries: memory=True must be a number"),
+        ({"exceptions": ["os.error"]}, "'os.error' in exceptions= is no exception"),
+        ({"exceptions": [list]}, "<class 'list'> in exceptions= is no exception"),
+        ({"exceptions": ["print"]}, "'print' in exceptions= is no exception"),
+        ({"exceptions": [OSError()]}, "OSError() in exceptions= is no exception"),
+        ({"exceptions": False}, "False in exceptions= is no exception"),
+    ],
+)
+def test_an_impossible_rule_is_refused_where_it_is_written(rules: dict[str, Any], problem: str) -> None:
+    rules = {"times": 1, **rules}
+    with pytest.raises(UserError) as refused:
+        hf.Retries(**rules)
+    assert problem in str(refused.value)
+
+
+def test_every_annotation_of_a_lattice_but_one_is_an_electrons() -> None:
+    known: dict[str, Any] = dict.fromkeys(LatticeOptions.__annotations__)
+    assert parse_lattice_options(known, "The lattice 'f'") == Annotations()
+    del known["max_failures"]
+    assert parse_options(known, "The electron 'f'") == Annotations()
+
+
+def test_the_number_of_failures_belongs_to_the_lattice_that_is_dispatched() -> None:
+    step = hf.electron(len)
+    inner = hf.lattice(max_failures=7)(lambda: step([]))
+    outer = hf.lattice(lambda: inner())
+    assert inner.build_graph().graph.max_failures == 7
+    assert outer.build_graph().graph.max_failures is None
+    assert outer.with_options(max_failures=0).build_graph().graph.max_failures == 0
+
+
+def test_what_follows_a_failure_is_inherited_as_all_else() -> None:
+    careful = hf.electron(retries=1, on_cancelled="pause")(len)
+    plain = hf.electron(len)
+
+    @hf.lattice(retries=hf.Retries(5, memory=1), accept_failed=True, on_cancelled="retry")
+    def flow() -> list[int]:
+        return [careful([]), plain([])]
+
+    seen = [(task.retries, task.accept_failed, task.on_cancelled) for task in flow.build_graph().graph.tasks]
+    assert seen == [(Retries(times=1), True, "pause"), (Retries(times=5, memory=1.0), True, "retry")]
 
 
 # ---- inheritance

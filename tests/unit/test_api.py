@@ -22,7 +22,7 @@ from hpcflow.core.bag import stream_parts
 from hpcflow.core.model import Resources
 from hpcflow.server import schema
 from hpcflow.server.upload import ResourcesNote, Upload, is_ulid
-from tests.unit.served import BLOBS, FIRST, OTHER, Json, MemoryService, Served, a_manifest, an_upload, served
+from tests.unit.served import BLOBS, FIRST, OTHER, Json, MemoryService, Served, a_manifest, a_shape, an_upload, served
 
 
 @pytest.fixture
@@ -39,8 +39,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Generator[Served]:
         yield here
 
 
-def a_shape(**resources: object) -> Json:
-    return {"executor": None, "resources": resources, "workdir": None, "retries": 0}
+def asking(**resources: object) -> Json:
+    return {"shapes": [a_shape(resources=resources)]}
+
+
+def failing(**retries: object) -> Json:
+    return {"shapes": [a_shape(retries={**a_shape()["retries"], **retries})]}
 
 
 def left_behind(server: Served) -> list[str]:
@@ -176,16 +180,25 @@ def test_every_changed_byte_is_noticed(tmp_path: Path) -> None:
         ({"output_deps": [2]}, "The output of the manifest names"),
         ({"functions": {"x": {"name": "f", "module": "m", "source": None}}}, "The functions of the manifest"),
         ({"functions": {"9" * 5000: {"name": "f", "module": "m", "source": None}}}, "The functions of the manifest"),
-        ({"shapes": [{"executor": 1, "resources": {}, "workdir": None, "retries": 0}]}, "wrong at shapes.0.executor"),
+        ({"shapes": [a_shape(executor=1)]}, "wrong at shapes.0.executor"),
+        ({"shapes": [a_shape(retries=3)]}, "wrong at shapes.0.retries"),
+        ({"shapes": [a_shape(accept_failed=1)]}, "wrong at shapes.0.accept_failed"),
+        ({"shapes": [a_shape(on_cancelled="resume")]}, "wrong at shapes.0.on_cancelled"),
+        (failing(times=101), "wrong at shapes.0.retries.times"),
+        (failing(memory=0.5), "wrong at shapes.0.retries.memory"),
+        (failing(walltime=17), "wrong at shapes.0.retries.walltime"),
+        (failing(exceptions=["a\nb"]), "wrong at shapes.0.retries.exceptions.0"),
+        (failing(more=1), "wrong at shapes.0.retries.more"),
+        ({"max_failures": -1}, "wrong at max_failures"),
         ({"shapes": []}, "Task 0 of the manifest"),
-        ({"shapes": [a_shape(cpu=1)]}, "wrong at shapes.0.resources.cpu"),
-        ({"shapes": [a_shape(cpus="2")]}, "wrong at shapes.0.resources.cpus"),
-        ({"shapes": [a_shape(cpus=True)]}, "wrong at shapes.0.resources.cpus"),
-        ({"shapes": [a_shape(nodes=0)]}, "wrong at shapes.0.resources.nodes"),
-        ({"shapes": [a_shape(walltime_s=1.5)]}, "wrong at shapes.0.resources.walltime_s"),
-        ({"shapes": [a_shape(memory_mib=10**30)]}, "wrong at shapes.0.resources.memory_mib"),
-        ({"shapes": [a_shape(extra=[["--x"]])]}, "wrong at shapes.0.resources.extra.0"),
-        ({"shapes": [a_shape(partition="a\n#SBATCH --uid=0")]}, "wrong at shapes.0.resources.partition"),
+        (asking(cpu=1), "wrong at shapes.0.resources.cpu"),
+        (asking(cpus="2"), "wrong at shapes.0.resources.cpus"),
+        (asking(cpus=True), "wrong at shapes.0.resources.cpus"),
+        (asking(nodes=0), "wrong at shapes.0.resources.nodes"),
+        (asking(walltime_s=1.5), "wrong at shapes.0.resources.walltime_s"),
+        (asking(memory_mib=10**30), "wrong at shapes.0.resources.memory_mib"),
+        (asking(extra=[["--x"]]), "wrong at shapes.0.resources.extra.0"),
+        (asking(partition="a\n#SBATCH --uid=0"), "wrong at shapes.0.resources.partition"),
         ({"executable": "/usr/bin/python\0"}, "wrong at executable"),
     ],
 )

@@ -24,7 +24,7 @@ from hpcflow.core.states import Status
 from hpcflow.sdk.workflow import manifest
 from hpcflow.server import schema
 from hpcflow.server.home import read_notice
-from tests.unit.served import FIRST, OTHER
+from tests.unit.served import FIRST, OTHER, a_shape
 
 # Whatever looks a class up by a pickle's word in the server ends it; its workers are processes of their own.
 PROGRAM = """
@@ -186,8 +186,8 @@ def test_cancelling_what_has_ended_is_no_error(client: Client) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"shapes": [{"executor": "slrum", "resources": {}, "workdir": None, "retries": 0}]}, "slrum"),
-        ({"shapes": [{"executor": None, "resources": {"cpus": 2**30}, "workdir": None, "retries": 0}]}, "1073741824"),
+        ({"shapes": [a_shape(executor="slrum")]}, "slrum"),
+        ({"shapes": [a_shape(resources={"cpus": 2**30})]}, "1073741824"),
         ({"tasks": [["a", 0, 1, 0, [1], []], ["b", 0, 1, 0, [0], []]], "output_deps": [0]}, ""),
         ({"tasks": [["a", 0, 1, 0, [0], []]], "output_deps": [0]}, ""),
         ({"tasks": [], "output_deps": []}, ""),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hpcflow.cli import main
-from hpcflow.sdk.annotations import Options
+from hpcflow.sdk.annotations import LatticeOptions
 from hpcflow.server.settings import ClusterSettings, Settings
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -41,7 +41,7 @@ def test_the_page_names_every_key_of_a_cluster() -> None:
 
 
 def test_the_page_names_every_annotation() -> None:
-    assert [codes(row[0])[0] for row in rows("reference/resources.md")] == list(Options.__annotations__)
+    assert [codes(row[0])[0] for row in rows("reference/resources.md")] == list(LatticeOptions.__annotations__)
 
 
 def test_the_page_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

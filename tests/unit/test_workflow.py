@@ -21,6 +21,7 @@ import hpcflow as hf
 from hpcflow.core.model import Task, UserError
 from hpcflow.sdk.workflow import Electron, PlaceholderError, dumps, load_with, manifest
 from tests.unit.run_traced import run
+from tests.unit.served import a_shape
 
 
 @hf.electron
@@ -478,23 +479,32 @@ def test_a_manifest_lists_each_function_shape_and_equal_arguments_once() -> None
     @hf.lattice(executor="slurm")
     def workflow() -> Any:
         large = add.with_options(memory="1 GiB", extra=["--nice"])
-        return [add(1), add(1), add(2), large(1)]
+        hardy = add.with_options(retries=hf.Retries(1, exceptions=[OSError]), accept_failed=True, on_cancelled="retry")
+        return [add(1), add(1), add(2), large(1), hardy(1)]
 
     head, blobs = manifest(workflow.build_graph())
     wanted = json.loads(json.dumps(head))
     assert wanted["shapes"] == [
-        {"executor": "slurm", "resources": {}, "workdir": None, "retries": 0},
-        {"executor": "slurm", "resources": {"memory_mib": 1024, "extra": ["--nice"]}, "workdir": None, "retries": 0},
+        a_shape(executor="slurm"),
+        a_shape(executor="slurm", resources={"memory_mib": 1024, "extra": ["--nice"]}),
+        a_shape(
+            executor="slurm",
+            retries={"times": 1, "memory": 2.0, "walltime": 2.0, "exceptions": ["OSError"]},
+            accept_failed=True,
+            on_cancelled="retry",
+        ),
     ]
     assert wanted["tasks"] == [
         ["add", 0, 1, 0, [], []],
         ["add", 0, 1, 0, [], []],
         ["add", 0, 2, 0, [], []],
         ["add", 0, 1, 1, [], []],
+        ["add", 0, 1, 2, [], []],
     ]
     assert (wanted["v"], wanted["name"], wanted["output"]) == (1, "workflow", 3)
     assert wanted["python"] == list(sys.version_info[:2])
-    assert wanted["output_deps"] == [0, 1, 2, 3]
+    assert wanted["output_deps"] == [0, 1, 2, 3, 4]
+    assert wanted["max_failures"] is None
     assert [len(blobs), load_with(blobs[1])] == [4, ((1,), {})]
 
 
