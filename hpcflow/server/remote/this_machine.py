@@ -1,4 +1,4 @@
-"""The one door to a cluster: run a command, push files, read what workers wrote."""
+"""The cluster is this machine: its commands are processes of ours, its files are files here."""
 
 from __future__ import annotations
 
@@ -8,63 +8,17 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Final, ParamSpec, Protocol, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
-from hpcflow.core.model import HpcflowError
 from hpcflow.core.plugin import Command, Reply
+from hpcflow.server.remote.transport import File, Transport, TransportError, clean_environment
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-__all__ = ["File", "ThisMachine", "Transport", "TransportError", "clean_environment"]
+__all__ = ["ThisMachine"]
 
-#: What a command, and so a job, inherits from the server. Everything else stays here: no key, no SBATCH_* default.
-_INHERITED: Final = frozenset(
-    {
-        *("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "XDG_RUNTIME_DIR"),
-        *("SLURM_CONF", "PBS_CONF_FILE", "LSF_ENVDIR", "MODULEPATH", "MODULESHOME", "LMOD_CMD"),
-        *("LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX", "EBPYTHONPREFIXES"),
-    }
-)
 _READ_AT_ONCE: Final = 8 * 2**20
-
-
-class TransportError(HpcflowError):
-    """The cluster could not be reached or a file there not be read or written; nothing is known about its tasks."""
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """One file to push: a path below the destination, and its content in pieces."""
-
-    name: str
-    pieces: Sequence[bytes]
-
-
-class Transport(Protocol):
-    """How the server reaches one cluster. Every call has a deadline and raises `TransportError`, but for `run`."""
-
-    async def run(self, command: Command, deadline_s: float) -> Reply:
-        """Run one command there. Never raises: an end that was not seen is a reply without exit code."""
-        ...
-
-    async def push(self, directory: str, folders: Sequence[str], files: Sequence[File]) -> None:
-        """Make a directory with all its files appear at once (0700, files 0600); does nothing where it exists."""
-        ...
-
-    async def read_new(self, directory: str, offsets: Mapping[str, int]) -> dict[str, bytes]:
-        """Return what the directory's files hold beyond the given offsets; files without news are left out."""
-        ...
-
-    async def read(self, path: str, offset: int, size: int) -> bytes:
-        """Return up to ``size`` bytes of one file from ``offset`` on."""
-        ...
-
-
-def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the part of an environment that commands on the cluster's login side get."""
-    return {name: value for name, value in environ.items() if name in _INHERITED}
 
 
 class ThisMachine:
@@ -109,6 +63,9 @@ class ThisMachine:
 
     async def read(self, path: str, offset: int, size: int) -> bytes:
         return await _in_thread(_read, path, offset, size)
+
+
+_conforms: type[Transport] = ThisMachine
 
 
 async def _in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
