@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from hpcflow.sdk.client import dispatch as dispatch
     from hpcflow.sdk.client import dispatch_sync as dispatch_sync
     from hpcflow.sdk.client import get_result as get_result
+    from hpcflow.sdk.client import pause as pause
+    from hpcflow.sdk.client import resume as resume
+    from hpcflow.sdk.client import retry as retry
     from hpcflow.sdk.workflow import electron as electron
     from hpcflow.sdk.workflow import lattice as lattice
     from hpcflow.sdk.workflow import wait as wait
@@ -30,6 +33,9 @@ _HOMES = {
     "dispatch_sync": "hpcflow.sdk.client",
     "get_result": "hpcflow.sdk.client",
     "cancel": "hpcflow.sdk.client",
+    "pause": "hpcflow.sdk.client",
+    "resume": "hpcflow.sdk.client",
+    "retry": "hpcflow.sdk.client",
     "Result": "hpcflow.sdk.client",
     "Retries": "hpcflow.sdk.annotations",
     "Failed": "hpcflow.core.model",
@@ -53,6 +59,9 @@ __all__ = [  # __getattr__ gives them
     "executor",
     "get_result",
     "lattice",
+    "pause",
+    "resume",
+    "retry",
     "wait",
 ]
 

@@ -58,6 +58,8 @@ class Summary:
     status: Status
     #: What failed, as a sentence; ``None`` unless the dispatch failed.
     error: str | None
+    #: Why nothing more of it, or of some of it, is submitted; ``None``: nothing holds it back.
+    paused: str | None
     created_at: datetime | None
     started_at: datetime | None
     ended_at: datetime | None
@@ -87,6 +89,7 @@ def parse_summary(raw: JsonObject) -> Summary:
         name=raw["name"],
         status=Status(raw["status"]),
         error=raw.get("error"),
+        paused=raw.get("paused"),
         created_at=parse_time(raw.get("created_at")),
         started_at=parse_time(raw.get("started_at")),
         ended_at=parse_time(raw.get("ended_at")),

@@ -9,20 +9,22 @@ import socket
 import sys
 import time
 import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import timedelta
 from functools import cache
 from typing import Any, Final, Literal, ParamSpec, overload
 
 from hpcflow.core.bag import stream_parts
 from hpcflow.core.model import UserError, ulid
 from hpcflow.core.places import client_settings, places
+from hpcflow.sdk.annotations import parse_memory, parse_walltime
 from hpcflow.sdk.answers import Plan, Summary, parse_plan, parse_summary
-from hpcflow.sdk.connection import Server, ServerElsewhere, ServerUnreachable
+from hpcflow.sdk.connection import DispatchNotFound, Server, ServerElsewhere, ServerUnreachable
 from hpcflow.sdk.results import Result
 from hpcflow.sdk.startup import ensure
-from hpcflow.sdk.terminal import progress
+from hpcflow.sdk.terminal import plain, progress, why_paused
 from hpcflow.sdk.workflow import Lattice, Traced, manifest
 
 __all__ = [
@@ -32,8 +34,13 @@ __all__ = [
     "dispatch",
     "dispatch_sync",
     "get_result",
+    "pause",
     "planning",
+    "resume",
+    "retry",
+    "retry_request",
     "until_ended",
+    "whole_id",
 ]
 
 P = ParamSpec("P")
@@ -44,6 +51,7 @@ LONG_POLL_S: Final = 25
 AWAY_S: Final = 60.0
 #: Bytes of a blob that are compressed at once: a large one needs no second copy of itself.
 _SENT_AT_ONCE: Final = 1 << 20
+_ULID_LENGTH: Final = 26
 
 
 # ---- dispatching
@@ -124,8 +132,8 @@ def get_result(dispatch_id: str, wait: bool = False, *, status_only: bool = Fals
     """Return what became of a dispatch; values are fetched when they are read.
 
     Args:
-        dispatch_id: as `dispatch` returned it.
-        wait: come back only when it has ended, with a progress bar meanwhile.
+        dispatch_id: as `dispatch` returned it, or its beginning as long as one dispatch alone has it.
+        wait: come back only when it has ended, with a progress bar meanwhile. A pause is said, and waited out.
         status_only: return ``{"id": …, "status": …}`` and nothing else.
 
     Raises:
@@ -133,7 +141,7 @@ def get_result(dispatch_id: str, wait: bool = False, *, status_only: bool = Fals
         ServerUnreachable: no server answers, and none was to be started.
     """
     server = _server()
-    summary = _summary(server, dispatch_id)
+    summary = _summary(server, whole_id(server, dispatch_id))
     if wait and not summary.ended:
         summary = until_ended(server, summary)
     if status_only:
@@ -146,8 +154,81 @@ def cancel(dispatch_id: str, task_ids: Sequence[int] | None = None) -> str:
 
     Job array tasks that wait leave the queue, running tasks are killed, results that exist are kept.
     """
-    tasks = None if task_ids is None else list(task_ids)
-    return str(_server().ask("POST", f"/dispatches/{dispatch_id}/cancel", body={"tasks": tasks})["message"])
+    return _act(dispatch_id, "cancel", {"tasks": None if task_ids is None else list(task_ids)})
+
+
+def pause(dispatch_id: str) -> str:
+    """Submit nothing more of a dispatch until `resume`; return what was done, as a sentence.
+
+    What runs goes on to its end, and its results are kept.
+    """
+    return _act(dispatch_id, "pause")
+
+
+def resume(dispatch_id: str) -> str:
+    """Go on with a dispatch that `pause`, somebody's `scancel` or its own failures paused; return what was done."""
+    return _act(dispatch_id, "resume")
+
+
+def retry(
+    dispatch_id: str,
+    *,
+    failed_only: bool = False,
+    memory: str | None = None,
+    walltime: str | timedelta | None = None,
+) -> str:
+    """Try the tasks that ended without completing once more, in the same dispatch; return what was done, as a sentence.
+
+    Args:
+        dispatch_id: a dispatch that runs or has ended.
+        failed_only: those that failed, and what was skipped because of them; not what was cancelled.
+        memory: ask for this much from now on, as in ``memory="24 GB"`` of an electron.
+        walltime: ask for this long from now on.
+
+    Raises:
+        UserError: no partition can give as much, or results that the tasks need are gone.
+    """
+    return _act(dispatch_id, "retry", retry_request(failed_only=failed_only, memory=memory, walltime=walltime))
+
+
+def retry_request(
+    *, failed_only: bool, memory: str | None, walltime: str | timedelta | None
+) -> dict[str, bool | int | None]:
+    """Return what the server is asked for a retry, in its units; `UserError` for an amount that is none."""
+    return {
+        "failed_only": failed_only,
+        "memory_mib": None if memory is None else parse_memory("memory", memory),
+        "walltime_s": None if walltime is None else parse_walltime("walltime", walltime),
+    }
+
+
+def _act(dispatch_id: str, verb: str, body: Mapping[str, object] | None = None) -> str:
+    server = _server()
+    return str(server.ask("POST", f"/dispatches/{whole_id(server, dispatch_id)}/{verb}", body=body)["message"])
+
+
+def whole_id(server: Server, beginning: str) -> str:
+    """Return the id that begins so.
+
+    Raises:
+        DispatchNotFound: no dispatch has such an id.
+        UserError: several have.
+    """
+    if not (beginning.isascii() and beginning.isalnum()) or len(beginning) > _ULID_LENGTH:
+        raise DispatchNotFound(f"No dispatch {beginning[:40]!r} here: an id has {_ULID_LENGTH} capitals and digits.")
+    if len(beginning) == _ULID_LENGTH:
+        return beginning.upper()
+    match [str(raw["id"]) for raw in server.ask("GET", "/dispatches", query={"prefix": beginning})["dispatches"]]:
+        case [only]:
+            return only
+        case []:
+            raise DispatchNotFound(
+                f"No dispatch has an id that begins with {beginning!r}; `hpcflow dispatches` lists them."
+            )
+        case several:
+            raise UserError(
+                f"Several dispatches have ids that begin with {beginning!r}, {several[0]} among them: give more of it."
+            )
 
 
 # ---- the server
@@ -214,10 +295,14 @@ def _summary(server: Server, dispatch_id: str, since: int | None = None) -> Summ
 def until_ended(server: Server, summary: Summary) -> Summary:
     """Return the summary of the dispatch's end. An interrupt leaves the dispatch running and says how to come back."""
     away_since: float | None = None
+    told: str | None = None
     try:
         with progress(wanted=client_settings(os.environ).progress) as show:
             show(summary)
             while not summary.ended:
+                if summary.paused not in (None, told):
+                    _tell(plain(why_paused(summary)))
+                told = summary.paused
                 try:
                     summary = _summary(server, summary.id, since=summary.version)
                     away_since = None

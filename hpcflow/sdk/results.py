@@ -64,6 +64,11 @@ class Result:
         """What failed, as a sentence that names the first tasks that failed; ``None`` if nothing did."""
         return self._summary.error
 
+    @property
+    def paused(self) -> str | None:
+        """Why nothing more of it is submitted until `hpcflow.resume`, as a sentence; ``None`` unless it is paused."""
+        return self._summary.paused
+
     @cached_property
     def result(self) -> Any:  # Any: whatever the lattice returned
         """The lattice's return value; ``None`` unless the dispatch completed. Results of single tasks are there always.

@@ -11,10 +11,10 @@ from typing import Final
 from hpcflow.core.states import State
 from hpcflow.sdk.answers import Summary
 
-__all__ = ["can_show", "clock", "counts", "plain", "progress", "table", "took"]
+__all__ = ["can_show", "clock", "counts", "plain", "progress", "table", "took", "why_paused"]
 
 #: Named when there are any, in this order.
-_SHOWN: Final = (State.FAILED, State.SKIPPED, State.CANCELLED, State.RUNNING, State.QUEUED)
+_SHOWN: Final = (State.FAILED, State.SKIPPED, State.CANCELLED, State.PAUSED, State.RUNNING, State.QUEUED)
 
 
 def counts(summary: Summary) -> str:
@@ -26,6 +26,11 @@ def counts(summary: Summary) -> str:
         parts.append(f"{waiting} waiting")
     clusters = sorted({array.cluster for array in summary.arrays})
     return ", ".join(parts) + (f" · {', '.join(clusters)}" if clusters else "")
+
+
+def why_paused(summary: Summary) -> str:
+    """Return why a paused dispatch waits, and the command that goes on."""
+    return f"Paused: {summary.paused} Go on with `hpcflow resume {summary.id}`."
 
 
 def can_show() -> bool:

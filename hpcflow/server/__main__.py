@@ -23,7 +23,7 @@ from hpcflow.core.places import Places, places, socket_path
 from hpcflow.server import home
 from hpcflow.server.api import Desk, Service, application
 from hpcflow.server.claim import RENEW_S, LeaseLost, RunsAlready, claimed_store, locked_home, take_over_asked
-from hpcflow.server.guard import Guard, Sessions
+from hpcflow.server.guard import Guard, Sessions, Token
 from hpcflow.server.listen import Listener, listen_tcp, tcp_port
 from hpcflow.server.settings import Settings, read_settings
 
@@ -176,7 +176,7 @@ class _Process:
             home=where.home,
             started_at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         )
-        token = home.read_token(where)
+        token = Token(home.read_token(where))
         listener = home.listen_unix(address)
         async with _removed(listener, address), open_service(self._start) as opened, asyncio.TaskGroup() as group:
             listeners: list[Listener] = []
@@ -211,11 +211,13 @@ class _Process:
         return self._exit_code
 
     def _application(
-        self, service: Service, notice: home.Notice, token: str, open_ui: Callable[[], Awaitable[int]]
+        self, service: Service, notice: home.Notice, token: Token, open_ui: Callable[[], Awaitable[int]]
     ) -> Guard:
         desk = Desk(
             notice=notice,
+            token=token,
             sessions=Sessions(),
+            new_token=lambda: home.new_token(self._start.where),
             folder=self._start.where.dispatches,
             max_upload=self._start.settings.max_upload,
             open_ui=open_ui,
@@ -224,7 +226,7 @@ class _Process:
             stop=self._stop.set,
             stopping=self._stop.is_set,
         )
-        return application(service, desk, token=token, uid=os.geteuid())
+        return application(service, desk, uid=os.geteuid())
 
     def _forward(self, port: int, *, away: bool) -> str | None:
         """Return the ssh command that brings the page to the user's own machine, where this one may be another."""

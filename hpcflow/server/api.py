@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 from hpcflow.core.model import HpcflowError, NotFound, UserError
 from hpcflow.core.states import State
 from hpcflow.server import schema
-from hpcflow.server.guard import KEY_HEADER, Guard, Sessions, cookie_name
+from hpcflow.server.guard import KEY_HEADER, Guard, Sessions, Token, cookie_name
 from hpcflow.server.home import Notice
 from hpcflow.server.upload import MEDIA_TYPE, TooLarge, Upload, is_ulid
 
@@ -69,7 +69,9 @@ class Service(Protocol):
 
     async def test_cluster(self, name: str) -> Json: ...
 
-    async def dispatches(self, limit: int, before: str | None) -> Json: ...
+    async def dispatches(self, limit: int, before: str | None, prefix: str | None) -> Json:
+        """Return dispatches, the newest first; with a ``prefix`` up to ten whose ids begin so."""
+        ...
 
     async def summary(self, dispatch: str) -> Json: ...
 
@@ -93,13 +95,26 @@ class Service(Protocol):
 
     async def cancel(self, dispatch: str, tasks: list[int] | None) -> Json: ...
 
+    # Each of these may come twice, when its answer was lost: then there is nothing left to do, and that is no error.
+
+    async def pause(self, dispatch: str) -> Json: ...
+
+    async def resume(self, dispatch: str) -> Json: ...
+
+    async def retry(
+        self, dispatch: str, *, failed_only: bool, memory_mib: int | None, walltime_s: int | None
+    ) -> Json: ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Desk:
     """What the routes know besides the service."""
 
     notice: Notice
+    token: Token
     sessions: Sessions
+    #: Writes a new token for clients to read, and returns it.
+    new_token: Callable[[], str]
     #: Where uploads are written.
     folder: str
     #: Bytes that an upload may unpack to.
@@ -125,7 +140,7 @@ class _Json(JSONResponse):
         return text.encode("utf-8", "replace")
 
 
-def application(service: Service, desk: Desk, *, token: str, uid: int) -> Guard:
+def application(service: Service, desk: Desk, *, uid: int) -> Guard:
     """Return the application as it is served: the routes behind the guard."""
     app = FastAPI(
         title="hpcflow",
@@ -142,7 +157,8 @@ def application(service: Service, desk: Desk, *, token: str, uid: int) -> Guard:
     app.add_exception_handler(Exception, _fault)
     app.include_router(routes(service, desk))
     app.include_router(_page(desk))
-    return Guard(app, token=token, sessions=desk.sessions, uid=uid, uploads=[("/api/v1/dispatches", MEDIA_TYPE)])
+    uploads = [("/api/v1/dispatches", MEDIA_TYPE)]
+    return Guard(app, token=desk.token, sessions=desk.sessions, uid=uid, uploads=uploads)
 
 
 DispatchPath = Annotated[str, PathParameter(description="The dispatch's id.")]
@@ -221,8 +237,12 @@ def routes(service: Service, desk: Desk) -> APIRouter:
             upload.close(keep=taken)
 
     @api.get("/dispatches", response_model=schema.Dispatches)
-    async def dispatches(limit: Annotated[int, Query(ge=1, le=1000)] = 50, before: str | None = None) -> Response:
-        return _Json(await service.dispatches(limit, None if before is None else _known_id(before)))
+    async def dispatches(
+        limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+        before: str | None = None,
+        prefix: Annotated[str | None, Query(description="What ids begin with.", pattern="^[0-9A-Za-z]{1,26}$")] = None,
+    ) -> Response:
+        return _Json(await service.dispatches(limit, None if before is None else _known_id(before), prefix))
 
     @api.get("/dispatches/{dispatch_id}", response_model=schema.Summary)
     async def summary(
@@ -282,11 +302,36 @@ def routes(service: Service, desk: Desk) -> APIRouter:
     async def cancel(dispatch_id: DispatchPath, body: schema.CancelRequest | None = None) -> Response:
         return _Json(await service.cancel(_known_id(dispatch_id), None if body is None else body.tasks))
 
+    @api.post("/dispatches/{dispatch_id}/pause", response_model=schema.Moved)
+    async def pause(dispatch_id: DispatchPath) -> Response:
+        return _Json(await service.pause(_known_id(dispatch_id)))
+
+    @api.post("/dispatches/{dispatch_id}/resume", response_model=schema.Moved)
+    async def resume(dispatch_id: DispatchPath) -> Response:
+        return _Json(await service.resume(_known_id(dispatch_id)))
+
+    @api.post("/dispatches/{dispatch_id}/retry", response_model=schema.Moved)
+    async def retry(dispatch_id: DispatchPath, body: schema.RetryRequest | None = None) -> Response:
+        asked = body or schema.RetryRequest()
+        answer = await service.retry(
+            _known_id(dispatch_id),
+            failed_only=asked.failed_only,
+            memory_mib=asked.memory_mib,
+            walltime_s=asked.walltime_s,
+        )
+        return _Json(answer)
+
     @api.post("/ui", response_model=schema.UiAddress)
     async def ui() -> Response:
         port = await desk.open_ui()
         url = f"http://127.0.0.1:{port}/#{desk.sessions.new_code()}"
         return _Json({"url": url, "ssh_forward": desk.forward(port)})
+
+    @api.post("/token", response_model=schema.Health)
+    async def rotate() -> Response:
+        desk.token.replace(await asyncio.to_thread(desk.new_token))
+        desk.sessions.forget_all()
+        return _Json({"ok": True})
 
     @api.post("/shutdown", status_code=202, response_model=schema.Health)
     async def shutdown() -> Response:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["KEY_HEADER", "OPEN", "Guard", "Login", "Sessions", "cookie_name"]
+__all__ = ["KEY_HEADER", "OPEN", "Guard", "Login", "Sessions", "Token", "cookie_name"]
 
 #: What anybody may ask for: nothing here depends on the user's data. Compared as a whole, never as a prefix.
 OPEN: Final = frozenset(
@@ -70,6 +70,20 @@ class Login:
     key: str
 
 
+class Token:
+    """What SDK and command line send as ``Authorization: Bearer``; only its digest is kept."""
+
+    def __init__(self, text: str) -> None:
+        self._digest = _digest(text)
+
+    def matches(self, text: str) -> bool:
+        return hmac.compare_digest(_digest(text), self._digest)
+
+    def replace(self, text: str) -> None:
+        """Take this one from now on, and the old one no more."""
+        self._digest = _digest(text)
+
+
 class Sessions:
     """One-time codes and the browsers that redeemed one; lives and dies with the server's process."""
 
@@ -104,6 +118,11 @@ class Sessions:
     def forget(self, cookie: str, key: str) -> None:
         self._logins.pop(_digest(cookie, key), None)
 
+    def forget_all(self) -> None:
+        """End every session, and take back the codes that nobody redeemed."""
+        self._logins.clear()
+        self._codes.clear()
+
 
 def cookie_name(port: int) -> str:
     """Return the cookie's name for the server at this port: several may run on one machine."""
@@ -114,19 +133,19 @@ class Guard:
     """Lets a request through to the application, or answers it itself."""
 
     def __init__(
-        self, app: ASGIApp, *, token: str, sessions: Sessions, uid: int, uploads: Iterable[tuple[str, str]] = ()
+        self, app: ASGIApp, *, token: Token, sessions: Sessions, uid: int, uploads: Iterable[tuple[str, str]] = ()
     ) -> None:
         """Wrap an application.
 
         Args:
             app: what is protected.
-            token: what SDK and command line send as ``Authorization: Bearer``.
+            token: what SDK and command line must send.
             sessions: the browsers that are logged in.
             uid: the only user whose processes may speak on the unix socket.
             uploads: (path, media type) of the routes that read something else than JSON.
         """
         self._app = app
-        self._token = _digest(token)
+        self._token = token
         self._sessions = sessions
         self._uid = uid
         self._uploads = frozenset(uploads)
@@ -177,7 +196,7 @@ class Guard:
         given = headers.all("authorization")
         if given:
             scheme, _, token = given[0].partition(" ")
-            if len(given) == 1 and scheme.lower() == "bearer" and hmac.compare_digest(_digest(token), self._token):
+            if len(given) == 1 and scheme.lower() == "bearer" and self._token.matches(token):
                 return None
             return "The token is wrong: the right one is in the file `token` in HPCFLOW_HOME."
         if port is not None and (not unsafe or headers.only("origin")):

@@ -145,6 +145,13 @@ def rewrite(path: str, text: str) -> None:
         raise
 
 
+def new_token(where: Places) -> str:
+    """Write a new token in the place of the old one, and return it; call it with the lock held."""
+    token = secrets.token_urlsafe(32)
+    rewrite(where.token, token + "\n")
+    return token
+
+
 def read_token(where: Places) -> str:
     """Return the token that every request needs, made with the first call; call it with the lock held.
 
@@ -152,7 +159,7 @@ def read_token(where: Places) -> str:
         HpcflowError: the file is empty, or others may read it.
     """
     if not os.path.lexists(where.token):
-        rewrite(where.token, secrets.token_urlsafe(32) + "\n")
+        return new_token(where)
     fd = os.open(where.token, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     with open(fd, encoding="ascii") as file:
         _check_secret(where.token, os.fstat(fd))

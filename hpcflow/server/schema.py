@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from hpcflow.core.states import State, Status
 
@@ -18,9 +18,11 @@ __all__ = [
     "Code",
     "Dispatches",
     "Health",
+    "Moved",
     "PageKey",
     "Plan",
     "Problem",
+    "RetryRequest",
     "ServerStatus",
     "Summary",
     "TaskDetail",
@@ -136,6 +138,8 @@ class Summary(BaseModel):
     name: str
     status: Status
     error: str | None
+    #: Why nothing more of it, or of some of it, is submitted.
+    paused: str | None
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
@@ -189,6 +193,22 @@ class CancelRequest(BaseModel):
 
 class CancelAnswer(BaseModel):
     cancelled: int
+    message: str
+
+
+class RetryRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    #: Only tasks that failed, and what was skipped because of them; not what was cancelled.
+    failed_only: bool = False
+    #: What tasks that had failed ask for now; ``None``: what they asked for last.
+    memory_mib: Annotated[int, Field(ge=1, le=2**40)] | None = None
+    walltime_s: Annotated[int, Field(ge=1, le=2**40)] | None = None
+
+
+class Moved(BaseModel):
+    #: Tasks that changed their state; 0 when there was nothing to do.
+    moved: int
     message: str
 
 

@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import sys
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -24,7 +25,7 @@ from hpcflow.server.engine import Engine
 from hpcflow.server.intake import Intake
 from hpcflow.server.live import LiveDispatch, Stored, read_graph
 from hpcflow.server.settings import Settings, read_clusters
-from hpcflow.server.store import ArrayRow, DispatchRow, EndRow, Store, TaskRow
+from hpcflow.server.store import ArrayRow, BagRow, DispatchRow, EndRow, Store, TaskRow
 
 __all__ = ["Service", "running"]
 
@@ -71,7 +72,7 @@ async def running(
         on_network=on_network,
     )
     service = Service(engine, where, default, reason)
-    await service.resume()
+    await service.take_up()
     loop = asyncio.create_task(engine.run())
     try:
         yield service
@@ -99,25 +100,36 @@ class Service:
         self._where = where
         self._default = default
         self._intake = Intake(engine.clusters, default, reason, engine.settings, engine.now)
+        self._retrying = asyncio.Lock()
 
-    async def resume(self) -> None:
+    async def take_up(self) -> None:
         """Take up every dispatch that had not ended when the last server did."""
         for row in await asyncio.to_thread(self._store.live_dispatches):
             try:
-                await self._resume(row)
+                await self._take_up(row)
             except UserError as error:  # its cluster is gone from clusters.toml: it stays as it is until that is back
                 logger.error("dispatch %s can't go on: %s", row.id, error)
 
-    async def _resume(self, row: DispatchRow) -> None:
+    async def _take_up(self, row: DispatchRow) -> None:
+        live, bags = await self._load(row)
+        self._engine.take_over(live, bags, await asyncio.to_thread(self._store.arrays, row.id))
+
+    async def _load(self, row: DispatchRow) -> tuple[LiveDispatch, list[BagRow]]:
+        """Return a dispatch as the store knows it, and its bags; nothing runs it yet.
+
+        Raises:
+            UserError: one of its clusters is gone from clusters.toml.
+        """
         manifest = await asyncio.to_thread(self._store.manifest, row.id)
         graph = read_graph(manifest)
         live = LiveDispatch.fresh(row, graph, self._intake.shapes(graph, manifest), manifest, self._payload(row.id))
         bags = await asyncio.to_thread(self._store.bags, row.id)
         tasks = await asyncio.to_thread(self._store.tasks, row.id)
         ends = await asyncio.to_thread(self._store.ends, row.id)
-        live.restore(tasks, ends.values(), {bag.bag.id: bag.bag.path for bag in bags})
         live.started_at, live.cancel_wanted = row.started_at, row.cancel_wanted
-        self._engine.resume(live, bags, await asyncio.to_thread(self._store.arrays, row.id))
+        live.paused = row.paused if row.paused_whole else None
+        live.restore(tasks, ends.values(), {bag.bag.id: bag.bag.path for bag in bags})
+        return live, bags
 
     # ---- taking a dispatch in
 
@@ -224,9 +236,13 @@ class Service:
 
     # ---- answers about dispatches
 
-    async def dispatches(self, limit: int, before: str | None) -> Json:
+    async def dispatches(self, limit: int, before: str | None, prefix: str | None) -> Json:
         def read() -> list[Json]:
-            rows = self._store.dispatches(limit=limit, before=DispatchId(before) if before else None)
+            if prefix is None:
+                rows = self._store.dispatches(limit=limit, before=DispatchId(before) if before else None)
+            else:
+                found = self._store.find_dispatches(prefix)[:limit]
+                rows = [row for known in found if (row := self._store.dispatch(known)) is not None]
             return [self._summary(row, self._store.arrays(row.id), []) for row in rows]
 
         return {"dispatches": await asyncio.to_thread(read)}
@@ -266,6 +282,7 @@ class Service:
             "name": row.name,
             "status": row.status,
             "error": row.error,
+            "paused": row.paused,
             "created_at": _spelled(row.created_at),
             "started_at": _spelled(row.started_at),
             "ended_at": _spelled(row.ended_at),
@@ -428,12 +445,112 @@ class Service:
         if tasks is not None and (unknown := [index for index in tasks if not 0 <= index < len(live.tasks)]):
             raise NotFound(f"Dispatch {dispatch} has no task {unknown[0]}.")
         cancelled = await self._engine.cancel(live, tasks)
-        word = "task" if cancelled == 1 else "tasks"
-        return {"cancelled": cancelled, "message": f"Cancelled {cancelled} {word}; what had ended keeps its result."}
+        message = f"Cancelled {_tasks(cancelled)}; what had ended keeps its result."
+        return {"cancelled": cancelled, "message": message}
+
+    async def pause(self, dispatch: str) -> Json:
+        """Submit nothing more of a dispatch; what a scheduler has goes on."""
+        known = await self._known(dispatch)
+        live = self._engine.writer.dispatches.get(known)
+        if live is None:
+            return {"moved": 0, "message": f"Dispatch {dispatch} has ended already."}
+        if live.paused is not None:
+            return {"moved": 0, "message": f"Dispatch {dispatch} is paused already. {live.paused}"}
+        ready = len(live.ready)
+        await self._engine.pause(live, f"You paused it at {_spelled(self._engine.now())}.")
+        running = sum(task.state in {State.QUEUED, State.RUNNING} for task in live.tasks)
+        goes_on = f" {_tasks(running)} that a scheduler has go on." if running else ""
+        return {"moved": ready, "message": f"Nothing more is submitted until `hpcflow resume {dispatch}`.{goes_on}"}
+
+    async def resume(self, dispatch: str) -> Json:
+        """Go on with all of a dispatch that is paused, and ask for the release of jobs that somebody holds."""
+        known = await self._known(dispatch)
+        live = self._engine.writer.dispatches.get(known)
+        if live is None:
+            return {"moved": 0, "message": f"Dispatch {dispatch} has ended already; `hpcflow retry` tries it again."}
+        paused = live.paused is not None or bool(live.pauses)
+        moved = await self._engine.resume(live)
+        if paused or moved:
+            return {"moved": moved, "message": f"It goes on; {_tasks(moved)} had been held back."}
+        return {
+            "moved": 0,
+            "message": f"Nothing of dispatch {dispatch} was paused. If the scheduler holds jobs of it, it was asked to "
+            "release them.",
+        }
+
+    async def retry(self, dispatch: str, *, failed_only: bool, memory_mib: int | None, walltime_s: int | None) -> Json:
+        """Try what ended without completing once more, also of a dispatch that has ended.
+
+        Raises:
+            UserError: no partition can give so much.
+            HpcflowError: something that the tasks need is gone.
+        """
+        known = await self._known(dispatch)
+        async with self._retrying:  # a dispatch that has ended must not be made live twice
+            live = self._engine.writer.dispatches.get(known)
+            if live is None:
+                row = await asyncio.to_thread(self._store.dispatch, known)
+                assert row is not None  # it is known, and nothing is ever removed
+                live, _ = await self._load(row)
+            wanted = {State.FAILED} if failed_only else {State.FAILED, State.CANCELLED}
+            if not any(task.state in wanted for task in live.tasks):
+                return {"moved": 0, "message": _nothing_to_retry(live, failed_only=failed_only)}
+            await self._check_at_hand(live)
+            moved = await self._engine.retry(
+                live, failed_only=failed_only, memory_mib=memory_mib, walltime_s=walltime_s
+            )
+        waits = f" It is paused: they wait for `hpcflow resume {dispatch}`." if live.paused is not None else ""
+        return {"moved": moved, "message": f"{_tasks(moved)} to run again; results that exist are kept.{waits}"}
+
+    async def _check_at_hand(self, live: LiveDispatch) -> None:
+        """Raise `HpcflowError` when the payload, or results of tasks that completed, are gone from where they lay."""
+        if not await asyncio.to_thread(os.path.exists, live.payload):
+            raise HpcflowError(f"The functions and arguments of {live.id} lay in {live.payload}, which is gone.")
+        needed = {
+            upstream
+            for index, task in enumerate(live.tasks)
+            if task.state is not State.COMPLETED
+            for upstream in live.graph.tasks[index].deps
+        }
+        # The last byte of each file that is needed: who can read it has all before it.
+        last: dict[tuple[ClusterName, str], tuple[int, int]] = {}
+        for upstream in sorted(needed):
+            task = live.tasks[upstream]
+            if task.result is not None and task.result.file is not None:
+                path, offset, size, _ = task.result.file
+                last[task.shape.cluster, path] = max(
+                    last.get((task.shape.cluster, path), (0, 0)), (offset + size, upstream)
+                )
+        for (name, path), (end, upstream) in last.items():
+            try:
+                there = not end or await self._engine.clusters[name].transport.read(path, end - 1, 1)
+            except HpcflowError:
+                there = b""
+            if not there:
+                raise HpcflowError(
+                    f"The result of task {upstream} ({live.graph.tasks[upstream].name}) lay in {path} on {name}, and "
+                    "can't be read any more, so that tasks which need it can't run again: dispatch the lattice anew."
+                )
 
 
 def _head(task: int | None, kind: str, size: int, **more: Any) -> bytes:  # Any: JSON
     return json.dumps({"task": task, "kind": kind, "size": size, **more}).encode() + b"\n"
+
+
+def _tasks(count: int) -> str:
+    return "1 task" if count == 1 else f"{count} tasks"
+
+
+def _nothing_to_retry(live: LiveDispatch, *, failed_only: bool) -> str:
+    states = Counter(task.state for task in live.tasks)
+    if states[State.COMPLETED] == len(live.tasks):
+        return f"All {_tasks(len(live.tasks))} have completed: there is nothing to try again."
+    if failed_only and states[State.CANCELLED]:
+        return (
+            f"No task failed. {_tasks(states[State.CANCELLED])} were cancelled: `hpcflow retry {live.id}` without "
+            "--failed tries those again."
+        )
+    return f"No task has ended without completing; {live.left} of {_tasks(len(live.tasks))} are on their way."
 
 
 def _span(record: Mapping[str, Any], stream: str) -> tuple[int, int]:  # Any: JSON

@@ -155,6 +155,7 @@ def a_summary(**changes: object) -> dict[str, object]:
         "name": "flow",
         "status": "COMPLETED",
         "error": None,
+        "paused": None,
         "created_at": "2026-01-01T10:00:00Z",
         "started_at": "2026-01-01T10:00:01Z",
         "ended_at": "2026-01-01T10:00:03.5Z",

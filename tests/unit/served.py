@@ -19,12 +19,13 @@ from hpcflow.core.bag import stream_parts
 from hpcflow.core.model import HpcflowError, NotFound, UserError
 from hpcflow.core.states import State
 from hpcflow.server.api import Desk, Service, application
-from hpcflow.server.guard import Sessions
+from hpcflow.server.guard import Sessions, Token
 from hpcflow.server.home import Notice, listen_unix
 from hpcflow.server.listen import Listener, listen_tcp, tcp_port
 
 Json = dict[str, Any]  # Any: JSON
 TOKEN = "the-token-of-this-test"
+NEW_TOKEN = "the-next-token-of-this-test"
 FIRST = "01JD0000000000000000000001"
 OTHER = "01JD0000000000000000000002"
 
@@ -67,8 +68,9 @@ class MemoryService:
             raise NotFound(f"There is no cluster called {name!r}.")
         return {"ok": True, "steps": []}
 
-    async def dispatches(self, limit: int, before: str | None) -> Json:
+    async def dispatches(self, limit: int, before: str | None, prefix: str | None) -> Json:
         ids = sorted((known for known in self.manifests if before is None or known < before), reverse=True)
+        ids = [known for known in ids if known.startswith((prefix or "").upper())]
         return {"dispatches": [await self.summary(known) for known in ids[:limit]]}
 
     async def summary(self, dispatch: str) -> Json:
@@ -78,6 +80,7 @@ class MemoryService:
             "id": dispatch,
             "name": self.manifests[dispatch]["name"],
             "status": "RUNNING",
+            "paused": None,
             "version": self.versions[dispatch],
             "counts": {},
             "arrays": [],
@@ -123,6 +126,20 @@ class MemoryService:
         if tasks == []:
             raise HpcflowError("Nothing is left to cancel.")
         return {"cancelled": 1 if tasks is None else len(tasks), "message": "Cancelled."}
+
+    async def pause(self, dispatch: str) -> Json:
+        await self.summary(dispatch)
+        return {"moved": 1, "message": "Paused."}
+
+    async def resume(self, dispatch: str) -> Json:
+        await self.summary(dispatch)
+        return {"moved": 1, "message": "It goes on."}
+
+    async def retry(self, dispatch: str, *, failed_only: bool, memory_mib: int | None, walltime_s: int | None) -> Json:
+        await self.summary(dispatch)
+        if memory_mib == 2**40:
+            raise UserError("No partition has so much memory.")
+        return {"moved": 1, "message": f"failed_only={failed_only} {memory_mib} MiB {walltime_s} s"}
 
 
 _conforms: type[Service] = MemoryService
@@ -232,7 +249,9 @@ def served(
 
         desk = Desk(
             notice=notice,
+            token=Token(TOKEN),
             sessions=Sessions(),
+            new_token=lambda: NEW_TOKEN,
             folder=str(folder / "dispatches"),
             max_upload=max_upload,
             open_ui=open_ui,
@@ -241,7 +260,7 @@ def served(
             stop=stop.set,
             stopping=stop.is_set,
         )
-        app = application(kept, desk, token=TOKEN, uid=os.geteuid() if uid is None else uid)
+        app = application(kept, desk, uid=os.geteuid() if uid is None else uid)
         listeners = [Listener(app, unix), Listener(app, tcp)]
         loop = asyncio.get_running_loop()
         here.append(Served(kept, folder, address, port, desk.sessions, loop, stop))

@@ -51,6 +51,43 @@ def left_behind(server: Served) -> list[str]:
     return os.listdir(server.folder / "dispatches")
 
 
+# ---- pausing and trying again
+
+
+@pytest.mark.parametrize(
+    ("verb", "body", "message"),
+    [
+        ("pause", None, "Paused."),
+        ("resume", None, "It goes on."),
+        ("retry", None, "failed_only=False None MiB None s"),
+        ("retry", {"failed_only": True, "memory_mib": 24576, "walltime_s": 60}, "failed_only=True 24576 MiB 60 s"),
+    ],
+)
+def test_what_shall_become_of_a_dispatch_reaches_the_service(
+    shared: Served, verb: str, body: Json | None, message: str
+) -> None:
+    raw = None if body is None else json.dumps(body).encode()
+    answer = shared.ask("POST", f"/api/v1/dispatches/{FIRST}/{verb}", body=raw)
+    assert (answer.status, answer.json) == (200, {"moved": 1, "message": message})
+    assert shared.ask("POST", f"/api/v1/dispatches/{OTHER}/{verb}", body=raw).status == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "sentence"),
+    [
+        ({"memory_mib": 0}, 422, "memory_mib: "),
+        ({"memory_mib": 2**41}, 422, "memory_mib: "),
+        ({"walltime_s": -5}, 422, "walltime_s: "),
+        ({"failed_only": "maybe"}, 422, "failed_only: "),
+        ({"memory": "24 GB"}, 422, "memory: "),
+        ({"memory_mib": 2**40}, 400, "No partition has so much memory."),
+    ],
+)
+def test_a_retry_that_can_not_be_is_refused(shared: Served, body: Json, status: int, sentence: str) -> None:
+    answer = shared.ask("POST", f"/api/v1/dispatches/{FIRST}/retry", body=json.dumps(body).encode())
+    assert (answer.status, answer.error[: len(sentence)]) == (status, sentence)
+
+
 # ---- dispatching
 
 
@@ -440,7 +477,7 @@ def test_no_input_makes_the_server_fail(shared: Served, data: st.DataObject) -> 
     from urllib.parse import quote
 
     described = shared.ask("GET", "/api/v1/openapi.json").json["paths"]
-    path = data.draw(st.sampled_from(sorted(set(described) - {"/api/v1/shutdown", "/logout"})))
+    path = data.draw(st.sampled_from(sorted(set(described) - {"/api/v1/shutdown", "/api/v1/token", "/logout"})))
     method, operation = data.draw(st.sampled_from(sorted(described[path].items(), key=lambda pair: str(pair[0]))))
     known = {"dispatch_id": FIRST, "index": "0", "stream": "stdout", "name": "local"}
     for name, usual in known.items():

@@ -18,7 +18,6 @@ from tests.unit.fake_server import (
     DISPATCH,
     Answer,
     FakeServer,
-    Request,
     a_page,
     a_plan,
     a_summary,
@@ -267,9 +266,10 @@ def _listed(*ids: str) -> Answer:
 
 
 def test_the_beginning_of_an_id_is_enough(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
-    fake.answers["GET", "/dispatches"] = _listed(OTHER, "01J" + "0" * 23)
+    fake.answers["GET", "/dispatches"] = _listed(OTHER)
     fake.answers["GET", f"/dispatches/{OTHER}"] = (200, a_summary(id=OTHER))
     assert main(["show", "01k"]) == 0
+    assert fake.requests[0].query == {"prefix": "01k"}
     assert _lines(capsys)[0] == f"flow  {OTHER}  COMPLETED"
 
 
@@ -284,23 +284,16 @@ def test_a_beginning_that_two_ids_share_is_the_users_mistake(
 
 
 def test_an_unknown_id_exits_with_5(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
-    fake.answers["GET", "/dispatches"] = _listed(OTHER)
+    fake.answers["GET", "/dispatches"] = _listed()
     assert main(["cancel", "01Z"]) == 5
     assert "No dispatch has an id that begins with '01Z'" in capsys.readouterr().err
 
 
-def test_beginnings_are_looked_for_beyond_the_first_page(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
-    ids = [f"01K{number:023d}" for number in range(250, 0, -1)] + [OTHER.replace("01K", "01J")]
-
-    def page(request: Request) -> Answer:
-        start = ids.index(request.query["before"]) + 1 if "before" in request.query else 0
-        return _listed(*ids[start : start + int(request.query["limit"])])
-
-    fake.answers["GET", "/dispatches"] = page
-    fake.answers["GET", f"/dispatches/{ids[-1]}"] = (200, a_summary(id=ids[-1]))
-    assert main(["show", "01J"]) == 0
-    assert _lines(capsys)[0] == f"flow  {ids[-1]}  COMPLETED"
-    assert len(fake.sent("GET", "/dispatches")) == 3
+@pytest.mark.parametrize("wrong", ["../token", "01K 0", "é", "", "0" * 27])
+def test_what_can_be_no_id_is_never_asked_for(fake: FakeServer, capsys: pytest.CaptureFixture[str], wrong: str) -> None:
+    assert main(["show", "--", wrong]) == 5
+    assert capsys.readouterr().err.endswith("here: an id has 26 capitals and digits.\n")
+    assert fake.requests == []
 
 
 def test_show_names_what_failed_and_where_the_jobs_are(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -359,6 +352,76 @@ def test_cancel_passes_the_tasks_on(fake: FakeServer, capsys: pytest.CaptureFixt
     assert main(["cancel", DISPATCH, "--task", "1", "--task", "5"]) == 0
     assert fake.requests[0].body == b'{"tasks": [1, 5]}'
     assert _lines(capsys) == ["2 tasks cancelled."]
+
+
+# ---- pausing and trying again
+
+
+@pytest.mark.parametrize(
+    ("command", "sent"),
+    [
+        (["pause", DISPATCH], None),
+        (["resume", DISPATCH], None),
+        (["retry", DISPATCH], {"failed_only": False, "memory_mib": None, "walltime_s": None}),
+        (
+            ["retry", DISPATCH, "--failed", "--memory", "24GB", "--walltime", "2h"],
+            {"failed_only": True, "memory_mib": 22889, "walltime_s": 7200},
+        ),
+    ],
+)
+def test_what_shall_become_of_a_dispatch_is_passed_on(
+    fake: FakeServer, capsys: pytest.CaptureFixture[str], command: list[str], sent: object
+) -> None:
+    fake.answers["POST", f"/dispatches/{DISPATCH}/{command[0]}"] = (200, {"moved": 3, "message": "3 tasks moved."})
+    assert main(command) == 0
+    assert _lines(capsys) == ["3 tasks moved."]
+    assert (json.loads(fake.requests[0].body) if fake.requests[0].body else None) == sent
+    assert main([*command, "--json"]) == 0
+    assert _json_of(capsys) == {"moved": 3, "message": "3 tasks moved."}
+
+
+@pytest.mark.parametrize(
+    ("option", "problem"),
+    [(("--memory", "24"), "memory='24' is no amount of memory"), (("--walltime", "2"), "walltime='2' is no length of")],
+)
+def test_an_amount_without_a_unit_is_the_users_mistake(
+    fake: FakeServer, capsys: pytest.CaptureFixture[str], option: tuple[str, str], problem: str
+) -> None:
+    assert main(["retry", DISPATCH, *option]) == 2
+    assert problem in capsys.readouterr().err
+    assert fake.requests == []
+
+
+def test_a_paused_dispatch_says_why_and_what_goes_on(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    reason = "Job 41 was cancelled by root, outside hpcflow (CANCELLED by 0)."
+    paused = a_summary(status="RUNNING", ended_at=None, counts={"completed": 1, "paused": 1}, paused=reason)
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, paused)
+    fake.answers["GET", "/dispatches"] = (200, {"dispatches": [paused]})
+    assert main(["show", DISPATCH]) == 0
+    shown = _lines(capsys)
+    assert shown[0] == f"flow  {DISPATCH}  RUNNING, paused"
+    assert shown[2] == "1 of 2 done, 1 paused · slurm"
+    assert shown[3] == f"Paused: {reason} Go on with `hpcflow resume {DISPATCH}`."
+    assert main(["dispatches"]) == 0
+    assert "RUNNING, paused" in _lines(capsys)[1]
+
+
+# ---- the token
+
+
+def test_a_new_token_is_asked_of_the_server_that_runs(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answers["POST", "/token"] = (200, {"ok": True})
+    assert main(["token", "rotate"]) == 0
+    assert "the old one is refused" in capsys.readouterr().out
+    assert len(fake.sent("POST", "/token")) == 1
+
+
+def test_without_a_server_the_old_token_is_gone(hpcflow_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (hpcflow_home / "token").write_text("old\n")
+    assert main(["token", "rotate"]) == 0
+    assert "the next start of the server makes a new one" in capsys.readouterr().out
+    assert not (hpcflow_home / "token").exists()
+    assert main(["token", "rotate"]) == 0
 
 
 # ---- clusters, the page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
@@ -9,7 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import cloudpickle
@@ -364,7 +365,59 @@ def test_cancel_sends_the_tasks_and_returns_what_was_done(fake: FakeServer) -> N
     assert [request.body for request in fake.requests] == [b'{"tasks": null}', b'{"tasks": [1, 5]}']
 
 
+def test_pausing_resuming_and_trying_again_return_what_was_done(fake: FakeServer) -> None:
+    for verb in ("pause", "resume", "retry"):
+        fake.answers["POST", f"/dispatches/{DISPATCH}/{verb}"] = (200, {"moved": 2, "message": f"{verb}: 2 tasks."})
+    assert [hpcflow.pause(DISPATCH), hpcflow.resume(DISPATCH)] == ["pause: 2 tasks.", "resume: 2 tasks."]
+    asked = hpcflow.retry(DISPATCH, failed_only=True, memory="24 GiB", walltime=timedelta(minutes=90))
+    assert asked == "retry: 2 tasks."
+    assert json.loads(fake.requests[-1].body) == {"failed_only": True, "memory_mib": 24576, "walltime_s": 5400}
+
+
+def test_a_retry_with_an_amount_that_is_none_asks_nobody(fake: FakeServer) -> None:
+    with pytest.raises(UserError, match="memory='24' is no amount of memory"):
+        hpcflow.retry(DISPATCH, memory="24")
+    assert fake.requests == []
+
+
+def test_the_beginning_of_an_id_is_enough_everywhere(fake: FakeServer) -> None:
+    fake.answers["GET", "/dispatches"] = (200, {"dispatches": [a_summary()]})
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary())
+    fake.answers["POST", f"/dispatches/{DISPATCH}/cancel"] = (200, {"cancelled": 0, "message": "It has ended."})
+    assert get_result("01k0").dispatch_id == DISPATCH
+    assert cancel("01K") == "It has ended."
+    assert [request.query for request in fake.sent("GET", "/dispatches")] == [{"prefix": "01k0"}, {"prefix": "01K"}]
+    assert get_result(DISPATCH.lower()).dispatch_id == DISPATCH
+
+
 # ---- waiting
+
+
+def test_a_pause_is_said_once_for_each_reason_and_waited_out(
+    fake: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = a_summary(status="RUNNING", paused="Job 41 was cancelled by root.", counts={"completed": 1, "paused": 1})
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = [
+        (200, held | {"version": 1}),
+        (200, held | {"version": 2}),
+        (200, a_summary(status="RUNNING", version=3)),
+        (200, held | {"version": 4, "paused": "You paused it."}),
+        (200, a_summary(version=5)),
+    ]
+    assert get_result(DISPATCH, wait=True).status is Status.COMPLETED
+    assert capsys.readouterr().err.splitlines() == [
+        f"Paused: Job 41 was cancelled by root. Go on with `hpcflow resume {DISPATCH}`.",
+        f"Paused: You paused it. Go on with `hpcflow resume {DISPATCH}`.",
+    ]
+
+
+def test_a_result_says_whether_and_why_it_is_paused(fake: FakeServer) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = [
+        (200, a_summary(status="RUNNING", paused="You paused it.")),
+        (200, a_summary()),
+    ]
+    assert get_result(DISPATCH).paused == "You paused it."
+    assert get_result(DISPATCH).paused is None
 
 
 def test_waiting_is_one_long_poll_for_each_change(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:

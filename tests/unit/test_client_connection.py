@@ -24,7 +24,7 @@ from hpcflow.sdk.connection import (
     answers,
     read_record,
 )
-from tests.unit.fake_server import FakeServer, write_record
+from tests.unit.fake_server import TOKEN, Answer, FakeServer, Request, write_record
 
 
 @pytest.fixture
@@ -111,6 +111,23 @@ def test_a_wrong_token_names_the_file_it_came_from(fake: FakeServer) -> None:
     (fake.home / "token").write_text("another\n")
     with pytest.raises(NotAuthorised, match=f"refused the token in {fake.home}/token: The token is wrong."):
         _server(fake.home).ask("GET", "/status")
+
+
+class Rotating(FakeServer):
+    """Writes its token for clients only after it has refused one of them."""
+
+    def answer(self, request: Request) -> Answer:
+        answer = super().answer(request)
+        (self.home / "token").write_text(TOKEN)
+        return answer
+
+
+def test_a_token_that_changed_in_between_is_read_again(hpcflow_home: Path) -> None:
+    with Rotating(hpcflow_home) as fake:
+        fake.answers["GET", "/status"] = (200, {"pid": 12})
+        (hpcflow_home / "token").write_text("old")
+        assert _server(hpcflow_home).ask("GET", "/status") == {"pid": 12}
+        assert len(fake.requests) == 2
 
 
 def test_a_missing_token_is_a_sentence(fake: FakeServer) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from hpcflow.server.guard import OPEN, Guard, Sessions
-from tests.unit.served import FIRST, TOKEN, Served, served
+from hpcflow.server.guard import OPEN, Guard, Sessions, Token
+from tests.unit.served import FIRST, NEW_TOKEN, TOKEN, Served, served
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW")
 
@@ -275,7 +275,7 @@ def a_websocket(server: Served, *headers: tuple[bytes, bytes]) -> list[Any]:  # 
     async def send(message: Any) -> None:  # Any: ASGI
         sent.append(message)
 
-    guard = Guard(app, token=TOKEN, sessions=server.sessions, uid=os.geteuid())
+    guard = Guard(app, token=Token(TOKEN), sessions=server.sessions, uid=os.geteuid())
     scope = {
         "type": "websocket",
         "path": "/healthz",
@@ -302,7 +302,7 @@ def test_an_unknown_kind_of_connection_is_refused(server: Served) -> None:
     async def never(*_: Any) -> Any:  # Any: ASGI
         raise AssertionError("the application was reached")
 
-    guard = Guard(never, token=TOKEN, sessions=server.sessions, uid=os.geteuid())
+    guard = Guard(never, token=Token(TOKEN), sessions=server.sessions, uid=os.geteuid())
     asyncio.run(guard({"type": "webtransport", "path": "/healthz", "headers": []}, never, send))
     assert sent[0]["status"] == 400
 
@@ -315,3 +315,17 @@ def test_an_upgrade_to_a_websocket_leads_nowhere(server: Served) -> None:
         "Sec-WebSocket-Key": "eA==",
     }
     assert server.ask("GET", "/api/v1/status", token=None, headers=headers, tcp=True).status == 401
+
+
+# ---- a new token
+
+
+def test_a_new_token_ends_the_old_one_every_session_and_every_code(tmp_path: Path) -> None:
+    with served(tmp_path) as server:
+        browser, code = server.log_in(), server.sessions.new_code()
+        assert server.ask("GET", "/api/v1/status", token=None, headers=browser, tcp=True).status == 200
+        assert server.ask("POST", "/api/v1/token").json == {"ok": True}
+        assert server.ask("GET", "/api/v1/status").status == 401
+        assert server.ask("GET", "/api/v1/status", token=NEW_TOKEN).status == 200
+        assert server.ask("GET", "/api/v1/status", token=None, headers=browser, tcp=True).status == 401
+        assert server.sessions.redeem(code) is None

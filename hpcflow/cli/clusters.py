@@ -1,0 +1,97 @@
+"""Commands about clusters, the web page and plans."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import asdict
+
+from hpcflow.cli.frame import FAILED, MISTAKE, OK, the_server, write_json
+from hpcflow.core.model import HpcflowError, UserError
+
+__all__ = ["demo", "list_clusters", "plan", "show_page", "test_cluster"]
+
+
+def list_clusters(options: argparse.Namespace) -> int:
+    from hpcflow.sdk.terminal import table
+
+    answer = the_server().ask("GET", "/clusters")
+    if options.json:
+        write_json(answer["clusters"])
+        return OK
+    rows: list[tuple[str, ...]] = []
+    for cluster in answer["clusters"]:
+        partitions = ", ".join(partition["name"] for partition in cluster["partitions"])
+        name = cluster["name"] + (" (default)" if cluster["default"] else "")
+        scheduler = " ".join(filter(None, (cluster["scheduler"], cluster["version"])))
+        rows.append((name, scheduler, cluster["state"], partitions, cluster["problem"] or ""))
+    table(("CLUSTER", "SCHEDULER", "STATE", "PARTITIONS", "PROBLEM"), rows)
+    return OK
+
+
+def test_cluster(options: argparse.Namespace) -> int:
+    from urllib.parse import quote
+
+    answer = the_server().ask("POST", f"/clusters/{quote(options.name, safe='')}/test", wait_s=600)
+    if options.json:
+        write_json(answer)
+    else:
+        for step in answer["steps"]:
+            print(f"{'ok    ' if step['ok'] else 'FAILED'}  {step['step']}: {step['detail']}")
+            if not step["ok"] and step["command"]:
+                print(f"        {step['command']}")
+    return OK if answer["ok"] else FAILED
+
+
+def show_page(options: argparse.Namespace) -> int:
+    answer = the_server().ask("POST", "/ui")
+    if options.json:
+        write_json(answer)
+        return OK
+    print(answer["url"])
+    if answer["ssh_forward"]:
+        print(f"From your own machine, first: {answer['ssh_forward']}", file=sys.stderr)
+    return OK
+
+
+def plan(options: argparse.Namespace) -> int:
+    import runpy
+    import traceback
+
+    from hpcflow.sdk.client import Planned, planning
+
+    script = os.path.abspath(options.file)
+    if not os.path.isfile(script):
+        raise UserError(f"There is no script {options.file}.")
+    sys.argv = [options.file, *options.arguments]
+    sys.path.insert(0, os.path.dirname(script))
+    try:
+        with planning():
+            runpy.run_path(script, run_name="__main__")
+    except Planned as planned:
+        if options.json:
+            write_json(asdict(planned.plan))
+        else:
+            print(planned.plan)
+        return OK
+    except HpcflowError:
+        raise
+    except SystemExit as end:
+        raise UserError(f"{options.file} exited ({end.code}) before it dispatched anything.") from end
+    except Exception as error:  # the user's script may raise anything, and needs its own traceback, without our frames
+        frames = error.__traceback__
+        while frames is not None and frames.tb_frame.f_code.co_filename != script:
+            frames = frames.tb_next
+        traceback.print_exception(type(error), error, frames)
+        print(f"{options.file} failed before it dispatched anything.", file=sys.stderr)
+        return MISTAKE
+    raise UserError(f"{options.file} ended without a dispatch: it has to call hpcflow.dispatch(lattice)(…) by itself.")
+
+
+def demo(_: argparse.Namespace) -> int:
+    import runpy
+
+    # As __main__, and so by value: the workers' copy of hpcflow has no demo in it.
+    ran = runpy.run_module("hpcflow.demo", run_name="__main__", alter_sys=True)
+    return OK if ran["completed"] else FAILED

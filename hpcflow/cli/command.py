@@ -1,0 +1,160 @@
+"""The command line: which commands there are, what they take, and how mistakes end."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from hpcflow.cli import clusters, dispatches, server
+from hpcflow.cli.frame import INTERRUPTED, OK, exit_code
+from hpcflow.core.model import HpcflowError
+
+__all__ = ["main"]
+
+_EPILOG: Final = """\
+exit codes:
+  0  done
+  1  the dispatch or the test failed
+  2  a mistake in the command, the script or the configuration
+  3  no server here, or it does not work
+  4  the server refused
+  5  no such dispatch, task or cluster
+
+ID may be the beginning of a dispatch's id, as long as one dispatch has it.
+State lives in HPCFLOW_HOME (default: ~/.hpcflow).
+"""
+
+Run = Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; a mistake is one sentence on stderr, never a traceback."""
+    options = _parser().parse_args(arguments)
+    run: Run = options.run
+    try:
+        code = run(options)
+        sys.stdout.flush()
+        return code
+    except HpcflowError as error:
+        from hpcflow.sdk.terminal import plain
+
+        print(plain(str(error)), file=sys.stderr)
+        return exit_code(error)
+    except BrokenPipeError:
+        # The reader (`| head`) has enough. Python would complain about it once more at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt as interrupted:
+        print(*interrupted.args, file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hpcflow",
+        description="Python workflows on Slurm and on your own machine.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show hpcflow's version")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, run: Run, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        command.set_defaults(run=run)
+        return command
+
+    def add_group(name: str, text: str) -> Callable[[str, Run, str], argparse.ArgumentParser]:
+        group = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        members = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+        def add_member(member: str, run: Run, text: str) -> argparse.ArgumentParser:
+            command = members.add_parser(member, help=text, description=text[0].upper() + text[1:] + ".")
+            command.set_defaults(run=run)
+            return command
+
+        return add_member
+
+    start = add("start", server.start_server, "start the server and return once it answers; fine when it runs already")
+    start.add_argument("--take-over", action="store_true", help="move it here from the host that it runs on")
+    start.add_argument("--foreground", action="store_true", help="stay in the foreground until interrupted")
+    start.add_argument("--from-dispatch", action="store_true", help=argparse.SUPPRESS)
+    add("stop", server.stop_server, "stop the server; jobs that run go on, and the next start finds them")
+    add("restart", server.restart_server, "stop the server and start it with this version and environment")
+    _json(add("status", server.show_status, "show whether the server runs, where, and with which clusters"))
+    logs = add("logs", server.show_log, "show the server's log")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on as it grows")
+    logs.add_argument("-n", "--lines", type=_count, default=50, metavar="N", help="the last N lines (default: 50)")
+    token = add_group("token", "what clients show to the server")
+    token("rotate", server.rotate_token, "make a new token; the old one and every browser's session end at once")
+
+    listed = add("dispatches", dispatches.list_dispatches, "list dispatches, the newest first")
+    listed.add_argument("-n", "--limit", type=_count, default=20, metavar="N", help="at most N (default: 20)")
+    _json(listed)
+    show = add("show", dispatches.show, "show a dispatch: its tasks, job arrays and failures")
+    _id(show)
+    show.add_argument("--task", type=_count, metavar="N", help="task N with its output and traceback")
+    show.add_argument("--tasks", action="store_true", help="every task, not only those that failed")
+    show.add_argument("--wait", action="store_true", help="until it has ended; the exit code is 1 unless it completed")
+    _json(show)
+    cancel = add(
+        "cancel", dispatches.cancel, "cancel a dispatch: queued jobs leave the queue, running tasks are killed"
+    )
+    _id(cancel)
+    cancel.add_argument("--task", type=_count, action="append", metavar="N", help="only task N; may be repeated")
+    _json(cancel)
+    pause = add("pause", dispatches.pause, "submit nothing more of a dispatch; what runs goes on")
+    _id(pause)
+    _json(pause)
+    resume = add("resume", dispatches.resume, "go on with a dispatch that was paused, by whomever")
+    _id(resume)
+    _json(resume)
+    retry = add("retry", dispatches.retry, "try what did not complete once more, also of a dispatch that has ended")
+    _id(retry)
+    retry.add_argument("--failed", action="store_true", help="only tasks that failed, and what was skipped for them")
+    retry.add_argument("--memory", metavar="SIZE", help="ask for this much from now on, such as 24GB")
+    retry.add_argument("--walltime", metavar="TIME", help="ask for this long from now on, such as 2h")
+    _json(retry)
+
+    cluster = add_group("clusters", "list clusters, or test one")
+    _json(cluster("list", clusters.list_clusters, "list the clusters that the server knows"))
+    test = cluster("test", clusters.test_cluster, "test a cluster: answer, limits, work directory")
+    test.add_argument("name", metavar="NAME")
+    _json(test)
+    _json(add("ui", clusters.show_page, "print the address of the web page, and how to reach it from your own machine"))
+    plan = add(
+        "plan", clusters.plan, "run a script up to its first dispatch and show what it would submit; submits nothing"
+    )
+    plan.add_argument("file", metavar="FILE")
+    plan.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="arguments of the script")
+    plan.add_argument("--json", action="store_true", help="write JSON; give it before FILE")
+    add("demo", clusters.demo, "run a small lattice on this machine")
+    return parser
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for: that takes longer than all else here."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from hpcflow import __version__
+
+        print(f"hpcflow {__version__}")
+        parser.exit()
+
+
+def _id(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("id", metavar="ID")
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="write JSON")
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError(text)
+    return number

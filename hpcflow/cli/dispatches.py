@@ -1,0 +1,164 @@
+"""Commands about dispatches: what there is, one of them, and what shall become of it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from hpcflow.cli.frame import FAILED, OK, the_server, write_json
+
+if TYPE_CHECKING:
+    from hpcflow.sdk.answers import Summary, TaskRecord
+    from hpcflow.sdk.results import NodeResult
+
+__all__ = ["cancel", "list_dispatches", "pause", "resume", "retry", "show"]
+
+_SHOWN_FAILURES: Final = 20
+
+
+def list_dispatches(options: argparse.Namespace) -> int:
+    from hpcflow.sdk.answers import parse_summary
+    from hpcflow.sdk.terminal import table
+
+    answer = the_server().ask("GET", "/dispatches", query={"limit": options.limit})
+    if options.json:
+        write_json(answer["dispatches"])
+        return OK
+    summaries = [parse_summary(raw) for raw in answer["dispatches"]]
+    if not summaries:
+        print("No dispatches yet.")
+    else:
+        table(("ID", "NAME", "STATUS", "ENDED", "CREATED", "TOOK"), map(_dispatch_row, summaries))
+    return OK
+
+
+def _dispatch_row(summary: Summary) -> tuple[str, ...]:
+    from hpcflow.sdk.terminal import clock, took
+
+    tasks = f"{summary.tasks_ended}/{summary.tasks}"
+    length = took(summary.started_at, summary.ended_at, datetime.now(UTC))
+    return summary.id, summary.name, _status(summary), tasks, clock(summary.created_at), length
+
+
+def _status(summary: Summary) -> str:
+    return f"{summary.status}, paused" if summary.paused else summary.status
+
+
+def show(options: argparse.Namespace) -> int:
+    from hpcflow.core.states import State, Status
+    from hpcflow.sdk.answers import parse_summary
+    from hpcflow.sdk.client import until_ended, whole_id
+    from hpcflow.sdk.results import Result, task_records
+    from hpcflow.sdk.terminal import plain, table
+
+    server = the_server()
+    dispatch_id = whole_id(server, options.id)
+    raw = server.ask("GET", f"/dispatches/{dispatch_id}")
+    if options.wait and not parse_summary(raw).ended:
+        until_ended(server, parse_summary(raw))
+        raw = server.ask("GET", f"/dispatches/{dispatch_id}")
+    summary = parse_summary(raw)
+    code = FAILED if options.wait and summary.status is not Status.COMPLETED else OK
+    if options.task is not None:
+        node = Result(server, summary).get_node_result(options.task)
+        if options.json:
+            task = server.ask("GET", f"/dispatches/{dispatch_id}/tasks/{options.task}")
+            write_json({**task, "stdout": node.stdout, "stderr": node.stderr})
+            return code
+        print(plain(repr(node).strip("<>")))
+        table(("ATTEMPT", "JOB", "WALL", "CPU", "MEMORY", "DIRECTORY"), [_usage_row(node)])
+        for title, text in (("traceback", node.traceback), ("stdout", node.stdout), ("stderr", node.stderr)):
+            if text:
+                print(f"---- {title}\n{text.rstrip()}")
+        return code
+    shown = None if options.tasks else State.FAILED
+    records: list[TaskRecord] = []
+    if options.tasks or summary.counts.get(State.FAILED):
+        records = list(task_records(server, dispatch_id, state=shown))
+    if options.json:
+        write_json({**raw, "tasks_shown": [asdict(record) for record in records]})
+        return code
+    _write_dispatch(summary)
+    if records:
+        print()
+        table(
+            ("TASK", "NAME", "STATE", "JOB", "HOST", "CPU", "MEMORY", "ERROR"),
+            map(_task_row, records if options.tasks else records[:_SHOWN_FAILURES]),
+        )
+        if not options.tasks and len(records) > _SHOWN_FAILURES:
+            print(f"… and {len(records) - _SHOWN_FAILURES} more that failed; --tasks shows all.")
+    return code
+
+
+def _write_dispatch(summary: Summary) -> None:
+    from hpcflow.sdk.terminal import clock, counts, plain, table, took, why_paused
+
+    print(plain(f"{summary.name}  {summary.id}  {_status(summary)}"))
+    print(f"created {clock(summary.created_at)}, took {took(summary.started_at, summary.ended_at, datetime.now(UTC))}")
+    print(counts(summary))
+    if summary.error:
+        print(plain(summary.error))
+    for message in summary.messages:
+        print(plain(message))
+    if summary.paused:
+        print(plain(why_paused(summary)))
+    if summary.arrays:
+        print()
+        table(
+            ("CLUSTER", "JOB", "WIDTH", "STATE", "REASON"),
+            ((line.cluster, line.job_id or "-", str(line.width), line.state, line.reason) for line in summary.arrays),
+        )
+
+
+def _task_row(record: TaskRecord) -> tuple[str, ...]:
+    job = "-" if record.job_id is None else f"{record.job_id}_{record.array_index}"
+    cpu = "-" if record.cpu_s is None else f"{record.cpu_s:.1f} s"
+    memory = "-" if record.max_rss_kib is None else f"{record.max_rss_kib / 1024:.0f} MiB"
+    error = (record.error or "").partition("\n")[0]
+    return str(record.index), record.name, record.state, job, record.host or "-", cpu, memory, error
+
+
+def _usage_row(node: NodeResult) -> tuple[str, ...]:
+    return (
+        str(node.attempt),
+        "-" if node.job_id is None else f"{node.job_id}_{node.array_index}",
+        "-" if node.wall_s is None else f"{node.wall_s:.1f} s",
+        "-" if node.cpu_s is None else f"{node.cpu_s:.1f} s",
+        "-" if node.max_rss_kib is None else f"{node.max_rss_kib / 1024:.0f} MiB",
+        node.workdir or "-",
+    )
+
+
+def cancel(options: argparse.Namespace) -> int:
+    return _act(options, "cancel", {"tasks": options.task})
+
+
+def pause(options: argparse.Namespace) -> int:
+    return _act(options, "pause", None)
+
+
+def resume(options: argparse.Namespace) -> int:
+    return _act(options, "resume", None)
+
+
+def retry(options: argparse.Namespace) -> int:
+    from hpcflow.sdk.client import retry_request
+
+    request = retry_request(failed_only=options.failed, memory=options.memory, walltime=options.walltime)
+    return _act(options, "retry", request)
+
+
+def _act(options: argparse.Namespace, verb: str, body: Mapping[str, object] | None) -> int:
+    """Ask the server to do something with a dispatch, and say what it did."""
+    from hpcflow.sdk.client import whole_id
+
+    server = the_server()
+    answer = server.ask("POST", f"/dispatches/{whole_id(server, options.id)}/{verb}", body=body)
+    if options.json:
+        write_json(answer)
+    else:
+        print(answer["message"])
+    return OK

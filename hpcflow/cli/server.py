@@ -1,0 +1,147 @@
+"""Commands about the server: start, stop, status, log, token."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from hpcflow.cli.frame import OK, exit_code, write_json
+from hpcflow.core.model import HpcflowError
+from hpcflow.core.places import places
+
+__all__ = ["restart_server", "rotate_token", "show_log", "show_status", "start_server", "stop_server"]
+
+
+def start_server(options: argparse.Namespace) -> int:
+    import socket
+
+    from hpcflow.sdk.connection import read_record
+    from hpcflow.sdk.startup import running, server_command, start
+
+    where = places(os.environ)
+    if options.foreground:
+        present = running(where) if not options.take_over else None
+        if present is not None:
+            print(f"The server of {where.home} runs already (pid {present.pid}).")
+            return OK
+        command = server_command(take_over=options.take_over)
+        sys.stdout.flush()
+        os.execv(command[0], command)
+    elsewhere = read_record(where)
+    if options.take_over and elsewhere is not None and elsewhere.host != socket.gethostname():
+        print(
+            f"Asks the server on {elsewhere.host} (pid {elsewhere.pid}) to end; this may take two minutes.",
+            file=sys.stderr,
+        )
+    record, started = start(where, take_over=options.take_over, from_dispatch=options.from_dispatch)
+    if not started:
+        print(f"The server of {where.home} runs already (pid {record.pid}).")
+    elif options.from_dispatch:
+        print(f"Started the hpcflow server of {where.home} (pid {record.pid}); `hpcflow stop` ends it.")
+    else:
+        print(f"The server of {where.home} is up (pid {record.pid}).")
+    return OK
+
+
+def stop_server(_: argparse.Namespace) -> int:
+    from hpcflow.sdk.startup import stop
+
+    where = places(os.environ)
+    record = stop(where)
+    if record is None:
+        print(f"No server runs for {where.home}.")
+    else:
+        print(f"The server of {where.home} (pid {record.pid}) has stopped. Jobs in the queue go on.")
+    return OK
+
+
+def restart_server(_: argparse.Namespace) -> int:
+    from hpcflow.sdk.startup import start, stop
+
+    where = places(os.environ)
+    stop(where)
+    record, _started = start(where)
+    print(f"The server of {where.home} is up (pid {record.pid}).")
+    return OK
+
+
+def show_status(options: argparse.Namespace) -> int:
+    from hpcflow import __version__
+    from hpcflow.sdk.connection import Server, ServerUnreachable, read_record
+    from hpcflow.sdk.startup import running
+
+    status: dict[str, Any] = {  # Any: JSON
+        "pid": None,
+        "version": __version__,
+        "host": None,
+        "address": None,
+        "home": None,
+        "clusters": [],
+        "problem": None,
+    }
+    problem: HpcflowError | None = None
+    try:
+        where = places(os.environ)
+        left = read_record(where)
+        status |= {"home": where.home, "host": left and left.host}
+        record = running(where)
+        if record is None:
+            raise ServerUnreachable(f"No server runs for {where.home}. Start one with `hpcflow start`.")
+        status |= {"pid": record.pid, "version": record.version, "host": record.host, "address": record.address}
+        status |= Server(where, any_version=True).ask("GET", "/status")
+    except HpcflowError as error:
+        problem = error
+        status["problem"] = str(error)
+    if options.json:
+        write_json(status)
+    elif problem is None:
+        _write_status(status)
+    if problem is None:
+        return OK
+    print(problem, file=sys.stderr)
+    return exit_code(problem)
+
+
+def _write_status(status: Mapping[str, Any]) -> None:  # Any: JSON
+    clusters = [name + " (default)" * (name == status.get("default_cluster")) for name in status["clusters"]]
+    print(f"hpcflow {status['version']} runs on {status['host']}, pid {status['pid']}, since {status['started_at']}")
+    print(f"home        {status['home']}")
+    if status.get("problem"):
+        print(f"problem     {status['problem']}")
+    print(f"clusters    {', '.join(clusters)}")
+    print(f"dispatches  {status['live_dispatches']} live")
+    print(f"web page    {status.get('ui') or 'off; `hpcflow ui` opens it'}")
+
+
+def show_log(options: argparse.Namespace) -> int:
+    from hpcflow.sdk.startup import follow_log, tail
+
+    where = places(os.environ)
+    lines = tail(where, options.lines)
+    if not lines and not os.path.exists(where.log):
+        print(f"There is no log at {where.log} yet: no server has run.", file=sys.stderr)
+    for line in lines:
+        print(line)
+    if options.follow:
+        sys.stdout.flush()
+        follow_log(where, lambda piece: print(piece, end="", flush=True))
+    return OK
+
+
+def rotate_token(_: argparse.Namespace) -> int:
+    from hpcflow.sdk.connection import Server
+    from hpcflow.sdk.startup import running
+
+    where = places(os.environ)
+    if running(where) is not None:
+        Server(where).ask("POST", "/token")
+        print("There is a new token, and the old one is refused. Browsers log in again with `hpcflow ui`.")
+    else:
+        with suppress(FileNotFoundError):
+            os.unlink(where.token)
+        print("The old token is gone; the next start of the server makes a new one.")
+    return OK
