@@ -161,6 +161,10 @@ class LocalPlugin:
         """Return one request for all."""
         return self._command("cancel", {"tokens": [array.token for array in arrays], "pending_only": pending_only})
 
+    def release(self, arrays: Sequence[JobArray]) -> Command | None:
+        """Return nothing: nobody can hold a job of ours."""
+        return None
+
     def parse_cancel(self, reply: Reply) -> str | None:
         """Return ``None`` when the scheduler took the wish."""
         return None if reply.exit_code == 0 and "signalled" in _object(reply.stdout) else _ended(reply)

@@ -1,7 +1,7 @@
 """Decides what journals and accounting together say: which tasks began, ended, or were lost with their worker.
 
 The journal says how a task ended; accounting says what the journal can't: why a worker is gone. Rules S1 to S8 of
-docs/explanation/bags.md, each from a fault that was seen, live here.
+docs/explanation/bags.md, each from a fault that was seen, live here and in `blame`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from hpcflow.core.model import Bag, Cause, Observation
+from hpcflow.core.model import Bag
 
 __all__ = [
     "EXIT_STORAGE",
@@ -21,9 +21,6 @@ __all__ = [
     "Ledger",
     "Lost",
     "Started",
-    "explain",
-    "explain_death",
-    "is_charged",
     "is_journal",
     "worker_name",
 ]
@@ -71,8 +68,8 @@ class Lost:
     running: tuple[tuple[tuple[int, int], str], ...]
     #: Claimed by nobody that lives, and not begun.
     free: tuple[tuple[int, int], ...]
-    #: Begun and stopped by the worker itself because its time was over.
-    cut: tuple[tuple[int, int], ...]
+    #: Begun and interrupted by the worker, because its time was over or it was told to leave, with its name.
+    cut: tuple[tuple[tuple[int, int], str], ...]
 
     def __bool__(self) -> bool:
         return bool(self.running or self.free or self.cut)
@@ -209,7 +206,7 @@ class Ledger:
             last: no worker of this bag lives or will come: ranges nobody claimed are lost as well.
         """
         running: list[tuple[tuple[int, int], str]] = []
-        cut: list[tuple[int, int]] = []
+        cut: list[tuple[tuple[int, int], str]] = []
         ranges: set[int] = set()
         for name in dead:
             me = self.workers.get(name)
@@ -219,7 +216,7 @@ class Ledger:
             ranges |= me.ranges
             if me.running is not None and me.running not in self.settled:
                 running.append((me.running, name))
-            cut += [key for key in sorted(me.cut) if key not in self.settled]
+            cut += [(key, name) for key in sorted(me.cut) if key not in self.settled]
             self.settled.update(me.cut, [me.running] if me.running is not None else [])
         if last:
             ranges |= set(range(len(self.bag.cuts) - 1))
@@ -242,70 +239,3 @@ def is_journal(file_name: str) -> bool:
 def worker_name(job_id: str, index: int, restart: int) -> str:
     """Return the name of a worker, which is its journal's."""
     return f"{job_id}_{index}_{restart}"
-
-
-def is_charged(observation: Observation | None, *, first: bool) -> bool:
-    """Say whether a task that ran when its worker died used up an attempt.
-
-    Node failure and preemption are nobody's fault; a worker's TIMEOUT is the task's only if it had the worker's whole
-    time (S5), that is, if it was the worker's first.
-    """
-    if observation is not None and observation.exit_code == EXIT_STORAGE:
-        return False  # its worker could not write down how it ended
-    match observation.cause if observation is not None else None:
-        case Cause.NODE_FAIL | Cause.PREEMPTED:
-            return False
-        case Cause.TIMEOUT:
-            return first
-        case _:
-            return True
-
-
-def explain(record: Record, limit_s: int | None) -> str | None:
-    """Return in a sentence why a task failed, by the record of its end; ``None`` when it did not."""
-    match record["st"]:
-        case "ok":
-            return None
-        case "error":
-            return f"{record.get('exc', 'Exception')}: {record.get('msg', '')}".rstrip(": ")
-        case "exit" if record.get("code") == EXIT_STORAGE:
-            return "The task could not report: the function closed descriptors that were not its own."
-        case "exit":
-            return f"The task's process ended with exit code {record.get('code')} before the function returned."
-        case "signal":
-            return f"The task's process was killed by {_signal(record.get('sig'))}."
-        case "timeout" if limit_s is None:
-            return "The task used up its array task's walltime. Ask for more with walltime=."
-        case "timeout":
-            return f"The task ran longer than its walltime of {limit_s} s. Ask for more with walltime=."
-        case "memory":
-            return "The task used more memory than it asked for. Ask for more with memory=."
-        case other:
-            return f"The task ended as {other!r}."
-
-
-def explain_death(observation: Observation | None) -> str:
-    """Return in a sentence why a task is gone that ran when its worker died."""
-    if observation is None:
-        return "The task's worker vanished: no scheduler answer knows it any more."
-    raw = f" ({observation.raw})" if observation.raw else ""
-    match observation.cause:
-        case Cause.TIMEOUT:
-            return f"The task used up its array task's walltime{raw}. Ask for more with walltime=."
-        case Cause.MEMORY:
-            return f"The task was killed for its memory{raw}. Ask for more with memory=."
-        case Cause.CANCELLED:
-            return f"The task's job was cancelled outside hpcflow{raw}."
-        case _:
-            if observation.signal is None and observation.exit_code is None:
-                return f"The task's worker is gone{raw}."
-            end = _signal(observation.signal) if observation.signal else f"exit code {observation.exit_code}"
-            hint = " Often that is memory: ask for more with memory=." if observation.signal == signal.SIGKILL else ""
-            return f"The task's worker was ended by {end}{raw}.{hint}"
-
-
-def _signal(number: int | None) -> str:
-    try:
-        return f"signal {number} ({signal.Signals(number or 0).name})"
-    except ValueError:
-        return f"signal {number}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Final, NewType
+from typing import Final, Literal, NewType
 
 from hpcflow.core.errors import HpcflowError, NotFound, UserError
 
@@ -17,6 +17,7 @@ __all__ = [
     "Cause",
     "ClusterName",
     "DispatchId",
+    "Failed",
     "Graph",
     "HpcflowError",
     "JobArray",
@@ -28,7 +29,9 @@ __all__ = [
     "Partition",
     "Phase",
     "Resources",
+    "Retries",
     "Shape",
+    "Stuck",
     "Task",
     "UserError",
     "ulid",
@@ -106,6 +109,19 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Retries:
+    """What happens after an attempt was used up. Node failures and preemption use up nothing."""
+
+    #: Further attempts.
+    times: int = 0
+    #: What the attempt after an out-of-memory asks for, as a multiple of the last; the same of a timeout's walltime.
+    memory: float = 2.0
+    walltime: float = 2.0
+    #: Exceptions of the function that are tried again, by the name of their class or of a base; ``("*",)``: any.
+    exceptions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One electron call in one dispatch."""
 
@@ -122,8 +138,11 @@ class Task:
     executor: str | None = None
     resources: Resources = Resources()
     workdir: str | None = None
-    #: Further attempts when the task was killed (never when the function raised).
-    retries: int = 0
+    retries: Retries = Retries()
+    #: It runs though upstreams failed, with a `Failed` in the place of each missing result.
+    accept_failed: bool = False
+    #: What follows when somebody else cancels its job: wait for `hpcflow resume`, or submit again.
+    on_cancelled: Literal["pause", "retry"] = "pause"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +154,24 @@ class Graph:
     #: Number of the blob that holds the lattice's return value with placeholders, and the tasks it needs.
     output: int
     output_deps: tuple[int, ...]
+    #: More failed tasks than this end the dispatch; ``None``: all that can run does.
+    max_failures: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """What an electron with ``accept_failed=True`` gets in the place of a result that does not exist; it is falsy."""
+
+    #: The electron's name, and the task's index in the dispatch.
+    name: str
+    index: int
+    #: "failed", "cancelled", or "skipped" where something upstream of it was lost.
+    state: str
+    #: Why, in a sentence.
+    error: str
+
+    def __bool__(self) -> bool:
+        return False
 
 
 # ---- what serves them
@@ -184,6 +221,8 @@ class JobArray:
     prologue: str = ""
     #: Site-wide arguments of the submit command from clusters.toml, before the task's own ``extra``.
     extra: tuple[str, ...] = ()
+    #: Nodes on which it must not run, besides ``resources.exclude``: they lost too many tasks.
+    avoid: tuple[str, ...] = ()
     #: When the intent to submit was stored: accounting is searched from here on.
     intent_at: datetime
     #: ``None`` until the scheduler's answer, or an adoption by name, gave it.
@@ -211,6 +250,17 @@ class Cause(StrEnum):
     MEMORY = "out of memory"
     NODE_FAIL = "node failure"
     PREEMPTED = "preempted"
+    #: Its own latest time of completion went by (Slurm's ``--deadline``).
+    DEADLINE = "deadline"
+
+
+class Stuck(StrEnum):
+    """Why an array task that is pending does not even wait for its turn."""
+
+    #: Somebody holds it; it starts after a release.
+    HELD = "held"
+    #: It can't ever start as it was asked for.
+    NEVER = "never"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +276,10 @@ class Observation:
     cause: Cause | None = None
     #: The scheduler's own words: state, pending reason, who cancelled.
     raw: str = ""
+    #: Who cancelled or holds it, where the scheduler says so: a user's name, or "uid 1234".
+    by: str | None = None
+    #: Only for PENDING.
+    stuck: Stuck | None = None
     exit_code: int | None = None
     signal: int | None = None
     host: str | None = None

@@ -20,6 +20,7 @@ __all__ = [
     "is_reserve_worth",
     "is_worth_waiting",
     "more_workers",
+    "partition_of",
     "plan_bags",
     "waves",
 ]
@@ -124,7 +125,7 @@ def check_resources(resources: Resources, cluster: str, limits: Limits) -> None:
     Raises:
         UserError: the partition named (or the default one) can't; the sentence names the nearest that can.
     """
-    chosen = _partition(resources, limits)
+    chosen = partition_of(resources, limits)
     if chosen is None:
         if resources.partition is None or not limits.partitions:
             return
@@ -138,7 +139,8 @@ def check_resources(resources: Resources, cluster: str, limits: Limits) -> None:
     raise UserError(f"{reason} on {cluster}, partition {chosen.name!r}. {advice}")
 
 
-def _partition(resources: Resources, limits: Limits) -> Partition | None:
+def partition_of(resources: Resources, limits: Limits) -> Partition | None:
+    """Return the partition that a task runs in: the one it names, or the default one; ``None``: not known."""
     for partition in limits.partitions:
         if partition.name == resources.partition or (resources.partition is None and partition.is_default):
             return partition
@@ -183,7 +185,7 @@ def plan_bags(
 def _plan_bag(shape: Shape, ready: Sequence[Ready], alone: bool, limits: Limits, settings: PlanSettings) -> BagPlan:
     tasks = tuple((task.index, task.attempt) for task in ready)
     units = tuple((position,) for position in range(len(tasks)))
-    partition = _partition(shape.resources, limits)
+    partition = partition_of(shape.resources, limits)
     longest = partition.max_walltime_s if partition else None
     margin = int(settings.kill_grace_s) + MARGIN_S
     limit = shape.resources.walltime_s

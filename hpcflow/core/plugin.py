@@ -118,6 +118,10 @@ class Plugin(Protocol):
         """End these arrays, by id and by name; ``pending_only`` spares array tasks that run."""
         ...
 
+    def release(self, arrays: Sequence[JobArray]) -> Command | None:
+        """Let array tasks go that somebody holds; ``None``: this scheduler holds nothing. Exit code 0: done."""
+        ...
+
     def parse_cancel(self, reply: Reply) -> str | None:
         """Return ``None`` when the scheduler took the wish (or nothing was left to cancel), else what it said."""
         ...

@@ -17,6 +17,8 @@ class State(StrEnum):
     WAITING = "waiting"
     #: Can run; in no bag that a scheduler knows.
     READY = "ready"
+    #: Could run, but nothing is submitted for it until somebody resumes: the task's sentence says why.
+    PAUSED = "paused"
     #: In a bag that was handed to a scheduler, or is about to be.
     QUEUED = "queued"
     #: A worker's journal says that it began.
@@ -41,6 +43,9 @@ class Event(StrEnum):
     KILLED = "killed"  # journal or accounting: it died while it ran, and no attempt is left
     RELEASED = "released"  # accounting: its worker ended without having run it; costs no attempt
     RETRIED = "retried"  # engine: it died while it ran, and an attempt is left
+    PAUSED = "paused"  # engine: somebody else cancelled its job, its bag fails as a whole, or the user wants to wait
+    RESUMED = "resumed"  # the user
+    AGAIN = "again"  # the user: it ended without completing, and shall be tried once more
     CANCELLED = "cancelled"  # the user
 
 
@@ -48,7 +53,8 @@ S, E = State, Event
 
 TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
     S.WAITING: {E.UPSTREAMS_DONE: S.READY, E.UPSTREAM_LOST: S.SKIPPED, E.CANCELLED: S.CANCELLED},
-    S.READY: {E.BAGGED: S.QUEUED, E.REFUSED: S.FAILED, E.CANCELLED: S.CANCELLED},
+    S.READY: {E.BAGGED: S.QUEUED, E.REFUSED: S.FAILED, E.PAUSED: S.PAUSED, E.CANCELLED: S.CANCELLED},
+    S.PAUSED: {E.RESUMED: S.READY, E.CANCELLED: S.CANCELLED},
     S.QUEUED: {
         E.STARTED: S.RUNNING,
         # A journal is read in pieces: the end may be the first line that is seen.
@@ -71,12 +77,14 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
         E.CANCELLED: S.CANCELLED,
     },
     S.COMPLETED: {},
-    S.FAILED: {},
-    S.CANCELLED: {},
-    S.SKIPPED: {},
+    # A further attempt, and only when the user asks for it: none of these gave a result that it could replace.
+    S.FAILED: {E.AGAIN: S.WAITING},
+    S.CANCELLED: {E.AGAIN: S.WAITING},
+    S.SKIPPED: {E.AGAIN: S.WAITING},
 }
 
-FINAL: Final = frozenset(state for state, out in TRANSITIONS.items() if not out)
+#: Nothing moves a task out of these by itself.
+FINAL: Final = frozenset({S.COMPLETED, S.FAILED, S.CANCELLED, S.SKIPPED})
 
 
 class Status(StrEnum):

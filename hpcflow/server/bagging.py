@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import pickle
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from hpcflow.core.bag import BAG_VERSION, DIRECTORIES, INLINE_LIMIT, Ref, bag_key, pack, sign
 from hpcflow.core.model import Bag, ClusterName, HpcflowError
+from hpcflow.core.states import State
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.live import LiveDispatch, Stored
 from hpcflow.server.remote import File
@@ -105,11 +107,13 @@ async def _input(
 ) -> Ref:
     """Return how the bag names the result of an upstream task: in place where it lies on the same cluster."""
     task = live.tasks[upstream]
+    name = ("result", upstream)
+    if task.state is not State.COMPLETED:  # its result will never be: the electron accepts that
+        return blobs[name] if name in blobs else blobs.add(name, pickle.dumps(live.without_result(upstream), 4))
     if task.result is None:
         raise HpcflowError(f"The result of task {upstream} ({task.task.name}) is not stored.")
     if task.result.file is not None and task.shape.cluster == bag.shape.cluster:
         return task.result.file
-    name = ("result", upstream)
     if name not in blobs:
         blobs.add(name, await value_bytes(task.result, clusters[task.shape.cluster]))
     return blobs[name]

@@ -1,21 +1,38 @@
-"""Bags and job arrays that are not over, in memory: what is known of each, and what one more answer changes."""
+"""Bags and job arrays that are not over, in memory: what is known of each, what one more answer changes, and `Shared`,
+what the parts of the engine have in common."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from hpcflow.core.bag import bag_key
 from hpcflow.core.follow import Ledger, worker_name
-from hpcflow.core.model import Bag, BagId, Cause, DispatchId, Graph, JobArray, JobId, Observation, Phase
+from hpcflow.core.model import (
+    Bag,
+    BagId,
+    Cause,
+    ClusterName,
+    DispatchId,
+    Graph,
+    JobArray,
+    JobId,
+    Observation,
+    Phase,
+    Shape,
+    Stuck,
+)
 from hpcflow.core.plan import BagPlan
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.live import LiveDispatch
+from hpcflow.server.settings import Settings
 from hpcflow.server.store import ArrayRow, ArrayState, BagRow
+from hpcflow.server.writer import Writer
 
-__all__ = ["LiveArray", "LiveBag", "array_name", "array_of", "bag_of"]
+__all__ = ["LiveArray", "LiveBag", "Shared", "array_name", "array_of", "bag_of"]
 
 
 @dataclass(slots=True)
@@ -34,6 +51,12 @@ class LiveArray:
     #: Complete answers in a row in which nothing of it lived.
     silent: int = 0
     seen: bool = False
+    #: An array task of it that somebody holds; ``None``: nobody does, or some of it runs.
+    held: Observation | None = None
+    #: An array task of it that can't ever start, and in how many complete answers in a row that was said of all.
+    hopeless: Observation | None = None
+    hopeless_for: int = 0
+    told_held: bool = False
     #: Submissions that found no room, and when the next one is due.
     tries: int = 0
     not_before: datetime | None = None
@@ -77,6 +100,11 @@ class LiveArray:
             waits = all(row.phase is Phase.PENDING for row in alive)
             reason, self.reason = self.reason, alive[0].raw if waits else None
             changed = changed or reason != self.reason
+        self.held = next((row for row in alive if row.stuck is Stuck.HELD), None)
+        if alive and all(row.stuck is Stuck.NEVER for row in alive):
+            self.hopeless, self.hopeless_for = alive[0], self.hopeless_for + complete
+        else:
+            self.hopeless, self.hopeless_for = None, 0
         if alive or not complete:
             self.silent = 0
             return changed
@@ -126,6 +154,8 @@ class LiveBag:
     key: bytes
     created_at: datetime
     arrays: list[LiveArray] = field(default_factory=list[LiveArray])
+    #: Its directory is known to be on the cluster.
+    pushed: bool = False
     #: Widths of arrays that are held back until it is known what tasks are like.
     reserve: tuple[int, ...] = ()
     #: Bytes of each journal that were read.
@@ -133,6 +163,14 @@ class LiveBag:
     #: When each dead worker was first known to be dead.
     dead_since: dict[str, datetime] = field(default_factory=dict[str, datetime])
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    #: What the tasks that ended had in common as long as all of them failed, and how many did; ``None``: not all.
+    failing: tuple[str, int] | None = ("", 0)
+    #: So many failed alike that its other tasks shall not even be tried.
+    broken: bool = False
+    #: Why its tasks fail that have not run when its arrays are over: they can't ever start.
+    refusal: str | None = None
+    #: Array tasks, as "8123_7", of which it is known that somebody else cancelled them.
+    cancelled: set[str] = field(default_factory=set[str])
 
     @property
     def open(self) -> bool:
@@ -176,19 +214,93 @@ class LiveBag:
         since = [self.dead_since.setdefault(name, now) for name in names]
         return (now - max(since, default=now)).total_seconds()
 
-    def cancelled_by_others(self) -> str | None:
-        """Return who cancelled array tasks that we did not cancel, in a sentence; ``None`` when nobody did."""
+    def cancelled_by_others(self) -> tuple[str, Observation] | None:
+        """Return an array task, as "8123_7", that somebody else cancelled since the last call, and its end."""
+        news: list[tuple[str, Observation]] = []
         for array in self.arrays:
             for index, end in array.ends.items():
-                if end.cause is not Cause.CANCELLED or array.cancel_wanted:
+                name = f"{array.array.job_id}_{index}"
+                if end.cause is not Cause.CANCELLED or array.cancel_wanted or name in self.cancelled:
                     continue
-                ran = any(name.startswith(f"{array.array.job_id}_{index}_") for name in self.ledger.workers)
+                ran = any(worker.startswith(f"{name}_") for worker in self.ledger.workers)
                 if ran or not array.trimmed:
-                    return f"Its job {array.array.job_id}_{index} was cancelled outside hpcflow ({end.raw})."
-        return None
+                    news.append((name, end))
+        self.cancelled.update(name for name, _ in news)
+        return news[0] if news else None
+
+    def note_end(self, likeness: str | None) -> int:
+        """Count an end towards those that all failed alike from the first one on; return how many did.
+
+        Args:
+            likeness: what the error has in common with others; ``None``: the task returned.
+        """
+        if self.failing is not None:
+            common, count = self.failing
+            alike = likeness is not None and likeness == (common or likeness)
+            self.failing = (likeness or "", count + 1) if alike else None
+        return self.failing[1] if self.failing else 0
 
     def row(self, closed_at: datetime | None = None) -> BagRow:
         return BagRow(bag=self.bag, created_at=self.created_at, closed_at=closed_at)
+
+
+@dataclass(slots=True)
+class Shared:
+    """What the parts of the engine have in common: settings, clusters, the live bags, and whom to wake."""
+
+    settings: Settings
+    clusters: Mapping[ClusterName, Cluster]
+    writer: Writer
+    now: Callable[[], datetime]
+    new_id: Callable[[], str]
+    #: HPCFLOW_HOME, and so the bags of clusters on this machine, lies on a network file system.
+    on_network: bool
+    bags: dict[BagId, LiveBag] = field(default_factory=dict[BagId, LiveBag])
+    #: Set when there is something to plan, to read, to ask the accounting for.
+    plan: dict[ClusterName, asyncio.Event] = field(init=False)
+    follow: dict[ClusterName, asyncio.Event] = field(init=False)
+    account: dict[ClusterName, asyncio.Event] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.plan, self.follow, self.account = ({name: asyncio.Event() for name in self.clusters} for _ in range(3))
+
+    def wake(self, live: LiveDispatch) -> None:
+        """Let the planners look at a dispatch."""
+        for name in live.clusters:
+            self.plan[name].set()
+
+    def listen(self, cluster: Cluster) -> None:
+        """Let journals and accounting of a cluster be looked at soon."""
+        self.follow[cluster.name].set()
+        self.account[cluster.name].set()
+
+    def keep(self, bag: Bag, live: LiveDispatch, created_at: datetime) -> LiveBag:
+        key = bag_key(self.clusters[bag.shape.cluster].key, bag.id)
+        kept = LiveBag(bag=bag, dispatch=live, ledger=Ledger(bag), key=key, created_at=created_at)
+        self.bags[bag.id] = kept
+        return kept
+
+    def finish(self, bag: LiveBag) -> None:
+        """Forget a bag whose arrays are all over."""
+        if self.bags.pop(bag.bag.id, None) is not None:
+            self.writer.pending.bags.append(bag.row(closed_at=self.now()))
+
+    def bags_on(self, cluster: Cluster) -> list[LiveBag]:
+        return [bag for bag in self.bags.values() if bag.bag.shape.cluster == cluster.name]
+
+    def bags_of(self, live: LiveDispatch) -> list[LiveBag]:
+        return [bag for bag in self.bags.values() if bag.dispatch is live]
+
+    def open_arrays(self, cluster: Cluster) -> list[LiveArray]:
+        return [array for bag in self.bags_on(cluster) for array in bag.arrays if array.open]
+
+    def pause(self, live: LiveDispatch, shape: Shape, reason: str) -> None:
+        """Submit nothing more of one shape until the user resumes; say so once."""
+        if shape not in live.pauses:
+            live.pauses[shape] = reason
+            live.dirty.add(-1)
+            self.writer.say(live, f"{reason} Nothing is submitted for these tasks; `hpcflow resume {live.id}` goes on.")
+            self.wake(live)
 
 
 def bag_of(plan: BagPlan, identifier: BagId, dispatch: DispatchId, cluster: Cluster) -> Bag:
@@ -208,7 +320,15 @@ def bag_of(plan: BagPlan, identifier: BagId, dispatch: DispatchId, cluster: Clus
 
 
 def array_of(
-    bag: Bag, cluster: Cluster, graph: Graph, *, width: int, identifier: str, opaque: bool, now: datetime
+    bag: Bag,
+    cluster: Cluster,
+    graph: Graph,
+    *,
+    width: int,
+    identifier: str,
+    opaque: bool,
+    now: datetime,
+    avoid: Sequence[str] = (),
 ) -> JobArray:
     """Return the array to submit for a bag; what is planned and what is submitted are both made here."""
     return JobArray(
@@ -223,6 +343,7 @@ def array_of(
         path=bag.path,
         prologue=cluster.settings.prologue,
         extra=cluster.settings.extra,
+        avoid=tuple(avoid),
         intent_at=now,
     )
 

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Final
 
-from hpcflow.core.follow import Ended, Fact, Lost, Started, explain, explain_death, is_charged
-from hpcflow.core.model import Cause, Observation
+from hpcflow.core.blame import LOSSES, Verdict, judge, judge_death, likeness, next_resources
+from hpcflow.core.follow import Ended, Fact, Lost, Started
+from hpcflow.core.model import Cause, Observation, Partition
+from hpcflow.core.plan import partition_of
 from hpcflow.core.states import FINAL, Event, State
-from hpcflow.server.bags import LiveBag
+from hpcflow.server.bags import LiveBag, Shared
+from hpcflow.server.clusters import Cluster
 from hpcflow.server.live import LiveDispatch, Stored
 from hpcflow.server.store import EndRow
-from hpcflow.server.writer import Writer
 
 __all__ = ["Collector"]
 
 logger = logging.getLogger(__name__)
 
+#: A dispatch avoids so many nodes of a cluster at most: more is the cluster's trouble, or the task's.
+_AVOIDED: Final = 8
+
 
 class Collector:
     """Moves tasks by facts, and leaves the rows to the writer."""
 
-    def __init__(self, writer: Writer, now: Callable[[], datetime], on_ready: Callable[[LiveDispatch], None]) -> None:
-        self._writer = writer
-        self._now = now
-        self._on_ready = on_ready
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._writer = shared.writer
+        self._now = shared.now
+
+    # ---- by a journal
 
     def take(self, bag: LiveBag, facts: Sequence[Fact]) -> None:
         live = bag.dispatch
@@ -43,10 +51,7 @@ class Collector:
     def _end(self, bag: LiveBag, fact: Ended) -> None:
         """Publish the end of one attempt: this is the only place that does (S1)."""
         live = bag.dispatch
-        task = live.tasks[fact.index]
-        if fact.record["st"] == "ok":
-            task.result = Stored.of(fact.record, bag.bag.path)
-            live.note_wall(fact.index, float(fact.record.get("wall", 0.0)))
+        host = bag.ledger.workers[fact.worker].host
         self._writer.pending.ends.append(
             EndRow(
                 dispatch=live.id,
@@ -54,65 +59,137 @@ class Collector:
                 attempt=fact.attempt,
                 worker=fact.worker,
                 bag=bag.bag.id,
-                record={**fact.record, "host": bag.ledger.workers[fact.worker].host},
+                record={**fact.record, "host": host},
             )
         )
-        error = explain(fact.record, bag.bag.limit_s)
-        match fact.record["st"]:
-            case "ok":
-                self.move(bag, fact.index, fact.attempt, Event.RETURNED, None)
-            case "error":
-                self.move(bag, fact.index, fact.attempt, Event.RAISED, error)
-            case _:
-                self._charge(bag, fact.index, fact.attempt, error)
+        verdict = judge(fact.record, bag.bag.limit_s)
+        if verdict is not None:
+            self._check_breaker(bag, bag.note_end(likeness(fact.record)), verdict)
+            self._charge(bag, fact.index, fact.attempt, verdict)
+            return
+        bag.note_end(None)
+        live.node_losses.pop((bag.bag.shape.cluster, host), None)
+        live.tasks[fact.index].result = Stored.of(fact.record, bag.bag.path)
+        live.note_wall(fact.index, float(fact.record.get("wall", 0.0)))
+        self.move(bag, fact.index, fact.attempt, Event.RETURNED, None)
 
-    def _charge(self, bag: LiveBag, index: int, attempt: int, error: str | None) -> None:
-        """Use up one attempt of a task that died."""
-        task = bag.dispatch.tasks[index]
+    def _check_breaker(self, bag: LiveBag, alike: int, verdict: Verdict) -> None:
+        """Pause a bag of which nothing but one error has come so far: the rest would end the same way."""
+        enough = self._shared.settings.breaker
+        if alike == enough and len(bag.bag.tasks) > enough:
+            text = f"The first {enough} tasks all failed: {verdict.sentence}"
+            self._shared.pause(bag.dispatch, bag.bag.shape, text if text.endswith(".") else f"{text}.")
+            bag.broken = True
+
+    # ---- by accounting
+
+    def release(self, bag: LiveBag, lost: Lost, ends: Mapping[str, Observation]) -> None:
+        """Give tasks back to the planner, or charge them for their own death.
+
+        Args:
+            bag: theirs.
+            lost: tasks that will get no end from it any more.
+            ends: how the workers that died ended, by name.
+        """
+        live = bag.dispatch
+        for (index, attempt), worker in lost.running:
+            task = live.tasks[index]
+            if task.attempt != attempt or task.state in FINAL:
+                continue
+            end = ends.get(worker)
+            verdict = judge_death(end, first=bag.ledger.workers[worker].begun == 1, losses=task.losses)
+            task.losses += verdict.cause is Cause.NODE_FAIL
+            if not verdict.charged:
+                task.alone = verdict.cause is Cause.TIMEOUT
+                self.move(bag, index, attempt, Event.RELEASED, None)
+                continue
+            record = {"st": "killed", "raw": end.raw if end else "", "sig": end.signal if end else None}
+            self._writer.pending.ends.append(
+                EndRow(dispatch=live.id, index=index, attempt=attempt, worker=worker, bag=bag.bag.id, record=record)
+            )
+            task.alone = True
+            self._charge(bag, index, attempt, verdict)
+        for (index, _), worker in lost.cut:
+            end = ends.get(worker)
+            # Who was cut off by time needs more of it; who was told to leave, by a cancel or preemption, does not.
+            live.tasks[index].alone = end is None or end.cause in {Cause.TIMEOUT, Cause.DONE}
+        for index, attempt in (*(key for key, _ in lost.cut), *lost.free):
+            self.move(bag, index, attempt, Event.RELEASED, None)
+
+    def note_node(self, bag: LiveBag, end: Observation) -> None:
+        """Remember that a node lost a worker, or started one that could do nothing; avoid it after the third time."""
+        live, cluster = bag.dispatch, bag.bag.shape.cluster
+        if end.host is None:
+            return
+        live.node_losses[cluster, end.host] += 1
+        avoided = live.avoided.get(cluster, ())
+        partition = self._partition(bag)
+        nodes = partition.total_nodes if partition is not None else None
+        most = min(_AVOIDED, (nodes - 1) if nodes is not None else _AVOIDED)
+        if live.node_losses[cluster, end.host] == LOSSES and end.host not in avoided and len(avoided) < most:
+            live.avoided[cluster] = (*avoided, end.host)
+            self._writer.say(
+                live,
+                f"Node {end.host} of {cluster} lost {LOSSES} workers, the last with {end.raw or 'no reason given'}: "
+                "further jobs of this dispatch avoid it.",
+            )
+
+    # ---- both
+
+    def _charge(self, bag: LiveBag, index: int, attempt: int, verdict: Verdict) -> None:
+        """Use up one attempt of a task, and give it the next one when the user allows it and the cluster can."""
+        live = bag.dispatch
+        task = live.tasks[index]
+        if task.attempt != attempt or task.state in FINAL:
+            return
         task.charged += 1
-        again = task.charged <= task.task.retries
-        self.move(bag, index, attempt, Event.RETRIED if again else Event.KILLED, error)
+        further = next_resources(
+            task.shape.resources,
+            verdict,
+            task.task.retries,
+            charged=task.charged,
+            partition=self._partition(bag),
+            worker_walltime_s=bag.bag.worker_walltime_s,
+        )
+        if isinstance(further, str):
+            event = Event.RAISED if verdict.raised else Event.KILLED
+            self.move(bag, index, attempt, event, f"{verdict.sentence} {further}".rstrip())
+            return
+        live.ask_for(index, further.memory_mib, further.walltime_s)
+        self.move(bag, index, attempt, Event.RETRIED, verdict.sentence)
+
+    def _partition(self, bag: LiveBag) -> Partition | None:
+        cluster: Cluster = self._shared.clusters[bag.bag.shape.cluster]
+        return partition_of(bag.bag.shape.resources, cluster.limits) if cluster.limits is not None else None
 
     def move(self, bag: LiveBag, index: int, attempt: int, event: Event, error: str | None) -> None:
         live = bag.dispatch
         task = live.tasks[index]
-        if task.attempt != attempt or task.state in FINAL or task.state is State.READY:
+        if task.attempt != attempt or task.state in FINAL or task.state in {State.READY, State.PAUSED}:
             return
         ready = len(live.ready)
         live.move(index, event, self._now(), error)
         if len(live.ready) > ready:
-            self._on_ready(live)
+            self._shared.wake(live)
+        if live.too_many_failed:
+            self.stop(live)
         self.close_if_done(live)
 
-    def release(self, bag: LiveBag, lost: Lost, ends: Mapping[str, Observation], foreign: str | None = None) -> None:
-        """Give tasks back to the planner, or charge them for their own death."""
-        live = bag.dispatch
-        for (index, attempt), worker in lost.running:
-            end = ends.get(worker)
-            if end is not None and end.cause is Cause.CANCELLED:
-                self.move(bag, index, attempt, Event.CANCELLED, explain_death(end))
-            elif is_charged(end, first=bag.ledger.workers[worker].begun == 1):
-                self._writer.pending.ends.append(
-                    EndRow(
-                        dispatch=live.id,
-                        index=index,
-                        attempt=attempt,
-                        worker=worker,
-                        bag=bag.bag.id,
-                        record={"st": "killed", "raw": end.raw if end else "", "sig": end.signal if end else None},
-                    )
-                )
-                self._charge(bag, index, attempt, explain_death(end))
-            else:
-                live.tasks[index].alone = end is not None and end.cause is Cause.TIMEOUT
-                self.move(bag, index, attempt, Event.RELEASED, None)
-        for index, _ in lost.cut:
-            live.tasks[index].alone = True
-        for index, attempt in (*lost.cut, *lost.free):
-            if foreign is None:
-                self.move(bag, index, attempt, Event.RELEASED, None)
-            else:
-                self.move(bag, index, attempt, Event.CANCELLED, foreign)
+    def stop(self, live: LiveDispatch) -> None:
+        """Cancel what is left of a dispatch of which more tasks have failed than its lattice allows."""
+        most = live.graph.max_failures
+        reason = f"Not run to its end, because more than {most} tasks failed (max_failures={most})."
+        self.cancel(live, range(len(live.tasks)), reason)
+        self._shared.wake(live)
+
+    def cancel(self, live: LiveDispatch, tasks: Sequence[int], reason: str) -> int:
+        """Cancel those of these tasks that have not ended; return how many did not."""
+        cancelled = 0
+        for index in reversed(tasks):  # downstream first: it is cancelled as well, not skipped
+            if live.tasks[index].state not in FINAL:
+                live.move(index, Event.CANCELLED, self._now(), reason)
+                cancelled += 1
+        return cancelled
 
     def close_if_done(self, live: LiveDispatch) -> None:
         """End a dispatch of which no task is left."""

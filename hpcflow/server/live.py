@@ -5,11 +5,22 @@ from __future__ import annotations
 import os.path
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from hpcflow.core.model import BagId, ClusterName, DispatchId, Graph, Resources, Shape, Task, UserError
+from hpcflow.core.model import (
+    BagId,
+    ClusterName,
+    DispatchId,
+    Failed,
+    Graph,
+    Resources,
+    Retries,
+    Shape,
+    Task,
+    UserError,
+)
 from hpcflow.core.states import FINAL, Event, State, Status, step
 from hpcflow.server.store import DispatchRow, EndRow, TaskRow
 
@@ -54,15 +65,23 @@ class LiveTask:
     """One task of a running dispatch."""
 
     task: Task
+    #: Of the attempt that runs or comes: a retry may ask for more than the first one did.
     shape: Shape
     state: State
-    #: Upstreams that have not completed.
+    #: Upstreams that it still waits for.
     missing: int
     attempt: int = 1
-    #: Attempts that were used up by a death of its own.
+    #: Attempts that were used up.
     charged: int = 0
+    #: How often a node failed under it.
+    losses: int = 0
+    #: What it asks for instead of what it asked at first: "memory_mib", "walltime_s".
+    asked: dict[str, int] = field(default_factory=dict[str, int])
+    #: It was cut off, or brought its worker down: it shall have the next one to itself.
     alone: bool = False
     bag: BagId | None = None
+    #: The bag of the attempt before: others of it may follow the same way.
+    came_from: BagId | None = None
     worker: str | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
@@ -89,7 +108,7 @@ class LiveDispatch:
     tasks: list[LiveTask]
     #: For each task, those that wait for it.
     downstream: list[list[int]]
-    shapes: frozenset[Shape]
+    clusters: frozenset[ClusterName]
     #: (offset, size) of each blob in the payload file.
     blobs: list[tuple[int, int]]
     payload: str
@@ -98,17 +117,25 @@ class LiveDispatch:
     started_at: datetime | None = None
     ended_at: datetime | None = None
     cancel_wanted: bool = False
+    #: Why nothing of it is submitted; ``None``: nothing holds it back as a whole.
+    paused: str | None = None
+    #: Why nothing of these shapes is submitted.
+    pauses: dict[Shape, str] = field(default_factory=dict[Shape, str])
     #: Tasks whose row must be written.
     dirty: set[int] = field(default_factory=set[int])
     ready: set[int] = field(default_factory=set[int])
     left: int = 0
+    failed: int = 0
     #: For each electron, how many of its tasks have returned, and their run time in all.
     walls: dict[str, tuple[int, float]] = field(default_factory=dict[str, tuple[int, float]])
     #: Clusters of which the user was told that they do not answer.
     told: set[ClusterName] = field(default_factory=set[ClusterName])
-    #: Bags in a row of which no worker got anything done, by shape.
+    #: Bags in a row of which no worker got anything done, by shape; cancels by others after which it went on.
     fruitless: Counter[Shape] = field(default_factory=Counter[Shape])
-
+    cancels: Counter[Shape] = field(default_factory=Counter[Shape])
+    #: Tasks and workers in a row that a node lost, and the nodes that are avoided for it.
+    node_losses: Counter[tuple[ClusterName, str]] = field(default_factory=Counter[tuple[ClusterName, str]])
+    avoided: dict[ClusterName, tuple[str, ...]] = field(default_factory=dict[ClusterName, tuple[str, ...]])
     gatherings: dict[Shape, Gathering] = field(default_factory=dict[Shape, Gathering])
 
     @property
@@ -116,9 +143,14 @@ class LiveDispatch:
         return self.row.id
 
     @property
-    def clusters(self) -> frozenset[ClusterName]:
-        """The clusters that it runs on."""
-        return frozenset(shape.cluster for shape in self.shapes)
+    def too_many_failed(self) -> bool:
+        """More tasks have failed than the lattice allows: the others are not worth running."""
+        most = self.graph.max_failures
+        return most is not None and self.failed > most
+
+    def why_paused(self, shape: Shape) -> str | None:
+        """Return why nothing of this shape is submitted, ``None`` when something may be."""
+        return self.paused or self.pauses.get(shape)
 
     @classmethod
     def fresh(
@@ -134,7 +166,7 @@ class LiveDispatch:
             graph=graph,
             tasks=tasks,
             downstream=_downstream(graph),
-            shapes=frozenset(shapes),
+            clusters=frozenset(shape.cluster for shape in shapes),
             blobs=list(_offsets(manifest)),
             payload=payload,
             left=len(tasks),
@@ -148,24 +180,35 @@ class LiveDispatch:
     def restore(self, rows: Iterable[TaskRow], ends: Iterable[EndRow], bag_paths: Mapping[BagId, str]) -> None:
         """Take the states and results that the store knows instead of fresh ones."""
         self.ready.clear()
-        self.left = 0
+        self.left = self.failed = 0
         for row in rows:
             task = self.tasks[row.index]
             task.state, task.attempt, task.bag, task.worker = row.state, row.attempt, row.bag, row.worker
             task.started_at, task.ended_at, task.error = row.started_at, row.ended_at, row.error
+            task.charged, task.losses = row.charged, row.again.get("losses", 0)
+            task.alone = bool(row.again.get("alone"))
+            self.ask_for(row.index, row.again.get("memory_mib"), row.again.get("walltime_s"))
             if row.state is State.READY:
                 self.ready.add(row.index)
+            if row.state is State.PAUSED and row.error != self.paused:
+                self.pauses[task.shape] = row.error or "Paused."
             self.left += row.state not in FINAL
+            self.failed += row.state is State.FAILED
         for end in ends:
             if end.record["st"] == "ok":
                 self.tasks[end.index].result = Stored.of(end.record, bag_paths[end.bag])
-            elif end.record["st"] != "error":
-                # Every attempt before this one was either charged as well or given back; the kinder count is kept.
-                self.tasks[end.index].charged = 1
         for index, task in enumerate(self.tasks):
-            upstreams = {*self.graph.tasks[index].deps, *self.graph.tasks[index].after}
-            task.missing = sum(self.tasks[upstream].state is not State.COMPLETED for upstream in upstreams)
+            task.missing = self._missing(index)
         self.dirty.clear()
+
+    def _missing(self, index: int) -> int:
+        task = self.graph.tasks[index]
+        return sum(not self._serves(upstream, task) for upstream in {*task.deps, *task.after})
+
+    def _serves(self, upstream: int, task: Task) -> bool:
+        """An upstream has given what a task waits for: its result, or for some the news that there is none."""
+        state = self.tasks[upstream].state
+        return state is State.COMPLETED or (task.accept_failed and state in FINAL)
 
     def move(self, index: int, event: Event, now: datetime, error: str | None = None) -> None:
         """Apply one event to one task, and what follows from it to the tasks downstream.
@@ -179,36 +222,78 @@ class LiveDispatch:
         self.ready.discard(index)
         if task.state is State.READY:
             self.ready.add(index)
-            if event is not Event.UPSTREAMS_DONE:
+            task.error = error  # of a retry: why the attempt before failed
+            if event not in {Event.UPSTREAMS_DONE, Event.RESUMED}:
                 task.attempt += 1
+                task.came_from = task.bag
                 task.bag = task.worker = task.started_at = None
+        elif task.state is State.PAUSED:
+            task.error = error
         elif task.state in FINAL:
             task.ended_at, task.error = now, error
             self.left -= 1
+            self.failed += task.state is State.FAILED
             self._pass_on(index, now)
 
     def _pass_on(self, index: int, now: datetime) -> None:
         """Tell the tasks downstream that a task is final; a loss goes down the whole graph, without recursion."""
-        completed = self.tasks[index].state is State.COMPLETED
-        name = self.graph.tasks[index].name
-        lost = [] if completed else list(self.downstream[index])
-        if completed:
-            for child in self.downstream[index]:
+        ended = [index]
+        while ended:
+            upstream = ended.pop()
+            for child in self.downstream[upstream]:
                 task = self.tasks[child]
-                task.missing -= 1
-                if not task.missing and task.state is State.WAITING:
-                    self.move(child, Event.UPSTREAMS_DONE, now)
-        verb = "was cancelled" if self.tasks[index].state is State.CANCELLED else "failed"
-        while lost:
-            child = lost.pop()
-            task = self.tasks[child]
-            if task.state is not State.WAITING:
-                continue
-            task.state = step(task.state, Event.UPSTREAM_LOST)
-            task.ended_at, task.error = now, f"Not run, because {name} (task {index}) {verb}."
-            self.dirty.add(child)
-            self.left -= 1
-            lost += self.downstream[child]
+                if task.state is not State.WAITING:
+                    continue
+                if self._serves(upstream, task.task):
+                    task.missing -= 1
+                    if not task.missing:
+                        self.move(child, Event.UPSTREAMS_DONE, now)
+                    continue
+                task.state = step(task.state, Event.UPSTREAM_LOST)
+                # What was lost first is told of all that hangs on it.
+                verb = "was cancelled" if self.tasks[index].state is State.CANCELLED else "failed"
+                text = f"Not run, because {self.graph.tasks[index].name} (task {index}) {verb}."
+                task.ended_at, task.error = now, text
+                self.dirty.add(child)
+                self.left -= 1
+                ended.append(child)
+
+    def ask_for(self, index: int, memory_mib: int | None, walltime_s: int | None) -> None:
+        """Let the next attempt of a task ask for this much; ``None``: for as much as the last one."""
+        task = self.tasks[index]
+        asked = {"memory_mib": memory_mib, "walltime_s": walltime_s}
+        task.asked |= {name: value for name, value in asked.items() if value}
+        had = task.shape.resources
+        memory, walltime = task.asked.get("memory_mib", had.memory_mib), task.asked.get("walltime_s", had.walltime_s)
+        task.shape = replace(task.shape, resources=replace(had, memory_mib=memory, walltime_s=walltime))
+        self.dirty.add(index)
+
+    def again(self, indices: Sequence[int], now: datetime) -> None:
+        """Give these tasks, which ended without completing, a further attempt, and the dispatch a further life.
+
+        Args:
+            indices: with all that hangs on them and shall run as well.
+            now: the time.
+        """
+        for index in indices:
+            task = self.tasks[index]
+            self.failed -= task.state is State.FAILED
+            task.state = step(task.state, Event.AGAIN)
+            task.attempt += 1
+            task.charged = task.losses = 0
+            task.came_from = task.bag = task.worker = task.started_at = task.ended_at = task.error = None
+            self.left += 1
+            self.dirty.add(index)
+        for index in indices:
+            self.tasks[index].missing = self._missing(index)
+            if not self.tasks[index].missing:
+                self.move(index, Event.UPSTREAMS_DONE, now)
+        self.status, self.error, self.ended_at, self.cancel_wanted = Status.RUNNING, None, None, False
+
+    def without_result(self, index: int) -> Failed:
+        """Return what an electron that accepts failures gets in the place of this task's result."""
+        task = self.tasks[index]
+        return Failed(name=task.task.name, index=index, state=str(task.state), error=task.error or "")
 
     def coming(self) -> Counter[Shape]:
         """Count the tasks that nothing but a scheduler's work keeps waiting, by shape."""
@@ -217,7 +302,10 @@ class LiveDispatch:
             task.shape
             for task in self.tasks
             if task.state is State.WAITING
-            and all(self.tasks[upstream].state in in_flight for upstream in (*task.task.deps, *task.task.after))
+            and all(
+                self.tasks[upstream].state in in_flight or self._serves(upstream, task.task)
+                for upstream in (*task.task.deps, *task.task.after)
+            )
         )
 
     def note_wall(self, index: int, wall_s: float) -> None:
@@ -233,6 +321,11 @@ class LiveDispatch:
 
     def task_row(self, index: int) -> TaskRow:
         task = self.tasks[index]
+        again = dict(task.asked)
+        if task.alone:
+            again["alone"] = 1
+        if task.losses:
+            again["losses"] = task.losses
         return TaskRow(
             dispatch=self.id,
             index=index,
@@ -245,6 +338,8 @@ class LiveDispatch:
             ended_at=task.ended_at,
             error=task.error,
             cluster=task.shape.cluster,
+            charged=task.charged,
+            again=again,
         )
 
     def dispatch_row(self) -> DispatchRow:
@@ -258,31 +353,54 @@ class LiveDispatch:
             error=self.error,
             n_tasks=len(self.tasks),
             cancel_wanted=self.cancel_wanted,
+            paused=self.paused or next(iter(self.pauses.values()), None),
+            paused_whole=self.paused is not None,
             python=self.row.python,
             counts={},
         )
 
     def close(self, now: datetime) -> None:
         """Set the final status; call it when no task is left."""
-        failed = [(index, task) for index, task in enumerate(self.tasks) if task.state is State.FAILED]
-        lost = any(task.state is not State.COMPLETED for task in self.tasks)
+        accepted = self._accepted()
+        lost = [index for index, task in enumerate(self.tasks) if task.state is not State.COMPLETED]
+        failed = [index for index in lost if self.tasks[index].state is State.FAILED and index not in accepted]
+        cancelled = [index for index in lost if self.tasks[index].state is State.CANCELLED and index not in accepted]
         self.ended_at = now
+        self.paused = None
+        self.pauses.clear()
         if self.cancel_wanted:
             self.status = Status.CANCELLED
             self.error = "The dispatch was cancelled."
         elif failed:
             self.status = Status.FAILED
             first = "; ".join(
-                f"{task.task.name} ({index}): {(task.error or '').rstrip('.')}" for index, task in failed[:3]
+                f"{self.graph.tasks[index].name} ({index}): {(self.tasks[index].error or '').rstrip('.')}"
+                for index in failed[:3]
             )
             more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
             self.error = f"{len(failed)} of {len(self.tasks)} tasks failed: {first}{more}"
-        elif lost:
+        elif cancelled:
             self.status = Status.CANCELLED
-            cancelled = next(task for task in self.tasks if task.state is State.CANCELLED)
-            self.error = cancelled.error
+            self.error = self.tasks[cancelled[0]].error
         else:
             self.status = Status.COMPLETED
+
+    def _accepted(self) -> set[int]:
+        """Return the tasks without a result that nobody misses: all that waited for it accepts failures."""
+        wanted = set(self.graph.output_deps)
+        accepted: set[int] = set()
+        lost = [index for index, task in enumerate(self.tasks) if task.state is not State.COMPLETED]
+        grew = True
+        while grew:
+            grew = False
+            for index in reversed(lost):
+                children = self.downstream[index]
+                if index in accepted or index in wanted or not children:
+                    continue
+                if all(self.graph.tasks[child].accept_failed or child in accepted for child in children):
+                    accepted.add(index)
+                    grew = True
+        return accepted
 
 
 def _downstream(graph: Graph) -> list[list[int]]:
@@ -314,7 +432,9 @@ def read_graph(manifest: Manifest) -> Graph:
                 shape.get("executor"),
                 _resources(shape.get("resources") or {}),
                 shape.get("workdir"),
-                int(shape.get("retries", 0)),
+                _retries(shape.get("retries", 0)),
+                bool(shape.get("accept_failed", False)),
+                shape.get("on_cancelled", "pause"),
             )
             for shape in manifest["shapes"]
         ]
@@ -323,7 +443,7 @@ def read_graph(manifest: Manifest) -> Graph:
         for index, (name, fn, args, shape, deps, after) in enumerate(manifest["tasks"]):
             if fn not in blobs or args not in blobs:
                 raise UserError(f"Task {index} ({name}) names a blob that the dispatch does not hold.")
-            executor, resources, workdir, retries = shapes[shape]
+            executor, resources, workdir, retries, accept_failed, on_cancelled = shapes[shape]
             tasks.append(
                 Task(
                     index=index,
@@ -336,6 +456,8 @@ def read_graph(manifest: Manifest) -> Graph:
                     resources=resources,
                     workdir=workdir,
                     retries=retries,
+                    accept_failed=accept_failed,
+                    on_cancelled=on_cancelled,
                 )
             )
         if manifest["output"] not in blobs:
@@ -345,6 +467,7 @@ def read_graph(manifest: Manifest) -> Graph:
             tasks=tuple(tasks),
             output=manifest["output"],
             output_deps=tuple(manifest["output_deps"]),
+            max_failures=manifest.get("max_failures"),
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError(
@@ -357,3 +480,10 @@ def _resources(fields: Mapping[str, Any]) -> Resources:  # Any: JSON
     if "extra" in given:
         given["extra"] = tuple(given["extra"])
     return Resources(**given)
+
+
+def _retries(written: int | Mapping[str, Any]) -> Retries:  # Any: JSON
+    if isinstance(written, int):
+        return Retries(times=written)
+    fields: dict[str, Any] = {**written, "exceptions": tuple(written.get("exceptions", ()))}
+    return Retries(**fields)

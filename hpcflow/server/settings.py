@@ -61,6 +61,8 @@ class Settings(BaseSettings):
     ramp_after: Seconds = 3.0
     #: Limit of an array task that serves several tasks.
     worker_walltime: Seconds = 3600.0
+    #: So many first ends of a bag that all fail with one error pause it; 0: never.
+    breaker: Annotated[int, Field(ge=0)] = 20
     #: What a task gets between SIGTERM and SIGKILL.
     kill_grace: Seconds = 5.0
     #: ``readable``: <electron>-<id>; ``opaque``: hf-<id>, where job names are nobody's business.

@@ -30,6 +30,7 @@ from hpcflow.core.model import (
     Phase,
     Resources,
     Shape,
+    Stuck,
     ulid,
 )
 from hpcflow.core.plugin import Accepted, Ambiguous, Command, Plugin, Refused, Reply, Submission
@@ -64,6 +65,8 @@ class Job:
     #: Per array task; an index that is not here has left the scheduler's memory.
     tasks: dict[int, tuple[Phase, Cause | None, str]]
     exit_codes: dict[int, int] = field(default_factory=dict[int, int])
+    #: What more the scheduler says of an array task: fields of `Observation`.
+    more: dict[int, dict[str, str]] = field(default_factory=dict[int, dict[str, str]])
 
 
 @dataclass
@@ -105,7 +108,7 @@ class World:
 
     def _rows(self, tokens: Sequence[str]) -> list[list[Any]]:  # Any: JSON
         return [
-            [job.token, job.id, index, phase, cause, raw, job.exit_codes.get(index)]
+            [job.token, job.id, index, phase, cause, raw, job.exit_codes.get(index), job.more.get(index, {})]
             for job in self.jobs
             if job.token in tokens
             for index, (phase, cause, raw) in job.tasks.items()
@@ -118,8 +121,9 @@ class World:
                     if phase is Phase.PENDING or (phase is Phase.RUNNING and not pending_only):
                         job.tasks[index] = (Phase.ENDED, Cause.CANCELLED, "CANCELLED by 1000")
 
-    def end(self, job: Job, index: int, cause: Cause, raw: str = "", exit_code: int | None = None) -> None:
+    def end(self, job: Job, index: int, cause: Cause, raw: str = "", exit_code: int | None = None, **more: str) -> None:
         job.tasks[index] = (Phase.ENDED, cause, raw or cause.name)
+        job.more[index] = more
         if exit_code is not None:
             job.exit_codes[index] = exit_code
 
@@ -174,13 +178,19 @@ class MiniPlugin:
                 cause=Cause(cause) if cause else None,
                 raw=raw,
                 exit_code=exit_code,
+                host=more.get("host"),
+                by=more.get("by"),
+                stuck=Stuck(more["stuck"]) if "stuck" in more else None,
             )
-            for token, job, index, phase, cause, raw, exit_code in json.loads(replies[0].stdout)
+            for token, job, index, phase, cause, raw, exit_code, more in json.loads(replies[0].stdout)
         )
         return Observations(rows=rows, complete=frozenset(array.token for array in arrays))
 
     def cancel(self, arrays: Sequence[JobArray], *, pending_only: bool) -> Command:
         return Command(("cancel", "pending" if pending_only else "all", *(array.token for array in arrays)))
+
+    def release(self, arrays: Sequence[JobArray]) -> Command | None:
+        return Command(("release", *(array.token for array in arrays)))
 
     def parse_cancel(self, reply: Reply) -> str | None:
         return None if reply.exit_code == 0 else reply.stderr.decode()
@@ -234,16 +244,26 @@ class PlayedWorker:
         self.end(task, attempt=attempt, r={"b": "gASIiC4="})
 
 
-def a_manifest(*deps: Sequence[int], retries: int = 0, **resources: Any) -> dict[str, Any]:  # Any: JSON
-    """A dispatch of tasks that wait for each other as ``deps`` says."""
+def a_manifest(
+    *deps: Sequence[int],
+    retries: int | Mapping[str, Any] = 0,
+    on_cancelled: str = "pause",
+    accepting: Sequence[int] = (),
+    max_failures: int | None = None,
+    **resources: Any,
+) -> dict[str, Any]:  # Any: JSON
+    """A dispatch of tasks that wait for each other as ``deps`` says; those of ``accepting`` accept failures."""
+    shape = {"executor": "mini", "resources": resources, "workdir": None, "retries": retries}
+    shape |= {"on_cancelled": on_cancelled, "accept_failed": False}
     return {
         "v": 1,
         "id": ulid(int(datetime.now(UTC).timestamp() * 1000), secrets.token_bytes(10)),
         "name": "flow",
         "python": [3, 11],
         "executable": "/usr/bin/python3",
-        "shapes": [{"executor": "mini", "resources": resources, "workdir": None, "retries": retries}],
-        "tasks": [[f"step{index}", 0, 0, 0, list(needs), []] for index, needs in enumerate(deps)],
+        "shapes": [shape, {**shape, "accept_failed": True}],
+        "tasks": [[f"step{index}", 0, 0, int(index in accepting), list(needs), []] for index, needs in enumerate(deps)],
+        "max_failures": max_failures,
         "output": 0,
         "output_deps": [],
         "blobs": [[4, hashlib.sha256(b"blob").hexdigest()]],

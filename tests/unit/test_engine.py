@@ -162,38 +162,6 @@ async def test_node_failure_costs_no_attempt(tmp_path: Path) -> None:
 
 
 @in_loop
-async def test_a_cancel_that_is_not_ours_is_never_submitted_again(tmp_path: Path) -> None:
-    async with a_stage(tmp_path) as stage:
-        live = await stage.dispatch([], [0])
-        job = await stage.job()
-        stage.world.end(job, 0, Cause.CANCELLED, "CANCELLED by 0")
-        row = await stage.ended(live)
-        assert row.status is Status.CANCELLED
-        assert row.error == f"Its job {job.id}_0 was cancelled outside hpcflow (CANCELLED by 0)."
-        assert stage.world.count("submit") == 1
-
-
-@in_loop
-async def test_a_running_array_that_is_cancelled_by_hand_takes_its_tasks_along_one_by_one(tmp_path: Path) -> None:
-    async with a_stage(tmp_path) as stage:
-        live = await stage.dispatch([], [])
-        job = await stage.job()
-        workers = [PlayedWorker(job, index) for index in (0, 1)]
-        for index, worker in enumerate(workers):
-            worker.claim(index)
-            worker.start(index)
-        workers[0].end(0, "interrupted")
-        workers[0].leave("term")
-        stage.world.end(job, 0, Cause.CANCELLED, "CANCELLED by 1000")
-        await stage.until(lambda: states(stage, live)[0] is State.CANCELLED)
-        workers[1].end(1)
-        row = await stage.ended(live)
-        assert states(stage, live) == [State.CANCELLED, State.COMPLETED]
-        assert row.error == f"Its job {job.id}_0 was cancelled outside hpcflow (CANCELLED by 1000)."
-        assert stage.world.count("submit") == 1
-
-
-@in_loop
 async def test_a_worker_that_was_told_to_leave_is_waited_for_until_accounting_says_why(tmp_path: Path) -> None:
     async with a_stage(tmp_path) as stage:
         live = await stage.dispatch([])
@@ -343,7 +311,7 @@ async def test_held_back_workers_do_not_come_when_tasks_are_short(tmp_path: Path
         for task in range(4):
             worker.run(task, task)
         bag = stage.store.bags(live.id)[0].bag
-        await stage.until(lambda: not stage.engine._bags[bag.id].reserve)
+        await stage.until(lambda: not stage.engine._shared.bags[bag.id].reserve)
         worker.run(4, 4)
         await stage.ended(live)
         assert stage.world.count("submit") == 1
@@ -405,10 +373,14 @@ async def test_a_restart_in_the_middle_of_a_submission_looks_for_the_name_first(
         assert world.count("submit") == 1
 
 
-def resume(stage: Stage, before: LiveDispatch) -> None:
+def resume(stage: Stage, before: LiveDispatch) -> LiveDispatch:
     """Take a dispatch up from the store alone, as a new server does."""
     live = a_dispatch(stage.store.manifest(before.id), stage.folder)
+    row = stage.store.dispatch(before.id)
+    assert row is not None
+    live.paused = row.paused if row.paused_whole else None
     bags = stage.store.bags(before.id)
     paths = {bag.bag.id: bag.bag.path for bag in bags}
     live.restore(stage.store.tasks(before.id), stage.store.ends(before.id).values(), paths)
-    stage.engine.resume(live, bags, stage.store.arrays(before.id))
+    stage.engine.take_over(live, bags, stage.store.arrays(before.id))
+    return live

@@ -16,6 +16,7 @@ import pytest
 from hpcflow.core.model import Bag, BagId, ClusterName, DispatchId, HpcflowError, JobArray, JobId, Resources, Shape
 from hpcflow.core.states import State, Status
 from hpcflow.server.store import (
+    SCHEMA,
     ArrayRow,
     ArrayState,
     BagRow,
@@ -423,5 +424,5 @@ def test_the_file_names_its_schema_and_holds_times_as_microseconds(filled: Store
     with closing(sqlite3.connect(tmp_path / "hpcflow.db")) as raw:
         pragma = {name: raw.execute(f"PRAGMA {name}").fetchone()[0] for name in ("user_version", "journal_mode")}
         created = raw.execute("SELECT created_at FROM dispatch").fetchone()[0]
-    assert pragma == {"user_version": 1, "journal_mode": "wal"}
+    assert pragma == {"user_version": SCHEMA, "journal_mode": "wal"}
     assert created == 1772366401123456

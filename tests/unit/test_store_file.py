@@ -368,3 +368,30 @@ def test_a_damaged_page_is_a_sentence(path: Path) -> None:
     path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
     with opened(path) as store, pytest.raises(StoreError, match=r"is damaged \(database disk image is malformed\)"):
         store.dispatches(limit=1)
+
+
+def test_a_file_of_the_first_schema_is_brought_up_to_date_with_all_that_it_holds(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as raw, raw:
+        for statement in FIRST_SCHEMA:
+            raw.execute(statement)
+        raw.execute("INSERT INTO dispatch VALUES ('D', 'flow', 'RUNNING', 1, NULL, NULL, NULL, 1, 0, 3, 11)")
+        raw.execute("INSERT INTO task VALUES ('D', 0, 'step', 'ready', 2, NULL, NULL, NULL, NULL, NULL, 'slurm')")
+        raw.execute("PRAGMA user_version = 1")
+    path.chmod(0o600)
+    with closing(Store.open(str(path), on_network=False)) as store:
+        row = store.dispatch(DispatchId("D"))
+        (task,) = store.tasks(DispatchId("D"))
+    assert row is not None
+    assert (row.name, row.paused, row.paused_whole) == ("flow", None, False)
+    assert (task.state, task.attempt, task.charged, task.again) == (State.READY, 2, 0, {})
+
+
+#: The tables that the second schema changed, as the first one had them.
+FIRST_SCHEMA = (
+    "CREATE TABLE dispatch (id TEXT PRIMARY KEY, name TEXT NOT NULL, status TEXT NOT NULL, created_at INTEGER NOT NULL,"
+    " started_at INTEGER, ended_at INTEGER, error TEXT, n_tasks INTEGER NOT NULL, cancel_wanted INTEGER NOT NULL,"
+    " python_major INTEGER NOT NULL, python_minor INTEGER NOT NULL)",
+    'CREATE TABLE task (dispatch TEXT NOT NULL, "index" INTEGER NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL,'
+    " attempt INTEGER NOT NULL, bag TEXT, worker TEXT, started_at INTEGER, ended_at INTEGER, error TEXT, cluster TEXT,"
+    ' PRIMARY KEY (dispatch, "index")) WITHOUT ROWID',
+)

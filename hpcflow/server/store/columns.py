@@ -70,11 +70,13 @@ def dispatch_values(row: DispatchRow) -> Values:
         row.n_tasks,
         row.cancel_wanted,
         *row.python,
+        plain(row.paused),
+        row.paused_whole,
     )
 
 
 def dispatch_row(values: Sequence[Any], counts: Mapping[State, int]) -> DispatchRow:
-    found, name, status, created, started, ended, error, n_tasks, cancel_wanted, major, minor = values
+    found, name, status, created, started, ended, error, n_tasks, cancel_wanted, major, minor, paused, whole = values
     return DispatchRow(
         id=found,
         name=name,
@@ -85,6 +87,8 @@ def dispatch_row(values: Sequence[Any], counts: Mapping[State, int]) -> Dispatch
         error=error,
         n_tasks=n_tasks,
         cancel_wanted=bool(cancel_wanted),
+        paused=paused,
+        paused_whole=bool(whole),
         python=(major, minor),
         counts=counts,
     )
@@ -103,11 +107,13 @@ def task_values(row: TaskRow) -> Values:
         micros_or_none(row.ended_at),
         plain(row.error),
         row.cluster,
+        row.charged,
+        packed(row.again) if row.again else None,
     )
 
 
 def task_row(values: Sequence[Any]) -> TaskRow:
-    dispatch, index, name, state, attempt, bag, worker, started, ended, error, cluster = values
+    dispatch, index, name, state, attempt, bag, worker, started, ended, error, cluster, charged, again = values
     return TaskRow(
         dispatch=dispatch,
         index=index,
@@ -120,6 +126,8 @@ def task_row(values: Sequence[Any]) -> TaskRow:
         ended_at=_time_or_none(ended),
         error=error,
         cluster=cluster,
+        charged=charged,
+        again=unpacked(again) if again else {},
     )
 
 

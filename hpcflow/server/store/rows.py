@@ -88,6 +88,10 @@ class DispatchRow:
     error: str | None = None
     n_tasks: int
     cancel_wanted: bool = False
+    #: Why nothing of it, or of some of its shapes, is submitted: a sentence.
+    paused: str | None = None
+    #: It is paused as a whole.
+    paused_whole: bool = False
     #: (major, minor) of the interpreter that made the pickles.
     python: tuple[int, int]
     #: Tasks in each state, states without a task left out. Counted when read, ignored when written.
@@ -112,6 +116,11 @@ class TaskRow:
     #: A sentence.
     error: str | None = None
     cluster: str | None = None
+    #: Attempts that were used up.
+    charged: int = 0
+    #: What a further attempt must know of those before: "memory_mib" and "walltime_s" that it asks for, "alone",
+    #: "losses"; nothing where that is as it was at first.
+    again: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +206,7 @@ class Changes:
     ends: list[EndRow] = field(default_factory=list[EndRow])
     bags: list[BagRow] = field(default_factory=list[BagRow])
     arrays: list[ArrayRow] = field(default_factory=list[ArrayRow])
-    #: Of these, status, times, error and ``cancel_wanted`` are stored.
+    #: Of these, status, times, error, ``cancel_wanted`` and the pause are stored.
     dispatches: list[DispatchRow] = field(default_factory=list[DispatchRow])
     messages: list[tuple[DispatchId, str]] = field(default_factory=list[tuple[DispatchId, str]])
 

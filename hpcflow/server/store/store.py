@@ -451,6 +451,8 @@ def _update_dispatch(connection: sa.Connection, row: DispatchRow) -> None:
         "ended_at": columns.micros_or_none(row.ended_at),
         "error": columns.plain(row.error),
         "cancel_wanted": row.cancel_wanted,
+        "paused": columns.plain(row.paused),
+        "paused_whole": row.paused_whole,
     }
     if not connection.execute(statement.values(values)).rowcount:
         raise StoreError(f"No dispatch {row.id} here.")

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 #: What ``PRAGMA user_version`` says of a file whose tables are those below. A change of them adds a step to `STEPS`.
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 
 
 # Columns ending in _at are microseconds since the epoch; columns called json are what `columns.packed` makes.
@@ -65,6 +65,8 @@ DISPATCH: Final = sa.Table(
     _integer("cancel_wanted"),
     _integer("python_major"),
     _integer("python_minor"),
+    _text("paused", null=True),
+    sa.Column("paused_whole", sa.Integer, nullable=False, server_default="0"),
     sa.Index("dispatch_created_at", "created_at", "id"),
 )
 MANIFEST: Final = sa.Table("manifest", METADATA, _of_dispatch(key=True), _json("json"))
@@ -82,6 +84,8 @@ TASK: Final = sa.Table(
     _integer("ended_at", null=True),
     _text("error", null=True),
     _text("cluster", null=True),
+    sa.Column("charged", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("again", sa.LargeBinary, nullable=True),
     sa.Index("task_state", "dispatch", "state"),
     sqlite_with_rowid=False,
 )
@@ -146,7 +150,14 @@ LEASE: Final = sa.Table(
 )
 
 #: Step k turns a file of schema k + 1 into one of schema k + 2, as plain SQL; a new file gets the tables above.
-STEPS: Final[tuple[tuple[str, ...], ...]] = ()
+STEPS: Final[tuple[tuple[str, ...], ...]] = (
+    (
+        "ALTER TABLE dispatch ADD COLUMN paused TEXT",
+        "ALTER TABLE dispatch ADD COLUMN paused_whole INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE task ADD COLUMN charged INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE task ADD COLUMN again BLOB",
+    ),
+)
 
 
 @cache

@@ -1,0 +1,183 @@
+"""Makes bags and hands arrays to schedulers, in an order in which a crash at any point can be mended."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final
+
+from hpcflow.core.model import BagId, JobArray, UserError
+from hpcflow.core.plan import BagPlan
+from hpcflow.core.plugin import Accepted, Ambiguous, Refused
+from hpcflow.core.states import Event
+from hpcflow.server.bagging import push_bag
+from hpcflow.server.bags import LiveArray, LiveBag, Shared, array_of, bag_of
+from hpcflow.server.clusters import Cluster
+from hpcflow.server.collect import Collector
+from hpcflow.server.live import LiveDispatch
+from hpcflow.server.remote import TransportError
+from hpcflow.server.store import ArrayState
+
+__all__ = ["Submitter"]
+
+logger = logging.getLogger(__name__)
+
+#: The most that the wait for room in a full queue grows to.
+_RETRY_MAX_S: Final = 600.0
+
+
+class Submitter:
+    """All that changes what a scheduler has: submissions and cancels."""
+
+    def __init__(self, shared: Shared, collector: Collector) -> None:
+        self._shared = shared
+        self._writer = shared.writer
+        self._collector = collector
+
+    async def serve(self, cluster: Cluster, live: LiveDispatch, plan: BagPlan) -> None:
+        """Store the intent, make the bag, submit its arrays."""
+        now = self._shared.now()
+        identifier = BagId(self._shared.new_id())
+        bag = self._shared.keep(bag_of(plan, identifier, live.id, cluster), live, now)
+        for index, _ in plan.tasks:
+            live.tasks[index].bag = identifier
+            live.move(index, Event.BAGGED, now)
+        live.started_at = live.started_at or now
+        self._writer.pending.bags.append(bag.row())
+        for width in plan.widths[: plan.at_once]:
+            self._intend(cluster, bag, width)
+        bag.reserve = plan.widths[plan.at_once :]
+        await self._writer.flush()
+        self._shared.account[cluster.name].set()
+        await self.submit_due(cluster, bag)
+
+    async def widen(self, cluster: Cluster, bag: LiveBag, widths: Sequence[int]) -> None:
+        """Submit further arrays for a bag."""
+        for width in widths:
+            self._intend(cluster, bag, width)
+        await self._writer.flush()
+        await self.submit_due(cluster, bag)
+
+    def _intend(self, cluster: Cluster, bag: LiveBag, width: int) -> None:
+        array = LiveArray(
+            array_of(
+                bag.bag,
+                cluster,
+                bag.dispatch.graph,
+                width=width,
+                identifier=self._shared.new_id(),
+                opaque=self._shared.settings.job_names == "opaque",
+                now=self._shared.now(),
+                avoid=bag.dispatch.avoided.get(cluster.name, ()),
+            ),
+            ArrayState.INTENT,
+        )
+        bag.arrays.append(array)
+        self._writer.pending.arrays.append(array.row())
+
+    async def submit_due(self, cluster: Cluster, bag: LiveBag) -> None:
+        """Submit what was intended; what can't be done now is tried again after the next look at the accounting."""
+        if not any(self._may_go(bag, array) for array in bag.arrays):
+            return
+        if not bag.pushed:
+            await self._push(cluster, bag)
+        for array in bag.arrays:
+            if self._may_go(bag, array):
+                await self._submit(cluster, bag, array)
+
+    async def _push(self, cluster: Cluster, bag: LiveBag) -> None:
+        try:
+            await cluster.place_worker()
+            await push_bag(
+                bag.dispatch,
+                bag.bag,
+                self._shared.clusters,
+                kill_grace_s=self._shared.settings.kill_grace,
+                on_network=self._shared.on_network,
+            )
+        except TransportError as error:
+            self._writer.say(bag.dispatch, f"Nothing could be written on {cluster.name}: {error}. Trying again.")
+            await self._writer.flush()
+            raise
+        bag.pushed = True
+
+    def _may_go(self, bag: LiveBag, array: LiveArray) -> bool:
+        return array.is_due(self._shared.now()) and bag.dispatch.why_paused(bag.bag.shape) is None
+
+    async def _submit(self, cluster: Cluster, bag: LiveBag, array: LiveArray) -> None:
+        settings = self._shared.settings
+        try:
+            command = cluster.plugin.submit(array.array)
+        except UserError as error:
+            self._refuse(bag, array, str(error))
+            await self._writer.flush()
+            return
+        reply = await cluster.transport.run(command, settings.command_deadline)
+        now = self._shared.now()
+        match cluster.plugin.parse_submit(array.array, reply):
+            case Accepted(job_id):
+                array.accept(job_id, now)
+                logger.info("job %s: %d array tasks on %s", job_id, array.array.width, cluster.name)
+            case Refused(reason, retry_later=True):
+                array.tries += 1
+                array.reason = f"{cluster.name} has no room for it: {reason}. Trying again."
+                array.not_before = now + timedelta(
+                    seconds=min(_RETRY_MAX_S, settings.submit_retry * 2 ** (array.tries - 1))
+                )
+                self._writer.say(bag.dispatch, array.reason)
+            case Refused(reason):
+                self._refuse(bag, array, f"{cluster.name} refused {array.array.width} array tasks: {reason}")
+            case Ambiguous(reason):
+                array.state, array.reason = ArrayState.AMBIGUOUS, f"Looking for it by name, because {reason}"
+        self._writer.pending.arrays.append(array.row())
+        await self._writer.flush()
+        self._shared.listen(cluster)
+
+    def _refuse(self, bag: LiveBag, array: LiveArray, reason: str) -> None:
+        """Fail the tasks of a bag that no scheduler will serve."""
+        array.state, array.reason, array.ended_at = ArrayState.REFUSED, reason, self._shared.now()
+        self._writer.pending.arrays.append(array.row())
+        if bag.open or any(other.state is ArrayState.SUBMITTED for other in bag.arrays):
+            return
+        lost = bag.ledger.lost((), last=True)
+        for index, attempt in lost.free:
+            self._collector.move(bag, index, attempt, Event.REFUSED, reason)
+        self._shared.finish(bag)
+
+    def want_cancelled(self, bag: LiveBag) -> None:
+        """Note in the store that a bag's arrays shall go: the wish outlives the server, and is repeated until done."""
+        for array in bag.arrays:
+            if array.open and not array.cancel_wanted:
+                array.cancel_wanted = True
+                self._writer.pending.arrays.append(array.row())
+
+    async def cancel_wanted(self, cluster: Cluster) -> None:
+        """Repeat stored wishes until the scheduler says that nothing is left: its exit code alone says nothing."""
+        wanted = [array for array in self._shared.open_arrays(cluster) if array.cancel_wanted]
+        for array in wanted:
+            if array.state is ArrayState.INTENT:
+                array.state, array.ended_at = ArrayState.ENDED, self._shared.now()
+                self._writer.pending.arrays.append(array.row())
+        submitted = [array.array for array in wanted if array.open]
+        if submitted:
+            await self.cancel(cluster, submitted, pending_only=False)
+
+    async def cancel(self, cluster: Cluster, arrays: Sequence[JobArray], *, pending_only: bool) -> None:
+        command = cluster.plugin.cancel(arrays, pending_only=pending_only)
+        reply = await cluster.transport.run(command, self._shared.settings.command_deadline)
+        if (said := cluster.plugin.parse_cancel(reply)) is not None:
+            logger.warning("%s: cancelling %d arrays: %s", cluster.name, len(arrays), said)
+
+    async def release(self, cluster: Cluster, bag: LiveBag) -> None:
+        """Ask the scheduler to let go what somebody holds of a bag; tell the user when it does not."""
+        held = [array.array for array in bag.arrays if array.held is not None and array.open]
+        command = cluster.plugin.release(held) if held else None
+        if command is None:
+            return
+        reply = await cluster.transport.run(command, self._shared.settings.command_deadline)
+        if reply.exit_code != 0:
+            jobs = ", ".join(str(array.job_id) for array in held)
+            said = " ".join(reply.stderr.decode(errors="replace").split())
+            self._writer.say(bag.dispatch, f"{cluster.name} does not release job {jobs}: {said or 'no answer'}")
+            await self._writer.flush()
