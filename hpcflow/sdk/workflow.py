@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from functools import update_wrapper
 from types import FunctionType, MethodType
-from typing import Generic, ParamSpec, TypeVar, Unpack, cast, overload
+from typing import Final, Generic, ParamSpec, TypeVar, Unpack, cast, overload
 
 from hpcflow.core.model import Resources, Task, UserError
 from hpcflow.sdk.annotations import Annotations, LatticeOptions, Options, parse_lattice_options, parse_options
@@ -43,30 +43,41 @@ T = TypeVar("T")
 class Electron(Generic[P, R_co]):
     """A function that becomes a task where a lattice calls it, and is called plainly everywhere else."""
 
-    def __init__(self, function: Callable[P, R_co], annotations: Annotations) -> None:
+    def __init__(self, function: Callable[P, R_co], annotations: Annotations, *, composes: bool = False) -> None:
+        """Wrap a function.
+
+        Args:
+            function: a plain one.
+            annotations: what it needs.
+            composes: it is a lattice's function, which may well take electrons as arguments.
+        """
         self.function = function
         self.annotations = annotations
+        self._composes = composes
         _dress(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         trace = current_trace.get()
         if trace is None:
             return self.function(*args, **kwargs)
+        if not self._composes:
+            _refuse_uncalled(self.function, args, kwargs)
         return cast(R_co, trace.call(self, args, kwargs))
 
     def with_options(self, **options: Unpack[Options]) -> Electron[P, R_co]:
         """Return another electron of the same function; what ``options`` leave open stays as it is here."""
         where = f"The electron {name_of(self.function)!r}"
-        return Electron(self.function, parse_options(options, where).over(self.annotations))
+        annotations = parse_options(options, where).over(self.annotations)
+        return Electron(self.function, annotations, composes=self._composes)
 
     def __repr__(self) -> str:
         return f"<electron {name_of(self.function)}>"
 
     def __getstate__(self) -> object:
-        return self.function, self.annotations
+        return self.function, self.annotations, self._composes
 
     def __setstate__(self, state: object) -> None:
-        self.function, self.annotations = cast("tuple[Callable[P, R_co], Annotations]", state)
+        self.function, self.annotations, self._composes = cast("tuple[Callable[P, R_co], Annotations, bool]", state)
         _dress(self, self.function)
 
 
@@ -102,6 +113,11 @@ class Lattice(Generic[P, R_co]):
             returned = self.function(*args, **kwargs)
         finally:
             current_trace.reset(token)
+        if (uncalled := _uncalled(returned)) is not None:
+            name = name_of(uncalled.function)
+            raise UserError(
+                f"The lattice {trace.name!r} returns {uncalled!r} itself, not its result: call it, as in {name}(...)."
+            )
         return trace.finished(returned)
 
     def __repr__(self) -> str:
@@ -131,9 +147,10 @@ def electron(
     """
 
     def decorate(decorated: Callable[P, R]) -> Electron[P, R]:
+        composes = isinstance(decorated, Lattice)
         plain = decorated.function if isinstance(decorated, Lattice) else decorated
         _check_function(plain, "electron")
-        return Electron(plain, parse_options(options, f"The electron {name_of(plain)!r}"))
+        return Electron(plain, parse_options(options, f"The electron {name_of(plain)!r}"), composes=composes)
 
     return decorate if function is None else decorate(function)
 
@@ -217,6 +234,36 @@ def manifest(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
 def _written(resources: Resources) -> dict[str, object]:
     usual = asdict(Resources())
     return {name: value for name, value in asdict(resources).items() if value != usual[name]}
+
+
+def _refuse_uncalled(function: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+    uncalled = _uncalled((*args, *kwargs.values()))
+    if uncalled is not None:
+        name = name_of(uncalled.function)
+        raise UserError(
+            f"The electron {name_of(function)!r} is given {uncalled!r} itself and not its result: call it, as in "
+            f"{name}(...). To hand over the function, write {name}.function."
+        )
+
+
+def _uncalled(value: object, depth: int = 8) -> Electron[..., object] | Lattice[..., object] | None:
+    """Return an electron or lattice that lies in a value as it is, in Python's own containers ``depth`` deep."""
+    if isinstance(value, (Electron, Lattice)):
+        return cast("Electron[..., object] | Lattice[..., object]", value)
+    if type(value) is dict:
+        items: Collection[object] = cast("dict[object, object]", value).values()
+    elif type(value) in _CONTAINERS:
+        items = cast("Collection[object]", value)
+    else:
+        return None
+    # A million numbers are looked through without one call of ours for each.
+    if not depth or _LOOKED_INTO.isdisjoint(map(type, items)):
+        return None
+    return next((found for item in items if (found := _uncalled(item, depth - 1)) is not None), None)
+
+
+_CONTAINERS: Final = frozenset({list, tuple, set, frozenset})
+_LOOKED_INTO: Final = _CONTAINERS | {dict, Electron, Lattice}
 
 
 def _dress(decorated: object, function: Callable[..., object]) -> None:

@@ -472,6 +472,53 @@ def test_an_object_whose_pickling_fails_in_its_own_code_is_refused_by_reason() -
         hf.lattice(lambda: give(Stubborn())).build_graph()
 
 
+# ---- electrons that nobody called
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, lambda f: [give(1), f], lambda f: {"a": (give(1), f)}, lambda f: {f}])
+def test_an_electron_that_is_returned_uncalled_is_refused(wrap: Any) -> None:
+    with pytest.raises(UserError) as refused:
+        hf.lattice(lambda: wrap(add)).build_graph()
+    assert str(refused.value) == (
+        "The lattice 'lambda' returns <electron add> itself, not its result: call it, as in add(...)."
+    )
+
+
+@pytest.mark.parametrize(
+    "call", [lambda: add(give, 1), lambda: add(1, y=give), lambda: give([[1], {"a": give}]), lambda: give((1, give))]
+)
+def test_an_electron_that_is_passed_on_uncalled_is_refused(call: Any) -> None:
+    with pytest.raises(UserError, match=r"is given <electron give> itself and not its result: call it, as in give\("):
+        hf.lattice(call).build_graph()
+
+
+def test_a_lattice_is_no_argument_either() -> None:
+    inner = hf.lattice(add.function)
+    with pytest.raises(
+        UserError, match=r"is given <lattice add> itself .* hand over the function, write add\.function"
+    ):
+        hf.lattice(lambda: give(inner)).build_graph()
+
+
+def test_a_function_can_be_handed_over_and_a_workflow_may_be_given_its_electrons() -> None:
+    def apply(step: Any, value: int) -> Any:
+        return step(value, value)
+
+    part = hf.electron(hf.lattice(apply))
+
+    @hf.lattice
+    def workflow() -> Any:
+        return [hf.electron(apply)(add.function, 2), part(add, 3), part.with_options(cpus=2)(add, 4), apply(add, 5)]
+
+    assert run(workflow.build_graph()) == [4, 6, 8, 10]
+
+
+def test_a_container_in_itself_is_looked_through_once_and_for_all() -> None:
+    endless: list[Any] = [1]
+    endless.append(endless)
+    hf.lattice(lambda: give(endless)).build_graph()
+
+
 # ---- what is uploaded
 
 
