@@ -58,6 +58,8 @@ class BagDirectory(NamedTuple):
     #: Positions of each unit's tasks; ``None``: unit u is task u.
     units: tuple[tuple[int, ...], ...] | None
     cuts: tuple[int, ...]
+    #: ``fork``: a process forked for each task, or for a series of short ones; ``alone``: never for a series;
+    #: ``spawn``: a new interpreter for each task.
     isolation: str
     inline_limit: int
     #: Seconds that one task may take; ``None``: what the array task has.

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from hpcflow.core.bag import read_lines, sign_line
 from hpcflow.core.errors import HpcflowError
-from hpcflow.node.files import append_all
+from hpcflow.node.files import append_all, out_of_the_way, read_at
 
 __all__ = ["Journal", "Past", "StorageFault", "read_past"]
 
@@ -32,7 +32,10 @@ class Past(NamedTuple):
 
 
 class Journal:
-    """Appends records; every one is on disk at most ``sync_s`` later."""
+    """Appends records; every one is on disk at most ``sync_s`` later.
+
+    The process of a series appends with its copy of this object, while the worker waits for it: one writer at a time.
+    """
 
     def __init__(self, directory: str, job: str, index: int, restart: int, *, key: bytes, sync_s: float | None) -> None:
         """Create the journal, whose name is the worker's identity.
@@ -43,14 +46,15 @@ class Journal:
         while True:
             self.worker = f"{job}_{index}_{restart}"
             try:
-                self.fd = os.open(
+                fd = os.open(
                     os.path.join(directory, self.worker + ".jsonl"),
-                    os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC,
+                    os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC,
                     0o600,
                 )
                 break
             except FileExistsError:
                 restart += 1
+        self.fd = out_of_the_way(fd)
         self.restart = restart
         self._key = key
         self._sync_s = sync_s
@@ -64,15 +68,39 @@ class Journal:
             StorageFault: the line isn't wholly in the file.
         """
         now = time.time()
-        line = sign_line({"ev": event, "t": round(now, 4), "w": self.worker, **fields}, self._key)
+        self.append(self.line(event, now, fields), now)
+
+    def line(self, event: str, now: float, fields: Mapping[str, object]) -> bytes:
+        """Return a record as the journal holds it."""
+        return sign_line({"ev": event, "t": round(now, 4), "w": self.worker, **fields}, self._key)
+
+    def append(self, lines: bytes, now: float) -> None:
+        """Append whole lines at once. Raises `StorageFault` as `write` does."""
         try:
-            append_all(self.fd, b"\n" + line if self._torn else line)
+            append_all(self.fd, b"\n" + lines if self._torn else lines)
         except OSError as error:
             self._torn = True
             raise StorageFault(f"The journal of worker {self.worker} can't be written: {error}.") from error
         self._torn = False
         if self._sync_s is not None and now - self._synced_at >= self._sync_s:
             self.sync(now)
+
+    def size(self) -> int:
+        return os.fstat(self.fd).st_size
+
+    def since(self, offset: int) -> list[dict[str, Any]]:  # Any: JSON
+        """Return what a child has written from an offset on; a line in which it was killed is closed by the next one.
+
+        Raises:
+            StorageFault: the journal can't be read.
+        """
+        try:
+            data = read_at(self.fd, offset, self.size() - offset)
+        except OSError as error:
+            raise StorageFault(f"The journal of worker {self.worker} can't be read: {error}.") from error
+        records, end, _ = read_lines(data, self._key)
+        self._torn = end < len(data)
+        return records
 
     def sync(self, now: float) -> None:
         if self._sync_s is not None:

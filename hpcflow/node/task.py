@@ -13,7 +13,9 @@ import json
 import os
 import resource
 import signal
+import struct
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple, NoReturn, cast
@@ -23,13 +25,33 @@ from hpcflow.node.files import append_all
 from hpcflow.node.processes import die_with_parent, prefer_for_oom
 from hpcflow.sdk.pickling import dumps, load_with
 
-__all__ = ["EXIT_STORAGE", "Assignment", "Outlet", "flush_output", "load_function", "run_task"]
+__all__ = [
+    "EXIT_STORAGE",
+    "REPORTED",
+    "Assignment",
+    "Outlet",
+    "encode",
+    "flush_output",
+    "load_function",
+    "outcome",
+    "reseed",
+    "run_task",
+    "say_and_leave",
+    "settle",
+    "write_lines_at_once",
+]
 
 #: The task's process could not store its result, though the function returned (EX_TEMPFAIL of sysexits.h).
 EXIT_STORAGE: Final = 75
 
+#: What a message says of a task that its `end` record repeats.
+REPORTED: Final = ("st", "r", "exc", "kinds", "msg", "tb")
+
 _TRACEBACK_LIMIT: Final = 16 * 1024
 _SENTENCE_LIMIT: Final = 2000
+#: Names of an exception's classes that a record holds.
+_KINDS_LIMIT: Final = 20
+_EIGHT_WORDS: Final = struct.Struct("8I")
 
 
 class Outlet(NamedTuple):
@@ -71,27 +93,34 @@ def run_task(bag: BagDirectory, assignment: Assignment, function: Callable[..., 
     Args:
         function: what the worker has loaded already; ``None``: load it here.
     """
-    task, outlet = assignment.task, assignment.outlet
-    code, me = EXIT_STORAGE, os.getpid()
+    me = os.getpid()
     try:
-        _settle(assignment)
-        message = _outcome(bag, assignment, function)
-        if os.getpid() != me:
-            os._exit(0)  # the function forked and returned in both processes; the first one speaks
+        settle(assignment)
+        message = outcome(bag, assignment, function)
+        if os.getpid() == me:
+            say_and_leave(assignment.outlet, message)
+        os._exit(0)  # the function forked and returned in both processes; the first one speaks
+    finally:
+        os._exit(EXIT_STORAGE)
+
+
+def say_and_leave(outlet: Outlet, message: Mapping[str, object]) -> NoReturn:
+    """Tell the worker how the last task of this process ended, and end as any program does."""
+    code = EXIT_STORAGE
+    try:
         flush_output()
-        append_all(outlet.pipe, _encode(message, outlet.message_limit))
-        # The functions registered with atexit, as at the end of any program; threads are cut off.
-        atexit._run_exitfuncs()
-        flush_output()
-        code = 0 if message["st"] == "ok" else 1
-    except _CannotStore as error:
-        fault = {"i": task.number, "n": task.attempt, "fault": str(error)}
-        append_all(outlet.pipe, _encode(fault, outlet.message_limit))
+        append_all(outlet.pipe, encode(message, outlet.message_limit))
+        if "fault" not in message:
+            # The functions registered with atexit, as at the end of any program; threads are cut off.
+            atexit._run_exitfuncs()
+            flush_output()
+            code = 0 if message["st"] == "ok" else 1
     finally:
         os._exit(code)
 
 
-def _settle(assignment: Assignment) -> None:
+def settle(assignment: Assignment) -> None:
+    """Turn a process that was just forked or started into one that user code may have."""
     die_with_parent(assignment.worker_pid)
     os.setsid()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -99,14 +128,40 @@ def _settle(assignment: Assignment) -> None:
     os.umask(assignment.umask)
     gc.enable()
     # Python re-seeds `random` in a forked child, numpy does not: all tasks would draw the same numbers.
-    if (numpy_random := sys.modules.get("numpy.random")) is not None:
-        numpy_random.seed()
+    _seed("numpy.random")
 
 
-def _outcome(bag: BagDirectory, assignment: Assignment, function: Callable[..., object] | None) -> dict[str, object]:
-    """Return the message to the worker."""
+def reseed() -> None:
+    """Let a further task of this process draw other random numbers, whatever the one before it did to them."""
+    _seed("random")
+    _seed("numpy.random")
+
+
+def _seed(module: str) -> None:
+    # Not imported here: what `random` registers to run in every forked child costs 0.2 ms.
+    if (loaded := sys.modules.get(module)) is not None:
+        entropy = os.urandom(_EIGHT_WORDS.size)
+        # Without an argument numpy gathers entropy for 170 us.
+        loaded.seed(entropy if module == "random" else _EIGHT_WORDS.unpack(entropy))
+
+
+def outcome(bag: BagDirectory, assignment: Assignment, function: Callable[..., object] | None) -> dict[str, Any]:
+    """Run a task and return the message to the worker; ``took`` is the run time in seconds."""
+    begun = time.monotonic()
+    message: dict[str, object] = {"i": assignment.task.number, "n": assignment.task.attempt}
+    try:
+        message.update(_result_or_error(bag, assignment, function))
+    except _CannotStore as error:
+        message["fault"] = str(error)
+    message["took"] = round(time.monotonic() - begun, 5)
+    return message
+
+
+def _result_or_error(
+    bag: BagDirectory, assignment: Assignment, function: Callable[..., object] | None
+) -> dict[str, object]:
     task, outlet = assignment.task, assignment.outlet
-    message: dict[str, object] = {"i": task.number, "n": task.attempt, "st": "ok"}
+    message: dict[str, object] = {"st": "ok"}
     file_size = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         os.chdir(assignment.directory)
@@ -126,7 +181,7 @@ def _outcome(bag: BagDirectory, assignment: Assignment, function: Callable[..., 
             f"The result of {task.name} is of type {kind.__module__}.{kind.__qualname__} and can't be pickled: "
             f"{_text(error)}. Return plain values, arrays or objects that pickle can save."
         )
-        return {**message, "st": "error", "exc": "ResultNotPicklable", "msg": sentence, "tb": _traceback(error)}
+        return {**message, **_refusal("ResultNotPicklable", sentence), "tb": _traceback(error)}
     try:
         return {**message, "r": _store(bag, outlet, pickled)}
     except OSError as error:  # EFBIG
@@ -136,7 +191,11 @@ def _outcome(bag: BagDirectory, assignment: Assignment, function: Callable[..., 
             f"The result of {task.name} has {len(pickled)} bytes, more than its process may write into one file "
             "(ulimit -f, RLIMIT_FSIZE)."
         )
-        return {**message, "st": "error", "exc": "ResultTooLarge", "msg": sentence}
+        return {**message, **_refusal("ResultTooLarge", sentence)}
+
+
+def _refusal(name: str, sentence: str) -> dict[str, object]:
+    return {"st": "error", "exc": name, "kinds": [name], "msg": sentence}
 
 
 def _arguments(
@@ -166,7 +225,8 @@ def _referenced(bag: BagDirectory, ref: Any, index: int, earlier: Mapping[int, S
 def _failure(bag: BagDirectory, outlet: Outlet, error: BaseException) -> dict[str, object]:
     report = _traceback(error)
     print(report, file=sys.stderr, end="")
-    fields: dict[str, object] = {"st": "error", "exc": type(error).__name__, "msg": _text(error), "tb": report}
+    kinds = [kind.__name__ for kind in type(error).__mro__[:-1]][:_KINDS_LIMIT]
+    fields: dict[str, object] = {"st": "error", "exc": kinds[0], "kinds": kinds, "msg": _text(error), "tb": report}
     try:
         pickled = dumps(error)
         # An exception whose __init__ takes other arguments than it passes on is saved, yet can't be loaded.
@@ -197,7 +257,8 @@ def _store(bag: BagDirectory, outlet: Outlet, pickled: bytes) -> dict[str, objec
     return {"f": [outlet.data_name, offset, len(pickled), hashlib.sha256(pickled).hexdigest()]}
 
 
-def _encode(message: Mapping[str, object], limit: int) -> bytes:
+def encode(message: Mapping[str, object], limit: int) -> bytes:
+    """Return a message as the pipe takes it, without its longest parts when it would not fit."""
     line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
     if len(line) <= limit:
         return line

@@ -11,42 +11,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import gc
-import importlib
-import json
 import os
 import pickle
 import re
 import resource
-import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple, NoReturn
+from collections.abc import Mapping
+from typing import Final, NamedTuple, NoReturn
 
 from hpcflow.node.bagdir import BagDirectory, RefusedBag, Stored, TaskRow, open_bag
 from hpcflow.node.claims import Claims, owned_by
-from hpcflow.node.files import append_all
 from hpcflow.node.journal import Journal, Past, StorageFault, read_past
-from hpcflow.node.processes import (
-    adopt_orphans,
-    die_with_parent,
-    fork_hazard,
-    interpreter_command,
-    kill_leftovers,
-    signal_group,
-)
-from hpcflow.node.task import (
-    EXIT_STORAGE,
-    Assignment,
-    Outlet,
-    flush_output,
-    load_function,
-    run_task,
-    write_lines_at_once,
-)
+from hpcflow.node.processes import adopt_orphans
+from hpcflow.node.runner import Runner
+from hpcflow.node.stop import Stop
+from hpcflow.node.task import EXIT_STORAGE, Assignment, run_task, write_lines_at_once
 
 __all__ = ["EXIT_PYTHON", "EXIT_REFUSED", "EXIT_TERM", "Identity", "Worker", "identity", "work", "work_on_one"]
 
@@ -54,12 +34,6 @@ EXIT_PYTHON: Final = 11
 EXIT_REFUSED: Final = 12
 EXIT_TERM: Final = 143
 
-_WATCHED: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1)
-#: How long a task's death by TERM or KILL waits for the worker's own TERM (S4): a scheduler signals the child first.
-_DOUBT_S: Final = 0.3
-#: Descriptors that a task's process writes to lie above this.
-_HIGH_FD: Final = 512
-_PIPE_SIZE: Final = 64 * 1024
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -103,28 +77,8 @@ def work(bag_path: str, key_file: str) -> int:
     return EXIT_STORAGE
 
 
-def _out_of_the_way(fd: int) -> int:
-    """Give a descriptor a high number: libraries that start daemons close all low ones, and open files under them."""
-    try:
-        high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH_FD)
-    except OSError:  # the limit on open files is lower
-        return fd
-    os.close(fd)
-    return high
-
-
-class _Death(NamedTuple):
-    """How a task's process ended, as the kernel and its message say."""
-
-    message: dict[str, Any]  # Any: JSON
-    status: int
-    usage: resource.struct_rusage
-    #: Why the worker killed it, if it did.
-    killed: str | None
-
-
 class Worker:
-    """One array task at work. ``stop`` is why it takes nothing more: term, warned, walltime, superseded, fault."""
+    """One array task at work."""
 
     def __init__(self, bag: BagDirectory, key_file: str, me: Identity) -> None:
         # Deadlines never look at the clock that a step or a suspended laptop moves.
@@ -132,8 +86,7 @@ class Worker:
         self.bag = bag
         self.key_file = key_file
         self.me = me
-        self.stop: str | None = None
-        self.done = 0
+        self.stop = Stop()
         self.umask = os.umask(0o077)
         self.journal_directory = os.path.join(bag.path, "journal")
         self.journal = Journal(
@@ -153,12 +106,14 @@ class Worker:
     def log(self, event: str, **fields: object) -> None:
         self.journal.write(event, **fields)
 
-    # ---- the loop
-
     def run(self) -> int:
         if sys.version_info[:2] != self.bag.python:
             return self._refuse_python()
-        self._prepare()
+        self.stop.listen()
+        adopt_orphans()
+        until = self.started + self.bag.walltime_s
+        self.runner = Runner(self.bag, self.key_file, self.journal, self.stop, umask=self.umask, until=until)
+        self.superseded_checked_at = time.monotonic()
         ranges, past = self._inherit()
         self.claims = Claims(
             os.path.join(self.bag.path, "claims"),
@@ -188,42 +143,6 @@ class Worker:
         print(sentence, file=sys.stderr)
         return EXIT_PYTHON
 
-    def _prepare(self) -> None:
-        # A disposition of SIG_IGN is inherited from whoever started us, and children would vanish unseen.
-        for number in _WATCHED:
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
-        adopt_orphans()
-        # Tasks write straight to these; what an import prints in this process goes to the task that needed it.
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        logs = os.path.join(self.bag.path, "logs", self.name)
-        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        for fd, source in (
-            (0, null),
-            (1, os.open(logs + ".out", flags, 0o600)),
-            (2, os.open(logs + ".err", flags, 0o600)),
-        ):
-            os.dup2(source, fd)
-            os.close(source)
-        write_lines_at_once()
-        self.data_name = f"data/{self.name}.pack"
-        self.data_fd = _out_of_the_way(os.open(os.path.join(self.bag.path, self.data_name), flags, 0o600))
-        self.pipe, pipe_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self.pipe_end = _out_of_the_way(pipe_end)
-        os.set_blocking(self.pipe_end, True)
-        # Smaller where a user has very many pipes (pipe(7)); a message must fit: nobody reads while a task runs.
-        self.message_limit = min(_PIPE_SIZE, fcntl.fcntl(self.pipe, fcntl.F_GETPIPE_SZ))
-        self.log_ends = (0, 0)
-        self.functions: dict[int, Callable[..., object] | None] = {}
-        self.isolation = self.bag.isolation
-        self.directory_number = 0
-        self.directory: str | None = None
-        self.superseded_checked_at = time.monotonic()
-        # Children share this process's memory until one of them touches it: no collection in the parent, and none of
-        # its objects looked at by a collection in a child.
-        gc.disable()
-        gc.freeze()
-
     def _inherit(self) -> tuple[list[int], Past]:
         """Return ranges and ends of this array task's earlier, dead workers."""
         before = [f"{self.me.job}_{self.me.array_index}_{restart}" for restart in range(self.journal.restart)]
@@ -236,36 +155,54 @@ class Worker:
         return ranges, past
 
     def _run_range(self, k: int, past: Past) -> None:
-        for unit in range(self.bag.cuts[k], self.bag.cuts[k + 1]):
-            earlier: dict[int, Stored] = {}
-            for position in self.bag.positions(unit):
-                task = self.bag.task(position)
-                end = past.ended.get((task.number, task.attempt))
-                if end is None:
-                    if not self._may_begin():
-                        self.log("left", k=k, u=unit)
-                        return
-                    end = self._run_task(task, earlier)
-                if end["st"] != "ok":
-                    break  # the rest of a chain is not run
-                earlier[task.number] = end["r"]
+        unit, stop = self.bag.cuts[k], self.bag.cuts[k + 1]
+        while unit < stop:
+            short = self._short_tasks(unit, stop, past)
+            if len(short) > 1:
+                if not self._may_begin():
+                    self.log("left", k=k, u=unit)
+                    return
+                unit += self.runner.run_series(short)
+            elif self._run_unit(k, unit, past):
+                unit += 1
+            else:
+                return
+
+    def _short_tasks(self, unit: int, stop: int, past: Past) -> list[TaskRow]:
+        """Return the tasks of the units from this one on that may share a process."""
+        tasks: list[TaskRow] = []
+        for each in range(unit, stop):
+            positions = self.bag.positions(each)
+            task = self.bag.task(positions[0])
+            ended = (task.number, task.attempt) in past.ended
+            if len(positions) > 1 or ended or not self.runner.is_short(task.fn):
+                break
+            tasks.append(task)
+        return tasks
+
+    def _run_unit(self, k: int, unit: int, past: Past) -> bool:
+        """Run the tasks of one unit; return whether another unit may begin."""
+        earlier: dict[int, Stored] = {}
+        for position in self.bag.positions(unit):
+            task = self.bag.task(position)
+            end = past.ended.get((task.number, task.attempt))
+            if end is None:
+                if not self._may_begin():
+                    self.log("left", k=k, u=unit)
+                    return False
+                end = self.runner.run(task, earlier)
+            if end["st"] != "ok":
+                break  # the rest of a chain is not run
+            earlier[task.number] = end["r"]
+        return True
 
     def _may_begin(self) -> bool:
         """The first task always begins; a further one only while enough of the walltime is left (S5)."""
-        self._look_at_signals()
-        if self.stop is None and self.done and self.started + self.bag.walltime_s - time.monotonic() < self.bag.need_s:
-            self.stop = "walltime"
-        return self.stop is None
-
-    def _look_at_signals(self) -> None:
-        while (received := signal.sigtimedwait(_WATCHED, 0)) is not None:
-            self._note(received.si_signo)
-
-    def _note(self, number: int) -> None:
-        if number == signal.SIGTERM:
-            self.stop = "term"
-        elif number == signal.SIGUSR1:
-            self.stop = self.stop or "warned"
+        self.stop.look()
+        left_s = self.started + self.bag.walltime_s - time.monotonic()
+        if self.stop.why is None and self.runner.done and left_s < self.bag.need_s:
+            self.stop.why = "walltime"
+        return self.stop.why is None
 
     def _check_superseded(self) -> None:
         """Stop when the scheduler has started this array task again elsewhere: then this node was given up as lost."""
@@ -274,207 +211,22 @@ class Worker:
             self.superseded_checked_at = now
             successor = f"{self.me.job}_{self.me.array_index}_{self.journal.restart + 1}.jsonl"
             if os.path.exists(os.path.join(self.journal_directory, successor)):
-                self.stop = self.stop or "superseded"
+                self.stop.why = self.stop.why or "superseded"
 
     def _leave(self) -> int:
-        if self.directory is not None:
-            with contextlib.suppress(OSError):
-                os.rmdir(self.directory)
+        self.runner.remove_directory()
         own, tasks = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
         self.log(
             "exit",
-            why=self.stop or "drained",
-            n=self.done,
+            why=self.stop.why or "drained",
+            n=self.runner.done,
             ops=self.claims.operations,
             cpu=[round(own.ru_utime, 3), round(own.ru_stime, 3)],
             tasks_cpu=[round(tasks.ru_utime, 3), round(tasks.ru_stime, 3)],
             rss=own.ru_maxrss,
         )
         self.journal.sync(time.time())
-        return {"term": EXIT_TERM, "fault": EXIT_STORAGE}.get(self.stop or "", 0)
-
-    # ---- one task
-
-    def _run_task(self, task: TaskRow, earlier: Mapping[int, Stored]) -> Mapping[str, Any]:  # Any: JSON
-        """Run one task and return its `end` record."""
-        directory = self.bag.workdir or self._own_directory()
-        self.log("start", i=task.number, n=task.attempt)
-        begun_at, begun = time.time(), time.monotonic()
-        self._preload(task.fn)
-        try:
-            pid = self._fork(self._assignment(task, earlier, directory))
-        except OSError as error:
-            self.stop = "fault"
-            end: dict[str, Any] = {"i": task.number, "n": task.attempt, "st": "interrupted"}
-            end["msg"] = f"No process could be made on {os.uname().nodename}: {error}."
-        else:
-            death = self._await(pid, begun)
-            left = kill_leftovers()
-            end = {
-                **self._end_record(task, death),
-                "t0": round(begun_at, 4),
-                "wall": round(time.monotonic() - begun, 4),
-            }
-            if left:
-                end["left"] = left
-            if self._was_written_into():
-                end["dir"] = directory
-            if "mods" in death.message and self.isolation == "fork":
-                self._import_as_the_task_did(death.message["mods"])
-        self.log("end", **end)
-        self.done += 1
-        return end
-
-    def _assignment(self, task: TaskRow, earlier: Mapping[int, Stored], directory: str) -> Assignment:
-        return Assignment(
-            task=task,
-            earlier=earlier,
-            outlet=Outlet(
-                pipe=self.pipe_end, message_limit=self.message_limit, data=self.data_fd, data_name=self.data_name
-            ),
-            directory=directory,
-            umask=self.umask,
-            worker_pid=os.getpid(),
-        )
-
-    def _preload(self, fn: int) -> None:
-        """Load a function here once, so that no task imports anything again. A failure is the task's to report."""
-        if fn in self.functions or self.isolation != "fork":
-            return
-        try:
-            self.functions[fn] = load_function(self.bag, fn)
-        except BaseException:  # the user's module ran: it may raise anything, SystemExit included
-            self.functions[fn] = None
-        self._after_imports()
-
-    def _import_as_the_task_did(self, modules: list[str]) -> None:
-        """Import what a task had to import to open its arguments, so that the next one need not."""
-        for name in modules:
-            if name not in sys.modules:
-                try:
-                    importlib.import_module(name)
-                except BaseException:  # as in `_preload`
-                    continue
-        self._after_imports()
-
-    def _after_imports(self) -> None:
-        flush_output()
-        hazard = fork_hazard(self.bag.cpus)
-        if hazard is not None and self.isolation == "fork":
-            self.isolation = "spawn"
-            self.log("isolation", iso="spawn", msg=f"Every task gets a new interpreter, because {hazard}.")
-        gc.freeze()
-
-    def _fork(self, assignment: Assignment) -> int:
-        if self.isolation == "fork":
-            function = self.functions[assignment.task.fn]
-            pid = os.fork()
-            if not pid:
-                run_task(self.bag, assignment, function)
-            return pid
-        order = os.memfd_create("hpcflow-task", 0)
-        append_all(order, pickle.dumps(assignment))
-        command = [*interpreter_command(), "task", self.bag.path, self.key_file, str(order)]
-        pid = os.fork()
-        if not pid:
-            try:
-                die_with_parent(assignment.worker_pid)
-                for fd in (self.pipe_end, self.data_fd):
-                    os.set_inheritable(fd, True)
-                os.execv(command[0], command)
-            finally:
-                os._exit(EXIT_STORAGE)
-        os.close(order)
-        return pid
-
-    def _await(self, pid: int, begun: float) -> _Death:
-        """Wait for a task's process; end it when its time is up or when this array task is told to stop."""
-        limit_s = self.bag.limit_s
-        if limit_s is None:
-            limit_s = max(self.bag.walltime_s - 2 * self.bag.grace_s, 1.0)
-        deadline = begun + limit_s
-        killed: str | None = None
-        while True:
-            now = time.monotonic()
-            if killed is None and (self.stop == "term" or now >= deadline):
-                killed = "term" if self.stop == "term" else "limit"
-                signal_group(pid, signal.SIGTERM)
-                deadline = now + self.bag.grace_s
-            elif killed is not None and now >= deadline:
-                signal_group(pid, signal.SIGKILL)
-                deadline = now + 1
-            received = signal.sigtimedwait(_WATCHED, max(deadline - now, 0))
-            if received is not None:
-                self._note(received.si_signo)
-            reaped, status, usage = os.wait4(pid, os.WNOHANG)
-            if reaped:
-                return _Death(self._message(), status, usage, killed or self._doubt(status))
-
-    def _doubt(self, status: int) -> str | None:
-        """After a death by TERM or KILL, wait a moment for our own TERM: perhaps the whole job is being ended."""
-        if not os.WIFSIGNALED(status) or os.WTERMSIG(status) not in (signal.SIGTERM, signal.SIGKILL):
-            return None
-        if self.stop != "term" and signal.sigtimedwait((signal.SIGTERM,), _DOUBT_S) is not None:
-            self._note(signal.SIGTERM)
-        return "term" if self.stop == "term" else None
-
-    def _message(self) -> dict[str, Any]:  # Any: JSON
-        """Return what the task's process said, ``{}`` when it died before."""
-        try:
-            line = os.read(self.pipe, _PIPE_SIZE)
-            return dict(json.loads(line)) if line.endswith(b"\n") else {}
-        except (BlockingIOError, ValueError):
-            return {}
-
-    def _end_record(self, task: TaskRow, death: _Death) -> dict[str, Any]:  # Any: JSON
-        out, err = os.fstat(1).st_size, os.fstat(2).st_size
-        message = death.message if death.message.get("i") == task.number else {}
-        signalled = os.WTERMSIG(death.status) if os.WIFSIGNALED(death.status) else None
-        if "fault" in message:
-            self.stop = "fault"
-            outcome: dict[str, Any] = {"st": "interrupted", "msg": message["fault"]}
-        elif message:
-            outcome = {key: message[key] for key in ("st", "r", "exc", "msg", "tb") if key in message}
-        elif death.killed is not None:
-            outcome = {"st": "timeout" if death.killed == "limit" else "interrupted"}
-        else:
-            outcome = {"st": "exit" if signalled is None else "signal"}
-        if not message:
-            outcome.update({"sig": signalled} if signalled is not None else {"code": os.WEXITSTATUS(death.status)})
-        end: dict[str, Any] = {
-            "i": task.number,
-            "n": task.attempt,
-            **outcome,
-            "cpu": [round(death.usage.ru_utime, 4), round(death.usage.ru_stime, 4)],
-            "rss": death.usage.ru_maxrss,
-            "out": [self.log_ends[0], out],
-            "err": [self.log_ends[1], err],
-        }
-        self.log_ends = (out, err)
-        return end
-
-    # ---- the directory of tasks without a `workdir`
-
-    def _own_directory(self) -> str:
-        """Return an empty directory; the same one as long as tasks leave it empty."""
-        if self.directory is None:
-            self.directory_number += 1
-            self.directory = os.path.join(self.bag.path, "work", f"{self.name}-{self.directory_number}")
-            os.mkdir(self.directory, 0o700)
-        return self.directory
-
-    def _was_written_into(self) -> bool:
-        """Return whether the last task left something in its own directory, which is then given up to it."""
-        if self.directory is None:
-            return False
-        try:
-            if not os.listdir(self.directory):
-                return False
-        except FileNotFoundError:
-            self.directory = None
-            return False
-        self.directory = None
-        return True
+        return {"term": EXIT_TERM, "fault": EXIT_STORAGE}.get(self.stop.why or "", 0)
 
 
 def work_on_one(bag_path: str, key_file: str, order_fd: int) -> NoReturn:

@@ -82,7 +82,7 @@ def write_bag(folder: Path, *calls: Call, **spec: object) -> BagOnDisk:
     for index, call in enumerate(calls):
         blobs += [dumps(call.function), call.pickled or dumps((call.args, {}))]
         refs = {str(upstream): ref for upstream, ref in call.refs.items()}
-        rows.append([index, 0, 2 * index, 2 * index + 1, refs, f"task{index}"])
+        rows.append([index, 0, blobs.index(blobs[2 * index]), 2 * index + 1, refs, f"task{index}"])
     pieces, digest = pack(blobs)
     (path / "payload.pack").write_bytes(b"".join(pieces))
     full: dict[str, object] = {
