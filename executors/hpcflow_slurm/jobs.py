@@ -18,6 +18,7 @@ from psij.executors.batch.script_generator import TemplatedScriptGenerator
 from psij.executors.batch.slurm import SlurmExecutorConfig, SlurmJobExecutor
 
 from hpcflow.core.model import JobArray, JobId
+from hpcflow_slurm.options import excluded
 from hpcflow_templates import batch_template
 
 __all__ = ["WORKER_MEMORY_MIB", "SlurmJobs"]
@@ -89,7 +90,7 @@ class SlurmJobs(SlurmJobExecutor):
             "qos": asked.qos,
             "constraint": asked.constraint,
             "licenses": asked.licenses,
-            "exclude": asked.exclude,
+            "exclude": excluded(array),
         }
         return Job(
             JobSpec(

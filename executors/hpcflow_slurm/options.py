@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from hpcflow.core.model import JobArray, UserError
 
-__all__ = ["check_array", "checked_extra"]
+__all__ = ["check_array", "checked_extra", "cluster_of", "clusters_option", "excluded"]
 
 #: Long options that are never taken from ``extra``, and what to write instead.
 _RESERVED: Final[Mapping[str, str]] = {
@@ -27,8 +27,8 @@ _RESERVED: Final[Mapping[str, str]] = {
     "help": "it submits nothing",
     "usage": "it submits nothing",
     "version": "it submits nothing",
-    "clusters": "add the other cluster to clusters.toml",
-    "cluster": "add the other cluster to clusters.toml",
+    "clusters": 'name one cluster in clusters.toml, as extra = ["--clusters=NAME"]',
+    "cluster": 'name one cluster in clusters.toml, as extra = ["--clusters=NAME"]',
     "nodes": "write nodes=",
     "ntasks": "write ntasks=",
     "cpus-per-task": "write cpus=",
@@ -71,6 +71,10 @@ _SHORT: Final[Mapping[str, str]] = {
 #: One-letter options without a value, which others may follow in the same argument.
 _FLAGS: Final = "HIkOQsv"
 
+#: One other cluster of a multi-cluster installation, which clusters.toml may name and a task may not.
+_CLUSTER: Final = re.compile(r"(?:--clusters?=|-M)(?!all$)([A-Za-z0-9][\w.-]*)")
+_HOST: Final = re.compile(r"[A-Za-z0-9][\w.-]*")
+
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _TOKEN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,199}")
 
@@ -88,8 +92,33 @@ def checked_extra(array: JobArray) -> tuple[str, ...]:
         taken |= dict.fromkeys(_WITH_GPUS, "gpus= is set already")
     for source, words in (("clusters.toml", array.extra), ("extra=", array.resources.extra)):
         for word in words:
-            _check(word, source, taken)
+            if source != "clusters.toml" or not _CLUSTER.fullmatch(word):
+                _check(word, source, taken)
     return (*array.extra, *array.resources.extra)
+
+
+def cluster_of(array: JobArray) -> str | None:
+    """Return the Slurm cluster that clusters.toml sends an array to, ``None`` for the login node's own."""
+    named = [found[1] for word in array.extra if (found := _CLUSTER.fullmatch(word))]
+    return named[-1] if named else None
+
+
+def clusters_option(clusters: Sequence[str | None]) -> tuple[str, ...]:
+    """Return the option, none or one, with which Slurm's commands speak of these clusters."""
+    names = dict.fromkeys(name for name in clusters if name is not None)
+    return (f"--clusters={','.join(names)}",) if names else ()
+
+
+def excluded(array: JobArray) -> str | None:
+    """Return the nodes that an array must not run on, in one list as sbatch takes it.
+
+    A task's own list may be the name of a file, which has a slash and takes no further nodes: then it stands alone.
+    """
+    asked = array.resources.exclude
+    if asked is not None and "/" in asked:
+        return asked
+    nodes = dict.fromkeys(name for name in array.avoid if _HOST.fullmatch(name))
+    return ",".join([*([asked] if asked else []), *nodes]) or None
 
 
 def check_array(array: JobArray) -> None:

@@ -11,7 +11,7 @@ from hpcflow.core.model import JobArray, Limits, Observations
 from hpcflow.core.plugin import Command, Plugin, Reply, Submission
 from hpcflow_slurm import limits, query
 from hpcflow_slurm.jobs import SlurmJobs
-from hpcflow_slurm.options import check_array, checked_extra
+from hpcflow_slurm.options import check_array, checked_extra, cluster_of, clusters_option
 from hpcflow_slurm.submission import classify
 from hpcflow_slurm.text import decoded, first_words
 
@@ -21,11 +21,11 @@ __all__ = ["SlurmPlugin"]
 # of arrays: squeue finds what came late under a name, scancel takes the ids, which costs the controller one request
 # for each array, where `scancel --name` costs one for each array task. Constant text: values come as arguments.
 _CANCEL: Final = """
-names=$1 option=$2
-shift 2
-found=$(squeue --me --noheader --array --format=%F --name="$names") || lost=1
+names=$1 option=$2 clusters=$3
+shift 3
+found=$(squeue $clusters --me --noheader --array --format=%F --name="$names") || lost=1
 set -- "$@" $(printf '%s\\n' "$found" | sort -u)
-if [ $# -gt 0 ]; then scancel $option "$@" || exit; fi
+if [ $# -gt 0 ]; then scancel $clusters $option "$@" || exit; fi
 [ -z "$lost" ] || exit 75
 """.strip()
 
@@ -85,15 +85,25 @@ class SlurmPlugin:
         """Return one command that cancels all of them, whether their ids are known or not.
 
         With ``pending_only`` and every id known nothing is looked up: such arrays have no work left, and a duplicate
-        that comes late finds none.
+        that comes late finds none. Ids mean one cluster's jobs: where arrays went to several, the first one's is spoken
+        to, and the others' when it has none left.
         """
+        there = cluster_of(arrays[0])
+        arrays = [array for array in arrays if cluster_of(array) == there]
+        clusters = clusters_option([there])
         ids = [array.job_id for array in arrays if array.job_id is not None]
         option = "--state=PENDING" if pending_only else ""
         if pending_only and len(ids) == len(arrays):
             program, first = self._jobs.get_cancel_command(ids[0])
-            return Command((program, option, first, *ids[1:]))
+            return Command((program, *clusters, option, first, *ids[1:]))
         names = ",".join(dict.fromkeys(array.token for array in arrays))
-        return Command(("sh", "-c", _CANCEL, "hpcflow-cancel", names, option, *ids))
+        return Command(("sh", "-c", _CANCEL, "hpcflow-cancel", names, option, *(clusters or ("",)), *ids))
+
+    def release(self, arrays: Sequence[JobArray]) -> Command | None:
+        """Return one command for all of them; what an administrator holds is refused to a user (22.05)."""
+        ids = [array.job_id for array in arrays if array.job_id is not None]
+        where = clusters_option([cluster_of(arrays[0])])
+        return Command(("scontrol", *where, "release", *ids)) if ids else None
 
     def parse_cancel(self, reply: Reply) -> str | None:
         """Return ``None`` when nothing is left that scancel was asked to end."""

@@ -7,13 +7,17 @@ squeue forgets what ended MinJobAge ago (300 s by default), sacct has no row for
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from hpcflow.core.model import Cause, JobArray, JobId, Observation, Observations, Phase
+from hpcflow.core.model import Cause, JobArray, JobId, Observation, Observations, Phase, Resources, Stuck
 from hpcflow.core.plugin import Command, Reply
+from hpcflow_slurm.memory import BOOKS, Used, limit_kib, used_apart
+from hpcflow_slurm.options import cluster_of, clusters_option
+from hpcflow_slurm.states import canceller, state_of, stuck_of
 from hpcflow_slurm.text import decoded, first_words, instant
 
 __all__ = ["parse_query", "query"]
@@ -32,36 +36,6 @@ _SKEW: Final = timedelta(minutes=10)
 #: One argument of a command has at most 128 KiB on Linux. Beyond that we ask for all jobs of the user.
 _NAMES_LIMIT: Final = 100_000
 
-#: Every state of squeue(1) and sacct(1), 17.11 to 24.05, in which the array task may still do something.
-_ALIVE: Final[Mapping[str, Phase]] = {
-    "PENDING": Phase.PENDING,
-    "CONFIGURING": Phase.PENDING,
-    "REQUEUED": Phase.PENDING,
-    "REQUEUE_FED": Phase.PENDING,
-    "REQUEUE_HOLD": Phase.PENDING,
-    "RESV_DEL_HOLD": Phase.PENDING,
-    "SPECIAL_EXIT": Phase.PENDING,
-    "POWER_UP_NODE": Phase.PENDING,
-    "RUNNING": Phase.RUNNING,
-    "COMPLETING": Phase.RUNNING,
-    "SUSPENDED": Phase.RUNNING,
-    "STOPPED": Phase.RUNNING,
-    "SIGNALING": Phase.RUNNING,
-    "STAGE_OUT": Phase.RUNNING,
-    "RESIZING": Phase.RUNNING,
-}
-_ENDED: Final[Mapping[str, Cause]] = {
-    "COMPLETED": Cause.DONE,
-    "FAILED": Cause.FAILED,
-    "LAUNCH_FAILED": Cause.FAILED,
-    "CANCELLED": Cause.CANCELLED,
-    "TIMEOUT": Cause.TIMEOUT,
-    "DEADLINE": Cause.TIMEOUT,
-    "OUT_OF_MEMORY": Cause.MEMORY,
-    "NODE_FAIL": Cause.NODE_FAIL,
-    "BOOT_FAIL": Cause.NODE_FAIL,
-    "PREEMPTED": Cause.PREEMPTED,
-}
 # sacct shows the end of the run before until the requeued one has a row of its own.
 _PERHAPS_REQUEUED: Final = frozenset({Cause.NODE_FAIL, Cause.PREEMPTED})
 
@@ -90,6 +64,9 @@ class _Row:
     ended_at: datetime | None = None
     core_seconds: float | None = None
     host: str | None = None
+    by: str | None = None
+    stuck: Stuck | None = None
+    max_rss_kib: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +82,22 @@ _Key = tuple[str, JobId, int]
 
 def query(arrays: Sequence[JobArray], *, accounting: bool) -> tuple[Command, ...]:
     """Return squeue, and sacct where the cluster keeps accounting."""
+    clusters = clusters_option(_asked(arrays))
     names = ",".join(dict.fromkeys(array.token for array in arrays))
     by_name = (f"--name={names}",) if len(names) <= _NAMES_LIMIT else ()
-    squeue = ("squeue", "--me", "--states=all", "--noheader", "--array", f"--format={_QUEUE_FIELDS}", *by_name)
+    squeue = (
+        "squeue",
+        *clusters,
+        "--me",
+        "--states=all",
+        "--noheader",
+        "--array",
+        f"--format={_QUEUE_FIELDS}",
+        *by_name,
+    )
     since = (min(array.intent_at for array in arrays) - _SKEW).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    sacct = ("sacct", "-X", "-n", "-P", "-S", since, "-o", _ACCOUNTING_FIELDS, *by_name)
+    asked = ("-X", "-n", "-P", "-S", since, "-o", _ACCOUNTING_FIELDS, *by_name)
+    sacct = ("sh", "-c", BOOKS, "hpcflow-books", *(clusters or ("",)), *asked)
     return tuple(Command(argv, environment=_ENVIRONMENT) for argv in ((squeue, sacct) if accounting else (squeue,)))
 
 
@@ -117,15 +105,22 @@ def parse_query(arrays: Sequence[JobArray], replies: Sequence[Reply]) -> Observa
     """Merge squeue's answer with sacct's, if there is one.
 
     What the queue calls alive is alive. What it does not show, or shows ended, is as accounting says; without a final
-    row there, as the queue says, but for a failure, of which accounting alone knows how.
+    row there, as the queue says, but for a failure or a cancellation, of which accounting alone knows how and by whom.
     """
     widths = {array.token: array.width for array in arrays}
     filtered = len(",".join(widths)) <= _NAMES_LIMIT
     queue = _answer("squeue", replies[0], 7, _queue_row, widths, filtered=filtered)
-    books = _answer("sacct", replies[1], 8, _accounting_row, widths, filtered=filtered) if len(replies) > 1 else None
+    books, booked = None, dict[_Key, _Row]()
+    if len(replies) > 1:
+        stdout, used = used_apart(replies[1].stdout)
+        books = _answer("sacct", replace(replies[1], stdout=stdout), 8, _accounting_row, widths, filtered=filtered)
+        asked = {array.token: array.resources for array in arrays}
+        booked = {key: _with_memory(row, used, key, asked) for key, row in _by_task(books.rows)[0].items()}
+        if not books.whole:
+            # What was lost of it may have been about their memory.
+            booked = {key: row for key, row in booked.items() if not _is_sigkill(row)}
 
     live, rest = _by_task(queue.rows)
-    booked = _by_task(books.rows)[0] if books else {}
     chosen: dict[_Key, _Row] = {}
     awaited: set[str] = set()
     known = live.keys() | booked.keys()
@@ -133,8 +128,7 @@ def parse_query(arrays: Sequence[JobArray], replies: Sequence[Reply]) -> Observa
         row = _choose(live.get(key), booked.get(key), queue_whole=queue.whole)
         if row is None:
             continue
-        if books is not None and books.whole and row.cause is Cause.FAILED and row is live.get(key):
-            # squeue has no exit status, and calls every signal JobLaunchFailure; sacct has both within seconds (22.05).
+        if books is not None and row is live.get(key) and _is_awaited(row, booked.get(key), answered=books.whole):
             awaited.add(key[0])
         else:
             chosen[key] = row
@@ -144,13 +138,40 @@ def parse_query(arrays: Sequence[JobArray], replies: Sequence[Reply]) -> Observa
 
     order = {token: place for place, token in enumerate(widths)}
     whole = queue.whole and (books is None or books.whole)
+    asked_there = _asked(arrays)
+    here = {array.token for array in arrays if cluster_of(array) in asked_there}
     return Observations(
         rows=tuple(
             _observation(key, chosen[key]) for key in sorted(chosen, key=lambda k: (order[k[0]], int(k[1]), k[2]))
         ),
-        complete=frozenset(widths.keys() - awaited) if whole else frozenset(),
+        complete=frozenset(here - awaited) if whole else frozenset(),
         problems=tuple(dict.fromkeys((*queue.problems, *(books.problems if books else ())))),
     )
+
+
+def _asked(arrays: Sequence[JobArray]) -> tuple[str | None, ...]:
+    """Return the Slurm clusters that one question can be about: the login node's own, or those that have a name.
+
+    Arrays are in both only after clusters.toml was changed; of the others nothing is known then.
+    """
+    named = tuple(dict.fromkeys(cluster_of(array) for array in arrays))
+    return (None,) if None in named else named
+
+
+def _is_awaited(row: _Row, booked: _Row | None, *, answered: bool) -> bool:
+    """Say whether an end that the queue shows is unknown until accounting has it.
+
+    squeue has no exit status, and calls every signal JobLaunchFailure, that of Slurm's own memory poll too; sacct has
+    all of it within seconds (22.05), or when it answers again. Who cancelled it only sacct says, which need not have a
+    row for what never started.
+    """
+    match row.cause:
+        case Cause.FAILED:
+            return answered or row.raw == "FAILED JobLaunchFailure"
+        case Cause.CANCELLED:
+            return answered and (row.host is not None or booked is not None)
+        case _:
+            return False
 
 
 def _choose(live: _Row | None, booked: _Row | None, *, queue_whole: bool) -> _Row | None:
@@ -189,6 +210,23 @@ def _by_task(rows: Sequence[_Row]) -> tuple[dict[_Key, _Row], dict[tuple[str, Jo
     return tasks, rest
 
 
+def _with_memory(row: _Row, used: Mapping[tuple[JobId, int], Used], key: _Key, asked: Mapping[str, Resources]) -> _Row:
+    """Return a row that ended by SIGKILL as out of memory if it had used more than it asked for."""
+    token, job_id, index = key
+    about = used.get((job_id, index))
+    if about is None or not _is_sigkill(row) or not about.largest_kib:
+        return row
+    limit = limit_kib(about.asked, asked[token])
+    if not limit or about.largest_kib <= limit:
+        return replace(row, max_rss_kib=about.largest_kib)
+    raw = f"{row.raw}, MaxRSS {about.largest_kib}K, ReqMem {about.asked}"
+    return replace(row, cause=Cause.MEMORY, raw=raw, max_rss_kib=about.largest_kib)
+
+
+def _is_sigkill(row: _Row) -> bool:
+    return row.cause is Cause.FAILED and row.signal == signal.SIGKILL
+
+
 def _observation(key: _Key, row: _Row) -> Observation:
     token, job_id, index = key
     return Observation(
@@ -198,12 +236,15 @@ def _observation(key: _Key, row: _Row) -> Observation:
         phase=row.phase,
         cause=row.cause,
         raw=row.raw,
+        by=row.by,
+        stuck=row.stuck,
         exit_code=row.exit_code,
         signal=row.signal,
         host=row.host,
         started_at=row.started_at,
         ended_at=row.ended_at,
         core_seconds=row.core_seconds,
+        max_rss_kib=row.max_rss_kib,
     )
 
 
@@ -269,10 +310,11 @@ def _lines(stdout: bytes) -> tuple[Iterator[str], bool]:
 def _queue_row(cells: Sequence[str], width: int) -> tuple[_Row, str | None]:
     job, word, reason, start, end, nodes, token = cells
     job_id, indices, own = _job(job, width)
-    phase, cause, problem = _state(word, job)
+    phase, cause, problem = state_of(word, job)
     if indices is None and cause is not Cause.CANCELLED:
         raise ValueError(f"{job}: no index")
     ended = phase is Phase.ENDED
+    stuck, by = stuck_of(word, reason) if phase is Phase.PENDING else (None, None)
     row = _Row(
         token=token,
         job_id=job_id,
@@ -280,6 +322,8 @@ def _queue_row(cells: Sequence[str], width: int) -> tuple[_Row, str | None]:
         own=own,
         phase=phase,
         cause=cause,
+        by=by,
+        stuck=stuck,
         raw=word if reason in _NO_REASON else f"{word} {reason}",
         # Of a pending array task these are the scheduler's guesses.
         started_at=None if phase is Phase.PENDING or indices is None else instant(start),
@@ -295,11 +339,9 @@ def _accounting_row(cells: Sequence[str], width: int) -> tuple[_Row, str | None]
     if indices is None:
         raise ValueError(f"{job}: no index")
     # "CANCELLED by 1001"
-    phase, cause, problem = _state(state.partition(" ")[0], job)
-    exit_code, signal = _exit(code)
+    phase, cause, problem = state_of(state.partition(" ")[0], job)
+    exit_code, number = _exit(code)
     ended = phase is Phase.ENDED
-    if exit_code or signal:
-        state = f"{state} {code}"
     row = _Row(
         token=token,
         job_id=job_id,
@@ -307,11 +349,12 @@ def _accounting_row(cells: Sequence[str], width: int) -> tuple[_Row, str | None]
         own=own,
         phase=phase,
         cause=cause,
-        raw=state,
+        by=canceller(state),
+        raw=f"{state} {code}" if exit_code or number else state,
         # Of a cancelled or lost array task Slurm first says 0:0, and perhaps something else later (22.05).
-        exit_code=exit_code if cause in (Cause.DONE, Cause.FAILED) and not signal else None,
+        exit_code=exit_code if cause in (Cause.DONE, Cause.FAILED) and not number else None,
         # 0:125 is Slurm's own mark for memory; no signal has that number.
-        signal=signal if ended and signal and signal <= _LAST_SIGNAL else None,
+        signal=number if ended and number and number <= _LAST_SIGNAL else None,
         started_at=None if phase is Phase.PENDING else instant(start),
         ended_at=instant(end) if ended else None,
         core_seconds=float(_number(core_seconds)) if core_seconds else None,
@@ -346,17 +389,6 @@ def _expanded(text: str, width: int) -> Iterator[int]:
         if high >= width or low > high:
             raise ValueError(text)
         yield from range(low, high + 1, _number(step) or 1 if step else 1)
-
-
-def _state(word: str, job: str) -> tuple[Phase, Cause | None, str | None]:
-    """Return what a state means; a word that is not in the tables is taken for alive, and said."""
-    if word in _ENDED:
-        return Phase.ENDED, _ENDED[word], None
-    if word in _ALIVE:
-        return _ALIVE[word], None, None
-    if not re.fullmatch(r"[A-Z][A-Z_+]{2,}", word):
-        raise ValueError(word)
-    return Phase.RUNNING, None, f"Slurm says {word} of {job}, a state that hpcflow does not know: taken as running."
 
 
 def _exit(text: str) -> tuple[int, int]:

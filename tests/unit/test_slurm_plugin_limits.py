@@ -175,7 +175,7 @@ def test_unknown_ids_are_looked_up_by_name(pending_only: bool) -> None:
     command = PLUGIN.cancel(arrays, pending_only=pending_only)
 
     assert command.argv[:2] == ("sh", "-c")
-    assert command.argv[3:] == ("hpcflow-cancel", "a-1,a-2", "--state=PENDING" if pending_only else "", "17")
+    assert command.argv[3:] == ("hpcflow-cancel", "a-1,a-2", "--state=PENDING" if pending_only else "", "", "17")
     assert PLUGIN.cancel([an_array("b")], pending_only=pending_only).argv[2] == command.argv[2]
 
 
@@ -183,7 +183,18 @@ def test_every_cancel_of_running_work_looks_for_duplicates() -> None:
     argv = PLUGIN.cancel([an_array("a-1", job_id=JobId("17"))], pending_only=False).argv
 
     assert "squeue" in argv[2]
-    assert argv[3:] == ("hpcflow-cancel", "a-1", "", "17")
+    assert argv[3:] == ("hpcflow-cancel", "a-1", "", "", "17")
+
+
+def test_a_cancel_speaks_to_the_cluster_that_has_the_array_and_to_no_other() -> None:
+    there = [an_array("a-1", job_id="17", extra=("--clusters=joltik",)), an_array("a-2", extra=("-Mjoltik",))]
+    here = an_array("a-3", job_id="17")
+
+    assert PLUGIN.cancel(there[:1], pending_only=True).argv == ("scancel", "--clusters=joltik", "--state=PENDING", "17")
+    assert PLUGIN.cancel([*there, here], pending_only=False).argv[3:] == (
+        *("hpcflow-cancel", "a-1,a-2", "", "--clusters=joltik", "17"),
+    )
+    assert PLUGIN.cancel([here, *there], pending_only=False).argv[3:] == ("hpcflow-cancel", "a-3", "", "", "17")
 
 
 @pytest.mark.parametrize(

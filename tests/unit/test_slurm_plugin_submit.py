@@ -212,6 +212,34 @@ def test_an_extra_argument_that_is_nobodys_comes_last(word: str) -> None:
     assert options(an_array(resources=Resources(extra=(word,))))[-1] == word
 
 
+def test_clusters_toml_may_name_one_other_cluster_and_a_task_none() -> None:
+    assert options(an_array(extra=("--clusters=joltik",)))[-1] == "--clusters=joltik"
+    for extra in ("--clusters=all", "--clusters=joltik,doduo", "-Mall", "-M"):
+        with pytest.raises(UserError, match="name one cluster"):
+            options(an_array(extra=(extra,)))
+    with pytest.raises(UserError, match="name one cluster"):
+        options(an_array(resources=Resources(extra=("--clusters=joltik",))))
+
+
+@pytest.mark.parametrize(
+    ("exclude", "avoid", "asked"),
+    [
+        (None, (), None),
+        ("node[7-9]", (), "node[7-9]"),
+        (None, ("node3", "node1", "node3"), "node3,node1"),
+        ("node[7-9]", ("node3",), "node[7-9],node3"),
+        ("/home/ada/bad_nodes", ("node3",), "/home/ada/bad_nodes"),
+        (None, ("node 3", "--nice=1", "", "node4"), "node4"),
+    ],
+)
+def test_nodes_to_avoid_join_those_that_the_task_excludes(
+    exclude: str | None, avoid: tuple[str, ...], asked: str | None
+) -> None:
+    argv = options(replace(an_array(resources=Resources(exclude=exclude)), avoid=avoid))
+
+    assert [word for word in argv if word.startswith("--exclude")] == ([f"--exclude={asked}"] if asked else [])
+
+
 def test_extra_memory_and_gpus_collide_with_the_annotations_only() -> None:
     with pytest.raises(UserError, match="memory= is set already"):
         PLUGIN.submit(an_array(resources=Resources(memory_mib=100, extra=("--mem-per-cpu=1G",))))
