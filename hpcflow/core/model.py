@@ -198,6 +198,9 @@ class Bag:
     need_s: int
     #: Limit of one array task.
     worker_walltime_s: int
+    #: Array tasks of each array planned for it at first, and how many of these arrays are submitted at once.
+    widths: tuple[int, ...] = ()
+    at_once: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -156,6 +156,8 @@ class LiveBag:
     arrays: list[LiveArray] = field(default_factory=list[LiveArray])
     #: Its directory is known to be on the cluster.
     pushed: bool = False
+    #: Its directory was there once and was deleted.
+    gone: bool = False
     #: Widths of arrays that are held back until it is known what tasks are like.
     reserve: tuple[int, ...] = ()
     #: Bytes of each journal that were read.
@@ -195,6 +197,11 @@ class LiveBag:
     def came_up(self) -> int:
         """Array tasks whose worker wrote a line, however often it was requeued."""
         return len({name.rsplit("_", 1)[0] for name in self.ledger.workers})
+
+    def hold_back(self) -> None:
+        """Keep the arrays for later that are not submitted at once, as long as no others were."""
+        if len(self.arrays) == self.bag.at_once:
+            self.reserve = self.bag.widths[self.bag.at_once :]
 
     def dead(self) -> dict[str, Observation | None]:
         """Return the workers that accounting says have ended and that no requeued one inherits from."""
@@ -316,6 +323,8 @@ def bag_of(plan: BagPlan, identifier: BagId, dispatch: DispatchId, cluster: Clus
         limit_s=plan.limit_s,
         need_s=plan.need_s,
         worker_walltime_s=plan.worker_walltime_s,
+        widths=plan.widths,
+        at_once=plan.at_once,
     )
 
 

@@ -98,6 +98,8 @@ class Engine:
                     array = LiveArray(stored.array, state, stored.reason, stored.cancel_wanted)
                     array.submitted_at = stored.submitted_at
                     bag.arrays.append(array)
+            bag.pushed = any(array.submitted_at is not None for array in bag.arrays)
+            bag.hold_back()
         self.add(live)
         for cluster in self.clusters.values():
             self._shared.listen(cluster)

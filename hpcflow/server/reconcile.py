@@ -17,7 +17,7 @@ from hpcflow.core.states import Event
 from hpcflow.server.bags import LiveArray, LiveBag, Shared
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.collect import Collector
-from hpcflow.server.remote import ThisMachine, TransportError
+from hpcflow.server.remote import Gone, ThisMachine, TransportError
 from hpcflow.server.store import ArrayState
 from hpcflow.server.submit import Submitter
 
@@ -50,6 +50,9 @@ class Reconciler:
         """Read the journals of these bags once, and do what follows; return whether there was any news."""
         news = [bag for bag in bags if bag.readable and await self._read(cluster, bag)]
         await self._writer.flush()
+        for bag in bags:
+            if bag.gone:
+                await self._leave_deleted(cluster, bag)
         for bag in news:
             await self._after_news(cluster, bag)
         for bag in bags:
@@ -59,7 +62,12 @@ class Reconciler:
     async def _read(self, cluster: Cluster, bag: LiveBag) -> int:
         """Read what the journals of a bag say beyond what is known; return the number of new records."""
         async with bag.reading:
-            data = await cluster.transport.read_new(f"{bag.bag.path}/journal", bag.offsets)
+            try:
+                data = await cluster.transport.read_new(f"{bag.bag.path}/journal", bag.offsets)
+            except Gone:
+                if not bag.pushed:  # by this server, or one before it
+                    return 0
+                bag.gone, data = True, {}
             news = 0
             for name, piece in data.items():
                 if not is_journal(name):
@@ -74,6 +82,16 @@ class Reconciler:
                 gone = bag.ledger.left_by_themselves()
                 self._collector.release(bag, bag.ledger.lost(gone, last=False), {})
             return news
+
+    async def _leave_deleted(self, cluster: Cluster, bag: LiveBag) -> None:
+        """End the workers of a bag whose directory was deleted: nothing that they do can be known any more."""
+        if bag.open and not all(array.cancel_wanted for array in bag.arrays if array.open):
+            self._writer.say(
+                bag.dispatch,
+                f"{bag.bag.path} was deleted while jobs worked there. They are cancelled, and what they had not "
+                "reported runs again.",
+            )
+            await self.give_up(cluster, bag)
 
     async def _call_reserve(self, cluster: Cluster, bag: LiveBag) -> None:
         """Submit the arrays that were held back, a moment after the first, unless tasks proved to be short."""
@@ -209,7 +227,7 @@ class Reconciler:
             most = _FRUITLESS_BY_NODES if causes == {Cause.NODE_FAIL} else _FRUITLESS
             if bag.dispatch.fruitless[bag.bag.shape] >= most:
                 self._end_all(bag, lost, await self._why_fruitless(cluster, bag))
-        elif any(worker.begun for worker in bag.ledger.workers.values()):
+        elif last and any(worker.begun for worker in bag.ledger.workers.values()):
             bag.dispatch.fruitless.pop(bag.bag.shape, None)
         self._collector.release(bag, lost, ends)
         if last:
@@ -260,6 +278,8 @@ class Reconciler:
     @staticmethod
     def _was_fruitless(bag: LiveBag, ends: Mapping[str, Observation]) -> bool:
         """No worker of a bag that is over could do anything, for no reason of a task's or of ours."""
+        if bag.gone:
+            return True
         if all(array.cancel_wanted for array in bag.arrays if array.state is ArrayState.ENDED):
             return False
         causes = {end.cause for array in bag.arrays for end in array.ends.values()}
@@ -275,6 +295,8 @@ class Reconciler:
 
     async def _why_fruitless(self, cluster: Cluster, bag: LiveBag) -> str:
         """Return in a sentence why workers got nothing done, with what one of them wrote."""
+        if bag.gone:
+            return f"The directory of its job was deleted twice while it ran, the last time {bag.bag.path}."
         if bag.ledger.complaint is not None:
             return f"No worker on {cluster.name} could go on: {bag.ledger.complaint}"
         end = next((end for array in bag.arrays for end in array.ends.values()), None)

@@ -47,7 +47,7 @@ class Submitter:
         self._writer.pending.bags.append(bag.row())
         for width in plan.widths[: plan.at_once]:
             self._intend(cluster, bag, width)
-        bag.reserve = plan.widths[plan.at_once :]
+        bag.hold_back()
         await self._writer.flush()
         self._shared.account[cluster.name].set()
         await self.submit_due(cluster, bag)

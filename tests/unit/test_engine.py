@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 from collections.abc import Callable, Coroutine
 from functools import wraps
@@ -301,6 +302,68 @@ async def test_a_second_bag_of_a_shape_holds_nothing_back(tmp_path: Path) -> Non
         await stage.job(1)
         assert [len(job.tasks) for job in stage.world.jobs] == [2, 3]
         await stage.engine.cancel(live, None)
+
+
+@in_loop
+async def test_held_back_workers_come_after_a_restart_as_well(tmp_path: Path) -> None:
+    world = World()
+    async with a_stage(tmp_path, world, ramp_width=2, ramp_after=60) as stage:
+        live = await stage.dispatch(*[[]] * 5)
+        await stage.job()
+        await stage.until(lambda: stage.store.arrays(live.id)[0].state is ArrayState.SUBMITTED)
+    async with a_stage(tmp_path, world, ramp_width=2, ramp_after=0.05) as stage:
+        again = resume(stage, live)
+        assert len((await stage.job(1)).tasks) == 3
+        await stage.engine.cancel(again, None)
+
+
+@in_loop
+async def test_a_bag_that_somebody_deletes_is_left_and_its_tasks_run_in_another(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        live = await stage.dispatch([], [])
+        job = await stage.job()
+        worker = PlayedWorker(job, 0)
+        worker.run(0, 0)
+        worker.claim(1)
+        worker.start(1)
+        await stage.until(lambda: states(stage, live) == [State.COMPLETED, State.RUNNING])
+        shutil.rmtree(job.path)
+        again = await stage.job(1)
+        assert all(phase is Phase.ENDED for phase, _, _ in job.tasks.values())
+        PlayedWorker(again, 0).run(0, 1, attempt=2)
+        assert (await stage.ended(live)).status is Status.COMPLETED
+        assert f"{job.path} was deleted while jobs worked there." in stage.store.messages(live.id)[0][1]
+
+
+@in_loop
+async def test_bags_that_are_deleted_again_and_again_end_their_tasks(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        live = await stage.dispatch([])
+        for number in (0, 1):
+            job = await stage.job(number)
+            worker = PlayedWorker(job, 0)
+            worker.claim(0)
+            worker.start(0, number + 1)
+            await stage.until(lambda: states(stage, live) == [State.RUNNING])
+            shutil.rmtree(job.path)
+        row = await stage.ended(live)
+        assert row.error is not None
+        assert "The directory of its job was deleted twice while it ran" in row.error
+
+
+@in_loop
+async def test_a_file_system_that_is_not_mounted_changes_nothing(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, after_fault=0.02) as stage:
+        live = await stage.dispatch([])
+        job = await stage.job()
+        worker = PlayedWorker(job, 0)
+        (tmp_path / "work").rename(tmp_path / "elsewhere")
+        asked = stage.world.count("query")
+        await stage.until(lambda: stage.world.count("query") > asked + 3)
+        assert (states(stage, live), stage.world.count("cancel")) == ([State.QUEUED], 0)
+        (tmp_path / "elsewhere").rename(tmp_path / "work")
+        worker.run(0, 0)
+        assert (await stage.ended(live)).status is Status.COMPLETED
 
 
 @in_loop

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Final, ParamSpec, TypeVar
 
 from hpcflow.core.plugin import Command, Reply
-from hpcflow.server.remote.transport import File, Transport, TransportError, clean_environment
+from hpcflow.server.remote.transport import File, Gone, Transport, TransportError, clean_environment
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -99,7 +99,15 @@ def _write_directory(directory: str, folders: Sequence[str], files: Iterable[Fil
 
 def _read_new(directory: str, offsets: Mapping[str, int]) -> dict[str, bytes]:
     news: dict[str, bytes] = {}
-    with os.scandir(directory) as entries:
+    try:
+        entries = os.scandir(directory)
+    except FileNotFoundError:
+        bag = os.path.dirname(directory)
+        # A file system that is not mounted has no directory for bags at all.
+        if not os.path.lexists(bag) and os.path.isdir(os.path.dirname(bag)):
+            raise Gone(f"{bag} was deleted") from None
+        raise
+    with entries:
         for entry in entries:
             offset = offsets.get(entry.name, 0)
             if entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_size > offset:

@@ -14,6 +14,7 @@ __all__ = [
     "Ask",
     "Challenge",
     "File",
+    "Gone",
     "Link",
     "NeedsLogin",
     "Transport",
@@ -33,6 +34,10 @@ INHERITED: Final = frozenset(
 
 class TransportError(HpcflowError):
     """The cluster could not be reached or a file there not be read or written; nothing is known about its tasks."""
+
+
+class Gone(TransportError):
+    """A bag's directory was deleted: it is missing, though that of all bags is there."""
 
 
 class NeedsLogin(TransportError):
@@ -59,7 +64,11 @@ class Transport(Protocol):
         ...
 
     async def read_new(self, directory: str, offsets: Mapping[str, int]) -> dict[str, bytes]:
-        """Return what the directory's files hold beyond the given offsets; files without news are left out."""
+        """Return what the directory's files hold beyond the given offsets; files without news are left out.
+
+        Raises:
+            Gone: there is no such directory, nor its parent, though its grandparent exists.
+        """
         ...
 
     async def read(self, path: str, offset: int, size: int) -> bytes:
