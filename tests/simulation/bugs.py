@@ -1,0 +1,71 @@
+"""Bugs that the simulation has to find: each takes away one thing that the real server does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from typing import Any, Final
+
+from hpcflow.core.follow import Ended, Fact, Ledger
+from hpcflow.core.model import JobArray, Observations
+from hpcflow.core.plugin import Reply
+from hpcflow.server.bags import LiveBag
+from hpcflow.server.collect import Collector
+from hpcflow_slurm import SlurmPlugin
+from tests.simulation.world import Options
+
+__all__ = ["BUGS"]
+
+
+class _Believing(SlurmPlugin):
+    """Takes every answer for a whole one: what is not in it has ended."""
+
+    def parse_query(self, arrays: Sequence[JobArray], replies: Sequence[Reply]) -> Observations:
+        seen = super().parse_query(arrays, replies)
+        return replace(seen, complete=frozenset(array.token for array in arrays))
+
+
+@contextmanager
+def _absence_is_the_end() -> Generator[Options]:
+    yield Options(plugin=_Believing)
+
+
+@contextmanager
+def _no_settle_time() -> Generator[Options]:
+    yield Options(submit_settle_s=1e-6)
+
+
+@contextmanager
+def _stale_lines_count() -> Generator[Options]:
+    """Whatever a journal says of a task's end is taken for the end of the attempt that the task is in."""
+    read, take = Ledger.read, Collector.take
+
+    def read_all(self: Ledger, worker: str, records: Sequence[Any]) -> list[Fact]:  # Any: JSON
+        facts = read(self, worker, records)
+        told = {(fact.index, fact.attempt) for fact in facts if isinstance(fact, Ended)}
+        for record in records:
+            if record["ev"] == "end" and record["st"] == "ok" and (record["i"], record["n"]) not in told:
+                facts.append(Ended(record["i"], record["n"], worker, record))
+        return facts
+
+    def take_all(self: Collector, bag: LiveBag, facts: Sequence[Fact]) -> None:
+        tasks = bag.dispatch.tasks
+        for fact in facts:
+            if isinstance(fact, Ended):
+                tasks[fact.index].bag = bag.bag.id
+        take(self, bag, [replace(fact, attempt=tasks[fact.index].attempt) for fact in facts])
+
+    Ledger.read, Collector.take = read_all, take_all  # type: ignore[method-assign]
+    try:
+        yield Options()
+    finally:
+        Ledger.read, Collector.take = read, take  # type: ignore[method-assign]
+
+
+#: By name: a context in which worlds have the bug, and what to run them with.
+BUGS: Final[dict[str, Callable[[], AbstractContextManager[Options]]]] = {
+    "absence": _absence_is_the_end,
+    "no-settle": _no_settle_time,
+    "stale-line": _stale_lines_count,
+}

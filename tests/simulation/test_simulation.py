@@ -1,0 +1,54 @@
+"""The server in worlds where everything fails: no promise is broken, and the worlds are hard enough to tell."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Final
+
+import pytest
+
+from tests.simulation.bugs import BUGS
+from tests.simulation.check import broken_promises
+from tests.simulation.world import run_world
+
+#: Seconds of CPU for worlds without a bug, and the first of their seeds: longer and elsewhere at night.
+CPU_S: Final = float(os.environ.get("SIMULATION_CPU_S", "120"))
+FIRST_SEED: Final = int(os.environ.get("SIMULATION_FIRST_SEED", "1"))
+#: A planted bug is found within so many worlds.
+_SEEDS_OF_A_BUG: Final = 400
+
+
+@pytest.mark.slow
+def test_no_promise_is_broken_in_the_worlds_that_the_time_allows(capsys: pytest.CaptureFixture[str]) -> None:
+    begun = time.process_time()
+    seed, hours, kills = FIRST_SEED, 0.0, 0
+    broken: list[str] = []
+    while time.process_time() - begun < CPU_S or seed == FIRST_SEED:
+        world = run_world(seed)
+        broken += [f"python -m tests.simulation --seed {seed}: {sentence}" for sentence in broken_promises(world)]
+        hours += world.loop.time() / 3600
+        kills += sum(1 for _ in world.history.of("kill"))
+        seed += 1
+    with capsys.disabled():
+        print(f" [{seed - FIRST_SEED} worlds, {hours:.0f} virtual hours, {kills} kills of the server]", end="")
+    assert not broken, "\n".join(broken[:20])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bug", sorted(BUGS))
+def test_a_planted_bug_is_found(bug: str) -> None:
+    with BUGS[bug]() as options:
+        found = next(
+            (seed for seed in range(1, _SEEDS_OF_A_BUG + 1) if broken_promises(run_world(seed, options))), None
+        )
+    assert found is not None
+    assert not broken_promises(run_world(found)), "that world is broken without the bug as well"
+
+
+@pytest.mark.parametrize("seed", [1, 8, 21])
+def test_a_seed_gives_the_same_world_again(seed: int) -> None:
+    first, second = run_world(seed), run_world(seed)
+
+    assert str(first.history) == str(second.history)
+    assert len(first.history.entries) > 20
