@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from hpcflow.core.model import UserError
 from hpcflow.sdk.annotations import ExecutorSettings, Options, parse_options
+from hpcflow.sdk.mistakes import show_plainly
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +30,7 @@ def Slurm(*, cluster: str = "slurm", **defaults: Unpack[Options]) -> ExecutorSet
 
 
 def _settings(kind: str, cluster: str, defaults: Mapping[str, object]) -> ExecutorSettings:
+    show_plainly()
     where = f"executor.{kind}"
     if "executor" in defaults:
         raise UserError(f"{where}: an executor has no executor of its own; name the cluster by cluster=.")

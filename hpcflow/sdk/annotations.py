@@ -14,6 +14,7 @@ from typing import Final, Literal, SupportsIndex, TypedDict, cast
 
 from hpcflow.core import model
 from hpcflow.core.model import Resources, UserError
+from hpcflow.sdk.mistakes import show_plainly
 
 __all__ = [
     "Annotations",
@@ -49,6 +50,7 @@ def Retries(
     Raises:
         UserError: a number out of its range, or something that is no exception.
     """
+    show_plainly()
     return model.Retries(
         times=_count("retries", times),
         memory=_factor("memory", memory),

@@ -22,6 +22,7 @@ from hpcflow.core.places import client_settings, places
 from hpcflow.sdk.annotations import parse_memory, parse_walltime
 from hpcflow.sdk.answers import Plan, Summary, parse_plan, parse_summary
 from hpcflow.sdk.connection import DispatchNotFound, Server, ServerElsewhere, ServerUnreachable
+from hpcflow.sdk.mistakes import show_plainly
 from hpcflow.sdk.results import Result
 from hpcflow.sdk.startup import ensure
 from hpcflow.sdk.terminal import plain, progress, why_paused
@@ -71,6 +72,7 @@ def dispatch(lattice: Lattice[P, Any], *, plan: bool = False) -> Callable[P, str
         lattice: a function decorated with ``@hpcflow.lattice``.
         plan: return what would be submitted instead, as a `Plan`, and submit nothing.
     """
+    show_plainly()
     _check_lattice(lattice)
 
     def plan_it(*args: P.args, **kwargs: P.kwargs) -> Plan:
@@ -236,6 +238,7 @@ def whole_id(server: Server, beginning: str) -> str:
 
 def _server() -> Server:
     """Return this environment's server, started if it has to be and may be."""
+    show_plainly()
     where = places(os.environ)
     if client_settings(os.environ).autostart:
         ensure(where, tell=_tell)

@@ -13,6 +13,7 @@ from typing import Final, Generic, ParamSpec, TypeVar, Unpack, cast, overload
 
 from hpcflow.core.model import Resources, Task, UserError
 from hpcflow.sdk.annotations import Annotations, LatticeOptions, Options, parse_lattice_options, parse_options
+from hpcflow.sdk.mistakes import show_plainly
 from hpcflow.sdk.pickling import dumps, load_with
 from hpcflow.sdk.placeholder import PlaceholderError
 from hpcflow.sdk.trace import FunctionText, Trace, Traced, brief, current_trace, name_of
@@ -152,6 +153,7 @@ def electron(
         _check_function(plain, "electron")
         return Electron(plain, parse_options(options, f"The electron {name_of(plain)!r}"), composes=composes)
 
+    show_plainly()
     return decorate if function is None else decorate(function)
 
 
@@ -175,6 +177,7 @@ def lattice(
         _check_function(decorated, "lattice")
         return Lattice(decorated, parse_lattice_options(options, f"The lattice {name_of(decorated)!r}"))
 
+    show_plainly()
     return decorate if function is None else decorate(function)
 
 

@@ -485,7 +485,7 @@ def test_an_electron_that_is_returned_uncalled_is_refused(wrap: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "call", [lambda: add(give, 1), lambda: add(1, y=give), lambda: give([[1], {"a": give}]), lambda: give((1, give))]
+    "call", [lambda: give(give), lambda: give(value=give), lambda: give([[1], {"a": give}]), lambda: give((1, give))]
 )
 def test_an_electron_that_is_passed_on_uncalled_is_refused(call: Any) -> None:
     with pytest.raises(UserError, match=r"is given <electron give> itself and not its result: call it, as in give\("):
