@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except HpcflowError as error:
-        from hpcflow.sdk.terminal import plain
+        from hpcflow.sdk.plain import plain
 
         print(plain(str(error)), file=sys.stderr)
         return exit_code(error)

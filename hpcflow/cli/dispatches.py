@@ -51,8 +51,9 @@ def show(options: argparse.Namespace) -> int:
     from hpcflow.core.states import State, Status
     from hpcflow.sdk.answers import parse_summary
     from hpcflow.sdk.client import until_ended, whole_id
+    from hpcflow.sdk.plain import plain
     from hpcflow.sdk.results import Result, task_records
-    from hpcflow.sdk.terminal import plain, table
+    from hpcflow.sdk.terminal import table
 
     server = the_server()
     dispatch_id = whole_id(server, options.id)
@@ -94,7 +95,8 @@ def show(options: argparse.Namespace) -> int:
 
 
 def _write_dispatch(summary: Summary) -> None:
-    from hpcflow.sdk.terminal import clock, counts, plain, table, took, why_paused
+    from hpcflow.sdk.plain import plain
+    from hpcflow.sdk.terminal import clock, counts, table, took, why_paused
 
     print(plain(f"{summary.name}  {summary.id}  {_status(summary)}"))
     print(f"created {clock(summary.created_at)}, took {took(summary.started_at, summary.ended_at, datetime.now(UTC))}")

@@ -23,9 +23,10 @@ from hpcflow.sdk.annotations import parse_memory, parse_walltime
 from hpcflow.sdk.answers import Plan, Summary, parse_plan, parse_summary
 from hpcflow.sdk.connection import DispatchNotFound, Server, ServerElsewhere, ServerUnreachable
 from hpcflow.sdk.mistakes import show_plainly
+from hpcflow.sdk.plain import plain
 from hpcflow.sdk.results import Result
 from hpcflow.sdk.startup import ensure
-from hpcflow.sdk.terminal import plain, progress, why_paused
+from hpcflow.sdk.terminal import progress, why_paused
 from hpcflow.sdk.workflow import Lattice, Traced, manifest
 
 __all__ = [

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Final
 
 from hpcflow.core.errors import HpcflowError, UserError
+from hpcflow.sdk.plain import plain
 
 __all__ = ["show_plainly"]
 
@@ -28,8 +29,6 @@ def _show(kind: type[BaseException], error: BaseException, frames: TracebackType
     if not isinstance(error, HpcflowError) or os.environ.get(_WHOLE, "0") not in {"", "0"}:
         sys.__excepthook__(kind, error, frames)
         return
-    from hpcflow.sdk.terminal import plain
-
     place = _users_line(frames) if isinstance(error, UserError) else ""
     print(f"{place}{plain(str(error))}", file=sys.stderr)
 

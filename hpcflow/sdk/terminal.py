@@ -10,8 +10,9 @@ from typing import Final
 
 from hpcflow.core.states import State
 from hpcflow.sdk.answers import Summary
+from hpcflow.sdk.plain import plain
 
-__all__ = ["can_show", "clock", "counts", "plain", "progress", "table", "took", "why_paused"]
+__all__ = ["can_show", "clock", "counts", "progress", "table", "took", "why_paused"]
 
 #: Named when there are any, in this order.
 _SHOWN: Final = (State.FAILED, State.SKIPPED, State.CANCELLED, State.PAUSED, State.RUNNING, State.QUEUED)
@@ -71,11 +72,6 @@ def progress(*, wanted: bool) -> Generator[Callable[[Summary], None]]:
             bar.refresh()
 
         yield show
-
-
-def plain(text: str) -> str:
-    """Return a text in which control characters are spelled out: an exception's words may not drive the terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

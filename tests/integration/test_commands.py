@@ -199,5 +199,5 @@ def test_a_script_that_can_not_be_planned_is_a_mistake_of_the_user(user: User) -
     assert [ended.returncode for ended in (silent, broken, missing)] == [2, 2, 2]
     assert "ended without a dispatch" in silent.stderr
     assert "ZeroDivisionError" in broken.stderr
-    assert "hpcflow/cli.py" not in broken.stderr
+    assert "hpcflow/cli/" not in broken.stderr
     assert missing.stderr == "There is no script missing.py.\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpcflow.sdk.terminal import plain
+from hpcflow.sdk.plain import plain
 
 
 def test_control_characters_are_spelled_out_and_lines_stay_lines() -> None:
