@@ -29,6 +29,18 @@ if [ $# -gt 0 ]; then scancel $clusters $option "$@" || exit; fi
 [ -z "$lost" ] || exit 75
 """.strip()
 
+# $1 an option of scontrol or nothing, then ids. scontrol (22.05) ends with 1, and lists every array task in words, when
+# one of an array runs ("64_0-2: No error") or has ended, though it released those that were held.
+_RELEASE: Final = """
+clusters=$1
+shift
+said=$(LC_ALL=C scontrol $clusters release "$@" 2>&1) && exit 0
+left=$(printf '%s\\n' "$said" | grep -v -e ': No error$' -e 'already finished$' -e 'Invalid job id specified')
+[ -n "$left" ] || exit 0
+printf '%s\\n' "$left" >&2
+exit 1
+""".strip()
+
 # All of it is gone already: what was wished (22.05 says so with --state=PENDING, and is silent without).
 _GONE: Final = re.compile(r"^scancel: error: .*(?:Invalid job id specified|already completing or completed)\.?\s*$")
 
@@ -100,10 +112,10 @@ class SlurmPlugin:
         return Command(("sh", "-c", _CANCEL, "hpcflow-cancel", names, option, *(clusters or ("",)), *ids))
 
     def release(self, arrays: Sequence[JobArray]) -> Command | None:
-        """Return one command for all of them; what an administrator holds is refused to a user (22.05)."""
-        ids = [array.job_id for array in arrays if array.job_id is not None]
-        where = clusters_option([cluster_of(arrays[0])])
-        return Command(("scontrol", *where, "release", *ids)) if ids else None
+        """Return one command that releases what is held of the first array's cluster; an administrator's hold stays."""
+        there = cluster_of(arrays[0])
+        ids = [array.job_id for array in arrays if array.job_id is not None and cluster_of(array) == there]
+        return Command(("sh", "-c", _RELEASE, "hpcflow-release", *(clusters_option([there]) or ("",)), *ids))
 
     def parse_cancel(self, reply: Reply) -> str | None:
         """Return ``None`` when nothing is left that scancel was asked to end."""

@@ -20,7 +20,7 @@ from typing import Final
 
 import pytest
 
-from hpcflow.core.model import Cause, JobArray, Limits, Observation, Observations, Phase, Resources
+from hpcflow.core.model import Cause, JobArray, Limits, Observation, Observations, Phase, Resources, Stuck
 from hpcflow.core.plugin import Accepted, Command, Refused, Reply, Submission
 from hpcflow_slurm.jobs import WORKER_MEMORY_MIB
 from tests.unit.scheduler_replies import ONE_CORE, PLUGIN, an_array
@@ -266,6 +266,20 @@ def test_a_requeued_array_task_is_pending_again(make: Callable[..., JobArray], b
     assert (rows[1].phase, rows[0].phase) == (Phase.PENDING, Phase.RUNNING)
     until(array, lambda rows: rows[1].phase is Phase.RUNNING)
     assert (bag / "logs" / "1.slurm").read_text().startswith("run 0\n")
+
+
+def test_held_array_tasks_are_let_go_beside_others_that_run(make: Callable[..., JobArray]) -> None:
+    array = submit(make("exec sleep 60", width=3))
+    until(array, lambda rows: len(rows) == 3 and all(row.phase is Phase.RUNNING for row in rows.values()))
+    assert run(Command(("scontrol", "requeuehold", f"{array.job_id}_1"))).exit_code == 0
+    rows = until(array, lambda rows: rows[1].phase is Phase.PENDING)
+    assert {index: row.stuck for index, row in rows.items()} == {0: None, 1: Stuck.HELD, 2: None}
+
+    release = PLUGIN.release([array])
+
+    assert release is not None
+    assert run(release) == Reply(0, b"", b"")
+    until(array, lambda rows: rows[1].phase is Phase.RUNNING)
 
 
 def test_every_annotation_reaches_slurm(make: Callable[..., JobArray]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -195,6 +197,45 @@ def test_a_cancel_speaks_to_the_cluster_that_has_the_array_and_to_no_other() -> 
         *("hpcflow-cancel", "a-1,a-2", "", "--clusters=joltik", "17"),
     )
     assert PLUGIN.cancel([here, *there], pending_only=False).argv[3:] == ("hpcflow-cancel", "a-3", "", "", "17")
+
+
+def run_release(folder: Path, said: str, exit_code: int) -> tuple[int, str, str]:
+    """Run the command for two arrays with an scontrol that says this; return status, arguments seen and stderr."""
+    scontrol = folder / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >{folder}/seen\ncat >&2 <<"EOF"\n{said}EOF\nexit {exit_code}\n')
+    scontrol.chmod(0o755)
+    command = PLUGIN.release([an_array("a-1", job_id="17"), an_array("a-2", job_id="18")])
+    assert command is not None
+    path = f"{folder}:/usr/bin:/bin"
+    ended = subprocess.run(command.argv, env={"PATH": path}, capture_output=True, text=True, check=False)
+    return ended.returncode, (folder / "seen").read_text(), ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("said", "exit_code"),
+    [
+        ("", 0),
+        ("17_0-2: No error\n17_3: Job has already finished\n", 1),
+        ("slurm_suspend error: Invalid job id specified\n", 1),
+    ],
+)
+def test_a_release_is_done_though_scontrol_lists_what_runs_or_has_ended(
+    tmp_path: Path, said: str, exit_code: int
+) -> None:
+    assert run_release(tmp_path, said, exit_code) == (0, "release 17 18\n", "")
+
+
+def test_a_release_that_is_denied_is_said(tmp_path: Path) -> None:
+    said = "17_0-3: Access/permission denied\n18_0: No error\n"
+
+    assert run_release(tmp_path, said, 1) == (1, "release 17 18\n", "17_0-3: Access/permission denied\n")
+
+
+def test_a_release_speaks_to_the_cluster_that_has_the_array() -> None:
+    command = PLUGIN.release([an_array("a-1", job_id="17", extra=("--clusters=joltik",)), an_array("b", job_id="9")])
+
+    assert command is not None
+    assert command.argv[3:] == ("hpcflow-release", "--clusters=joltik", "17")
 
 
 @pytest.mark.parametrize(
