@@ -236,8 +236,9 @@ class Plan:
 
     def __str__(self) -> str:
         parts = [*self.messages]
+        shown: dict[str, int] = {}
         for number, bag in enumerate(self.bags, 1):
-            parts.append(_describe(number, bag))
+            parts.append(_describe(number, bag, shown.setdefault(_nameless(bag), number)))
         arrays = sum(len(bag.widths) for bag in self.bags)
         parts.append(
             f"{_count(sum(bag.tasks for bag in self.bags), 'task')} in {_count(len(self.bags), 'bag')} and "
@@ -246,7 +247,16 @@ class Plan:
         return "\n\n".join(parts)
 
 
-def _describe(number: int, bag: PlannedBag) -> str:
+def _nameless(bag: PlannedBag) -> str:
+    """Return a bag's script without the names of its electrons, by which alone most scripts differ."""
+    script = bag.script
+    for name in sorted(bag.electrons, key=len, reverse=True):
+        script = script.replace(name, "…")
+    return script
+
+
+def _describe(number: int, bag: PlannedBag, like: int) -> str:
+    """Return a bag as text; the script of one whose ``like`` is an earlier bag has been shown there."""
     import shlex
 
     widths = " + ".join(map(str, bag.widths))
@@ -259,7 +269,9 @@ def _describe(number: int, bag: PlannedBag) -> str:
         asked = ", ".join(f"{name}={value}" for name, value in bag.resources.items())
         lines.append(f"  resources    {asked}")
     lines.append(f"  command      {shlex.join(bag.argv)}")
-    if bag.script:
+    if bag.script and like < number:
+        lines.append(f"  its stdin    as for bag {like}")
+    elif bag.script:
         lines += ["  its stdin", *(f"    {line}" for line in bag.script.splitlines())]
     return "\n".join(lines)
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 import pytest
@@ -19,7 +20,7 @@ import pytest
 import hpcflow
 from hpcflow.core.model import HpcflowError, NotFound, UserError
 from hpcflow.core.states import State, Status
-from hpcflow.sdk.answers import parse_summary
+from hpcflow.sdk.answers import parse_plan, parse_summary
 from hpcflow.sdk.client import (
     Planned,
     cancel,
@@ -143,6 +144,19 @@ def test_a_plan_comes_back_as_values_and_as_text(fake: FakeServer) -> None:
     assert "sbatch --parsable -J 'relax x'" in text
     assert "exec python worker" in text
     assert text.endswith("40 tasks in 1 bag and 1 job array, at most 40.00 core-hours. Nothing was submitted.")
+
+
+def test_a_script_that_differs_by_names_alone_is_shown_once() -> None:
+    raw: Any = a_plan()
+    relax, gap, other = ({**raw["bags"][0]} for _ in range(3))
+    relax["script"] = "#PBS -N relax-01\nexec python worker\n"
+    gap |= {"electrons": ["band_gap", "gap"], "script": "#PBS -N band_gap-01\nexec python worker\n"}
+    other |= {"script": "#PBS -N relax-01\nmodule load x\nexec python worker\n"}
+    text = str(parse_plan({**raw, "bags": [relax, gap, other]}))
+    assert text.count("exec python worker") == 2
+    assert "Bag 2: 40 tasks of band_gap, gap on slurm" in text
+    assert text.count("its stdin    as for bag 1") == 1
+    assert "module load x" in text
 
 
 def test_planning_ends_a_script_at_its_first_dispatch(fake: FakeServer) -> None:
