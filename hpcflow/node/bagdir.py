@@ -73,6 +73,8 @@ class BagDirectory(NamedTuple):
     nfs: bool
     workdir: str | None
     cpus: int
+    #: What the array task asked for on its node; ``None``: nothing.
+    memory_mib: int | None
     pack_fd: int
     pack_index: tuple[tuple[int, int, bytes], ...]
 
@@ -152,6 +154,7 @@ def open_bag(path: str, key_file: str) -> BagDirectory:
         nfs=spec["nfs"],
         workdir=spec["workdir"],
         cpus=spec["cpus"],
+        memory_mib=spec["memory_mib"],
         pack_fd=pack_fd,
         pack_index=pack_index,
     )

@@ -8,10 +8,12 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Final
 
 __all__ = [
     "adopt_orphans",
+    "descendants",
     "die_with_parent",
     "fork_hazard",
     "interpreter_command",
@@ -119,13 +121,29 @@ def interpreter_command() -> list[str]:
     return [sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]]
 
 
-def _children() -> list[int]:
-    me = os.getpid()
+def descendants() -> Iterator[int]:
+    """Yield the children of this process, theirs, and so on."""
+    waiting = _children()
+    while waiting:
+        pid = waiting.pop()
+        yield pid
+        waiting += _children(pid)
+
+
+def _children(of: int | None = None) -> list[int]:
+    parent = of or os.getpid()
+    found: list[int] = []
     try:
-        with open(f"/proc/self/task/{me}/children", encoding="ascii") as file:
-            return [int(pid) for pid in file.read().split()]
-    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
-        return [int(name) for name in os.listdir("/proc") if name.isdigit() and _parent_of(int(name)) == me]
+        # A thread's children are its own; few processes have threads that start some.
+        for thread in os.listdir(f"/proc/{parent}/task") if of else (parent,):
+            with open(f"/proc/{parent}/task/{thread}/children", encoding="ascii") as file:
+                found += map(int, file.read().split())
+    except (FileNotFoundError, ProcessLookupError):
+        if os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
+            return found  # it has just ended
+        # a kernel without CONFIG_PROC_CHILDREN
+        return [int(name) for name in os.listdir("/proc") if name.isdigit() and _parent_of(int(name)) == parent]
+    return found
 
 
 def _parent_of(pid: int) -> int | None:

@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 from hpcflow.node.bagdir import BagDirectory, Stored, TaskRow
 from hpcflow.node.files import append_all, out_of_the_way
 from hpcflow.node.journal import Journal
+from hpcflow.node.memory import MemoryWatch, OomKills
 from hpcflow.node.processes import die_with_parent, fork_hazard, interpreter_command, kill_leftovers, signal_group
 from hpcflow.node.series import Progress, Series, run_series
 from hpcflow.node.stop import Stop
@@ -38,6 +39,8 @@ __all__ = ["Runner"]
 _PIPE_SIZE: Final = 64 * 1024
 #: Tasks of a function are short when the median of its last run times here is below this.
 _SHORT_S: Final = 0.01
+#: The state of a task by why it was killed.
+_KILLED: Final = {"limit": "timeout", "term": "interrupted", "memory": "memory"}
 _FEWEST_RUNS: Final = 3
 _LAST_RUNS: Final = 5
 
@@ -48,8 +51,10 @@ class _Death(NamedTuple):
     message: dict[str, Any]  # Any: JSON
     status: int
     usage: resource.struct_rusage
-    #: Why the worker killed it, if it did.
+    #: Why the worker or the kernel killed it, if they did: limit, term, memory.
     killed: str | None
+    #: MiB that the task's processes used when they were too much.
+    used_mib: int | None = None
 
 
 class Runner:
@@ -78,6 +83,8 @@ class Runner:
         #: Functions of which a task died in a series.
         self.deadly: set[int] = set()
         self.progress = Progress()
+        self.memory = MemoryWatch(bag.memory_mib)
+        self.oom_kills = OomKills()
         self.directory_number = 0
         self.directory: str | None = None
         self._redirect()
@@ -129,6 +136,7 @@ class Runner:
         self.journal.write("start", i=task.number, n=task.attempt)
         self.progress.begin(time.monotonic())
         self._preload(task.fn)
+        self.oom_kills.begin()
         return Assignment(
             task=task,
             earlier=earlier,
@@ -290,28 +298,39 @@ class Runner:
         return max(self.bag.walltime_s - 2 * self.bag.grace_s, 1.0)
 
     def _await(self, pid: int) -> _Death:
-        """Wait for a process; end it when its task's time is up or when this array task is told to stop."""
+        """Wait for a process; end it when its task used up its time or its memory, or when the worker is told to stop."""
         limit_s = self._limit_s()
         killed: str | None = None
-        kill_at = 0.0
+        used_mib: int | None = None
+        over_at = kill_at = 0.0
+        self.memory.begin(time.monotonic())
         while True:
             now = time.monotonic()
-            # Of a series the task in flight counts: none begins after one that took long, so none pays for another.
-            deadline = self.progress.begun + limit_s if killed is None else kill_at
-            if killed is None and (self.stop.why == "term" or now >= deadline):
-                killed = "term" if self.stop.why == "term" else "limit"
-                signal_group(pid, signal.SIGTERM)
-                deadline = kill_at = now + self.bag.grace_s
-            elif killed is not None and now >= kill_at:
+            if killed is None:
+                # Of a series the task in flight counts: none begins after one that took long, so none pays for another.
+                used_mib = self.memory.excess_mib(self.progress.begun)
+                over_at = self.progress.begun + limit_s
+                killed = "term" if self.stop.why == "term" else "limit" if now >= over_at else None
+                if killed is None and used_mib is not None:
+                    killed = "memory"
+                if killed is not None:
+                    signal_group(pid, signal.SIGKILL if killed == "memory" else signal.SIGTERM)
+                    kill_at = now + self.bag.grace_s
+            elif now >= kill_at:
                 signal_group(pid, signal.SIGKILL)
-                deadline = kill_at = now + 1
-            self.stop.wait(deadline - now)
+                kill_at = now + 1
+            self.stop.wait((min(over_at, self.memory.due) if killed is None else kill_at) - now)
             self.progress.leave = self.stop.why is not None
             reaped, status, usage = os.wait4(pid, os.WNOHANG)
             if reaped:
-                if killed is None and self.stop.explains(status):
+                if killed is None and self._killed_by_kernel(status):
+                    killed, used_mib = "memory", usage.ru_maxrss >> 10
+                elif killed is None and self.stop.explains(status):
                     killed = "term"
-                return _Death(self._message(), status, usage, killed)
+                return _Death(self._message(), status, usage, killed, used_mib)
+
+    def _killed_by_kernel(self, status: int) -> bool:
+        return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL and self.oom_kills.happened()
 
     def _message(self) -> dict[str, Any]:  # Any: JSON
         """Return what the task's process said, ``{}`` when it died before."""
@@ -331,7 +350,9 @@ class Runner:
         elif message:
             outcome = {key: message[key] for key in REPORTED if key in message}
         elif death.killed is not None:
-            outcome = {"st": "timeout" if death.killed == "limit" else "interrupted"}
+            outcome = {"st": _KILLED[death.killed]}
+            if death.killed == "memory":
+                outcome["mem"] = death.used_mib
         else:
             outcome = {"st": "exit" if signalled is None else "signal"}
         if not message:
