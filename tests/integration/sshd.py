@@ -1,0 +1,134 @@
+"""A real sshd of the test's own, on a port of its own, with its own keys: a login node on this machine."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from hpcflow.server.remote.connection import Connection
+from hpcflow.server.remote.ssh import SshTransport
+
+#: sshd wants to be started by its full path; Debian keeps it out of users' PATH.
+_SSHD: Final = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+_PATIENCE_S: Final = 30.0
+
+
+def key(path: Path) -> str:
+    """Make a key pair, and return its public half."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", path.name, "-f", path], check=True)
+    return path.with_suffix(".pub").read_text()
+
+
+@dataclass(frozen=True)
+class Sshd:
+    """One sshd that runs, and a client's files for it."""
+
+    folder: Path
+    port: int
+    user: str
+
+    @property
+    def home(self) -> Path:
+        return Path(pwd.getpwnam(self.user).pw_dir)
+
+    @property
+    def known_hosts(self) -> Path:
+        return self.folder / "known_hosts"
+
+    def config(self, port: int | None = None, *, alias: str = "cluster", more: str = "") -> str:
+        """Write an ssh_config with an alias for it, and return its path."""
+        path = self.folder / f"config-{alias}"
+        path.write_text(
+            f"Host {alias}\n  HostName 127.0.0.1\n  Port {port or self.port}\n  User {self.user}\n"
+            f"  IdentityFile {self.folder}/user\n  IdentityAgent none\n  HostKeyAlias login\n"
+            f"  UserKnownHostsFile {self.known_hosts}\n{more}\n"
+        )
+        path.chmod(0o600)
+        return str(path)
+
+    def connection(self, port: int | None = None, *, channels: int = 5, keepalive_s: float = 5.0) -> Connection:
+        return Connection(
+            "cluster", cluster="far", keepalive_s=keepalive_s, channels=channels, config=[self.config(port)]
+        )
+
+    def transport(self, port: int | None = None, *, channels: int = 5, keepalive_s: float = 5.0) -> SshTransport:
+        return SshTransport(self.connection(port, channels=channels, keepalive_s=keepalive_s))
+
+
+@contextmanager
+def sshd(folder: Path, *options: str, user: str | None = None) -> Generator[Sshd]:
+    """Run an sshd while the context is open.
+
+    Args:
+        folder: where nothing of this was made before.
+        options: lines of sshd_config.
+        user: who logs in; another one than the test's own needs root.
+    """
+    if _SSHD is None:
+        pytest.skip("needs sshd: apt install openssh-server")
+    user = user or pwd.getpwuid(os.getuid()).pw_name
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where sshd parts with root; the service makes it
+    folder.mkdir(exist_ok=True)
+    public = key(folder / "host")
+    # Not in the folder: pytest's are private to the test's user, and sshd reads these as the other one.
+    allowed = key(folder / "user")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    (folder / "authorized_keys").write_text(allowed)
+    (folder / "sshd_config").write_text(
+        "\n".join(
+            (
+                *options,  # sshd takes the first value that it reads
+                f"Port {port}",
+                "ListenAddress 127.0.0.1",
+                f"HostKey {folder}/host",
+                f"AuthorizedKeysFile {folder}/authorized_keys",
+                "PidFile none",
+                "StrictModes no",
+                "UsePAM no",
+                "PasswordAuthentication no",
+                "KbdInteractiveAuthentication no",
+                "PermitRootLogin yes",
+                "MaxStartups 100",
+            )
+        )
+        + "\n"
+    )
+    (folder / "known_hosts").write_text(f"login {public}")
+    if user != pwd.getpwuid(os.getuid()).pw_name:
+        for each in (folder, *folder.parents):
+            if each.is_relative_to("/tmp/") and os.stat(each).st_uid == os.getuid():
+                each.chmod(each.stat().st_mode | 0o011)
+        (folder / "authorized_keys").chmod(0o644)
+    log = folder / "sshd.log"
+    process = subprocess.Popen([_SSHD, "-D", "-f", str(folder / "sshd_config"), "-E", str(log)])
+    try:
+        end = time.monotonic() + _PATIENCE_S
+        while not _answers(port):
+            if process.poll() is not None or time.monotonic() > end:
+                raise AssertionError(f"sshd does not answer: {log.read_text()}")
+            time.sleep(0.02)
+        yield Sshd(folder, port, user)
+    finally:
+        process.terminate()
+        process.wait(_PATIENCE_S)
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
