@@ -102,6 +102,13 @@ class Ledger:
         self.claimed: set[int] = set()
         self.ended = 0
         self.wall_s = 0.0
+        #: For the tasks of units that hold several: what follows them there.
+        self._followers = {
+            bag.tasks[unit[place]]: [bag.tasks[position] for position in unit[place + 1 :]]
+            for unit in bag.units
+            if len(unit) > 1
+            for place in range(len(unit) - 1)
+        }
         #: What a worker said of a place where nothing can be written or started: quota, a full disk, no processes.
         self.complaint: str | None = None
 
@@ -125,6 +132,16 @@ class Ledger:
     def mean_wall_s(self) -> float | None:
         """Mean run time of the tasks that ended, ``None`` before the first."""
         return self.wall_s / self.ended if self.ended else None
+
+    @property
+    def mean_unit_s(self) -> float | None:
+        """Mean run time of a unit, as far as the tasks that ended tell it."""
+        mean = self.mean_wall_s
+        return None if mean is None else mean * len(self.bag.tasks) / len(self.bag.units)
+
+    def followers(self, index: int, attempt: int) -> list[tuple[int, int]]:
+        """Return (index, attempt) of the tasks that come after one in its unit."""
+        return self._followers.get((index, attempt), [])
 
     def left_by_themselves(self) -> list[str]:
         """Return the workers whose last line says that they chose to leave: what they had can go to others at once.
@@ -185,6 +202,8 @@ class Ledger:
         if key in self.settled:
             return
         self.settled.add(key)
+        if ended.record["st"] != "ok":
+            self.settled.update(self.followers(*key))  # S8: the rest of the unit is not run
         self.ended += 1
         self.wall_s += float(ended.record.get("wall", 0.0))
         yield ended

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final
 
 from hpcflow.core.model import ClusterName, Graph, Limits, Partition, Resources, Shape, UserError
@@ -13,6 +14,7 @@ __all__ = [
     "PlanSettings",
     "Ready",
     "capacity",
+    "chain",
     "check_graph",
     "check_resources",
     "core_hours_bound",
@@ -50,6 +52,8 @@ class Ready:
     alone: bool = False
     #: Mean run time of the tasks of its electron that have ended in this dispatch; ``None``: none has.
     mean_wall_s: float | None = None
+    #: (index, attempt) of the tasks that follow it one by one, alike, and wait for nothing else: one unit with it.
+    chain: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +66,8 @@ class PlanSettings:
     ramp_width: int
     worker_walltime_s: float
     kill_grace_s: float
+    #: Tasks of one unit, at most.
+    chain_length: int = 1000
     #: Array tasks of one array, at most, by clusters.toml.
     max_width: int | None = None
 
@@ -183,8 +189,10 @@ def plan_bags(
 
 
 def _plan_bag(shape: Shape, ready: Sequence[Ready], alone: bool, limits: Limits, settings: PlanSettings) -> BagPlan:
-    tasks = tuple((task.index, task.attempt) for task in ready)
-    units = tuple((position,) for position in range(len(tasks)))
+    tasks = tuple(key for task in ready for key in ((task.index, task.attempt), *task.chain))
+    ends = list(accumulate(1 + len(task.chain) for task in ready))
+    units = tuple(tuple(range(start, end)) for start, end in zip([0, *ends], ends, strict=False))
+    links = max(len(unit) for unit in units)
     partition = partition_of(shape.resources, limits)
     longest = partition.max_walltime_s if partition else None
     margin = int(settings.kill_grace_s) + MARGIN_S
@@ -193,7 +201,8 @@ def _plan_bag(shape: Shape, ready: Sequence[Ready], alone: bool, limits: Limits,
     width = len(units) if single else _width(shape.resources, len(units), partition, settings)
     if limit is not None:
         several = max(settings.worker_walltime_s, limit + margin)
-        worker_walltime = limit + margin if single else min(-(-len(units) // width) * limit + margin, int(several))
+        most = links * limit + margin
+        worker_walltime = most if single else min(-(-len(tasks) // width) * limit + margin, int(several))
         need = worker_walltime if single else limit + margin
     else:
         worker_walltime = int(settings.worker_walltime_s) if limits.bounded else UNBOUNDED_S
@@ -294,6 +303,38 @@ def more_workers(*, units_left: int, mean_wall_s: float, workers: int, most: int
     """
     worth = int(units_left * mean_wall_s / min_worker_time_s)
     return max(0, min(worth, units_left, most) - workers)
+
+
+def chain(
+    head: int,
+    graph: Graph,
+    downstream: Sequence[Sequence[int]],
+    joins: Callable[[int, int], bool],
+    settings: PlanSettings,
+) -> tuple[int, ...]:
+    """Return the tasks that follow one and can be one unit with it: each waits for the one before it, and nothing else.
+
+    Args:
+        head: a ready task.
+        graph: its dispatch.
+        downstream: for each task, those that wait for it.
+        joins: whether a task and the one after it are alike, and the latter still waits.
+        settings: a chain's limit is never longer than a worker of several tasks lives.
+    """
+    limit = graph.tasks[head].resources.walltime_s
+    most = settings.chain_length
+    if limit is not None:
+        most = min(most, int(settings.worker_walltime_s) // limit)
+    links: list[int] = []
+    at = head
+    while len(links) + 1 < most and len(downstream[at]) == 1:
+        (child,) = downstream[at]
+        task = graph.tasks[child]
+        if {*task.deps, *task.after} != {at} or task.accept_failed or not joins(at, child):
+            break
+        links.append(child)
+        at = child
+    return tuple(links)
 
 
 def is_worth_waiting(*, ready: int, coming: int, held_s: float, bags: int, gather_s: float) -> bool:

@@ -42,6 +42,7 @@ class Event(StrEnum):
     RAISED = "raised"  # journal: the function raised, or its result could not be pickled
     KILLED = "killed"  # journal or accounting: it died while it ran, and no attempt is left
     RELEASED = "released"  # accounting: its worker ended without having run it; costs no attempt
+    RECALLED = "recalled"  # engine: released from a chain of which a task before it has not completed
     RETRIED = "retried"  # engine: it died while it ran, and an attempt is left
     PAUSED = "paused"  # engine: somebody else cancelled its job, its bag fails as a whole, or the user wants to wait
     RESUMED = "resumed"  # the user
@@ -52,7 +53,13 @@ class Event(StrEnum):
 S, E = State, Event
 
 TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
-    S.WAITING: {E.UPSTREAMS_DONE: S.READY, E.UPSTREAM_LOST: S.SKIPPED, E.CANCELLED: S.CANCELLED},
+    S.WAITING: {
+        E.UPSTREAMS_DONE: S.READY,
+        # Its only upstream is before it in the same unit.
+        E.BAGGED: S.QUEUED,
+        E.UPSTREAM_LOST: S.SKIPPED,
+        E.CANCELLED: S.CANCELLED,
+    },
     S.READY: {E.BAGGED: S.QUEUED, E.REFUSED: S.FAILED, E.PAUSED: S.PAUSED, E.CANCELLED: S.CANCELLED},
     S.PAUSED: {E.RESUMED: S.READY, E.CANCELLED: S.CANCELLED},
     S.QUEUED: {
@@ -62,7 +69,9 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
         E.RAISED: S.FAILED,
         E.KILLED: S.FAILED,
         E.REFUSED: S.FAILED,
+        E.UPSTREAM_LOST: S.SKIPPED,
         E.RELEASED: S.READY,
+        E.RECALLED: S.WAITING,
         E.RETRIED: S.READY,
         E.CANCELLED: S.CANCELLED,
     },

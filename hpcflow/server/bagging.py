@@ -7,6 +7,7 @@ import base64
 import json
 import pickle
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Final
 
 from hpcflow.core.bag import BAG_VERSION, DIRECTORIES, INLINE_LIMIT, Ref, bag_key, pack, sign
@@ -56,11 +57,13 @@ async def push_bag(
     blobs, tasks = _Blobs(), []
     for number, blob in (await asyncio.to_thread(_read_blobs, live, sorted(numbers))).items():
         blobs.add(number, blob)
+    before = {bag.tasks[after][0]: bag.tasks[at][0] for unit in bag.units for at, after in pairwise(unit)}
     for index, attempt in bag.tasks:
         task = live.graph.tasks[index]
         inputs: dict[str, Ref] = {}
         for upstream in task.deps:
-            inputs[str(upstream)] = await _input(live, upstream, bag, blobs, clusters)
+            own = before.get(index) == upstream
+            inputs[str(upstream)] = None if own else await _input(live, upstream, bag, blobs, clusters)
         tasks.append([index, attempt, blobs[task.fn], blobs[task.args], inputs, task.name])
     pieces, digest = pack(blobs.pieces)
     resources = bag.shape.resources

@@ -157,6 +157,8 @@ class Collector:
             return
         live.ask_for(index, further.memory_mib, further.walltime_s)
         self.move(bag, index, attempt, Event.RETRIED, verdict.sentence)
+        for follower, number in bag.ledger.followers(index, attempt):
+            self.move(bag, follower, number, Event.RELEASED, None)
 
     def _partition(self, bag: LiveBag) -> Partition | None:
         cluster: Cluster = self._shared.clusters[bag.bag.shape.cluster]

@@ -39,6 +39,7 @@ def plan_settings(settings: Settings, cluster: Cluster) -> PlanSettings:
         ramp_width=settings.ramp_width,
         worker_walltime_s=settings.worker_walltime,
         kill_grace_s=settings.kill_grace,
+        chain_length=settings.chain_length,
         max_width=cluster.settings.max_width,
     )
 
@@ -217,6 +218,8 @@ class Engine:
             await wake.wait()
             wake.clear()
             try:
+                if self.writer.problem is not None:
+                    await self.writer.flush()  # what the store refused, before a turn that may have no news
                 await turn(cluster)
                 continue
             except LeaseLost:
@@ -252,6 +255,7 @@ class Engine:
         held = False
         for live in list(self.writer.dispatches.values()):
             await self._stop_or_pause(live)
+            planning = plan_settings(self.settings, cluster)
             blocked = {bag.bag.shape for bag in self._shared.bags_of(live) if any(a.held for a in bag.arrays)}
             ready = [
                 Ready(
@@ -260,6 +264,7 @@ class Engine:
                     shape=task.shape,
                     alone=task.alone,
                     mean_wall_s=live.mean_wall_s(index),
+                    chain=live.chain(index, planning),
                 )
                 for index in sorted(live.ready)
                 if (task := live.tasks[index]).shape.cluster == cluster.name and task.shape not in blocked
@@ -272,10 +277,9 @@ class Engine:
             now_ready = [task for task in ready if task.index in live.ready and task.shape not in waiting]
             # One bag of a shape finds out what its tasks are like; those beside it need not hold workers back as well.
             served = {bag.bag.shape for bag in self._shared.bags_of(live)}
-            first = plan_settings(self.settings, cluster)
-            further = replace(first, ramp_width=first.first_width)
+            further = replace(planning, ramp_width=planning.first_width)
             for settings, tasks in (
-                (first, [task for task in now_ready if task.shape not in served]),
+                (planning, [task for task in now_ready if task.shape not in served]),
                 (further, [task for task in now_ready if task.shape in served]),
             ):
                 for plan in plan_bags(tasks, {cluster.name: limits}, settings):

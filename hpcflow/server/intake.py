@@ -18,11 +18,11 @@ from hpcflow.core.model import (
     Shape,
     UserError,
 )
-from hpcflow.core.plan import BagPlan, Ready, check_graph, check_resources, core_hours_bound, plan_bags, waves
+from hpcflow.core.plan import BagPlan, Ready, chain, check_graph, check_resources, core_hours_bound, plan_bags, waves
 from hpcflow.server.bags import array_of, bag_of
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.engine import plan_settings
-from hpcflow.server.live import read_graph
+from hpcflow.server.live import downstream, read_graph
 from hpcflow.server.settings import Settings
 
 __all__ = ["Intake"]
@@ -112,16 +112,19 @@ class Intake:
         """Return what the dispatch would submit, wave by wave, by the code that submits."""
         graph, shapes, messages = await self.checked(manifest)
         bags: list[Json] = []
+        children, chained = downstream(graph), set[int]()
         for wave in waves(graph):
             for name in dict.fromkeys(shapes[index].cluster for index in wave):
                 cluster = self._clusters[name]
                 limits = {name: await cluster.known_limits(self._now())}
-                ready = [
-                    Ready(index=index, attempt=1, shape=shapes[index])
-                    for index in wave
-                    if shapes[index].cluster == name
-                ]
                 settings = plan_settings(self._settings, cluster)
+                ready: list[Ready] = []
+                for index in wave:
+                    if shapes[index].cluster == name and index not in chained:
+                        links = chain(index, graph, children, lambda a, b: shapes[a] == shapes[b], settings)
+                        chained.update(links)
+                        after = tuple((link, 1) for link in links)
+                        ready.append(Ready(index=index, attempt=1, shape=shapes[index], chain=after))
                 bags += [
                     self._planned(cluster, graph, plan, bounded=limits[name].bounded)
                     for plan in plan_bags(ready, limits, settings)

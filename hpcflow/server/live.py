@@ -21,10 +21,11 @@ from hpcflow.core.model import (
     Task,
     UserError,
 )
+from hpcflow.core.plan import PlanSettings, chain
 from hpcflow.core.states import FINAL, Event, State, Status, step
 from hpcflow.server.store import DispatchRow, EndRow, TaskRow
 
-__all__ = ["LiveDispatch", "LiveTask", "Stored", "read_graph"]
+__all__ = ["LiveDispatch", "LiveTask", "Stored", "downstream", "read_graph"]
 
 Manifest = Mapping[str, Any]  # Any: JSON that a client sent; read_graph checks it
 
@@ -165,7 +166,7 @@ class LiveDispatch:
             row=row,
             graph=graph,
             tasks=tasks,
-            downstream=_downstream(graph),
+            downstream=downstream(graph),
             clusters=frozenset(shape.cluster for shape in shapes),
             blobs=list(_offsets(manifest)),
             payload=payload,
@@ -217,10 +218,15 @@ class LiveDispatch:
             HpcflowError: the task's state does not allow the event.
         """
         task = self.tasks[index]
+        if event is Event.RELEASED and task.missing:
+            event = Event.RECALLED
         task.state = step(task.state, event)
         self.dirty.add(index)
         self.ready.discard(index)
-        if task.state is State.READY:
+        if event is Event.RECALLED:
+            task.attempt += 1
+            task.bag = None
+        elif task.state is State.READY:
             self.ready.add(index)
             task.error = error  # of a retry: why the attempt before failed
             if event not in {Event.UPSTREAMS_DONE, Event.RESUMED}:
@@ -242,11 +248,12 @@ class LiveDispatch:
             upstream = ended.pop()
             for child in self.downstream[upstream]:
                 task = self.tasks[child]
-                if task.state is not State.WAITING:
+                chained = task.state is State.QUEUED and task.missing > 0
+                if task.state is not State.WAITING and not chained:
                     continue
                 if self._serves(upstream, task.task):
                     task.missing -= 1
-                    if not task.missing:
+                    if not task.missing and not chained:
                         self.move(child, Event.UPSTREAMS_DONE, now)
                     continue
                 task.state = step(task.state, Event.UPSTREAM_LOST)
@@ -307,6 +314,18 @@ class LiveDispatch:
                 for upstream in (*task.task.deps, *task.task.after)
             )
         )
+
+    def chain(self, head: int, settings: PlanSettings) -> tuple[tuple[int, int], ...]:
+        """Return (index, attempt) of the tasks that can be one unit with a ready one, after it."""
+
+        def joins(before: int, after: int) -> bool:
+            first, second = self.tasks[before], self.tasks[after]
+            return second.state is State.WAITING and second.shape == first.shape and not second.alone
+
+        if self.tasks[head].alone:
+            return ()
+        links = chain(head, self.graph, self.downstream, joins, settings)
+        return tuple((index, self.tasks[index].attempt) for index in links)
 
     def note_wall(self, index: int, wall_s: float) -> None:
         """Remember how long a task ran that returned."""
@@ -403,7 +422,8 @@ class LiveDispatch:
         return accepted
 
 
-def _downstream(graph: Graph) -> list[list[int]]:
+def downstream(graph: Graph) -> list[list[int]]:
+    """Return for each task those that wait for it."""
     out: list[list[int]] = [[] for _ in graph.tasks]
     for task in graph.tasks:
         for upstream in {*task.deps, *task.after}:

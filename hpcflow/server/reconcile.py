@@ -100,7 +100,7 @@ class Reconciler:
             return
         widths, bag.reserve = bag.reserve, ()
         ledger = bag.ledger
-        if is_reserve_worth(units_left=ledger.units_left, mean_wall_s=ledger.mean_wall_s, workers=bag.width):
+        if is_reserve_worth(units_left=ledger.units_left, mean_wall_s=ledger.mean_unit_s, workers=bag.width):
             await self._submitter.widen(cluster, bag, widths)
 
     def _may_widen(self, bag: LiveBag) -> bool:
@@ -119,7 +119,7 @@ class Reconciler:
             if up < width and trim:
                 await self._submitter.cancel(cluster, [array.array for array in trim], pending_only=True)
             return
-        mean = bag.ledger.mean_wall_s
+        mean = bag.ledger.mean_unit_s
         single = bag.bag.need_s >= bag.bag.worker_walltime_s
         if mean is None or up < width or single or not self._may_widen(bag):
             return

@@ -61,6 +61,8 @@ class Settings(BaseSettings):
     ramp_after: Seconds = 3.0
     #: Limit of an array task that serves several tasks.
     worker_walltime: Seconds = 3600.0
+    #: Alike tasks that follow each other one by one are one unit, of so many at most; 1: each is a unit.
+    chain_length: Annotated[int, Field(ge=1)] = 1000
     #: So many first ends of a bag that all fail with one error pause it; 0: never.
     breaker: Annotated[int, Field(ge=0)] = 20
     #: What a task gets between SIGTERM and SIGKILL.

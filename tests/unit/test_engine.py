@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import sqlite3
 from collections.abc import Callable, Coroutine
@@ -447,3 +448,118 @@ def resume(stage: Stage, before: LiveDispatch) -> LiveDispatch:
     live.restore(stage.store.tasks(before.id), stage.store.ends(before.id).values(), paths)
     stage.engine.take_over(live, bags, stage.store.arrays(before.id))
     return live
+
+
+# ---- chains: alike tasks that follow each other are one unit
+
+
+@in_loop
+async def test_a_chain_of_alike_tasks_is_one_unit_of_one_bag(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, chain_length=10) as stage:
+        live = await stage.dispatch([], [0], [1], [], [3])
+        job = await stage.job()
+        bag = stage.store.bags(live.id)[0].bag
+        assert (bag.tasks, bag.units) == (((0, 1), (1, 1), (2, 1), (3, 1), (4, 1)), ((0, 1, 2), (3, 4)))
+        assert [row[4] for row in json.loads(Path(job.path, "bag.json").read_text())["tasks"]] == [
+            {}, {"0": None}, {"1": None}, {}, {"3": None},
+        ]  # fmt: skip
+        worker = PlayedWorker(job, 0)
+        worker.claim(0)
+        for task in (0, 1, 2):
+            worker.start(task)
+            worker.end(task, r={"b": "gASIiC4="})
+        worker.claim(1)
+        for task in (3, 4):
+            worker.start(task)
+            worker.end(task, r={"b": "gASIiC4="})
+        assert (await stage.ended(live)).status is Status.COMPLETED
+        assert stage.world.count("submit") == 1
+
+
+@in_loop
+async def test_a_task_with_two_children_or_two_parents_is_no_link_of_a_chain(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, chain_length=10) as stage:
+        live = await stage.dispatch([], [0], [0], [1, 2], [3])
+        PlayedWorker(await stage.job(0), 0).run(0, 0)
+        worker = PlayedWorker(await stage.job(1), 0)
+        worker.run(0, 1)
+        worker.run(1, 2)
+        await stage.job(2)
+        assert [row.bag.units for row in stage.store.bags(live.id)] == [((0,),), ((0,), (1,)), ((0, 1),)]
+        await stage.engine.cancel(live, None)
+
+
+@in_loop
+async def test_a_chain_ends_where_a_task_of_it_fails(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, chain_length=10) as stage:
+        live = await stage.dispatch([], [0], [1])
+        worker = PlayedWorker(await stage.job(), 0)
+        worker.claim(0)
+        worker.start(0)
+        worker.end(0, r={"b": "gASIiC4="})
+        worker.start(1)
+        worker.end(1, "error", exc="ValueError", msg="no")
+        row = await stage.ended(live)
+        assert states(stage, live) == [State.COMPLETED, State.FAILED, State.SKIPPED]
+        assert row.error == "1 of 3 tasks failed: step1 (1): ValueError: no"
+
+
+@in_loop
+async def test_a_chain_whose_worker_dies_goes_on_behind_what_was_done(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, chain_length=10) as stage:
+        live = await stage.dispatch([], [0], [1], [2])
+        job = await stage.job()
+        worker = PlayedWorker(job, 0)
+        worker.claim(0)
+        worker.start(0)
+        worker.end(0, r={"b": "gASIiC4="})
+        worker.start(1)
+        stage.world.end(job, 0, Cause.NODE_FAIL)
+        again = PlayedWorker(await stage.job(1), 0)
+        assert stage.store.bags(live.id)[1].bag.tasks == ((1, 2), (2, 2), (3, 2))
+        again.claim(0)
+        for task in (1, 2, 3):
+            again.start(task, 2)
+            again.end(task, attempt=2, r={"b": "gASIiC4="})
+        assert (await stage.ended(live)).status is Status.COMPLETED
+
+
+@in_loop
+async def test_a_link_that_is_tried_again_with_more_memory_leaves_the_chain_and_the_rest_follows(
+    tmp_path: Path,
+) -> None:
+    async with a_stage(tmp_path, chain_length=10) as stage:
+        live = await stage.dispatch([], [0], [1], retries=1, memory_mib=100)
+        worker = PlayedWorker(await stage.job(), 0)
+        worker.claim(0)
+        worker.start(0)
+        worker.end(0, "memory")
+        await stage.until(lambda: states(stage, live)[1:] == [State.WAITING] * 2)
+        PlayedWorker(await stage.job(1), 0).run(0, 0, attempt=2)
+        last = PlayedWorker(await stage.job(2), 0)
+        assert stage.store.bags(live.id)[2].bag.tasks == ((1, 2), (2, 2))
+        last.claim(0)
+        for task in (1, 2):
+            last.start(task, 2)
+            last.end(task, attempt=2, r={"b": "gASIiC4="})
+        assert (await stage.ended(live)).status is Status.COMPLETED
+
+
+@in_loop
+async def test_a_restart_in_the_middle_of_a_chain_goes_on_with_it(tmp_path: Path) -> None:
+    world = World()
+    async with a_stage(tmp_path, world, chain_length=10) as stage:
+        live = await stage.dispatch([], [0], [1])
+        worker = PlayedWorker(await stage.job(), 0)
+        worker.claim(0)
+        worker.start(0)
+        worker.end(0, r={"b": "gASIiC4="})
+        await stage.until(lambda: states(stage, live)[0] is State.COMPLETED)
+    worker.start(1)
+    worker.end(1, r={"b": "gASIiC4="})
+    async with a_stage(tmp_path, world, chain_length=10) as stage:
+        resume(stage, live)
+        worker.start(2)
+        worker.end(2, r={"b": "gASIiC4="})
+        assert (await stage.ended(live)).status is Status.COMPLETED
+        assert world.count("submit") == 1
