@@ -459,7 +459,7 @@ class Service:
         ready = len(live.ready)
         await self._engine.pause(live, f"You paused it at {_spelled(self._engine.now())}.")
         running = sum(task.state in {State.QUEUED, State.RUNNING} for task in live.tasks)
-        goes_on = f" {_tasks(running)} that a scheduler has go on." if running else ""
+        goes_on = f" {_tasks(running, 'goes', 'go')} on that a scheduler has." if running else ""
         return {"moved": ready, "message": f"Nothing more is submitted until `hpcflow resume {dispatch}`.{goes_on}"}
 
     async def resume(self, dispatch: str) -> Json:
@@ -537,20 +537,20 @@ def _head(task: int | None, kind: str, size: int, **more: Any) -> bytes:  # Any:
     return json.dumps({"task": task, "kind": kind, "size": size, **more}).encode() + b"\n"
 
 
-def _tasks(count: int) -> str:
-    return "1 task" if count == 1 else f"{count} tasks"
+def _tasks(count: int, one: str = "", several: str = "") -> str:
+    """Return "3 tasks", with a verb in the right number where one is given."""
+    text = f"1 task {one}" if count == 1 else f"{count} tasks {several}"
+    return text.rstrip()
 
 
 def _nothing_to_retry(live: LiveDispatch, *, failed_only: bool) -> str:
     states = Counter(task.state for task in live.tasks)
     if states[State.COMPLETED] == len(live.tasks):
-        return f"All {_tasks(len(live.tasks))} have completed: there is nothing to try again."
+        return f"Nothing to try again: {_tasks(len(live.tasks), 'has', 'have')} completed."
     if failed_only and states[State.CANCELLED]:
-        return (
-            f"No task failed. {_tasks(states[State.CANCELLED])} were cancelled: `hpcflow retry {live.id}` without "
-            "--failed tries those again."
-        )
-    return f"No task has ended without completing; {live.left} of {_tasks(len(live.tasks))} are on their way."
+        cancelled = _tasks(states[State.CANCELLED], "was", "were")
+        return f"No task failed. {cancelled} cancelled: `hpcflow retry {live.id}` without --failed tries those again."
+    return f"No task has ended without completing; {live.left} of {_tasks(len(live.tasks))} on the way."
 
 
 def _span(record: Mapping[str, Any], stream: str) -> tuple[int, int]:  # Any: JSON

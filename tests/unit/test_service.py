@@ -1,0 +1,215 @@
+"""What the API's service does with a dispatch that is paused, resumed and tried again, on a real engine and store."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpcflow.core.model import DispatchId, HpcflowError, NotFound, Partition, UserError
+from hpcflow.core.places import Places
+from hpcflow.core.states import State, Status
+from hpcflow.server.service import Service
+from tests.unit.mini_world import MINI, Job, PlayedWorker, Stage, a_manifest, a_stage
+from tests.unit.test_engine import in_loop
+
+UNKNOWN = "01JD0000000000000000000009"
+NOTHING: dict[str, Any] = {"failed_only": False, "memory_mib": None, "walltime_s": None}
+
+
+def a_service(stage: Stage) -> Service:
+    where = Places(str(stage.folder / "home"))
+    Path(where.dispatches).mkdir(parents=True, exist_ok=True)
+    return Service(stage.engine, where, MINI, "the only one")
+
+
+async def dispatched(service: Service, stage: Stage, *deps: Sequence[int]) -> DispatchId:
+    manifest = a_manifest(*deps, retries={"times": 0, "memory": 2.0, "walltime": 2.0, "exceptions": []})
+    payload = stage.folder / "upload"
+    payload.write_bytes(b"blob")
+    answer = await service.accept(manifest, str(payload))
+    return DispatchId(answer["id"])
+
+
+async def ended(service: Service, dispatch: DispatchId) -> dict[str, Any]:  # Any: JSON
+    async with asyncio.timeout(10):
+        while (summary := await service.summary(dispatch))["status"] == Status.RUNNING:
+            await asyncio.sleep(0.005)
+    return summary
+
+
+def fail(job: Job, *, attempt: int = 1) -> None:
+    """Let the first task of a job raise."""
+    worker = PlayedWorker(job, 0)
+    worker.claim(0)
+    worker.start(0, attempt)
+    worker.end(0, "error", attempt, exc="ValueError", msg="no minimum", kinds=["ValueError"])
+
+
+# ---- pause and resume
+
+
+@in_loop
+async def test_a_pause_is_told_with_its_reason_and_a_second_one_changes_nothing(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        service = a_service(stage)
+        dispatch = await dispatched(service, stage, [], [0])
+        await stage.job()
+        answer = await service.pause(dispatch)
+        goes_on = "1 task goes on that a scheduler has."
+        assert answer == {
+            "moved": 0,
+            "message": f"Nothing more is submitted until `hpcflow resume {dispatch}`. {goes_on}",
+        }
+        summary = await service.summary(dispatch)
+        assert (summary["status"], summary["paused"][:17]) == ("RUNNING", "You paused it at ")
+        again = await service.pause(dispatch)
+        assert again == {"moved": 0, "message": f"Dispatch {dispatch} is paused already. {summary['paused']}"}
+        PlayedWorker(stage.world.jobs[0], 0).run(0, 0)
+        live = stage.engine.writer.dispatches[dispatch]
+        await stage.until(lambda: live.tasks[1].state is State.PAUSED)
+        assert await service.resume(dispatch) == {"moved": 1, "message": "It goes on; 1 task had been held back."}
+        assert (await service.summary(dispatch))["paused"] is None
+        PlayedWorker(await stage.job(1), 0).run(0, 1)
+        assert (await ended(service, dispatch))["status"] == Status.COMPLETED
+
+
+@in_loop
+async def test_resuming_what_is_not_paused_or_has_ended_is_no_error(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        service = a_service(stage)
+        dispatch = await dispatched(service, stage, [])
+        job = await stage.job()
+        assert (await service.resume(dispatch))["message"].startswith(f"Nothing of dispatch {dispatch} was paused.")
+        PlayedWorker(job, 0).run(0, 0)
+        await ended(service, dispatch)
+        assert (await service.resume(dispatch))["moved"] == 0
+        assert await service.pause(dispatch) == {"moved": 0, "message": f"Dispatch {dispatch} has ended already."}
+
+
+@in_loop
+async def test_a_dispatch_that_nobody_knows_is_not_found(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        service = a_service(stage)
+        for ask in (service.pause(UNKNOWN), service.resume(UNKNOWN), service.retry(UNKNOWN, **NOTHING)):
+            with pytest.raises(NotFound, match=f"There is no dispatch {UNKNOWN} here"):
+                await ask
+
+
+# ---- retry
+
+
+@in_loop
+async def test_a_dispatch_that_has_failed_is_tried_again_in_place(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        service = a_service(stage)
+        dispatch = await dispatched(service, stage, [], [0])
+        fail(await stage.job())
+        assert (await ended(service, dispatch))["counts"] == {"failed": 1, "skipped": 1}
+        await stage.until(lambda: dispatch not in stage.engine.writer.dispatches)
+        both = await asyncio.gather(service.retry(dispatch, **NOTHING), service.retry(dispatch, **NOTHING))
+        assert both[0] == {"moved": 2, "message": "2 tasks to run again; results that exist are kept."}
+        assert both[1] == {
+            "moved": 0,
+            "message": "No task has ended without completing; 2 of 2 tasks on the way.",
+        }
+        PlayedWorker(await stage.job(1), 0).run(0, 0, attempt=2)
+        PlayedWorker(await stage.job(2), 0).run(0, 1, attempt=2)
+        summary = await ended(service, dispatch)
+        assert (summary["status"], summary["error"]) == ("COMPLETED", None)
+        await stage.until(lambda: dispatch not in stage.engine.writer.dispatches)
+        assert await service.retry(dispatch, **NOTHING) == {
+            "moved": 0,
+            "message": "Nothing to try again: 2 tasks have completed.",
+        }
+
+
+@in_loop
+async def test_what_was_cancelled_is_spared_where_only_failures_are_wanted(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        service = a_service(stage)
+        dispatch = await dispatched(service, stage, [])
+        await stage.job()
+        await service.cancel(dispatch, None)
+        await ended(service, dispatch)
+        await stage.until(lambda: dispatch not in stage.engine.writer.dispatches)
+        answer = await service.retry(dispatch, **{**NOTHING, "failed_only": True})
+        assert answer["moved"] == 0
+        assert answer["message"].startswith("No task failed. 1 task was cancelled: ")
+        assert (await service.retry(dispatch, **NOTHING))["moved"] == 1
+        PlayedWorker(await stage.job(1), 0).run(0, 0, attempt=2)
+        assert (await ended(service, dispatch))["status"] == Status.COMPLETED
+
+
+@in_loop
+async def test_a_retry_that_is_refused_leaves_an_ended_dispatch_as_it_was(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        service = a_service(stage)
+        dispatch = await dispatched(service, stage, [])
+        fail(await stage.job())
+        await ended(service, dispatch)
+        await stage.until(lambda: dispatch not in stage.engine.writer.dispatches)
+        cluster = stage.engine.clusters[MINI]
+        assert cluster.limits is not None
+        small = Partition(name="small", is_default=True, memory_mib_per_node=1000)
+        cluster.limits = replace(cluster.limits, partitions=(small,))
+        with pytest.raises(UserError, match="1000"):
+            await service.retry(dispatch, failed_only=False, memory_mib=2000, walltime_s=None)
+        assert (await service.summary(dispatch))["status"] == Status.FAILED
+        assert dispatch not in stage.engine.writer.dispatches
+
+
+@in_loop
+async def test_a_retry_that_would_need_what_is_gone_is_refused(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        service = a_service(stage)
+        dispatch = await dispatched(service, stage, [], [0])
+        job = await stage.job()
+        pack = Path(job.path) / "data" / "0.pack"
+        pack.write_bytes(b"0123456789")
+        digest = hashlib.sha256(b"0123456789").hexdigest()
+        worker = PlayedWorker(job, 0)
+        worker.claim(0)
+        worker.start(0)
+        worker.end(0, r={"f": ["data/0.pack", 0, 10, digest]})
+        second = PlayedWorker(await stage.job(1), 0)
+        second.claim(0)
+        second.start(1)
+        second.end(1, "error", exc="ValueError", msg="no minimum", kinds=["ValueError"])
+        await ended(service, dispatch)
+        await stage.until(lambda: dispatch not in stage.engine.writer.dispatches)
+
+        pack.write_bytes(b"012345678")
+        with pytest.raises(HpcflowError, match=r"The result of task 0 \(step0\) lay in .*0\.pack on mini, and"):
+            await service.retry(dispatch, **NOTHING)
+        pack.unlink()
+        with pytest.raises(HpcflowError, match=r"The result of task 0 \(step0\) lay in"):
+            await service.retry(dispatch, **NOTHING)
+        pack.write_bytes(b"0123456789")
+        payload = Path(service._payload(dispatch))
+        payload.rename(tmp_path / "away")
+        with pytest.raises(HpcflowError, match=r"functions and arguments of .* which is gone"):
+            await service.retry(dispatch, **NOTHING)
+        assert dispatch not in stage.engine.writer.dispatches
+        (tmp_path / "away").rename(payload)
+        assert (await service.retry(dispatch, **NOTHING))["moved"] == 1
+
+
+# ---- finding
+
+
+@in_loop
+async def test_dispatches_are_found_by_how_their_ids_begin(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        service = a_service(stage)
+        first, second = [await dispatched(service, stage, []) for _ in range(2)]
+        found = await service.dispatches(50, None, first[:5].lower())
+        assert {summary["id"] for summary in found["dispatches"]} == {first, second}
+        [only] = (await service.dispatches(50, None, first))["dispatches"]
+        assert only["id"] == first
+        assert (await service.dispatches(50, None, "00"))["dispatches"] == []
