@@ -467,7 +467,8 @@ class Service:
         known = await self._known(dispatch)
         live = self._engine.writer.dispatches.get(known)
         if live is None:
-            return {"moved": 0, "message": f"Dispatch {dispatch} has ended already; `hpcflow retry` tries it again."}
+            hint = f"`hpcflow retry {dispatch}` tries again what did not complete."
+            return {"moved": 0, "message": f"Dispatch {dispatch} has ended already; {hint}"}
         paused = live.paused is not None or bool(live.pauses)
         moved = await self._engine.resume(live)
         if paused or moved:

@@ -10,6 +10,7 @@ import pytest
 from hpcflow.cli import main
 from hpcflow.sdk.annotations import LatticeOptions
 from hpcflow.server.settings import ClusterSettings, Settings
+from tests.unit.served import served
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -50,6 +51,18 @@ def test_the_page_names_every_command(capsys: pytest.CaptureFixture[str]) -> Non
     commands = re.findall(r"^    (\w+)(?:  .*)?$", capsys.readouterr().out, re.MULTILINE)
     written = {codes(row[0])[0].split()[1] for row in rows("reference/cli.md") if row[0].startswith("`hpcflow")}
     assert written == set(commands) - {"COMMAND"}
+
+
+def test_the_page_names_every_request(tmp_path: Path) -> None:
+    with served(tmp_path) as server:
+        described = server.ask("GET", "/api/v1/openapi.json").json["paths"]
+    known = {
+        f"{method.upper()} {path.removeprefix('/api/v1')}"
+        for path, methods in described.items()
+        for method in methods
+        if path.startswith("/api/v1")
+    }
+    assert {codes(row[0])[0] for row in rows("reference/api.md")} == known
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: str(page.relative_to(DOCS)))
