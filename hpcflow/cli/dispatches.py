@@ -104,7 +104,8 @@ def _write_dispatch(summary: Summary) -> None:
     if summary.error:
         print(plain(summary.error))
     for message in summary.messages:
-        print(plain(message))
+        if not (summary.paused and message.startswith(summary.paused)):
+            print(plain(message))
     if summary.paused:
         print(plain(why_paused(summary)))
     if summary.arrays:
@@ -113,6 +114,9 @@ def _write_dispatch(summary: Summary) -> None:
             ("CLUSTER", "JOB", "WIDTH", "STATE", "REASON"),
             ((line.cluster, line.job_id or "-", str(line.width), line.state, line.reason) for line in summary.arrays),
         )
+    for asked in summary.asked:
+        when = f"was asked last at {clock(asked.at)}" if asked.at else "has not been asked yet"
+        print(plain(f"{asked.cluster} {when}{f', and did not answer: {asked.problem}' if asked.problem else '.'}"))
 
 
 def _task_row(record: TaskRecord) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from hpcflow.core.states import FINAL, State, Status
 
 __all__ = [
     "ArrayLine",
+    "Asked",
     "Item",
     "Plan",
     "PlannedBag",
@@ -49,6 +50,17 @@ class ArrayLine:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """When a scheduler was asked last about jobs."""
+
+    cluster: str
+    #: ``None``: not since the server's start.
+    at: datetime | None
+    #: Why it did not answer; empty when it did.
+    problem: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
     """Where a dispatch is."""
@@ -68,6 +80,8 @@ class Summary:
     tasks: int
     counts: Mapping[State, int]
     arrays: tuple[ArrayLine, ...]
+    #: When schedulers were asked last on which arrays of it wait or run.
+    asked: tuple[Asked, ...]
     messages: tuple[str, ...]
     #: (major, minor) of the Python that wrote the pickles.
     python: tuple[int, int]
@@ -105,6 +119,9 @@ def parse_summary(raw: JsonObject) -> Summary:
                 reason=line.get("reason") or "",
             )
             for line in raw.get("arrays", ())
+        ),
+        asked=tuple(
+            Asked(line["cluster"], parse_time(line["at"]), line["problem"] or "") for line in raw.get("asked", ())
         ),
         messages=tuple(message["text"] for message in raw.get("messages", ())),
         python=(major, minor),

@@ -3,28 +3,52 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import secrets
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from hpcflow.core.model import ClusterName, HpcflowError, Limits, UserError
+from hpcflow.core.model import ClusterName, HpcflowError, Limits, Shape, UserError
 from hpcflow.core.places import Places
-from hpcflow.core.plugin import Plugin
+from hpcflow.core.plugin import Command, Plugin
 from hpcflow.server import plugins
-from hpcflow.server.remote import File, ThisMachine, Transport
+from hpcflow.server.remote import File, Link, ThisMachine, Transport
 from hpcflow.server.settings import ClusterSettings, Settings
 from hpcflow.server.zipapp import build_worker
+
+if TYPE_CHECKING:
+    from hpcflow.server.remote.ssh import SshTransport
 
 __all__ = ["LOCAL", "Cluster", "find_clusters"]
 
 LOCAL: Final = ClusterName("local")
 _PROBE_DEADLINE_S: Final = 5.0
+#: Behind ssh, where login nodes may be busy and prologues load modules.
+_FAR_DEADLINE_S: Final = 30.0
 _LIMITS_HOLD: Final = timedelta(minutes=10)
 _LIMITS_DEADLINE_S: Final = 30.0
+#: What was put on a cluster is looked for again after this long: somebody may tidy up there.
+_PLACED_HOLDS_S: Final = 60.0
+
+#: The minor versions of Python 3 that workers run under.
+_MINORS: Final = range(11, 20)
+#: Prints "hpcflow-python 3.11 /usr/bin/python3.11" for each interpreter that starts, after the prologue ($1).
+_FIND_PYTHONS: Final = """
+eval "$1" </dev/null >/dev/null 2>&1
+for name in $2; do
+    path=$(command -v "$name" 2>/dev/null) || continue
+    "$path" -c 'import sys; print("hpcflow-python %d.%d %s" % (*sys.version_info[:2], sys.argv[1]))' "$path" 2>/dev/null
+done
+exit 0
+"""
+
+#: statfs(2) f_type of file systems that one machine has for itself (statfs(2)): ext, XFS, Btrfs, ZFS, tmpfs, overlayfs.
+_OWN_FILE_SYSTEMS: Final = frozenset({0xEF53, 0x58465342, 0x9123683E, 0x2FC12FC1, 0x01021994, 0x794C7630})
 
 
 @dataclass(slots=True)
@@ -35,7 +59,8 @@ class Cluster:
     settings: ClusterSettings
     plugin: Plugin
     transport: Transport
-    #: hpcflow's directory there: bags/, bin/ and the `local` scheduler's own files.
+    #: hpcflow's directory there: bags/, bin/ and the `local` scheduler's own files. Behind ssh the paths below, and the
+    #: plugin, are what they should be only after `place_worker`, which every question to the scheduler begins with.
     root: str
     #: Signs bags and journals; lies in a file that only the user can read, outside of ``root``.
     key: bytes
@@ -47,8 +72,18 @@ class Cluster:
     problem: str | None = None
     limits: Limits | None = None
     limits_at: datetime | None = None
-    _placed: bool = False
+    #: When it was last asked about jobs, with or without success; ``None``: not since the server's start.
+    asked_at: datetime | None = None
+    #: The connection of a cluster behind ssh; ``None``: it is reached from this machine.
+    link: Link | None = None
+    #: Whether several machines write to ``root``; ``None``: as they do to the server's own home.
+    on_network: bool | None = None
+    #: Interpreters found there, by (major, minor).
+    pythons: dict[tuple[int, int], str] = field(default_factory=dict[tuple[int, int], str])
+    _settled: bool = False
+    _placed_at: float | None = None
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _placing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def known_limits(self, now: datetime) -> Limits:
         """Return the cluster's limits, asked for at most every ten minutes; stale ones when it does not answer.
@@ -59,9 +94,9 @@ class Cluster:
         async with self._asking:
             if self.limits is not None and self.limits_at is not None and now - self.limits_at < _LIMITS_HOLD:
                 return self.limits
-            await self.place_worker()  # the commands of `local` are the worker's
-            reply = await self.transport.run(self.plugin.limits(), _LIMITS_DEADLINE_S)
             try:
+                await self.place_worker()  # the commands of `local` are the worker's
+                reply = await self.transport.run(self.plugin.limits(), _LIMITS_DEADLINE_S)
                 self.limits, self.limits_at, self.problem = self.plugin.parse_limits(reply), now, None
                 self.version = f"{self.limits.scheduler} {self.limits.version}".strip()
             except HpcflowError as error:
@@ -71,10 +106,14 @@ class Cluster:
             return self.limits
 
     async def probe(self) -> str:
-        """Return scheduler and version; raise `HpcflowError` when it does not answer within 5 s."""
-        await self.place_worker()
-        reply = await self.transport.run(self.plugin.probe(), _PROBE_DEADLINE_S)
+        """Return scheduler and version; raise `HpcflowError` when it does not answer within 5 s, 30 s behind ssh."""
         try:
+            if self.link is not None:
+                await self.link.reach()
+            await self.place_worker()
+            reply = await self.transport.run(
+                self.plugin.probe(), _PROBE_DEADLINE_S if self.link is None else _FAR_DEADLINE_S
+            )
             self.version, self.problem = self.plugin.parse_probe(reply), None
         except HpcflowError as error:
             self.problem = str(error)
@@ -82,14 +121,130 @@ class Cluster:
         return self.version
 
     async def place_worker(self) -> None:
-        """Put the worker where compute nodes find it, once per version."""
-        if not self._placed:
+        """Put the worker where compute nodes find it, and the key behind ssh; look for both again now and then."""
+        async with self._placing:
+            now = asyncio.get_running_loop().time()
+            if self._placed_at is not None and now - self._placed_at < _PLACED_HOLDS_S:
+                return
+            if self.link is not None and not self._settled:
+                await self._settle_in(self.link)
             name, data = _worker()
             await self.transport.push(os.path.dirname(self.worker_path), (), [File(name, [data])])
-            self._placed = True
+            if self.link is not None:
+                folder, file = os.path.split(self.key_path)
+                await self.transport.push(folder, (), [File(file, [self.key])])
+                if self.on_network is None:
+                    self.on_network = await self._is_on_network()
+            self._placed_at = now
+
+    async def close(self) -> None:
+        """Close its connection; what runs there goes on."""
+        if self.link is not None:
+            await self.link.close()
+
+    # ---- behind ssh
+
+    async def _settle_in(self, link: Link) -> None:
+        """Find out, once, where things go there and which interpreters there are."""
+        home = await link.home()
+        self.root = _under(home, self.settings.workdir or f"~/.hpcflow/work/{self.name}")
+        keys = _under(home, self.settings.keys or "~/.config/hpcflow/keys")
+        # Servers of one user share the cluster: each has a key, and the name of its file tells nothing of it.
+        self.key_path = os.path.join(keys, hashlib.sha256(self.key).hexdigest()[:16], "key")
+        self.worker_path = _worker_path(self.root)
+        names = " ".join([*(f"python3.{minor}" for minor in _MINORS), "python3", "python"])
+        if (named := self._named_python) is not None:
+            names = named
+        command = Command(("bash", "-lc", _FIND_PYTHONS, "hpcflow", self.settings.prologue, names))
+        reply = await self.transport.run(command, 2 * _FAR_DEADLINE_S)
+        if reply.exit_code == 127:
+            command = Command(("sh", "-c", *command.argv[2:]))
+            reply = await self.transport.run(command, 2 * _FAR_DEADLINE_S)
+        if reply.exit_code is None:
+            raise HpcflowError(f"The interpreters of {self.name} could not be looked for: {reply.stderr.decode()}")
+        for line in reply.stdout.decode(errors="replace").splitlines():
+            match line.split(maxsplit=2):
+                case ["hpcflow-python", version, path]:
+                    major, _, minor = version.partition(".")
+                    self.pythons.setdefault((int(major), int(minor)), path)
+                case _:
+                    pass
+        own = (sys.version_info[0], sys.version_info[1])
+        usable = [path for version, path in sorted(self.pythons.items()) if version >= (3, _MINORS[0])]
+        python = named or self.pythons.get(own) or (usable or ["python3"])[0]
+        self.plugin = type(self.plugin)(python=python, worker=self.worker_path, root=self.root)
+        self._settled = True
+
+    async def _is_on_network(self) -> bool:
+        """Ask the cluster what its work directory is on; what can't be told is taken for a network file system."""
+        reply = await self.transport.run(Command(("stat", "-f", "-c", "%t", self.root)), _FAR_DEADLINE_S)
+        try:
+            return reply.exit_code != 0 or int(reply.stdout, 16) not in _OWN_FILE_SYSTEMS
+        except ValueError:
+            return True
+
+    # ---- interpreters
+
+    @property
+    def _named_python(self) -> str | None:
+        """What clusters.toml says that workers run under."""
+        return None if self.settings.python in (None, "auto") else self.settings.python
+
+    def python_for(self, executable: str, version: Sequence[int]) -> str:
+        """Return what a shape says of its interpreter: clusters.toml's, or that of who dispatches.
+
+        Args:
+            executable: the interpreter that dispatched.
+            version: (major, minor, …) of it: behind ssh only that is the same.
+        """
+        if (named := self._named_python) is not None:
+            return named
+        return executable if self.link is None else f"python{version[0]}.{version[1]}"
+
+    def interpreter(self, shape: Shape) -> str:
+        """Return the interpreter that array tasks of this shape start."""
+        if self.link is None or self._named_python is not None:
+            return shape.python
+        return self.pythons.get(shape.python_version, shape.python)
+
+    def check_interpreter(self, shape: Shape) -> None:
+        """Raise `UserError` when the cluster surely has no interpreter for these pickles.
+
+        Only for clusters behind ssh: on this machine the interpreter that dispatched is there.
+        """
+        if self.link is None or shape.python_version in self.pythons:
+            return
+        version = ".".join(map(str, shape.python_version))
+        found = ", ".join(f"{major}.{minor} ({path})" for (major, minor), path in sorted(self.pythons.items()))
+        if (named := self._named_python) is not None:
+            if found:
+                raise UserError(
+                    f"Workers on {self.name!r} run under {named}, which is Python {found.split()[0]}, and this program "
+                    f"under {version}: what one pickles crashes the other. Use the same minor version in both places."
+                )
+            return  # it may be there on compute nodes only: they will tell
+        raise UserError(
+            f"{self.name!r} has no Python {version} on PATH; it has {found or 'none'}. Load one in the prologue of "
+            f"clusters.toml, name one there with python=, or dispatch with a Python that both places have."
+        )
+
+    def follow_poll(self, settings: Settings) -> tuple[float, float]:
+        """Return how often journals there are read, in seconds: while lines arrive, and at the least."""
+        if self.link is None:
+            return settings.journal_poll, settings.journal_poll_max
+        return settings.ssh_journal_poll, settings.ssh_journal_poll_max
 
     def bag_path(self, bag: str) -> str:
         return os.path.join(self.root, "bags", bag)
+
+
+def _under(home: str, path: str) -> str:
+    return os.path.normpath(os.path.join(home, path[2:]) if path.startswith("~/") else path)
+
+
+def _worker_path(root: str) -> str:
+    app, _ = _worker()
+    return os.path.join(root, "bin", app.removesuffix(".pyz"), app)
 
 
 _built: list[tuple[str, bytes]] = []
@@ -117,7 +272,7 @@ async def find_clusters(
     Raises:
         UserError: clusters.toml or the default executor names what does not exist.
     """
-    make = _maker(where, environ, python)
+    make = _maker(where, settings, environ, python)
     clusters = {ClusterName(name): make(name, table) for name, table in configured.items()}
     clusters.setdefault(LOCAL, make(LOCAL, ClusterSettings(scheduler=LOCAL)))
     found: list[Cluster] = []
@@ -153,25 +308,37 @@ def _default(
     return LOCAL, "because no scheduler was found on this machine"
 
 
-def _maker(where: Places, environ: Mapping[str, str], python: str) -> Callable[[str, ClusterSettings], Cluster]:
+def _maker(
+    where: Places, settings: Settings, environ: Mapping[str, str], python: str
+) -> Callable[[str, ClusterSettings], Cluster]:
     def make(name: str, table: ClusterSettings) -> Cluster:
         root = table.workdir or where.work(name)
-        app, _ = _worker()
-        worker_path = os.path.join(root, "bin", app.removesuffix(".pyz"), app)
+        worker_path = _worker_path(root)
         key, key_path = _key(where, name)
-        plugin = plugins.load(table.scheduler)(python=table.python or python, worker=worker_path, root=root)
+        named = None if table.python == "auto" else table.python
+        plugin = plugins.load(table.scheduler)(python=named or python, worker=worker_path, root=root)
+        ssh = None if table.host is None else _by_ssh(name, table.host, table, settings)
         return Cluster(
             name=ClusterName(name),
             settings=table,
             plugin=plugin,
-            transport=ThisMachine(environ),
+            transport=ssh or ThisMachine(environ),
             root=root,
             key=key,
             key_path=key_path,
             worker_path=worker_path,
+            link=ssh,
         )
 
     return make
+
+
+def _by_ssh(name: str, host: str, table: ClusterSettings, settings: Settings) -> SshTransport:
+    """Return the way to a cluster behind ssh. asyncssh takes a while to import: servers without such clusters don't."""
+    from hpcflow.server.remote.connection import Connection
+    from hpcflow.server.remote.ssh import SshTransport
+
+    return SshTransport(Connection(host, cluster=name, keepalive_s=settings.ssh_keepalive, channels=table.channels))
 
 
 def _key(where: Places, cluster: str) -> tuple[bytes, str]:

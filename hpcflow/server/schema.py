@@ -128,6 +128,14 @@ class ArrayAnswer(BaseModel):
     reason: str | None
 
 
+class Asked(BaseModel):
+    cluster: str
+    #: ``None``: not since the server's start.
+    at: datetime | None
+    #: Why it did not answer.
+    problem: str | None
+
+
 class DatedMessage(BaseModel):
     at: datetime
     text: str
@@ -150,6 +158,8 @@ class Summary(BaseModel):
     tasks: int
     counts: dict[State, int]
     arrays: list[ArrayAnswer]
+    #: When schedulers were asked last on which arrays of it wait or run.
+    asked: list[Asked]
     messages: list[DatedMessage]
 
 

@@ -81,6 +81,8 @@ async def running(
         await asyncio.wait([loop])
         if not loop.cancelled() and (fault := loop.exception()) is not None:
             logger.error("the engine had ended before: %s", fault)
+        for cluster in clusters.values():
+            await cluster.close()
 
 
 def _now() -> datetime:
@@ -301,8 +303,18 @@ class Service:
                 }
                 for array in arrays
             ],
+            "asked": self._asked(arrays),
             "messages": list(messages),
         }
+
+    def _asked(self, arrays: Sequence[ArrayRow]) -> list[Json]:
+        """Return when the schedulers were asked last on which this dispatch has arrays that are not over."""
+        names = {array.array.cluster for array in arrays if array.ended_at is None}
+        return [
+            {"cluster": name, "at": _spelled(cluster.asked_at), "problem": cluster.problem}
+            for name in sorted(names)
+            if (cluster := self._engine.clusters.get(name)) is not None
+        ]
 
     async def tasks(self, dispatch: str, state: State | None, after: int, limit: int) -> Json:
         known = await self._known(dispatch)

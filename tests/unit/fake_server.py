@@ -164,6 +164,7 @@ def a_summary(**changes: object) -> dict[str, object]:
         "counts": {"completed": 2},
         "python": list(_own_python()),
         "arrays": [{"token": "t", "cluster": "slurm", "job_id": "41", "width": 2, "state": "ended", "reason": None}],
+        "asked": [],
         "messages": [],
     } | changes
 

@@ -84,6 +84,7 @@ class MemoryService:
             "version": self.versions[dispatch],
             "counts": {},
             "arrays": [],
+            "asked": [],
             "messages": [{"at": "2026-01-01T00:00:00Z", "text": "It runs on local."}],
         }
 

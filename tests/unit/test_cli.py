@@ -392,16 +392,41 @@ def test_an_amount_without_a_unit_is_the_users_mistake(
     assert fake.requests == []
 
 
+def test_show_says_when_the_scheduler_was_asked_last(
+    fake: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    asked = [
+        {"cluster": "lsf", "at": "2026-01-01T10:00:02Z", "problem": "bjobs does not answer."},
+        {"cluster": "pbs", "at": None, "problem": None},
+        {"cluster": "slurm", "at": "2026-01-01T10:00:03Z", "problem": None},
+    ]
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary(status="RUNNING", asked=asked))
+    assert main(["show", DISPATCH]) == 0
+    first, second, third = _lines(capsys)[-3:]
+    assert first.startswith("lsf was asked last at 2026-01-01 ")
+    assert first.endswith(", and did not answer: bjobs does not answer.")
+    assert second == "pbs has not been asked yet."
+    assert third.startswith("slurm was asked last at 2026-01-01 ")
+
+
 def test_a_paused_dispatch_says_why_and_what_goes_on(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
     reason = "Job 41 was cancelled by root, outside hpcflow (CANCELLED by 0)."
-    paused = a_summary(status="RUNNING", ended_at=None, counts={"completed": 1, "paused": 1}, paused=reason)
+    said = [
+        {"at": "2026-01-01T10:00:03Z", "text": text}
+        for text in ("It runs on slurm.", f"{reason} Nothing is submitted.")
+    ]
+    paused = a_summary(
+        status="RUNNING", ended_at=None, counts={"completed": 1, "paused": 1}, paused=reason, messages=said
+    )
     fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, paused)
     fake.answers["GET", "/dispatches"] = (200, {"dispatches": [paused]})
     assert main(["show", DISPATCH]) == 0
     shown = _lines(capsys)
     assert shown[0] == f"flow  {DISPATCH}  RUNNING, paused"
     assert shown[2] == "1 of 2 done, 1 paused · slurm"
-    assert shown[3] == f"Paused: {reason} Go on with `hpcflow resume {DISPATCH}`."
+    assert shown[3] == "It runs on slurm."
+    assert shown[4] == f"Paused: {reason} Go on with `hpcflow resume {DISPATCH}`."
     assert main(["dispatches"]) == 0
     assert "RUNNING, paused" in _lines(capsys)[1]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hpcflow.core.model import DispatchId, HpcflowError, NotFound, Partition, UserError
+from hpcflow.core.model import Cause, DispatchId, HpcflowError, NotFound, Partition, UserError
 from hpcflow.core.places import Places
 from hpcflow.core.states import State, Status
 from hpcflow.server.service import Service
@@ -66,7 +66,11 @@ async def test_a_pause_is_told_with_its_reason_and_a_second_one_changes_nothing(
             "moved": 0,
             "message": f"Nothing more is submitted until `hpcflow resume {dispatch}`. {goes_on}",
         }
+        cluster = stage.engine.clusters[MINI]
+        await stage.until(lambda: cluster.asked_at is not None)
         summary = await service.summary(dispatch)
+        [asked] = summary["asked"]
+        assert (asked["cluster"], asked["at"][-1], asked["problem"]) == ("mini", "Z", None)
         assert (summary["status"], summary["paused"][:17]) == ("RUNNING", "You paused it at ")
         again = await service.pause(dispatch)
         assert again == {"moved": 0, "message": f"Dispatch {dispatch} is paused already. {summary['paused']}"}
@@ -76,7 +80,12 @@ async def test_a_pause_is_told_with_its_reason_and_a_second_one_changes_nothing(
         assert await service.resume(dispatch) == {"moved": 1, "message": "It goes on; 1 task had been held back."}
         assert (await service.summary(dispatch))["paused"] is None
         PlayedWorker(await stage.job(1), 0).run(0, 1)
-        assert (await ended(service, dispatch))["status"] == Status.COMPLETED
+        summary = await ended(service, dispatch)
+        assert summary["status"] == Status.COMPLETED
+        for job in stage.world.jobs:
+            stage.world.end(job, 0, Cause.DONE)
+        await stage.until(lambda: all(array.ended_at for array in stage.store.arrays(dispatch)))
+        assert (await service.summary(dispatch))["asked"] == []
 
 
 @in_loop
