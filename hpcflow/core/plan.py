@@ -10,6 +10,7 @@ from typing import Final
 from hpcflow.core.model import ClusterName, Graph, Limits, Partition, Resources, Shape, UserError
 
 __all__ = [
+    "RANGE_S",
     "BagPlan",
     "PlanSettings",
     "Ready",
@@ -35,6 +36,8 @@ SHORT_WALLTIME_S: Final = 600
 GATHER_MAX_S: Final = 600
 #: A task as long as this pays for the start of its worker, which takes a tenth of a second and less.
 PAYS_S: Final = 0.5
+#: Work of one range, at most.
+RANGE_S: Final = 10.0
 #: Schedulers look at their queues about this often: further workers for less than this come too late.
 LAUNCH_S: Final = 30.0
 #: An array task without any limit of its own still gets a number that every scheduler can write: ten years.
@@ -50,7 +53,8 @@ class Ready:
     shape: Shape
     #: It was cut off by the end of its worker before: it shall be the first and only one of the next.
     alone: bool = False
-    #: Mean run time of the tasks of its electron that have ended in this dispatch; ``None``: none has.
+    #: How long it will run, by the tasks of its electron that ended before, here or in earlier dispatches; ``None``:
+    #: none has.
     mean_wall_s: float | None = None
     #: (index, attempt) of the tasks that follow it one by one, alike, and wait for nothing else: one unit with it.
     chain: tuple[tuple[int, int], ...] = ()
@@ -189,6 +193,11 @@ def plan_bags(
 
 
 def _plan_bag(shape: Shape, ready: Sequence[Ready], alone: bool, limits: Limits, settings: PlanSettings) -> BagPlan:
+    work = [task.mean_wall_s * (1 + len(task.chain)) for task in ready if task.mean_wall_s is not None]
+    known = len(work) == len(ready)
+    if known:  # longest first, so that no long one is left for the end
+        order = sorted(range(len(ready)), key=lambda place: -work[place])
+        ready, work = [ready[place] for place in order], [work[place] for place in order]
     tasks = tuple(key for task in ready for key in ((task.index, task.attempt), *task.chain))
     ends = list(accumulate(1 + len(task.chain) for task in ready))
     units = tuple(tuple(range(start, end)) for start, end in zip([0, *ends], ends, strict=False))
@@ -198,7 +207,12 @@ def _plan_bag(shape: Shape, ready: Sequence[Ready], alone: bool, limits: Limits,
     margin = int(settings.kill_grace_s) + MARGIN_S
     limit = shape.resources.walltime_s
     single = alone or (limit is not None and longest is not None and limit + margin >= longest)
-    width = len(units) if single else _width(shape.resources, len(units), partition, settings)
+    width = len(units)
+    if not single and limit_is_short(shape.resources):
+        # While nobody knows how long they run, and beyond that for what workers are worth their start.
+        worth = int(sum(work) / settings.min_worker_time_s) if known else 0
+        width = min(width, max(settings.first_width, worth))
+    width = max(1, width if single else min(width, capacity(shape.resources, partition)))
     if limit is not None:
         several = max(settings.worker_walltime_s, limit + margin)
         most = links * limit + margin
@@ -212,33 +226,23 @@ def _plan_bag(shape: Shape, ready: Sequence[Ready], alone: bool, limits: Limits,
         need = min(need, worker_walltime)
     ramp = width
     if not single and limits.bounded and limit_is_short(shape.resources):
-        known = [task.mean_wall_s for task in ready if task.mean_wall_s is not None]
-        mean = sum(known) / len(known) if len(known) == len(ready) else None
         few = min(width, settings.ramp_width)
-        if mean is None:
+        if not known:
             ramp = few  # a few workers may be all that the tasks are worth
-        elif not is_reserve_worth(units_left=len(units), mean_wall_s=mean, workers=few):
+        elif not is_reserve_worth(units_left=len(units), mean_wall_s=sum(work) / len(work), workers=few):
             ramp = width = few
     widths = _split(ramp, limits, settings)
     return BagPlan(
         shape=shape,
         tasks=tasks,
         units=units,
-        cuts=tuple(range(len(units) + 1)) if single else cuts(len(units), width),
+        cuts=tuple(range(len(units) + 1)) if single else cuts(len(units), width, work if known else ()),
         widths=widths + _split(max(0, width - ramp), limits, settings),
         at_once=len(widths),
         worker_walltime_s=worker_walltime,
         limit_s=limit,
         need_s=need,
     )
-
-
-def _width(resources: Resources, units: int, partition: Partition | None, settings: PlanSettings) -> int:
-    """Workers for units whose run time nobody knows yet: never more than could run at once."""
-    width = units
-    if limit_is_short(resources):
-        width = min(width, settings.first_width)
-    return max(1, min(width, capacity(resources, partition)))
 
 
 def limit_is_short(resources: Resources) -> bool:
@@ -279,14 +283,29 @@ def _split(width: int, limits: Limits, settings: PlanSettings) -> tuple[int, ...
     return tuple(min(most, width - start) for start in range(0, width, most))
 
 
-def cuts(units: int, workers: int) -> tuple[int, ...]:
-    """Cut ``units`` into ranges, large ones first: a pure function of both, so that all workers agree without talking.
+def cuts(units: int, workers: int, work: Sequence[float] = ()) -> tuple[int, ...]:
+    """Cut ``units`` into ranges, large ones first, so that all workers agree without talking.
 
-    Each range is half of a worker's fair share of what is left, so that the last ranges are single units.
+    Each range is half of a worker's fair share of what is left, so that the last ranges are single units. Where the
+    units' run times are known that is measured in time, and no range is longer than `RANGE_S`: what one worker took
+    and could not begin is then no great loss, and longest first does not put all long units into the first range.
+
+    Args:
+        units: how many there are, in the order in which they are claimed.
+        workers: that will share them.
+        work: how long each runs, in seconds; empty: nobody knows.
     """
     at, out = 0, [0]
+    left = sum(work)
     while at < units:
-        at += max(1, (units - at) // (2 * workers))
+        if not left > 0:
+            at += max(1, (units - at) // (2 * workers))
+        else:
+            share, taken = min(left / (2 * workers), RANGE_S), 0.0
+            while at < units and (at == out[-1] or taken + work[at] <= share):
+                taken += work[at]
+                at += 1
+            left -= taken
         out.append(at)
     return tuple(out)
 

@@ -29,7 +29,7 @@ from hpcflow.core.plan import BagPlan
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.live import LiveDispatch
 from hpcflow.server.settings import Settings
-from hpcflow.server.store import ArrayRow, ArrayState, BagRow
+from hpcflow.server.store import ArrayRow, ArrayState, BagRow, RunTimeKey
 from hpcflow.server.writer import Writer
 
 __all__ = ["LiveArray", "LiveBag", "Shared", "array_name", "array_of", "bag_of"]
@@ -57,6 +57,10 @@ class LiveArray:
     hopeless: Observation | None = None
     hopeless_for: int = 0
     told_held: bool = False
+    #: It is in the hands of the submit command just now.
+    submitting: bool = False
+    #: Since when it is looked for by its name: the scheduler may still take what was handed to it right before.
+    sought_since: datetime | None = None
     #: Submissions that found no room, and when the next one is due.
     tries: int = 0
     not_before: datetime | None = None
@@ -69,6 +73,7 @@ class LiveArray:
         """It waits to be submitted, and may be now."""
         return (
             self.state is ArrayState.INTENT
+            and not self.submitting
             and not self.cancel_wanted
             and (self.not_before is None or self.not_before <= now)
         )
@@ -108,10 +113,14 @@ class LiveArray:
         if alive or not complete:
             self.silent = 0
             return changed
-        settled = (now - self.array.intent_at).total_seconds() > settle_s
-        if self.state is ArrayState.AMBIGUOUS and not rows and settled:
+        since = self.submitted_at if self.state is ArrayState.SUBMITTED else self.sought_since
+        settled = since is not None and (now - since).total_seconds() > settle_s
+        if self.state is ArrayState.AMBIGUOUS and not rows:
+            self.sought_since = self.sought_since or now
+            if not settled:
+                return changed
             # Both sources answered in full, long after the submission: it was never taken. The same name is used again.
-            self.state, self.reason = ArrayState.INTENT, None
+            self.state, self.reason, self.sought_since = ArrayState.INTENT, None, None
             return True
         if self.state is not ArrayState.SUBMITTED or not (self.seen or settled):
             return changed
@@ -263,6 +272,8 @@ class Shared:
     #: HPCFLOW_HOME, and so the bags of clusters on this machine, lies on a network file system.
     on_network: bool
     bags: dict[BagId, LiveBag] = field(default_factory=dict[BagId, LiveBag])
+    #: Of each kind of tasks, how many have returned in all dispatches that ended, and their run time.
+    run_times: dict[RunTimeKey, tuple[int, float]] = field(default_factory=dict[RunTimeKey, tuple[int, float]])
     #: Set when there is something to plan, to read, to ask the accounting for.
     plan: dict[ClusterName, asyncio.Event] = field(init=False)
     follow: dict[ClusterName, asyncio.Event] = field(init=False)
@@ -348,7 +359,7 @@ def array_of(
         resources=bag.shape.resources,
         width=width,
         worker_walltime_s=bag.worker_walltime_s,
-        command=(bag.shape.python, cluster.worker_path, "bag", bag.path, cluster.key_path),
+        command=(cluster.interpreter(bag.shape), cluster.worker_path, "bag", bag.path, cluster.key_path),
         path=bag.path,
         prologue=cluster.settings.prologue,
         extra=cluster.settings.extra,

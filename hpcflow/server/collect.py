@@ -198,4 +198,9 @@ class Collector:
         if not live.left and live.ended_at is None:
             live.close(self._now())
             live.dirty.add(-1)
+            for key, (count, wall_s) in live.walls.items():
+                self._writer.pending.add_run_times(key, count, wall_s)
+                had = self._shared.run_times.get(key, (0, 0.0))
+                self._shared.run_times[key] = (had[0] + count, had[1] + wall_s)
+            live.walls.clear()
             logger.info("dispatch %s: %s", live.id, live.status)

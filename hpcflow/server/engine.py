@@ -70,6 +70,7 @@ class Engine:
 
     async def run(self) -> None:
         """Serve until cancelled, or until another server took the lease (`LeaseLost`)."""
+        self._shared.run_times |= await asyncio.to_thread(self.writer.store.run_times)
         async with asyncio.TaskGroup() as group:
             for cluster in self.clusters.values():
                 name = cluster.name
@@ -80,6 +81,7 @@ class Engine:
     def add(self, live: LiveDispatch) -> None:
         """Run a dispatch that is in the store."""
         self.writer.dispatches[live.id] = live
+        live.history = self._shared.run_times
         self._shared.wake(live)
 
     def take_over(self, live: LiveDispatch, bags: Sequence[BagRow], arrays: Sequence[ArrayRow]) -> None:

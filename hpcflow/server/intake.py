@@ -62,12 +62,14 @@ class Intake:
             try:
                 limits = await cluster.known_limits(self._now())
             except HpcflowError as error:
+                hint = "If it answers in your shell, `hpcflow restart` gives the server that shell's environment."
                 messages.append(
-                    f"{cluster.name} does not answer now ({error}); its tasks wait until it does. If it answers "
-                    "in your shell, `hpcflow restart` gives the server that shell's environment."
+                    f"{cluster.name} does not answer now ({error}); its tasks wait until it does. "
+                    f"{hint if cluster.link is None else ''}".rstrip()
                 )
                 continue
             try:
+                cluster.check_interpreter(shape)
                 check_resources(shape.resources, cluster.name, limits)
             except UserError as error:
                 name = graph.tasks[shapes.index(shape)].name
@@ -103,7 +105,7 @@ class Intake:
                 walltime_s=resources.walltime_s or (int(table.walltime) if table.walltime else None),
                 memory_mib=resources.memory_mib or table.memory_mib,
             ),
-            python=table.python or manifest["executable"],
+            python=cluster.python_for(manifest["executable"], manifest["python"]),
             python_version=(manifest["python"][0], manifest["python"][1]),
             workdir=workdir,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os.path
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from hpcflow.core.model import (
 )
 from hpcflow.core.plan import PlanSettings, chain
 from hpcflow.core.states import FINAL, Event, State, Status, step
-from hpcflow.server.store import DispatchRow, EndRow, TaskRow
+from hpcflow.server.store import DispatchRow, EndRow, RunTimeKey, TaskRow
 
 __all__ = ["LiveDispatch", "LiveTask", "Stored", "downstream", "read_graph"]
 
@@ -127,8 +128,12 @@ class LiveDispatch:
     ready: set[int] = field(default_factory=set[int])
     left: int = 0
     failed: int = 0
-    #: For each electron, how many of its tasks have returned, and their run time in all.
-    walls: dict[str, tuple[int, float]] = field(default_factory=dict[str, tuple[int, float]])
+    #: For each function, how many of its tasks have returned here, and their run time in all; and the same of earlier
+    #: dispatches.
+    walls: dict[RunTimeKey, tuple[int, float]] = field(default_factory=dict[RunTimeKey, tuple[int, float]])
+    history: dict[RunTimeKey, tuple[int, float]] = field(default_factory=dict[RunTimeKey, tuple[int, float]])
+    #: For each blob that is a function, what tells it from others.
+    functions: dict[int, str] = field(default_factory=dict[int, str])
     #: Clusters of which the user was told that they do not answer.
     told: set[ClusterName] = field(default_factory=set[ClusterName])
     #: Bags in a row of which no worker got anything done, by shape; cancels by others after which it went on.
@@ -171,6 +176,7 @@ class LiveDispatch:
             blobs=list(_offsets(manifest)),
             payload=payload,
             left=len(tasks),
+            functions=_function_keys(manifest),
         )
         for index, task in enumerate(tasks):
             if not task.missing:
@@ -327,15 +333,23 @@ class LiveDispatch:
         links = chain(head, self.graph, self.downstream, joins, settings)
         return tuple((index, self.tasks[index].attempt) for index in links)
 
+    def run_time_key(self, index: int) -> RunTimeKey:
+        """Return under which a task's run time is remembered: function, cluster, and what it has to compute with."""
+        task = self.tasks[index]
+        asked = task.shape.resources
+        size = f"{asked.nodes} nodes, {asked.cores} cores, {asked.gpus} GPUs"
+        return RunTimeKey(self.functions.get(task.task.fn, task.task.name), task.shape.cluster, size)
+
     def note_wall(self, index: int, wall_s: float) -> None:
         """Remember how long a task ran that returned."""
-        name = self.graph.tasks[index].name
-        count, total = self.walls.get(name, (0, 0.0))
-        self.walls[name] = (count + 1, total + wall_s)
+        key = self.run_time_key(index)
+        count, total = self.walls.get(key, (0, 0.0))
+        self.walls[key] = (count + 1, total + wall_s)
 
     def mean_wall_s(self, index: int) -> float | None:
-        """Return the mean run time of a task's electron so far, ``None`` before the first has returned."""
-        count, total = self.walls.get(self.graph.tasks[index].name, (0, 0.0))
+        """Return the mean run time of a task's like, here or else in earlier dispatches; ``None``: none has returned."""
+        key = self.run_time_key(index)
+        count, total = self.walls.get(key) or self.history.get(key) or (0, 0.0)
         return total / count if count else None
 
     def task_row(self, index: int) -> TaskRow:
@@ -429,6 +443,15 @@ def downstream(graph: Graph) -> list[list[int]]:
         for upstream in {*task.deps, *task.after}:
             out[upstream].append(task.index)
     return out
+
+
+def _function_keys(manifest: Manifest) -> dict[int, str]:
+    """Return for each function's blob its name and what its source begins with as a hash."""
+    return {
+        int(number): f"{note['module']}.{note['name']} "
+        + hashlib.sha256((note["source"] or "").encode(errors="replace")).hexdigest()[:16]
+        for number, note in manifest.get("functions", {}).items()
+    }
 
 
 def _offsets(manifest: Manifest) -> Iterator[tuple[int, int]]:

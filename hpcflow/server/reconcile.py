@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Final
 
 from hpcflow.core.bag import read_lines
-from hpcflow.core.follow import EXIT_STORAGE, Lost, is_journal
+from hpcflow.core.follow import EXIT_STORAGE, Lost, newest_first
 from hpcflow.core.model import Cause, Observation
 from hpcflow.core.plan import is_reserve_worth, more_workers
 from hpcflow.core.states import Event
@@ -69,10 +69,8 @@ class Reconciler:
                     return 0
                 bag.gone, data = True, {}
             news = 0
-            for name, piece in data.items():
-                if not is_journal(name):
-                    continue  # an editor's or a backup's copy
-                records, used, bad = read_lines(piece, bag.key)
+            for name in newest_first(data):  # an editor's or a backup's copies are left out
+                records, used, bad = read_lines(data[name], bag.key)
                 if bad:
                     logger.warning("bag %s: %d lines of journal %s are damaged", bag.bag.id, bad, name)
                 bag.offsets[name] = bag.offsets.get(name, 0) + used
@@ -154,7 +152,7 @@ class Reconciler:
                 await cluster.transport.run(command, self._shared.settings.command_deadline) for command in commands
             ]
             seen = cluster.plugin.parse_query(asked, replies)
-            cluster.problem = "; ".join(seen.problems) or None
+            cluster.problem, cluster.asked_at = "; ".join(seen.problems) or None, self._shared.now()
             rows: dict[str, list[Observation]] = {}
             for row in seen.rows:
                 rows.setdefault(row.token, []).append(row)

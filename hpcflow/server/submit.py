@@ -48,8 +48,8 @@ class Submitter:
         for width in plan.widths[: plan.at_once]:
             self._intend(cluster, bag, width)
         bag.hold_back()
+        self._shared.account[cluster.name].set()  # before the store may refuse: what is stored late is submitted there
         await self._writer.flush()
-        self._shared.account[cluster.name].set()
         await self.submit_due(cluster, bag)
 
     async def widen(self, cluster: Cluster, bag: LiveBag, widths: Sequence[int]) -> None:
@@ -113,7 +113,11 @@ class Submitter:
             self._refuse(bag, array, str(error))
             await self._writer.flush()
             return
-        reply = await cluster.transport.run(command, settings.command_deadline)
+        array.submitting = True
+        try:
+            reply = await cluster.transport.run(command, settings.command_deadline)
+        finally:
+            array.submitting = False
         now = self._shared.now()
         match cluster.plugin.parse_submit(array.array, reply):
             case Accepted(job_id):
@@ -131,8 +135,8 @@ class Submitter:
             case Ambiguous(reason):
                 array.state, array.reason = ArrayState.AMBIGUOUS, f"Looking for it by name, because {reason}"
         self._writer.pending.arrays.append(array.row())
+        self._shared.listen(cluster)  # even if the store refuses: it runs
         await self._writer.flush()
-        self._shared.listen(cluster)
 
     def _refuse(self, bag: LiveBag, array: LiveArray, reason: str) -> None:
         """Fail the tasks of a bag that no scheduler will serve."""
@@ -156,7 +160,7 @@ class Submitter:
         """Repeat stored wishes until the scheduler says that nothing is left: its exit code alone says nothing."""
         wanted = [array for array in self._shared.open_arrays(cluster) if array.cancel_wanted]
         for array in wanted:
-            if array.state is ArrayState.INTENT:
+            if array.state is ArrayState.INTENT and not array.submitting:
                 array.state, array.ended_at = ArrayState.ENDED, self._shared.now()
                 self._writer.pending.arrays.append(array.row())
         submitted = [array.array for array in wanted if array.open]

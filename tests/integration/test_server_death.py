@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 from tests.integration.world import User, lines, open_gate, until
 
@@ -102,3 +103,54 @@ def test_workers_finish_what_they_have_while_no_server_lives(own_server: Callabl
 
     assert user.waits_for(dispatch)["status"] == "COMPLETED"
     assert sorted(lines(ledger)) == ALL
+
+
+MANY = """
+import os
+import sys
+
+import hpcflow as hf
+
+@hf.electron
+def one(i, ledger, gate):
+    if gate:
+        open(gate).read()
+    fd = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(fd, f"{i}\\n".encode())
+    os.close(fd)
+    return i
+
+@hf.lattice(executor="local")
+def many(n, ledger, gate):
+    return [one(i, ledger, gate if i == n // 2 else None) for i in range(n)]
+
+print(hf.dispatch(many)(10_000, *sys.argv[1:]))
+"""
+#: What a server may spend before it answers, in seconds of CPU: with cores to itself that is how long it takes.
+READY_CPU_S = 5.0
+
+
+def test_a_server_with_ten_thousand_tasks_is_ready_in_seconds_and_submits_nothing_again(
+    own_server: Callable[..., User],
+) -> None:
+    user = own_server()
+    ledger, gate = user.folder / "ledger", user.folder / "gate"
+    os.mkfifo(gate)
+    dispatch = user.runs(MANY, str(ledger), str(gate))
+    until(lambda: len(lines(ledger)) > 1000)
+    before = tokens(user, dispatch)
+
+    user.kills_the_server()
+    assert user.hpcflow("start").returncode == 0
+    assert cpu_seconds(user.server_pid()) < READY_CPU_S
+    open_gate(gate)
+
+    assert user.waits_for(dispatch)["status"] == "COMPLETED"
+    assert sorted(map(int, lines(ledger))) == list(range(10_000))
+    assert tokens(user, dispatch) == before
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return what a process has used so far, over all its threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

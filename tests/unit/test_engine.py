@@ -563,3 +563,22 @@ async def test_a_restart_in_the_middle_of_a_chain_goes_on_with_it(tmp_path: Path
         worker.end(2, r={"b": "gASIiC4="})
         assert (await stage.ended(live)).status is Status.COMPLETED
         assert world.count("submit") == 1
+
+
+@in_loop
+async def test_a_later_dispatch_knows_how_long_the_tasks_of_an_earlier_one_ran(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, ramp_width=2, first_width=8) as stage:
+        first = await stage.dispatch(*[[]] * 8)
+        job = await stage.job()
+        assert len(job.tasks) == 2
+        worker = PlayedWorker(job, 0)
+        for k in range(8):
+            worker.run(k, k)
+        await stage.ended(first)
+        second = await stage.dispatch(*[[]] * 8)
+        await stage.job(1)
+        assert [stage.store.bags(live.id)[0].bag.widths for live in (first, second)] == [(2, 6), (2,)]
+        await stage.engine.cancel(second, None)
+    async with a_stage(tmp_path) as stage:
+        known = stage.store.run_times()
+        assert [(key.cluster, count, round(wall, 6)) for key, (count, wall) in known.items()] == [("mini", 1, 0.1)] * 8

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from hpcflow.core.model import ArrayLimits, ClusterName, Graph, Limits, Partition, Resources, Shape, Task, UserError
 from hpcflow.core.plan import (
+    RANGE_S,
     BagPlan,
     PlanSettings,
     Ready,
     capacity,
+    chain,
     check_graph,
     check_resources,
     core_hours_bound,
@@ -169,6 +171,50 @@ def test_ranges_cover_every_unit_once_and_shrink(units: int, workers: int) -> No
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] == 1
     assert sizes[0] <= max(1, units // (2 * workers))
+
+
+@given(st.lists(st.floats(0.001, 3600), min_size=1, max_size=300), st.integers(1, 100))
+def test_ranges_of_known_work_cover_every_unit_once_and_are_never_long(work: list[float], workers: int) -> None:
+    work.sort(reverse=True)
+    at = cuts(len(work), workers, work)
+    assert at[0] == 0 and at[-1] == len(work)
+    assert all(a < b for a, b in pairwise(at))
+    assert all(b - a == 1 or sum(work[a:b]) <= RANGE_S for a, b in pairwise(at))
+
+
+def test_ranges_of_known_work_hold_half_a_workers_share() -> None:
+    assert cuts(6, 1, [4.0, 4.0, 1.0, 1.0, 1.0, 1.0]) == (0, 1, 2, 4, 5, 6)
+
+
+def test_the_longest_come_first_when_all_run_times_are_known() -> None:
+    means = [1.0, 30.0, 2.0]
+    ready = [Ready(index=i, attempt=1, shape=a_shape(), mean_wall_s=mean) for i, mean in enumerate(means)]
+    assert the_plan(ready).tasks == ((1, 1), (2, 1), (0, 1))
+    unknown = Ready(index=3, attempt=1, shape=a_shape())
+    assert the_plan([*ready, unknown]).tasks == ((0, 1), (1, 1), (2, 1), (3, 1))
+
+
+def test_a_chain_weighs_as_much_as_all_its_links() -> None:
+    long = Ready(index=1, attempt=1, shape=a_shape(), mean_wall_s=1.0, chain=((2, 1), (3, 1)))
+    plan = the_plan([Ready(index=0, attempt=1, shape=a_shape(), mean_wall_s=2.0), long])
+    assert (plan.tasks, plan.units) == (((1, 1), (2, 1), (3, 1), (0, 1)), ((0, 1, 2), (3,)))
+
+
+def test_work_known_from_before_starts_with_the_workers_that_it_is_worth() -> None:
+    ready = [Ready(index=i, attempt=1, shape=a_shape(), mean_wall_s=60.0) for i in range(1000)]
+    roomy = Limits(array=ArrayLimits(max_width=1000), partitions=())
+    assert the_plan(ready, roomy).widths == (200,)
+
+
+def test_a_chain_of_tasks_with_a_limit_is_no_longer_than_a_workers_life() -> None:
+    tasks = tuple(
+        Task(index=i, name="f", fn=0, args=0, deps=(i - 1,) if i else (), resources=Resources(walltime_s=600))
+        for i in range(20)
+    )
+    graph = Graph(name="flow", tasks=tasks, output=0, output_deps=())
+    children = [[i + 1] if i < 19 else [] for i in range(20)]
+    assert chain(0, graph, children, lambda a, b: True, SETTINGS) == (1, 2, 3, 4, 5)
+    assert chain(0, graph, children, lambda a, b: b != 3, SETTINGS) == (1, 2)
 
 
 @pytest.mark.parametrize(

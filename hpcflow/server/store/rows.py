@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from hpcflow.core.model import Bag, BagId, DispatchId, HpcflowError, JobArray
 from hpcflow.core.states import State, Status
@@ -23,6 +23,7 @@ __all__ = [
     "Lease",
     "LeaseHeld",
     "LeaseLost",
+    "RunTimeKey",
     "StoreError",
     "StoreFull",
     "TaskRow",
@@ -136,6 +137,15 @@ class EndRow:
     record: Mapping[str, Any]  # Any: JSON
 
 
+class RunTimeKey(NamedTuple):
+    """Which tasks run about as long as each other."""
+
+    function: str
+    cluster: str
+    #: Nodes, cores and GPUs, in words.
+    size: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BagRow:
     """One bag, and whether work may still be added to it."""
@@ -209,6 +219,14 @@ class Changes:
     #: Of these, status, times, error, ``cancel_wanted`` and the pause are stored.
     dispatches: list[DispatchRow] = field(default_factory=list[DispatchRow])
     messages: list[tuple[DispatchId, str]] = field(default_factory=list[tuple[DispatchId, str]])
+    #: Tasks that returned and their run time in all, in seconds, to be added to what is known.
+    run_times: dict[RunTimeKey, tuple[int, float]] = field(default_factory=dict[RunTimeKey, tuple[int, float]])
+
+    def add_run_times(self, key: RunTimeKey, count: int, wall_s: float) -> None:
+        had = self.run_times.get(key, (0, 0.0))
+        self.run_times[key] = (had[0] + count, had[1] + wall_s)
 
     def __bool__(self) -> bool:
-        return bool(self.tasks or self.ends or self.bags or self.arrays or self.dispatches or self.messages)
+        return bool(
+            self.tasks or self.ends or self.bags or self.arrays or self.dispatches or self.messages or self.run_times
+        )

@@ -28,6 +28,7 @@ from hpcflow.server.store.rows import (
     Lease,
     LeaseHeld,
     LeaseLost,
+    RunTimeKey,
     StoreError,
     TaskRow,
 )
@@ -40,6 +41,7 @@ from hpcflow.server.store.tables import (
     LEASE,
     MANIFEST,
     METADATA,
+    RUN_TIME,
     SCHEMA,
     SETTING,
     STEPS,
@@ -203,7 +205,14 @@ class Store:
                 seconds = _by_dispatch(_second_ends(connection, ends))
                 events += [(dispatch, EventKind.SECOND_END, keys) for dispatch, keys in seconds.items()]
             events += [(dispatch, EventKind.MESSAGE, text) for dispatch, text in changes.messages]
+            _add_run_times(connection, changes)
             _log(connection, changes.at, events)
+
+    def run_times(self) -> dict[RunTimeKey, tuple[int, float]]:
+        """Return of each kind of tasks how many have returned, and their run time in all, in seconds."""
+        with self._reading() as connection:
+            rows = connection.execute(sa.select(RUN_TIME))
+            return {RunTimeKey(row.function, row.cluster, row.size): (row.tasks, row.wall_s) for row in rows}
 
     def remember(self, key: str, value: Any) -> None:  # Any: JSON
         """Keep one small JSON value."""
@@ -456,6 +465,20 @@ def _update_dispatch(connection: sa.Connection, row: DispatchRow) -> None:
     }
     if not connection.execute(statement.values(values)).rowcount:
         raise StoreError(f"No dispatch {row.id} here.")
+
+
+#: Older run times count for this many tasks at most: what changed is learnt within as many.
+_REMEMBERED: Final = 100
+
+
+def _add_run_times(connection: sa.Connection, changes: Changes) -> None:
+    for key, (count, wall_s) in changes.run_times.items():
+        same = sa.and_(*(RUN_TIME.c[name] == value for name, value in key._asdict().items()))
+        known = connection.execute(sa.select(RUN_TIME.c.tasks, RUN_TIME.c.wall_s).where(same)).one_or_none()
+        before, total = (known.tasks, known.wall_s) if known is not None else (0, 0.0)
+        kept = min(before, _REMEMBERED)
+        total = total * kept / before if before else 0.0
+        _run(connection, upsert(RUN_TIME), [(*key, kept + count, total + wall_s, columns.micros(changes.at))])
 
 
 def _lease(connection: sa.Connection) -> Lease | None:

@@ -17,6 +17,7 @@ __all__ = [
     "LEASE",
     "MANIFEST",
     "METADATA",
+    "RUN_TIME",
     "SCHEMA",
     "SETTING",
     "STEPS",
@@ -136,6 +137,17 @@ EVENT: Final = sa.Table(
     sa.Index("event_dispatch", "dispatch", "kind"),
     sqlite_autoincrement=True,
 )
+RUN_TIME: Final = sa.Table(
+    "run_time",
+    METADATA,
+    _text("function", key=True),
+    _text("cluster", key=True),
+    _text("size", key=True),
+    _integer("tasks"),
+    sa.Column("wall_s", sa.Float, nullable=False),
+    _integer("at"),
+    sqlite_with_rowid=False,
+)
 SETTING: Final = sa.Table("setting", METADATA, _text("key", key=True), _json("json"))
 LEASE: Final = sa.Table(
     "lease",
@@ -156,6 +168,8 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         "ALTER TABLE dispatch ADD COLUMN paused_whole INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE task ADD COLUMN charged INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE task ADD COLUMN again BLOB",
+        "CREATE TABLE run_time (function TEXT NOT NULL, cluster TEXT NOT NULL, size TEXT NOT NULL, tasks INTEGER NOT"
+        " NULL, wall_s FLOAT NOT NULL, at INTEGER NOT NULL, PRIMARY KEY (function, cluster, size)) WITHOUT ROWID",
     ),
 )
 
