@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Final
 
-from hpcflow.core.bag import BAG_VERSION, DIRECTORIES, INLINE_LIMIT, Ref, bag_key, pack, sign
+from hpcflow.core.bag import BAG_VERSION, DIRECTORIES, INLINE_LIMIT, Ref, bag_key, checked, pack, sign
 from hpcflow.core.model import Bag, ClusterName, HpcflowError
 from hpcflow.core.states import State
 from hpcflow.server.clusters import Cluster
@@ -83,7 +83,7 @@ async def push_bag(
         "walltime": bag.worker_walltime_s,
         "need": bag.need_s,
         "sync": _SYNC_S,
-        "nfs": on_network,
+        "nfs": on_network if cluster.on_network is None else cluster.on_network,
         "workdir": bag.shape.workdir,
         "cpus": resources.cpus,
         "memory_mib": resources.memory_mib,
@@ -118,7 +118,10 @@ async def _input(
     if task.result.file is not None and task.shape.cluster == bag.shape.cluster:
         return task.result.file
     if name not in blobs:
-        blobs.add(name, await value_bytes(task.result, clusters[task.shape.cluster]))
+        value = await value_bytes(task.result, clusters[task.shape.cluster])
+        if task.result.file is not None:  # it was on a disk, and maybe on a line
+            checked(value, bytes.fromhex(task.result.file[3]))
+        blobs.add(name, value)
     return blobs[name]
 
 

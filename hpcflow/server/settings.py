@@ -43,6 +43,11 @@ class Settings(BaseSettings):
     #: How often a journal on this machine is read: the floor while lines arrive, and the ceiling it backs off to.
     journal_poll: Seconds = 0.1
     journal_poll_max: Seconds = 0.5
+    #: The same of clusters behind ssh, where each look is a command.
+    ssh_journal_poll: Seconds = 1.0
+    ssh_journal_poll_max: Seconds = 5.0
+    #: A host behind ssh that is silent for three times as long is taken for unreachable.
+    ssh_keepalive: Seconds = 5.0
     #: How often a scheduler's accounting is asked (one query per cluster), and that of the `local` cluster.
     accounting_poll: Seconds = 30.0
     local_poll: Seconds = 2.0
@@ -94,9 +99,16 @@ class ClusterSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     scheduler: str
-    #: Where bags lie: an absolute path that login and compute nodes both see.
+    #: How it is reached by ssh: an alias of ssh_config or a name, after ``user@`` if need be. Without it: from here.
+    host: Annotated[str, Field(pattern=r"^([^@\s-][^@\s]*@)?[A-Za-z0-9][A-Za-z0-9_.:-]*$")] | None = None
+    #: Commands that may run at once over its connection.
+    channels: Annotated[int, Field(ge=1, le=10)] = 5
+    #: Where the key lies that signs bags, on a cluster behind ssh: compute nodes must see it.
+    keys: str | None = None
+    #: Where bags lie: an absolute path that login and compute nodes both see. Behind ssh it may begin with ``~/``.
     workdir: str | None = None
-    #: The interpreter of the workers; without it, the one that dispatched.
+    #: The interpreter of the workers; without it, or "auto": the one that dispatched, and behind ssh the one of the
+    #: same minor version that is found there.
     python: str | None = None
     #: Lines of shell before the worker starts: modules, conda, scratch set-up.
     prologue: str = ""
@@ -153,10 +165,22 @@ def read_clusters(where: Places) -> dict[str, ClusterSettings]:
             clusters[name] = ClusterSettings.model_validate(table)
         except ValidationError as error:
             raise UserError(f"{where.clusters}, [{name}]: {_first(error)}") from None
-        path = clusters[name].workdir
-        if path is not None and not os.path.isabs(path):
-            raise UserError(f"{where.clusters}, [{name}]: workdir is {path!r}; write an absolute path.")
+        _check_places(f"{where.clusters}, [{name}]", name, clusters[name])
     return clusters
+
+
+def _check_places(at: str, name: str, table: ClusterSettings) -> None:
+    """Raise `UserError` for a path that leads nowhere, or a key that means nothing beside the others."""
+    if table.host is None and table.keys is not None:
+        raise UserError(f"{at}: keys= is for clusters that are reached by ssh; this one has no host.")
+    if table.host is not None and name == "local":
+        raise UserError(f"{at}: `local` is this machine; give a cluster behind ssh another name.")
+    for key in ("workdir", "keys"):
+        path = getattr(table, key)
+        if path is None or os.path.isabs(path) or (table.host is not None and path.startswith("~/")):
+            continue
+        here = "write an absolute path" if table.host is None else "write an absolute path, or one that begins with ~/"
+        raise UserError(f"{at}: {key} is {path!r}; {here}.")
 
 
 def _first(error: ValidationError) -> str:

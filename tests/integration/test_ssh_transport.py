@@ -12,7 +12,7 @@ from typing import ParamSpec
 import pytest
 
 from hpcflow.core.plugin import Command
-from hpcflow.server.remote import File, TransportError
+from hpcflow.server.remote import File, Gone, TransportError
 from tests.integration.sshd import Sshd, sshd
 from tests.proxy import Proxy
 
@@ -197,8 +197,12 @@ async def test_a_range_of_a_large_file_is_what_lies_there(node: Sshd, tmp_path: 
 @in_loop
 async def test_a_work_directory_that_was_deleted_is_said_and_is_no_silence(node: Sshd, tmp_path: Path) -> None:
     transport = node.transport()
-    with pytest.raises(TransportError, match="journal on cluster: No such file or directory"):
-        await transport.read_new(str(tmp_path / "gone/journal"), {})
+    with pytest.raises(TransportError, match="journal on cluster: No such file or directory") as not_mounted:
+        await transport.read_new(str(tmp_path / "work/bags/one/journal"), {})
+    assert not isinstance(not_mounted.value, Gone)
+    (tmp_path / "work/bags").mkdir(parents=True)
+    with pytest.raises(Gone, match="bags/one on cluster was deleted"):
+        await transport.read_new(str(tmp_path / "work/bags/one/journal"), {})
     with pytest.raises(TransportError, match="data on cluster: No such file or directory"):
         await transport.read(str(tmp_path / "gone/data"), 0, 1)
     await transport.close()

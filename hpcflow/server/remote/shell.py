@@ -21,6 +21,7 @@ from hpcflow.server.remote.transport import INHERITED, File, TransportError
 
 __all__ = [
     "EACH_AT_MOST",
+    "GONE",
     "LINE",
     "Answer",
     "environment_program",
@@ -37,6 +38,9 @@ __all__ = [
 ]
 
 LINE: Final = "exec /bin/sh -c 'IFS= read -r hpcflow && eval \"$hpcflow\"'"
+
+#: Exit code of `watch_program` where the directory's own parent was deleted.
+GONE: Final = 69
 
 #: One look takes so many bytes of one file, and of all files together; the next look takes the rest.
 EACH_AT_MOST: Final = 8 * 2**20
@@ -172,7 +176,10 @@ def watch_program(directory: str) -> str:
         'if test "$name" = . ; then echo "$from 0 ."; '
         'elif test -r "./$name"; then echo "$from $size $name"; tail -c "+$from" "./$name" | head -c "$size"; fi'
     )
-    there = f"test -d {d} || {{ echo 'No such file or directory' >&2; exit 66; }}; cd {d} || exit 77"
+    bag, bags = _quoted(os.path.dirname(directory)), _quoted(os.path.dirname(os.path.dirname(directory)))
+    # A file system that is not mounted has no directory for bags at all.
+    deleted = f"test ! -e {bag} && test ! -L {bag} && test -d {bags} && test -x {bags} && exit {GONE}"
+    there = f"test -d {d} || {{ {deleted}; echo 'No such file or directory' >&2; exit 66; }}; cd {d} || exit 77"
     chosen = f"{{ {listing}; }} | LC_ALL=C awk {shlex.quote(choose)}"
     return f"{there}; {chosen} | while read -r from size name; do {each}; done"
 

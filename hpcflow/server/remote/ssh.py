@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 from hpcflow.core.plugin import Command, Reply
 from hpcflow.server.remote.connection import Connection, LinkLost
 from hpcflow.server.remote.shell import (
+    GONE,
     Answer,
     environment_program,
     parse_environment,
@@ -23,7 +24,7 @@ from hpcflow.server.remote.shell import (
     tar_stream,
     watch_program,
 )
-from hpcflow.server.remote.transport import Ask, File, Link, Transport, TransportError
+from hpcflow.server.remote.transport import Ask, File, Gone, Link, Transport, TransportError
 
 __all__ = ["SshTransport"]
 
@@ -86,7 +87,10 @@ class SshTransport:
                 known = spell_offsets(at)
                 return await self._connection.execute(program, known, deadline_s=_patience(_OUTPUT // 8), most=_OUTPUT)
 
-            answer = self._check(await self._again(once), directory)
+            answer = await self._again(once)
+            if answer.exit_code == GONE:
+                raise Gone(f"{os.path.dirname(directory)} on {self._connection.host} was deleted")
+            self._check(answer, directory)
             try:
                 pieces, more = parse_news(answer.stdout)
             except TransportError as error:
