@@ -60,6 +60,7 @@ class Journal:
         self._sync_s = sync_s
         self._synced_at = 0.0
         self._torn = False
+        self._size = 0
 
     def write(self, event: str, **fields: object) -> None:
         """Append one record.
@@ -77,16 +78,28 @@ class Journal:
     def append(self, lines: bytes, now: float) -> None:
         """Append whole lines at once. Raises `StorageFault` as `write` does."""
         try:
-            append_all(self.fd, b"\n" + lines if self._torn else lines)
+            if self._torn:
+                lines = b"\n" + lines
+            append_all(self.fd, lines)
         except OSError as error:
             self._torn = True
             raise StorageFault(f"The journal of worker {self.worker} can't be written: {error}.") from error
         self._torn = False
+        self._size += len(lines)
         if self._sync_s is not None and now - self._synced_at >= self._sync_s:
             self.sync(now)
 
     def size(self) -> int:
         return os.fstat(self.fd).st_size
+
+    def is_whole(self) -> bool:
+        """Return whether nobody else has written here: a task's process inherits the descriptor."""
+        return self.size() == self._size and not self._torn
+
+    def mend(self) -> None:
+        """Let the next record begin a line, whatever stands before it."""
+        if not self.is_whole():
+            self._size, self._torn = self.size(), True
 
     def since(self, offset: int) -> list[dict[str, Any]]:  # Any: JSON
         """Return what a child has written from an offset on; a line in which it was killed is closed by the next one.
@@ -99,7 +112,7 @@ class Journal:
         except OSError as error:
             raise StorageFault(f"The journal of worker {self.worker} can't be read: {error}.") from error
         records, end, _ = read_lines(data, self._key)
-        self._torn = end < len(data)
+        self._size, self._torn = offset + len(data), end < len(data)
         return records
 
     def sync(self, now: float) -> None:

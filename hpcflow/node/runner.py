@@ -163,6 +163,7 @@ class Runner:
             used: CPU seconds, user's and system's, of the tasks before it in this process.
         """
         left = kill_leftovers()
+        self.journal.mend()
         wall = time.monotonic() - self.progress.begun
         end = {**self._end_record(task, death, used), "t0": round(time.time() - wall, 4), "wall": round(wall, 4)}
         if left:
@@ -298,7 +299,7 @@ class Runner:
         return max(self.bag.walltime_s - 2 * self.bag.grace_s, 1.0)
 
     def _await(self, pid: int) -> _Death:
-        """Wait for a process; end it when its task used up its time or its memory, or when the worker is told to stop."""
+        """Wait for a process; end it when its task used up time or memory, or when this array task is told to stop."""
         limit_s = self._limit_s()
         killed: str | None = None
         used_mib: int | None = None
@@ -335,9 +336,10 @@ class Runner:
     def _message(self) -> dict[str, Any]:  # Any: JSON
         """Return what the task's process said, ``{}`` when it died before."""
         try:
-            line = os.read(self.pipe, _PIPE_SIZE)
-            return dict(json.loads(line)) if line.endswith(b"\n") else {}
-        except (BlockingIOError, ValueError):
+            # Something else may stand before it: the pipe is open to all that the process did.
+            said = os.read(self.pipe, _PIPE_SIZE)
+            return dict(json.loads(said.rpartition(b"\n")[0].rpartition(b"\n")[2]))
+        except (BlockingIOError, ValueError, TypeError):
             return {}
 
     def _end_record(self, task: TaskRow, death: _Death, used: tuple[float, float]) -> dict[str, Any]:  # Any: JSON

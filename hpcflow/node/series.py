@@ -185,6 +185,7 @@ class _Surroundings:
 
     def __init__(self, bag: BagDirectory, series: Series) -> None:
         self._own_directory = series.own_directory
+        self._journal = series.journal
         self._descriptors = (1, 2, series.journal.fd, bag.pack_fd)
         self._status = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
         self._environ = os.environ
@@ -213,6 +214,7 @@ class _Surroundings:
         os.close(lowest)
         return (
             [(each.st_dev, each.st_ino) for each in seen],
+            self._journal.is_whole(),
             lowest,  # higher than before: one was left open
             os.getcwd(),
             os.listdir(".") if self._own_directory else None,

@@ -6,6 +6,8 @@ import os
 import signal
 from typing import Final
 
+from hpcflow.node.processes import descendants
+
 __all__ = ["Stop"]
 
 _WATCHED: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1)
@@ -29,24 +31,28 @@ class Stop:
     def look(self) -> None:
         """Take note of the signals that have come."""
         while (received := signal.sigtimedwait(_WATCHED, 0)) is not None:
-            self._note(received.si_signo)
+            self._note(received)
 
     def wait(self, seconds: float) -> None:
         """Wait for one signal, the end of a child among them."""
         received = signal.sigtimedwait(_WATCHED, max(seconds, 0))
         if received is not None:
-            self._note(received.si_signo)
+            self._note(received)
 
     def explains(self, status: int) -> bool:
         """Return whether a process died because this whole array task is being ended (S4)."""
         if not os.WIFSIGNALED(status) or os.WTERMSIG(status) not in (signal.SIGTERM, signal.SIGKILL):
             return False
-        if self.why != "term" and signal.sigtimedwait((signal.SIGTERM,), _DOUBT_S) is not None:
-            self._note(signal.SIGTERM)
+        if self.why != "term" and (received := signal.sigtimedwait((signal.SIGTERM,), _DOUBT_S)) is not None:
+            self._note(received)
         return self.why == "term"
 
-    def _note(self, number: int) -> None:
-        if number == signal.SIGTERM:
+    def _note(self, received: signal.struct_siginfo) -> None:
+        if received.si_signo == signal.SIGCHLD:
+            return
+        if received.si_pid in descendants():
+            return  # a task plays with its parent; an ended one that isn't reaped is a child still
+        if received.si_signo == signal.SIGTERM:
             self.why = "term"
-        elif number == signal.SIGUSR1:
+        else:
             self.why = self.why or "warned"

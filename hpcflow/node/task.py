@@ -258,13 +258,13 @@ def _store(bag: BagDirectory, outlet: Outlet, pickled: bytes) -> dict[str, objec
 
 
 def encode(message: Mapping[str, object], limit: int) -> bytes:
-    """Return a message as the pipe takes it, without its longest parts when it would not fit."""
-    line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
+    """Return a message as the pipe takes it, a line, without its longest parts when it would not fit."""
+    line = b"\n%s\n" % json.dumps(message, separators=(",", ":")).encode()
     if len(line) <= limit:
         return line
     shorter = {key: text[:_SENTENCE_LIMIT] if isinstance(text, str) else text for key, text in message.items()}
     shorter.pop("mods", None)
-    return json.dumps(shorter, separators=(",", ":")).encode() + b"\n"
+    return b"\n%s\n" % json.dumps(shorter, separators=(",", ":")).encode()
 
 
 def _text(error: BaseException) -> str:

@@ -116,10 +116,15 @@ def write_bag(folder: Path, *calls: Call, **spec: object) -> BagOnDisk:
     return BagOnDisk(path, key_file, key)
 
 
-def start_worker(bag: BagOnDisk, *, job: str = "7", index: int = 0, restart: int = 0) -> subprocess.Popen[bytes]:
-    """Start a worker as an array task would; its stderr is a pipe."""
+def start_worker(
+    bag: BagOnDisk, *, job: str = "7", index: int = 0, restart: int = 0, through: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
+    """Start a worker as an array task would; its stderr is a pipe.
+
+    ``through`` is a command that becomes the one after it, like ``nice``.
+    """
     return subprocess.Popen(
-        [sys.executable, "-m", "hpcflow.node", "bag", str(bag.path), str(bag.key_file)],
+        [*through, sys.executable, "-m", "hpcflow.node", "bag", str(bag.path), str(bag.key_file)],
         env={
             **os.environ,
             "PYTHONPATH": str(SOURCE),
@@ -141,6 +146,8 @@ def wait_for(workers: Sequence[subprocess.Popen[bytes]]) -> list[tuple[int, str]
     return ended
 
 
-def run_worker(bag: BagOnDisk, *, job: str = "7", index: int = 0, restart: int = 0) -> tuple[int, str]:
+def run_worker(
+    bag: BagOnDisk, *, job: str = "7", index: int = 0, restart: int = 0, through: Sequence[str] = ()
+) -> tuple[int, str]:
     """Run one worker to its end; return exit code and stderr."""
-    return wait_for([start_worker(bag, job=job, index=index, restart=restart)])[0]
+    return wait_for([start_worker(bag, job=job, index=index, restart=restart, through=through)])[0]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hpcflow.node.memory import MemoryWatch, OomKills
-from tests.unit.bag_on_disk import SOURCE, BagOnDisk, Call, run_worker, wait_for, write_bag
+from tests.unit.bag_on_disk import Call, run_worker, write_bag
 from tests.unit.test_worker_series import act
 
 MIB = 1 << 20
@@ -115,23 +115,13 @@ def small_cgroup() -> Generator[Path]:
         group.rmdir()
 
 
-def run_inside(bag: BagOnDisk, group: Path) -> tuple[int, str]:
-    worker = subprocess.Popen(
-        ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh"]
-        + [sys.executable, "-m", "hpcflow.node", "bag", str(bag.path), str(bag.key_file)],
-        env={**os.environ, "PYTHONPATH": str(SOURCE), "HPCFLOW_JOB": "7"},
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    return wait_for([worker])[0]
-
-
 def test_a_task_that_the_kernel_kills_for_memory_is_told_from_other_deaths(tmp_path: Path, small_cgroup: Path) -> None:
     def be_killed() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     bag = write_bag(tmp_path, Call(allocate_for_ever), Call(be_killed), Call(wait_a_moment))
-    assert run_inside(bag, small_cgroup) == (0, "")
+    enter = ("sh", "-c", f'echo $$ > {small_cgroup}/cgroup.procs; exec "$@"', "sh")
+    assert run_worker(bag, through=enter) == (0, "")
     assert [bag.end(index)["st"] for index in range(3)] == ["memory", "signal", "ok"]
     assert 50 < bag.end(0)["mem"] <= 110
 
