@@ -8,7 +8,6 @@ import logging
 import os
 import secrets
 import sys
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from hpcflow.core.bag import DamagedError, checked
 from hpcflow.core.model import ClusterName, DispatchId, HpcflowError, NotFound, UserError, ulid
 from hpcflow.core.places import Places
 from hpcflow.core.states import State, Status
+from hpcflow.server.again import check_at_hand, nothing_to_retry, number_of
 from hpcflow.server.bagging import value_bytes
 from hpcflow.server.clusters import Cluster, find_clusters
 from hpcflow.server.engine import Engine
@@ -457,7 +457,7 @@ class Service:
         if tasks is not None and (unknown := [index for index in tasks if not 0 <= index < len(live.tasks)]):
             raise NotFound(f"Dispatch {dispatch} has no task {unknown[0]}.")
         cancelled = await self._engine.cancel(live, tasks)
-        message = f"Cancelled {_tasks(cancelled)}; what had ended keeps its result."
+        message = f"Cancelled {number_of(cancelled)}; what had ended keeps its result."
         return {"cancelled": cancelled, "message": message}
 
     async def pause(self, dispatch: str) -> Json:
@@ -471,7 +471,7 @@ class Service:
         ready = len(live.ready)
         await self._engine.pause(live, f"You paused it at {_spelled(self._engine.now())}.")
         running = sum(task.state in {State.QUEUED, State.RUNNING} for task in live.tasks)
-        goes_on = f" {_tasks(running, 'goes', 'go')} on that a scheduler has." if running else ""
+        goes_on = f" {number_of(running, 'goes', 'go')} on that a scheduler has." if running else ""
         return {"moved": ready, "message": f"Nothing more is submitted until `hpcflow resume {dispatch}`.{goes_on}"}
 
     async def resume(self, dispatch: str) -> Json:
@@ -484,7 +484,7 @@ class Service:
         paused = live.paused is not None or bool(live.pauses)
         moved = await self._engine.resume(live)
         if paused or moved:
-            return {"moved": moved, "message": f"It goes on; {_tasks(moved)} had been held back."}
+            return {"moved": moved, "message": f"It goes on; {number_of(moved)} had been held back."}
         return {
             "moved": 0,
             "message": f"Nothing of dispatch {dispatch} was paused. If the scheduler holds jobs of it, it was asked to "
@@ -505,65 +505,18 @@ class Service:
                 row = await asyncio.to_thread(self._store.dispatch, known)
                 assert row is not None  # it is known, and nothing is ever removed
                 live, _ = await self._load(row)
-            wanted = {State.FAILED} if failed_only else {State.FAILED, State.CANCELLED}
-            if not any(task.state in wanted for task in live.tasks):
-                return {"moved": 0, "message": _nothing_to_retry(live, failed_only=failed_only)}
-            await self._check_at_hand(live)
+            if (reason := nothing_to_retry(live, failed_only=failed_only)) is not None:
+                return {"moved": 0, "message": reason}
+            await check_at_hand(live, self._engine.clusters)
             moved = await self._engine.retry(
                 live, failed_only=failed_only, memory_mib=memory_mib, walltime_s=walltime_s
             )
         waits = f" It is paused: they wait for `hpcflow resume {dispatch}`." if live.paused is not None else ""
-        return {"moved": moved, "message": f"{_tasks(moved)} to run again; results that exist are kept.{waits}"}
-
-    async def _check_at_hand(self, live: LiveDispatch) -> None:
-        """Raise `HpcflowError` when the payload, or results of tasks that completed, are gone from where they lay."""
-        if not await asyncio.to_thread(os.path.exists, live.payload):
-            raise HpcflowError(f"The functions and arguments of {live.id} lay in {live.payload}, which is gone.")
-        needed = {
-            upstream
-            for index, task in enumerate(live.tasks)
-            if task.state is not State.COMPLETED
-            for upstream in live.graph.tasks[index].deps
-        }
-        # The last byte of each file that is needed: who can read it has all before it.
-        last: dict[tuple[ClusterName, str], tuple[int, int]] = {}
-        for upstream in sorted(needed):
-            task = live.tasks[upstream]
-            if task.result is not None and task.result.file is not None:
-                path, offset, size, _ = task.result.file
-                last[task.shape.cluster, path] = max(
-                    last.get((task.shape.cluster, path), (0, 0)), (offset + size, upstream)
-                )
-        for (name, path), (end, upstream) in last.items():
-            try:
-                there = not end or await self._engine.clusters[name].transport.read(path, end - 1, 1)
-            except HpcflowError:
-                there = b""
-            if not there:
-                raise HpcflowError(
-                    f"The result of task {upstream} ({live.graph.tasks[upstream].name}) lay in {path} on {name}, and "
-                    "can't be read any more, so that tasks which need it can't run again: dispatch the lattice anew."
-                )
+        return {"moved": moved, "message": f"{number_of(moved)} to run again; results that exist are kept.{waits}"}
 
 
 def _head(task: int | None, kind: str, size: int, **more: Any) -> bytes:  # Any: JSON
     return json.dumps({"task": task, "kind": kind, "size": size, **more}).encode() + b"\n"
-
-
-def _tasks(count: int, one: str = "", several: str = "") -> str:
-    """Return "3 tasks", with a verb in the right number where one is given."""
-    text = f"1 task {one}" if count == 1 else f"{count} tasks {several}"
-    return text.rstrip()
-
-
-def _nothing_to_retry(live: LiveDispatch, *, failed_only: bool) -> str:
-    states = Counter(task.state for task in live.tasks)
-    if states[State.COMPLETED] == len(live.tasks):
-        return f"Nothing to try again: {_tasks(len(live.tasks), 'has', 'have')} completed."
-    if failed_only and states[State.CANCELLED]:
-        cancelled = _tasks(states[State.CANCELLED], "was", "were")
-        return f"No task failed. {cancelled} cancelled: `hpcflow retry {live.id}` without --failed tries those again."
-    return f"No task has ended without completing; {live.left} of {_tasks(len(live.tasks))} on the way."
 
 
 def _span(record: Mapping[str, Any], stream: str) -> tuple[int, int]:  # Any: JSON

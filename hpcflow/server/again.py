@@ -1,0 +1,76 @@
+"""Before a dispatch is tried again: whether there is anything to try, and whether all that its tasks need is there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Mapping
+
+from hpcflow.core.model import ClusterName, HpcflowError
+from hpcflow.core.states import State
+from hpcflow.server.clusters import Cluster
+from hpcflow.server.live import LiveDispatch
+
+__all__ = ["check_at_hand", "nothing_to_retry", "number_of"]
+
+
+def nothing_to_retry(live: LiveDispatch, *, failed_only: bool) -> str | None:
+    """Return in a sentence why no task can be tried again, ``None`` when one can."""
+    states = Counter(task.state for task in live.tasks)
+    if states[State.FAILED] or (states[State.CANCELLED] and not failed_only):
+        return None
+    if states[State.COMPLETED] == len(live.tasks):
+        return f"Nothing to try again: {number_of(len(live.tasks), 'has', 'have')} completed."
+    if states[State.CANCELLED]:
+        cancelled = number_of(states[State.CANCELLED], "was", "were")
+        return f"No task failed. {cancelled} cancelled: `hpcflow retry {live.id}` without --failed tries those again."
+    return f"No task has ended without completing; {live.left} of {number_of(len(live.tasks))} on the way."
+
+
+async def check_at_hand(live: LiveDispatch, clusters: Mapping[ClusterName, Cluster]) -> None:
+    """Look for the payload, and for the results that tasks which have not completed take from those that have.
+
+    Raises:
+        HpcflowError: something is gone from where it lay, or can't be looked at now.
+    """
+    if not await asyncio.to_thread(os.path.exists, live.payload):
+        raise HpcflowError(
+            f"The functions and arguments of {live.id} lay in {live.payload}, which is gone: dispatch the lattice anew."
+        )
+    for (name, path), (end, task) in _last_bytes(live).items():
+        try:
+            # Who can read the last byte has all before it.
+            there = not end or await clusters[name].transport.read(path, end - 1, 1)
+            reason = "it is shorter than it was"
+        except HpcflowError as error:
+            there, reason = b"", str(error).rstrip(".")
+        if not there:
+            raise HpcflowError(
+                f"The result of task {task} ({live.graph.tasks[task].name}) can't be read from {path} on {name}: "
+                f"{reason}. Tasks need it. If it is gone for good, dispatch the lattice anew."
+            )
+
+
+def _last_bytes(live: LiveDispatch) -> dict[tuple[ClusterName, str], tuple[int, int]]:
+    """Return for each file that holds a result that is still needed where the last of them ends, and whose it is."""
+    needed = {
+        upstream
+        for index, task in enumerate(live.tasks)
+        if task.state is not State.COMPLETED
+        for upstream in live.graph.tasks[index].deps
+    }
+    last: dict[tuple[ClusterName, str], tuple[int, int]] = {}
+    for upstream in sorted(needed):
+        task = live.tasks[upstream]
+        if task.result is not None and task.result.file is not None:
+            path, offset, size, _ = task.result.file
+            place = (task.shape.cluster, path)
+            last[place] = max(last.get(place, (0, 0)), (offset + size, upstream))
+    return last
+
+
+def number_of(count: int, one: str = "", several: str = "") -> str:
+    """Return "3 tasks", with a verb in the right number where one is given."""
+    text = f"1 task {one}" if count == 1 else f"{count} tasks {several}"
+    return text.rstrip()
