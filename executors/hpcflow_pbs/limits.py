@@ -1,0 +1,153 @@
+"""What a PBS cluster can give: its server, its queues and its nodes in one command."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from hpcflow.core.model import ArrayLimits, HpcflowError, Limits, Partition
+from hpcflow.core.plugin import Command, Reply
+from hpcflow_pbs.answer import read_object
+from hpcflow_pbs.jobs import WORKER_MEMORY_MIB
+from hpcflow_pbs.text import decoded, first_words, not_found, seconds
+
+__all__ = ["limits", "parse_limits", "parse_probe", "probe"]
+
+Json = Mapping[str, Any]  # Any: JSON
+
+_MARK: Final = "=== hpcflow 5c1f27e0 ==="
+# Constant text; nothing of a user's is ever put into it. A site may hide nodes from its users.
+_LIMITS: Final = (
+    f"qstat -B -f -F json && echo '{_MARK}' && qstat -Q -f -F json && echo '{_MARK}' && "
+    "{ pbsnodes -a -F json || true; }"
+)
+_PROBE: Final = "qstat --version && qstat -B -f -F json"
+
+_MEMORY: Final = re.compile(r"([0-9]+)(b|kb|mb|gb|tb)", re.IGNORECASE)
+_UNITS: Final[Mapping[str, int]] = {"b": 1, "kb": 1024, "mb": 1024**2, "gb": 1024**3, "tb": 1024**4}
+#: "[u:PBS_GENERIC=200],[o:PBS_ALL=1000]"
+_EACH_USER: Final = re.compile(r"\[(?:u:PBS_GENERIC|o:PBS_ALL)=([0-9]+)\]")
+#: Kept for people: what explains a refusal or a delay.
+_NOTES: Final = (
+    *("server_host", "job_history_enable", "job_history_duration", "max_queued", "max_run", "node_fail_requeue"),
+    *("scheduling", "default_queue"),
+)
+_TORQUE: Final = re.compile(r"^(?:Version: [0-9]|torque)", re.MULTILINE | re.IGNORECASE)
+
+
+def probe() -> Command:
+    """Ask for the version, and whether a server answers."""
+    return Command(("sh", "-c", _PROBE))
+
+
+def parse_probe(reply: Reply) -> str:
+    """Return "PBS 23.06.06, server pbs01".
+
+    Raises:
+        HpcflowError: no qstat here, one of Torque's, or no server that answers.
+    """
+    said, complaint = decoded(reply.stdout), decoded(reply.stderr)
+    if not_found(reply):
+        raise HpcflowError("There is no PBS here: `qstat` was not found on PATH.")
+    _refuse_others(said + complaint)
+    version = re.search(r"^pbs_version = ([0-9][\w.-]*)", said, re.MULTILINE)
+    for name, server in read_object(said, "Server").items():
+        if reply.exit_code == 0 and version is not None:
+            return f"PBS {version[1]}, server {server.get('server_host', name)}"
+    if "cannot connect to server" in complaint:
+        raise HpcflowError(f"PBS's server does not answer: {first_words(complaint)}. Jobs that run go on without it.")
+    raise HpcflowError(f"PBS did not answer `qstat -B`: {first_words(complaint)}.")
+
+
+def limits() -> Command:
+    """Ask for the server, its queues and its nodes."""
+    return Command(("sh", "-c", _LIMITS))
+
+
+def parse_limits(reply: Reply) -> Limits:
+    """Read server, queues and nodes.
+
+    Raises:
+        HpcflowError: no answer, a cut one, or a PBS without job arrays.
+    """
+    if not_found(reply):
+        raise HpcflowError("There is no PBS here: `qstat` was not found on PATH.")
+    said, complaint = decoded(reply.stdout), decoded(reply.stderr)
+    _refuse_others(complaint)
+    parts = said.split(f"{_MARK}\n")
+    servers = read_object(parts[0], "Server") if len(parts) == 3 else {}
+    queues = read_object(parts[1], "Queue") if len(parts) == 3 else {}
+    if reply.exit_code != 0 or len(servers) != 1 or not queues:
+        raise HpcflowError(f"PBS did not tell its limits: {first_words(complaint)}.")
+    (server,) = servers.values()
+    # The server's own default (23.06, and every release since arrays came).
+    width = _number(server.get("max_array_size")) or 10_000
+    submitted = min(_each_user(server.get("max_queued")), default=None)
+    return Limits(
+        array=ArrayLimits(max_width=width, max_submitted=submitted),
+        partitions=_partitions(server, queues, read_object(parts[2], "nodes")),
+        scheduler="pbs",
+        version=str(server.get("pbs_version", "")),
+        accounting=server.get("job_history_enable") == "True",
+        notes={key: str(server[key]) for key in _NOTES if key in server},
+    )
+
+
+def _refuse_others(said: str) -> None:
+    if _TORQUE.search(said) and "pbs_version" not in said:
+        raise HpcflowError("This is Torque, not OpenPBS or PBS Pro: hpcflow does not serve it.")
+    if re.search(r"invalid option -- '?F|illegal -F", said):
+        raise HpcflowError("This PBS has no `qstat -F json`: hpcflow needs OpenPBS, or PBS Pro 14 or later.")
+
+
+def _partitions(server: Json, queues: Mapping[str, Json], nodes: Mapping[str, Json]) -> tuple[Partition, ...]:
+    """Return one partition for each queue; without a queue of its own, a node is taken to serve all of them."""
+    return tuple(
+        _partition(name, queue, server, [node for node in nodes.values() if node.get("queue", name) == name])
+        for name, queue in queues.items()
+    )
+
+
+def _partition(name: str, queue: Json, server: Json, nodes: Iterable[Json]) -> Partition:
+    most = _object(queue.get("resources_max"))
+    has = [_object(node.get("resources_available")) for node in nodes]
+    memory = _largest(_mib(each.get("mem")) for each in has)
+    queue_memory = _mib(most.get("mem"))
+    if memory is not None and queue_memory is not None:
+        memory = min(memory, queue_memory)
+    return Partition(
+        name=name,
+        is_default=server.get("default_queue") == name,
+        max_walltime_s=seconds(str(most.get("walltime", ""))),
+        max_nodes=_number(most.get("nodect")),
+        cpus_per_node=_largest(_number(each.get("ncpus")) for each in has),
+        memory_mib_per_node=None if memory is None else max(0, memory - WORKER_MEMORY_MIB),
+        gpus_per_node=_largest(_number(each.get("ngpus", 0)) for each in has),
+        total_nodes=len(has) or None,
+    )
+
+
+def _each_user(text: object) -> list[int]:
+    return [int(number) for number in _EACH_USER.findall(str(text or ""))]
+
+
+def _object(value: object) -> Json:
+    return value if isinstance(value, dict) else {}
+
+
+def _largest(numbers: Iterable[int | None]) -> int | None:
+    return max((number for number in numbers if number is not None), default=None)
+
+
+def _number(value: object) -> int | None:
+    """Return a count; releases write it as a number or as a text."""
+    text = str(value)
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _mib(value: object) -> int | None:
+    found = _MEMORY.fullmatch(str(value))
+    if found is None:
+        return None
+    return int(found[1]) * _UNITS[found[2].lower()] // 1024**2

@@ -1,0 +1,422 @@
+"""What a user may rely on whatever the scheduler is: one suite for local, Slurm, and the doubles of PBS and LSF.
+
+Slurm is the cluster that SLURM_CONF names. On a real PBS or LSF the same tests are those of tests/live.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.integration.places import Place, place
+from tests.integration.world import is_alive, open_gate, until
+
+SCHEDULERS = ("local", "slurm", "pbs")
+DOUBLES = tuple(name for name in SCHEDULERS if name not in {"local", "slurm"})
+
+
+def _needs(name: str) -> None:
+    if name == "slurm" and "SLURM_CONF" not in os.environ:
+        pytest.skip("needs the mini Slurm: docker/slurm-cluster/up, then source its env")
+
+
+@pytest.fixture(scope="module", params=SCHEDULERS)
+def _lasting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    _needs(request.param)
+    with place(request.param, tmp_path_factory.mktemp(request.param)) as started:
+        yield started
+
+
+@pytest.fixture
+def there(_lasting: Place, tmp_path: Path) -> Place:
+    """A place with a server that all tests share; the user's folder is the test's own."""
+    return replace(_lasting, user=replace(_lasting.user, folder=tmp_path))
+
+
+@pytest.fixture(params=DOUBLES)
+def own(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Place]]:
+    """A function that starts a double and a server for this test alone."""
+    with ExitStack() as stack:
+
+        def start(**environment: str) -> Place:
+            return stack.enter_context(place(request.param, tmp_path, **environment))
+
+        yield start
+
+
+SQUARES = """
+@hf.electron(walltime="2 min")
+def square(i, ledger):
+    note(ledger, i)
+    return i * i
+
+@hf.electron
+def total(squares):
+    return sum(squares)
+
+@hf.lattice(executor="PLACE")
+def squares(n, ledger):
+    return total([square(i, ledger) for i in range(n)])
+
+print(hf.dispatch(squares)(int(sys.argv[1]), sys.argv[2]))
+"""
+
+
+# ---- what comes back
+
+
+def test_a_lattice_runs_and_only_the_executors_name_differs(there: Place) -> None:
+    ledger = there.user.folder / "ledger"
+
+    dispatch = there.dispatches(SQUARES, 100, ledger)
+
+    assert there.ended(dispatch) == "COMPLETED", there.user.log()
+    assert int(there.result(dispatch)) == sum(i * i for i in range(100))
+    assert there.noted(ledger) == sorted(map(str, range(100)))
+    shown = there.user.asks("show", dispatch, "--tasks")
+    assert {task["cluster"] for task in shown["tasks_shown"]} == {there.name}
+    assert all(job.isdigit() for job in there.jobs(dispatch))
+
+
+def test_a_single_task_is_a_job_as_well(there: Place) -> None:
+    dispatch = there.dispatches(SQUARES, 1, there.user.folder / "ledger")
+
+    assert there.ended(dispatch) == "COMPLETED", there.user.log()
+    assert there.result(dispatch) == "0"
+
+
+def test_every_way_to_fail_is_told_for_what_it_is(there: Place) -> None:
+    dispatch = there.dispatches(
+        """
+@hf.electron(walltime="2 min")
+def raises():
+    raise ValueError("of my own")
+
+@hf.electron(walltime="2 min")
+def leaves():
+    os._exit(7)
+
+@hf.electron(walltime="2 min")
+def dies():
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+@hf.electron(walltime="2 s")
+def lasts():
+    time.sleep(300)
+
+@hf.lattice(executor="PLACE")
+def failures():
+    return [raises(), leaves(), dies(), lasts()]
+
+print(hf.dispatch(failures)())
+"""
+    )
+
+    shown = there.user.waits_for(dispatch)
+
+    assert shown["status"] == "FAILED"
+    errors = {task["name"]: task["error"] for task in shown["tasks_shown"]}
+    assert "ValueError: of my own" in errors["raises"]
+    assert "exit code 7" in errors["leaves"]
+    assert "SIGSEGV" in errors["dies"]
+    assert "walltime of 2 s" in errors["lasts"]
+
+
+def test_what_a_task_prints_is_kept(there: Place) -> None:
+    dispatch = there.dispatches(
+        """
+@hf.electron(walltime="2 min")
+def speaks():
+    print("to stdout")
+    print("to stderr", file=sys.stderr)
+
+@hf.lattice(executor="PLACE")
+def words():
+    return speaks()
+
+print(hf.dispatch(words)())
+"""
+    )
+
+    assert there.ended(dispatch) == "COMPLETED", there.user.log()
+    shown = there.user.hpcflow("show", dispatch, "--task", "0").stdout
+    assert "to stdout" in shown and "to stderr" in shown
+
+
+WAITS = """
+@hf.electron(walltime="5 min")
+def waits(i, ledger):
+    note(ledger, f"{os.getpid()} {i}")
+    time.sleep(600)
+
+@hf.lattice(executor="PLACE")
+def waiting(n, ledger):
+    return [waits(i, ledger) for i in range(n)]
+
+print(hf.dispatch(waiting)(int(sys.argv[1]), sys.argv[2]))
+"""
+
+
+def test_a_cancel_ends_what_runs_and_what_waits(there: Place) -> None:
+    ledger = there.user.folder / "ledger"
+    dispatch = there.dispatches(WAITS, 6, ledger)
+    pid = int(until(lambda: there.noted(ledger))[0].split()[0])
+
+    assert there.user.hpcflow("cancel", dispatch).returncode == 0
+
+    until(lambda: not is_alive(pid))
+    assert there.ended(dispatch) == "CANCELLED"
+    if there.double is not None:
+        double, numbers = there.double, set(map(int, there.jobs(dispatch)))
+        until(lambda: all(_is_over(job) for job in double.control()["jobs"] if job["number"] in numbers))
+
+
+def _is_over(job: dict[str, list[dict[str, str]]]) -> bool:
+    return all(element["state"] == "ended" for element in job["elements"])
+
+
+# ---- what goes wrong between server and scheduler
+
+
+def test_a_lost_answer_doubles_nothing(own: Callable[..., Place]) -> None:
+    here = own()
+    assert here.double is not None
+    here.double.set(lose_replies=1)
+    ledger = here.user.folder / "ledger"
+
+    dispatch = here.dispatches(SQUARES, 20, ledger)
+
+    assert here.ended(dispatch) == "COMPLETED", here.user.log()
+    assert here.noted(ledger) == sorted(map(str, range(20)))
+    names = [job["name"] for job in here.double.control()["jobs"]]
+    assert len(names) == len(set(names))
+
+
+def test_a_submission_that_never_arrived_is_sent_again(own: Callable[..., Place]) -> None:
+    here = own(HPCFLOW_SUBMIT_SETTLE="1")
+    assert here.double is not None
+    here.double.set(lose_requests=1)
+    ledger = here.user.folder / "ledger"
+
+    dispatch = here.dispatches(SQUARES, 5, ledger)
+
+    assert here.ended(dispatch) == "COMPLETED", here.user.log()
+    assert here.noted(ledger) == sorted(map(str, range(5)))
+
+
+def test_a_scheduler_that_is_down_for_a_while_loses_nothing(own: Callable[..., Place]) -> None:
+    here = own()
+    assert here.double is not None
+    ledger, gate = here.user.folder / "ledger", here.user.folder / "gate"
+    os.mkfifo(gate)
+    dispatch = here.dispatches(GATED, ledger, gate)
+    until(lambda: here.noted(ledger))
+
+    double = here.double
+    double.set(down=True)
+    asked = len(here.double.control()["calls"])
+    until(lambda: len(double.control()["calls"]) > asked + 1)
+    open_gate(gate)
+    until(lambda: "after 0" in here.noted(ledger))
+    double.set(down=False)
+
+    assert here.ended(dispatch) == "COMPLETED", here.user.log()
+    assert here.noted(ledger) == ["after 0", "before 0"]
+
+
+GATED = """
+@hf.electron(walltime="5 min")
+def gated(i, ledger, gate):
+    note(ledger, f"before {i}")
+    open(gate).read()
+    note(ledger, f"after {i}")
+    return i
+
+@hf.lattice(executor="PLACE")
+def gates(ledger, gate):
+    return gated(0, ledger, gate)
+
+print(hf.dispatch(gates)(*sys.argv[1:]))
+"""
+
+
+def test_a_node_that_fails_gives_its_work_to_a_successor(own: Callable[..., Place]) -> None:
+    here = own()
+    assert here.double is not None
+    ledger, gate = here.user.folder / "ledger", here.user.folder / "gate"
+    os.mkfifo(gate)
+    dispatch = here.dispatches(GATED, ledger, gate)
+    until(lambda: here.noted(ledger))
+
+    assert here.double.control(do="fail_node") == 1
+    until(lambda: here.noted(ledger).count("before 0") == 2)
+    open_gate(gate)
+
+    assert here.ended(dispatch) == "COMPLETED", here.user.log()
+    assert here.noted(ledger).count("after 0") == 1
+    assert len(here.jobs(dispatch)) == 1
+
+
+def test_a_refusal_comes_in_the_sites_own_words(own: Callable[..., Place]) -> None:
+    here = own()
+    assert here.double is not None
+    here.double.set(reject="site policy: no jobs on Mondays")
+
+    shown = here.user.waits_for(here.dispatches(SQUARES, 3, here.user.folder / "ledger"))
+
+    assert shown["status"] == "FAILED"
+    assert any("no jobs on Mondays" in str(task["error"]) for task in shown["tasks_shown"])
+
+
+def test_a_full_queue_is_waited_for(own: Callable[..., Place]) -> None:
+    here = own()
+    assert here.double is not None
+    here.double.set(max_queued=0)
+    ledger = here.user.folder / "ledger"
+    dispatch = here.dispatches(SQUARES, 3, ledger)
+    double = here.double
+    until(lambda: len(double.calls("qsub") + double.calls("bsub")) > 1)
+
+    double.set(max_queued=None)
+
+    assert here.ended(dispatch) == "COMPLETED", here.user.log()
+
+
+def test_arrays_are_no_larger_than_the_scheduler_allows(own: Callable[..., Place]) -> None:
+    here = own(HPCFLOW_FIRST_WIDTH="64", HPCFLOW_RAMP_WIDTH="64")
+    assert here.double is not None
+    here.double.set(max_array=3)
+    ledger = here.user.folder / "ledger"
+
+    dispatch = here.dispatches(SQUARES, 40, ledger)
+
+    assert here.ended(dispatch) == "COMPLETED", here.user.log()
+    assert here.noted(ledger) == sorted(map(str, range(40)))
+    assert max(len(job["elements"]) for job in here.double.control()["jobs"]) <= 3
+
+
+def test_without_history_the_journals_are_enough(own: Callable[..., Place]) -> None:
+    here = own()
+    assert here.double is not None
+    here.double.set(no_history=True)
+    ledger = here.user.folder / "ledger"
+
+    dispatch = here.dispatches(SQUARES, 20, ledger)
+
+    assert here.ended(dispatch) == "COMPLETED", here.user.log()
+    assert here.noted(ledger) == sorted(map(str, range(20)))
+
+
+def test_noise_before_every_answer_is_borne(own: Callable[..., Place]) -> None:
+    here = own()
+    assert here.double is not None
+    here.double.set(noise="Welcome to the cluster.\nMaintenance on {Friday}\n")
+
+    dispatch = here.dispatches(SQUARES, 5, here.user.folder / "ledger")
+
+    assert here.ended(dispatch) == "COMPLETED", here.user.log()
+
+
+# ---- what somebody else does
+
+
+def test_a_held_job_is_said_and_released(own: Callable[..., Place]) -> None:
+    here = own()
+    assert here.double is not None
+    here.double.set(stopped=True)
+    dispatch = here.dispatches(SQUARES, 3, here.user.folder / "ledger")
+    (job,) = until(lambda: here.jobs(dispatch))
+    here.double.control(do="hold", job=int(job), kind="u")
+    here.double.set(stopped=False)
+
+    until(lambda: "held" in str(here.user.asks("show", dispatch)).lower())
+    assert here.user.hpcflow("resume", dispatch).returncode == 0
+
+    assert here.ended(dispatch) == "COMPLETED", here.user.log()
+
+
+def test_a_job_that_somebody_else_deletes_pauses_its_tasks(own: Callable[..., Place]) -> None:
+    here = own()
+    assert here.double is not None
+    ledger, gate = here.user.folder / "ledger", here.user.folder / "gate"
+    os.mkfifo(gate)
+    dispatch = here.dispatches(GATED, ledger, gate)
+    until(lambda: here.noted(ledger))
+    (job,) = here.jobs(dispatch)
+
+    here.double.control(do="kill", job=int(job), index=0 if here.name == "pbs" else 1, why="user", by="ada")
+    paused = until(lambda: here.user.asks("show", dispatch)["paused"])
+
+    assert job in paused and "cancelled" in paused
+    assert here.user.hpcflow("resume", dispatch).returncode == 0
+    until(lambda: here.noted(ledger).count("before 0") == 2)
+    open_gate(gate)
+    assert here.ended(dispatch) == "COMPLETED", here.user.log()
+
+
+# ---- what dies
+
+
+def test_servers_that_die_again_and_again_lose_and_double_nothing(own: Callable[..., Place]) -> None:
+    here = own()
+    assert here.double is not None
+    ledger, gate = here.user.folder / "ledger", here.user.folder / "gate"
+    os.mkfifo(gate)
+    dispatch = here.dispatches(
+        """
+@hf.electron(walltime="5 min")
+def first(i, ledger, gate):
+    note(ledger, f"first {i}")
+    if gate:
+        open(gate).read()
+    return i
+
+@hf.electron(walltime="5 min")
+def second(i, ledger):
+    note(ledger, f"second {i}")
+    return i
+
+@hf.lattice(executor="PLACE")
+def stages(n, ledger, gate):
+    ones = [first(i, ledger, gate if i == 7 else None) for i in range(n)]
+    return [second(i, ledger) for i in ones]
+
+print(hf.dispatch(stages)(40, *sys.argv[1:]))
+""",
+        ledger,
+        gate,
+    )
+    for _ in range(5):
+        here.user.kills_the_server()
+        assert here.user.hpcflow("start").returncode == 0
+    until(lambda: "first 7" in here.noted(ledger))
+    here.user.kills_the_server()
+    open_gate(gate)
+    assert here.user.hpcflow("start").returncode == 0
+
+    assert here.ended(dispatch) == "COMPLETED", here.user.log()
+    assert here.noted(ledger) == sorted(f"{stage} {i}" for stage in ("first", "second") for i in range(40))
+    names = [job["name"] for job in here.double.control()["jobs"]]
+    assert len(names) == len(set(names))
+
+
+# ---- what it costs
+
+
+def test_a_thousand_tasks_cost_ten_commands(own: Callable[..., Place]) -> None:
+    here = own(HPCFLOW_ACCOUNTING_POLL="30")
+    assert here.double is not None
+    before = len(here.double.control()["calls"])
+    ledger = here.user.folder / "ledger"
+
+    dispatch = here.dispatches(SQUARES, 1000, ledger)
+
+    assert here.ended(dispatch) == "COMPLETED", here.user.log()
+    assert int(here.result(dispatch)) == sum(i * i for i in range(1000))
+    calls = here.double.control()["calls"][before:]
+    assert len(calls) <= 10, calls
