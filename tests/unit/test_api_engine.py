@@ -26,6 +26,7 @@ from hpcflow.server import schema
 from hpcflow.server.home import read_notice
 from tests.unit.served import FIRST, OTHER, a_shape
 
+THIRD = "01JD0000000000000000000003"
 # Whatever looks a class up by a pickle's word in the server ends it; its workers are processes of their own.
 PROGRAM = """
 import os, sys
@@ -183,6 +184,15 @@ def test_cancelling_what_has_ended_is_no_error(client: Client) -> None:
     assert schema.CancelAnswer.model_validate_json(raw).cancelled == 0
 
 
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+def test_pausing_and_resuming_what_has_ended_is_no_error(client: Client, verb: str) -> None:
+    status, raw = client.ask("POST", f"/dispatches/{FIRST}/{verb}")
+    assert status == 200
+    answer = schema.Moved.model_validate_json(raw)
+    assert answer.moved == 0
+    assert answer.message.startswith(f"Dispatch {FIRST} has ended already")
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -232,3 +242,18 @@ def test_results_follow_one_another_as_described(client: Client) -> None:
         kinds[head["task"]] = head["kind"]
         raw = raw[head["size"] :]
     assert kinds == {0: "result", 1: "result", 2: "error"}
+
+
+def test_what_failed_is_tried_again_in_a_dispatch_that_has_ended(client: Client) -> None:
+    status, answer = client.upload(THIRD)
+    assert status == 201
+    assert client.ended(answer["id"])["counts"] == {"completed": 2, "failed": 1}
+    body = json.dumps({"failed_only": True, "memory_mib": 100, "walltime_s": 60}).encode()
+    status, raw = client.ask("POST", f"/dispatches/{THIRD}/retry", body)
+    assert (status, schema.Moved.model_validate_json(raw).moved) == (200, 1)
+    assert client.ended(THIRD)["counts"] == {"completed": 2, "failed": 1}
+    assert [client.get(f"/dispatches/{THIRD}/tasks/{index}")["attempt"] for index in range(3)] == [1, 1, 2]
+    status, raw = client.ask("POST", f"/dispatches/{THIRD}/retry", b'{"failed_only": true, "memory_mib": 1000000000}')
+    assert status == 400
+    assert "1000000000 MiB" in json.loads(raw)["error"]
+    assert client.get(f"/dispatches/{THIRD}")["status"] == "FAILED"

@@ -68,6 +68,20 @@ def test_an_electron_that_calls_an_electron_runs_where_hpcflow_is_not_installed(
         assert bag.result(0) == 40
 
 
+def test_the_words_for_failures_are_known_where_hpcflow_is_not_installed(tmp_path: Path) -> None:
+    def sort_out(values: list[object]) -> tuple[list[object], list[str], object]:
+        import hpcflow
+
+        lost = [value.error for value in values if isinstance(value, hpcflow.Failed)]
+        return [value for value in values if value], lost, hpcflow.Retries(2, exceptions=[OSError])
+
+    failed = hf.Failed("relax", 7, "failed", "ValueError: no minimum")
+    bag = write_bag(tmp_path, Call(sort_out, ([1, failed],)))
+    reply = run_isolated(write_worker(tmp_path), "bag", str(bag.path), str(bag.key_file))
+    assert (reply.returncode, reply.stderr) == (0, "")
+    assert bag.result(0) == ([1], ["ValueError: no minimum"], hf.Retries(2, exceptions=[OSError]))
+
+
 def test_a_wrong_command_line_is_answered_with_the_right_one(tmp_path: Path) -> None:
     reply = run_isolated(write_worker(tmp_path), "help")
     assert reply.returncode == 64
