@@ -98,7 +98,9 @@ def _refuse_others(said: str) -> None:
     if _TORQUE.search(said) and "pbs_version" not in said:
         raise HpcflowError("This is Torque, not OpenPBS or PBS Pro: hpcflow does not serve it.")
     if re.search(r"invalid option -- '?F|illegal -F", said):
-        raise HpcflowError("This PBS has no `qstat -F json`: hpcflow needs OpenPBS, or PBS Pro 14 or later.")
+        raise HpcflowError(
+            "This qstat has no -F json: it is Torque's, or older than PBS Pro 14. hpcflow serves neither."
+        )
 
 
 def _partitions(server: Json, queues: Mapping[str, Json], nodes: Mapping[str, Json]) -> tuple[Partition, ...]:
