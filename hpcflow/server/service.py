@@ -454,6 +454,8 @@ class Service:
         live = self._engine.writer.dispatches.get(known)
         if live is None:
             return {"cancelled": 0, "message": f"Dispatch {dispatch} has ended already."}
+        if tasks == []:
+            return {"cancelled": 0, "message": "No task was named, so nothing was cancelled."}
         if tasks is not None and (unknown := [index for index in tasks if not 0 <= index < len(live.tasks)]):
             raise NotFound(f"Dispatch {dispatch} has no task {unknown[0]}.")
         cancelled = await self._engine.cancel(live, tasks)

@@ -110,6 +110,17 @@ async def test_a_dispatch_that_nobody_knows_is_not_found(tmp_path: Path) -> None
                 await ask
 
 
+@in_loop
+async def test_cancelling_no_task_cancels_none(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        service = a_service(stage)
+        dispatch = await dispatched(service, stage, [])
+        job = await stage.job()
+        assert (await service.cancel(dispatch, []))["cancelled"] == 0
+        PlayedWorker(job, 0).run(0, 0)
+        assert (await ended(service, dispatch))["status"] == Status.COMPLETED
+
+
 # ---- retry
 
 

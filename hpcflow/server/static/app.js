@@ -103,7 +103,7 @@ async function list(turn) {
     if (turn !== shown) return;
     const rows = dispatches.map((summary) => [
       make("a", { href: `#/${summary.id}` }, summary.name),
-      state(summary.status),
+      make("span", {}, state(summary.status), summary.paused ? ", paused" : ""),
       `${ended(summary)} of ${summary.tasks}`,
       countsText(summary),
       when(summary.created_at),
@@ -151,6 +151,7 @@ async function detail(turn, id) {
       make("p", {}, `${ended(summary)} of ${summary.tasks} tasks have ended: ${countsText(summary)}. `,
         make("span", { class: "soft" }, seconds(summary.started_at, summary.ended_at))),
       summary.error ? make("p", { class: "notice fault" }, summary.error) : "",
+      summary.paused ? make("p", { class: "notice" }, `Paused: ${summary.paused} Go on with \`hpcflow resume ${id}\`.`) : "",
       ...(failed.length ? [make("h2", {}, "Failed tasks"), table(["Task", "Electron", "Error", "Host"], failed)] : []),
       make("h2", {}, "Job arrays"),
       summary.arrays.length
