@@ -21,7 +21,7 @@ __all__ = [
     "Ledger",
     "Lost",
     "Started",
-    "is_journal",
+    "newest_first",
     "worker_name",
 ]
 
@@ -30,7 +30,7 @@ Record = Mapping[str, Any]
 
 #: Signals by which a scheduler ends a whole job: a task that died of one is in doubt until its worker goes on.
 _DOUBTFUL: Final = frozenset({int(signal.SIGTERM), int(signal.SIGKILL)})
-_JOURNAL: Final = re.compile(r"[A-Za-z0-9.-]+_\d+_\d+\.jsonl")
+_JOURNAL: Final = re.compile(r"[A-Za-z0-9.-]+_\d+_(\d+)\.jsonl")
 #: How a worker ends whose files take no more bytes, and a task that finds its way to the worker closed
 #: (EX_TEMPFAIL of sysexits.h).
 EXIT_STORAGE: Final = 75
@@ -103,14 +103,26 @@ class Ledger:
         self.ended = 0
         self.wall_s = 0.0
         #: For the tasks of units that hold several: what follows them there.
-        self._followers = {
+        self._followers: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        self.grow(bag)
+        #: By array task, the newest restart that inherited; by task and attempt, the workers that began it.
+        self._heirs: dict[str, int] = {}
+        self._began: dict[tuple[int, int], set[str]] = {}
+        #: Failures that workers with an heir told.
+        self._disputed: list[Ended] = []
+        #: What a worker said of a place where nothing can be written or started: quota, a full disk, no processes.
+        self.complaint: str | None = None
+
+    def grow(self, bag: Bag) -> None:
+        """Take the bag as it is with a further part."""
+        known = len(self.bag.units) if bag is not self.bag else 0
+        self.bag = bag
+        self._followers |= {
             bag.tasks[unit[place]]: [bag.tasks[position] for position in unit[place + 1 :]]
-            for unit in bag.units
+            for unit in bag.units[known:]
             if len(unit) > 1
             for place in range(len(unit) - 1)
         }
-        #: What a worker said of a place where nothing can be written or started: quota, a full disk, no processes.
-        self.complaint: str | None = None
 
     @property
     def all_claimed(self) -> bool:
@@ -153,15 +165,20 @@ class Ledger:
 
     def read(self, worker: str, records: Sequence[Record]) -> list[Fact]:
         """Take the new records of one worker's journal, in order, and return what they say about tasks."""
-        me = self.workers.setdefault(worker, Worker())
+        if worker not in self.workers:
+            job, index, restart = worker.rsplit("_", 2)
+            self.workers[worker] = Worker(released=int(restart) < self._heirs.get(f"{job}_{index}", 0))
+        me = self.workers[worker]
         facts: list[Fact] = []
         for record in records:
             if me.doubt is not None:
                 doubt, me.doubt = me.doubt, None
+                me.running = None
                 # S4: the worker went on, so the signal was the task's own; if it was told to leave, so was the task.
-                if record.get("why") != "term":
-                    me.running = None
-                    facts += self._end(doubt)
+                if record.get("why") == "term":
+                    me.cut.add((doubt.index, doubt.attempt))
+                else:
+                    facts += self._believe(me, doubt)
             match record["ev"]:
                 case "up":
                     me.host = str(record.get("node") or record.get("host") or "")
@@ -174,11 +191,13 @@ class Ledger:
                 case "start":
                     me.running = (int(record["i"]), int(record["n"]))
                     me.begun += 1
+                    self._began.setdefault(me.running, set()).add(worker)
                     facts.append(Started(*me.running, worker, float(record["t"])))
                 case "end":
                     facts += self._read_end(me, worker, record)
                 case "exit":
                     me.exit = str(record["why"])
+                    facts += self._unopposed(worker)
                     if me.exit == "fault":
                         self.complaint = str(record.get("msg") or self.complaint or "a worker could not go on")
                 case _:
@@ -195,7 +214,25 @@ class Ledger:
             self.complaint = record.get("msg", self.complaint)
             me.cut.add((ended.index, ended.attempt))
             return []
-        return list(self._end(ended))
+        return self._believe(me, ended)
+
+    def _believe(self, me: Worker, ended: Ended) -> list[Ended]:
+        """Take the end that a worker tells, unless it is a failure on a node that was given up.
+
+        There all may fail that goes well with its heir, which runs the task again unless it found this very line.
+        """
+        if not me.released or ended.record["st"] == "ok":
+            return list(self._end(ended))
+        self._disputed.append(ended)
+        return []
+
+    def _unopposed(self, heir: str) -> list[Ended]:
+        """Return, when an heir leaves, the failures that it took from its predecessors' journals as they were."""
+        task = heir.rpartition("_")[0]
+        own = [ended for ended in self._disputed if ended.worker.rpartition("_")[0] == task and ended.worker != heir]
+        self._disputed = [ended for ended in self._disputed if ended not in own]
+        found = (ended for ended in own if self._began[ended.index, ended.attempt] == {ended.worker})
+        return [fact for ended in found for fact in self._end(ended)]
 
     def _end(self, ended: Ended) -> Iterable[Ended]:
         key = (ended.index, ended.attempt)
@@ -211,6 +248,7 @@ class Ledger:
     def _hand_over(self, heir: str) -> None:
         """A requeued array task took over: what its dead predecessors ran or claimed is its own now (S3)."""
         job, index, restart = heir.rsplit("_", 2)
+        self._heirs[f"{job}_{index}"] = max(int(restart), self._heirs.get(f"{job}_{index}", 0))
         for earlier in range(int(restart)):
             old = self.workers.get(f"{job}_{index}_{earlier}")
             if old is not None:
@@ -250,9 +288,10 @@ class Ledger:
                     yield self.bag.tasks[position]
 
 
-def is_journal(file_name: str) -> bool:
-    """Say whether a file is a worker's journal, by its name."""
-    return _JOURNAL.fullmatch(file_name) is not None
+def newest_first(file_names: Iterable[str]) -> list[str]:
+    """Return the workers' journals among file names, by restart: what heirs say decides what a predecessor may."""
+    found = [journal for name in file_names if (journal := _JOURNAL.fullmatch(name))]
+    return [journal[0] for journal in sorted(found, key=lambda journal: int(journal[1]), reverse=True)]
 
 
 def worker_name(job_id: str, index: int, restart: int) -> str:

@@ -133,7 +133,7 @@ class Slurm:
                 return self._books(options)
             case ["scancel", *ids]:
                 return self._scancel(ids)
-            case ["scontrol", "release", *ids]:
+            case ["sh", "-c", script, "hpcflow-release", _, *ids] if "scontrol" in script:
                 return self._release(ids)
             case ["sh", "-c", script, "hpcflow-cancel", names, option, _, *ids] if "scancel" in script:
                 found = {job.id for job in self.jobs if job.name in names.split(",")} if self.controller_up else set()

@@ -124,14 +124,20 @@ class Worker:
                 break
             self._log("claim", k=k)
             for unit in range(bag["cuts"][k], bag["cuts"][k + 1]):
-                index, attempt = bag["tasks"][unit][:2]
-                if (index, attempt) in ended:
-                    continue
-                if not may_begin():
-                    self._log("left", k=k, u=unit)
+                for position in bag["units"][unit] if bag["units"] else [unit]:
+                    index, attempt = bag["tasks"][position][:2]
+                    st = ended.get((index, attempt))
+                    if st is None:
+                        if not may_begin():
+                            self._log("left", k=k, u=unit)
+                            break
+                        st = await self._run(index, attempt, bag)
+                    if st == "kills":
+                        return -9
+                    if st != "ok":
+                        break  # the rest of a chain is not run
+                if self.stop is not None:
                     break
-                if (code := await self._run(index, attempt, bag)) is not None:
-                    return code
             successor = f"{self.path}/journal/{self.job}_{self.index}_{restart + 1}.jsonl"
             if site.files.exists(successor):
                 self.stop = self.stop or "superseded"
@@ -144,9 +150,9 @@ class Worker:
         line = sign_line({"ev": event, "t": round(site.loop.time(), 4), "w": self.name, **fields}, self._key)
         return site.files.append(self._journal, line)
 
-    def _inherit(self, restart: int) -> tuple[list[int], set[tuple[int, int]]]:
+    def _inherit(self, restart: int) -> tuple[list[int], dict[tuple[int, int], str]]:
         ranges: set[int] = set()
-        ended: set[tuple[int, int]] = set()
+        ended: dict[tuple[int, int], str] = {}
         for earlier in range(restart):
             name = f"{self.job}_{self.index}_{earlier}"
             ranges |= {k for k, owner in self.site.files.claims[self.path].items() if owner == name}
@@ -160,7 +166,7 @@ class Worker:
                 elif record["ev"] == "inherit":
                     ranges.update(record["k"])
                 elif record["ev"] == "end" and (record["st"] in _FINAL or _died_alone(records, number)):
-                    ended.add((record["i"], record["n"]))
+                    ended.setdefault((record["i"], record["n"]), record["st"])
         if ranges:
             self._log("inherit", k=sorted(ranges), ended=len(ended))
         return sorted(ranges), ended
@@ -173,8 +179,8 @@ class Worker:
                 return k
         return None
 
-    async def _run(self, index: int, attempt: int, bag: dict[str, Any]) -> int | None:
-        """Run one task; return an exit code when the worker ends with it."""
+    async def _run(self, index: int, attempt: int, bag: dict[str, Any]) -> str:
+        """Run one task; return how it ended, "kills" when it took this worker with it."""
         site = self.site
         site.runs += 1
         run, fate = site.runs, site.fate(index, attempt)
@@ -193,7 +199,7 @@ class Worker:
         told = self.stop == "term" and site.loop.time() - begun < wall
         if not told and st == "kills":
             site.history.add("run ends", run=run, task=index, attempt=attempt, worker=self.name, st="kills")
-            return -9
+            return st
         fields: dict[str, Any] = {"wall": round(site.loop.time() - begun, 3), "cpu": [0.0, 0.0], "rss": 1}
         if told:
             # The scheduler's TERM reaches the task first: sometimes its worker writes that down before its own comes.
@@ -223,7 +229,7 @@ class Worker:
         )
         if st == "signal" and not told:
             await asyncio.sleep(0.3)
-        return None
+        return st
 
 
 def _died_alone(records: list[dict[str, Any]], number: int) -> bool:

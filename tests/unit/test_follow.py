@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hpcflow.core.follow import Ended, Ledger, Lost, Started
+from hpcflow.core.follow import Ended, Ledger, Lost, Started, newest_first
 from hpcflow.core.model import Bag, BagId, ClusterName, DispatchId, Resources, Shape
 
 Record = dict[str, Any]  # Any: JSON
@@ -99,7 +99,7 @@ def test_a_kill_signal_before_the_workers_own_end_is_no_end_of_the_task() -> Non
     ledger = Ledger(a_bag(1))
     ledger.read("7_0_0", [claim(0), start(0), end(0, "signal", sig=15)])
     assert ledger.read("7_0_0", [leave("term")]) == []
-    assert ledger.lost(["7_0_0"], last=True).running == (((0, 1), "7_0_0"),)
+    assert ledger.lost(["7_0_0"], last=True) == Lost(running=(), free=(), cut=(((0, 1), "7_0_0"),))
 
 
 def test_a_crash_of_the_task_itself_is_never_in_doubt() -> None:
@@ -113,3 +113,35 @@ def test_a_requeued_worker_inherits_and_its_predecessor_leaves_nothing() -> None
     ledger.read("7_0_1", [{"ev": "inherit", "k": [0], "ended": 0}, start(0)])
     assert ledger.lost(["7_0_0"], last=False) == Lost(running=(), free=(), cut=())
     assert ledger.lost(["7_0_1"], last=False) == Lost(running=(((0, 1), "7_0_1"),), free=((1, 1),), cut=())
+
+
+def inherit(*k: int) -> Record:
+    return {"ev": "inherit", "t": 2.0, "k": list(k), "ended": 0}
+
+
+def test_a_failure_on_a_lost_node_is_nothing_beside_the_heir_that_runs_the_task() -> None:
+    ledger = Ledger(a_bag(1))
+    ledger.read("7_0_0", [claim(0), start(0)])
+    ledger.read("7_0_1", [inherit(0), start(0)])
+    assert ledger.read("7_0_0", [end(0, "exit", code=3), leave("superseded")]) == []
+    assert ledger.read("7_0_1", [end(0), leave("drained")]) == [Ended(0, 1, "7_0_1", end(0))]
+
+
+def test_a_result_from_a_lost_node_counts_though_its_heir_runs() -> None:
+    ledger = Ledger(a_bag(1))
+    ledger.read("7_0_0", [claim(0), start(0)])
+    ledger.read("7_0_1", [inherit(0), start(0)])
+    assert ledger.read("7_0_0", [end(0)]) == [Ended(0, 1, "7_0_0", end(0))]
+
+
+def test_a_failure_that_the_heir_found_in_the_journal_counts_when_the_heir_leaves() -> None:
+    ledger = Ledger(a_bag(2))
+    ledger.read("7_0_1", [inherit(0, 1), start(1)])
+    assert ledger.read("7_0_0", [claim(0), start(0), end(0, "error")]) == [Started(0, 1, "7_0_0", 2.0)]
+    told = ledger.read("7_0_1", [end(1), leave("drained")])
+    assert [(fact.index, fact.worker) for fact in told if isinstance(fact, Ended)] == [(1, "7_0_1"), (0, "7_0_0")]
+
+
+def test_journals_of_heirs_come_first_and_others_files_not_at_all() -> None:
+    names = ["7_0_0.jsonl", "7_0_10.jsonl", "7_0_9.jsonl", "7_0_0.jsonl~", "notes.jsonl"]
+    assert newest_first(names) == ["7_0_10.jsonl", "7_0_9.jsonl", "7_0_0.jsonl"]
