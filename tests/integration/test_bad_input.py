@@ -95,9 +95,9 @@ def test_a_lattice_that_can_not_run_is_refused_with_one_sentence(
     dispatched = user.tries(program)
     planned = user.hpcflow("plan", str(user.folder / "program.py"))
 
-    name, _, said = dispatched.stderr.splitlines()[-1].partition(": ")
+    said = dispatched.stderr.splitlines()[-1]
     assert dispatched.returncode == 1
-    assert name.startswith("hpcflow.")
+    assert "Traceback" not in dispatched.stderr
     assert re.fullmatch(sentence, said), said
     assert planned.returncode == 2
     assert planned.stdout == ""
@@ -176,7 +176,7 @@ def test_a_wrong_token_is_refused_and_the_right_one_works_again(alone: User) -> 
     assert listed.returncode == 4
     assert one_sentence(listed).startswith(f"The server refused the token in {alone.home.token}: ")
     assert dispatched.returncode == 1
-    assert "NotAuthorised: The server refused the token" in dispatched.stderr.splitlines()[-1]
+    assert dispatched.stderr.splitlines()[-1].startswith("The server refused the token")
     token.write_text(right)
     assert alone.dispatches() == before
 
