@@ -115,8 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     retry = add("retry", dispatches.retry, "try what did not complete once more, also of a dispatch that has ended")
     _id(retry)
     retry.add_argument("--failed", action="store_true", help="only tasks that failed, and what was skipped for them")
-    retry.add_argument("--memory", metavar="SIZE", help="ask for this much from now on, such as 24GB")
-    retry.add_argument("--walltime", metavar="TIME", help="ask for this long from now on, such as 2h")
+    retry.add_argument("--memory", metavar="SIZE", help="what failed asks for this much from now on: 24GB")
+    retry.add_argument("--walltime", metavar="TIME", help="what failed asks for this long from now on: 2h")
     _json(retry)
 
     cluster = add_group("clusters", "list clusters, or test one")

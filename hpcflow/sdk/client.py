@@ -185,8 +185,8 @@ def retry(
     Args:
         dispatch_id: a dispatch that runs or has ended.
         failed_only: those that failed, and what was skipped because of them; not what was cancelled.
-        memory: ask for this much from now on, as in ``memory="24 GB"`` of an electron.
-        walltime: ask for this long from now on.
+        memory: what tasks that had failed ask for from now on, as in ``memory="24 GB"`` of an electron.
+        walltime: the same for their time.
 
     Raises:
         UserError: no partition can give as much, or results that the tasks need are gone.

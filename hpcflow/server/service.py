@@ -9,7 +9,7 @@ import os
 import secrets
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
@@ -510,6 +510,9 @@ class Service:
             if (reason := nothing_to_retry(live, failed_only=failed_only)) is not None:
                 return {"moved": 0, "message": reason}
             await check_at_hand(live, self._engine.clusters)
+            for name in live.clusters if memory_mib or walltime_s else ():
+                with suppress(HpcflowError):  # a cluster that does not answer now judges by itself, later
+                    await self._engine.clusters[name].known_limits(self._engine.now())
             moved = await self._engine.retry(
                 live, failed_only=failed_only, memory_mib=memory_mib, walltime_s=walltime_s
             )

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from hpcflow.core.model import Cause, DispatchId, HpcflowError, NotFound, Partition, UserError
+from hpcflow.core.model import Cause, DispatchId, HpcflowError, Limits, NotFound, Partition, UserError
 from hpcflow.core.places import Places
+from hpcflow.core.plugin import Reply
 from hpcflow.core.states import State, Status
 from hpcflow.server.service import Service
-from tests.unit.mini_world import MINI, Job, PlayedWorker, Stage, a_manifest, a_stage
+from tests.unit.mini_world import MINI, Job, MiniPlugin, PlayedWorker, Stage, a_manifest, a_stage
 from tests.unit.test_engine import in_loop
 
 UNKNOWN = "01JD0000000000000000000009"
@@ -26,6 +27,14 @@ def a_service(stage: Stage) -> Service:
     where = Places(str(stage.folder / "home"))
     Path(where.dispatches).mkdir(parents=True, exist_ok=True)
     return Service(stage.engine, where, MINI, "the only one")
+
+
+class SmallPlugin(MiniPlugin):
+    """A cluster of nodes with 1000 MiB."""
+
+    def parse_limits(self, reply: Reply) -> Limits:
+        small = Partition(name="small", is_default=True, memory_mib_per_node=1000)
+        return replace(super().parse_limits(reply), partitions=(small,))
 
 
 async def dispatched(service: Service, stage: Stage, *deps: Sequence[int]) -> DispatchId:
@@ -175,9 +184,7 @@ async def test_a_retry_that_is_refused_leaves_an_ended_dispatch_as_it_was(tmp_pa
         await ended(service, dispatch)
         await stage.until(lambda: dispatch not in stage.engine.writer.dispatches)
         cluster = stage.engine.clusters[MINI]
-        assert cluster.limits is not None
-        small = Partition(name="small", is_default=True, memory_mib_per_node=1000)
-        cluster.limits = replace(cluster.limits, partitions=(small,))
+        cluster.plugin, cluster.limits = SmallPlugin(), None  # as after a restart: nobody has asked yet
         with pytest.raises(UserError, match="1000"):
             await service.retry(dispatch, failed_only=False, memory_mib=2000, walltime_s=None)
         assert (await service.summary(dispatch))["status"] == Status.FAILED
