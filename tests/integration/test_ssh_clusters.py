@@ -1,0 +1,220 @@
+"""A laptop's server and a cluster behind ssh: whole dispatches over one connection, which breaks on the way."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import PATH
+from tests.integration.sshd import Sshd, sshd
+from tests.integration.world import PATIENCE_S, User, lines, served, until
+from tests.proxy import Proxy, proxied
+
+
+@dataclass(frozen=True)
+class Laptop:
+    """A user whose server reaches a cluster called ``far`` through a proxy; the two share no directory."""
+
+    user: User
+    node: Sshd
+    proxy: Proxy
+    #: Its work directory there.
+    work: Path
+
+
+@contextmanager
+def a_laptop(folder: Path, *options: str, user: str | None = None, table: str = "") -> Generator[Laptop]:
+    """Run sshd, proxy and server. ``table``: further lines of the cluster's table."""
+    with ExitStack() as stack:
+        node = stack.enter_context(sshd(folder / "node", *options, user=user))
+        proxy = stack.enter_context(proxied(node.port))
+        home = folder / "laptop"
+        (home / ".ssh").mkdir(parents=True, mode=0o700)
+        shutil.copy(node.config(proxy.port), home / ".ssh/config")
+        work = folder / "work" if user is None else node.home / f".hpcflow/work/far-{os.getpid()}"
+        text = f'[far]\nscheduler = "local"\nhost = "cluster"\n{table}\n'
+        if user is None:
+            text += f'workdir = "{work}"\nkeys = "{folder}/keys"\npython = "{sys.executable}"\n'
+        else:
+            text += f'workdir = "~/.hpcflow/work/{work.name}"\n'
+        environment = {"HOME": str(home), "HPCFLOW_SSH_JOURNAL_POLL": "0.1", "HPCFLOW_SSH_JOURNAL_POLL_MAX": "0.5"}
+        yield Laptop(stack.enter_context(served(folder, environment, PATH, clusters=text)), node, proxy, work)
+
+
+@pytest.fixture(scope="module")
+def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laptop]:
+    with a_laptop(tmp_path_factory.mktemp("laptop")) as running:
+        yield running
+
+
+MANY = """
+import sys
+import hpcflow as hf
+
+LEDGER = sys.argv[1]
+
+@hf.electron(executor="far")
+def square(x):
+    with open(LEDGER, "a") as ledger:
+        ledger.write(f"{x}\\n")
+    return x * x
+
+@hf.electron(executor="far")
+def total(values):
+    return sum(values)
+
+@hf.lattice
+def flow(n):
+    return total([square(i) for i in range(n)])
+
+id = hf.dispatch(flow)(int(sys.argv[2]))
+print(hf.get_result(id, wait=True).result)
+"""
+
+
+def test_a_dispatch_runs_on_the_cluster_over_one_connection(laptop: Laptop, tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    assert laptop.user.runs(MANY, str(ledger), "40") == str(sum(i * i for i in range(40)))
+    assert sorted(map(int, lines(ledger))) == list(range(40))
+    assert laptop.proxy.connections == 1
+    assert len(list((laptop.work / "bags").iterdir())) == 2
+
+
+def test_its_key_lies_private_and_in_nobodys_argv(laptop: Laptop, tmp_path: Path) -> None:
+    laptop.user.runs(MANY, str(tmp_path / "ledger"), "2")
+    (key,) = (laptop.work.parent / "keys").glob("*/key")
+    assert [os.stat(path).st_mode & 0o777 for path in (key.parent, key)] == [0o700, 0o600]
+    assert key.read_bytes() == (Path(laptop.user.home.keys) / "far").read_bytes()
+    log = Path(laptop.user.home.log).read_text()
+    assert key.read_bytes().hex() not in log
+
+
+#: The electron of `MANY` that takes its time, in seconds.
+SLOW = "__import__('time').sleep({}) or x * x"
+
+
+@contextmanager
+def begun(laptop: Laptop, ledger: Path, n: int, square: str = "x * x") -> Generator[subprocess.Popen[str]]:
+    """Run `MANY` beside the test, to its end at the latest."""
+    running = laptop.user.begins(MANY.replace("x * x", square), str(ledger), str(n))
+    try:
+        yield running
+    finally:
+        running.kill()
+        running.communicate()
+
+
+LARGE = """
+import sys
+import hpcflow as hf
+
+@hf.electron(executor="far")
+def make(n):
+    return bytes(range(256)) * n
+
+@hf.electron(executor="local")
+def measure(data):
+    return len(data), data[-3:]
+
+@hf.lattice
+def flow(n):
+    data = make(n)
+    return data, measure(data)
+
+data, (size, end) = hf.get_result(hf.dispatch(flow)(50_000), wait=True).result
+print(len(data) == size == 50_000 * 256, end == bytes([253, 254, 255]))
+"""
+
+
+def test_large_results_come_from_the_cluster_and_go_on_to_another(laptop: Laptop) -> None:
+    assert laptop.user.runs(LARGE) == "True True"
+
+
+@pytest.mark.slow
+def test_a_link_that_breaks_again_and_again_loses_and_doubles_nothing(laptop: Laptop, tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    assert laptop.user.hpcflow("clusters", "test", "far").returncode == 0
+    before = laptop.proxy.connections
+    with begun(laptop, ledger, 60, SLOW.format(0.2)) as running:
+        for so_many in (1, 20, 40):
+            until(lambda so_many=so_many: len(lines(ledger)) >= so_many)
+            laptop.proxy.cut_after = 700 * so_many
+            until(lambda: laptop.proxy.cut_after is None)
+        out, err = running.communicate(timeout=PATIENCE_S)
+    assert (out.strip(), running.returncode) == (str(sum(i * i for i in range(60))), 0), err
+    assert sorted(map(int, lines(ledger))) == list(range(60))
+    assert laptop.proxy.connections == before + 3
+
+
+@pytest.mark.slow
+def test_a_host_that_is_away_for_a_while_is_waited_for(laptop: Laptop, tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    assert laptop.user.hpcflow("clusters", "test", "far").returncode == 0
+    earlier = set(laptop.user.dispatches())
+    laptop.proxy.refuse = True
+    laptop.proxy.cut()
+    with begun(laptop, ledger, 4) as running:
+        (dispatch,) = until(lambda: set(laptop.user.dispatches()) - earlier)
+        until(lambda: "can't be reached" in str(laptop.user.asks("show", dispatch)["messages"]))
+        assert not ledger.exists()
+        laptop.proxy.refuse = False
+        out, err = running.communicate(timeout=PATIENCE_S)
+    assert (out.strip(), running.returncode) == ("14", 0), err
+    assert sorted(lines(ledger)) == ["0", "1", "2", "3"]
+
+
+@pytest.mark.slow
+def test_the_server_dies_and_the_next_one_finds_what_runs(laptop: Laptop, tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    earlier = set(laptop.user.dispatches())
+    with begun(laptop, ledger, 6, SLOW.format(1)):
+        until(ledger.exists)
+        (dispatch,) = set(laptop.user.dispatches()) - earlier
+        laptop.user.kills_the_server()
+        assert laptop.user.hpcflow("start").returncode == 0
+        assert laptop.user.waits_for(dispatch)["status"] == "COMPLETED"
+    assert sorted(lines(ledger)) == [str(i) for i in range(6)]
+
+
+def test_a_program_of_another_python_is_refused_in_words(tmp_path: Path) -> None:
+    with a_laptop(tmp_path) as laptop:
+        other = tmp_path / "python"
+        told = 'echo "hpcflow-python 3.99 $3"'
+        other.write_text(f'#!/bin/sh\ncase "$2" in *version_info*) {told};; *) exec {sys.executable} "$@";; esac\n')
+        other.chmod(0o755)
+        tables = Path(laptop.user.home.clusters)
+        tables.write_text(tables.read_text().replace(f'"{sys.executable}"', f'"{other}"'))
+        assert laptop.user.hpcflow("restart").returncode == 0
+        ended = laptop.user.tries(MANY, str(tmp_path / "ledger"), "2")
+        assert ended.returncode != 0
+        assert f"run under {other}, which is Python 3.99, and this program under 3." in ended.stderr
+
+
+def _has_own_python(user: str) -> bool:
+    """Say whether another user's login shell finds an interpreter of our minor version."""
+    name = f"python3.{sys.version_info[1]}"
+    found = shutil.which(name, path="/usr/local/bin:/usr/bin:/bin")
+    return found is not None and any(entry.pw_name == user for entry in pwd.getpwall())
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not _has_own_python("hpc"), reason="needs root, a user hpc and its Python")
+def test_another_user_there_needs_nothing_installed_but_python(tmp_path: Path) -> None:
+    with a_laptop(tmp_path, user="hpc") as laptop:
+        try:
+            program = MANY.replace("ledger.write", "__import__('getpass').getuser() == 'hpc' and ledger.write")
+            ledger = laptop.node.home / f"ledger-{os.getpid()}"
+            assert laptop.user.runs(program, str(ledger), "8") == "140"
+            assert sorted(map(int, lines(ledger))) == list(range(8))
+            assert laptop.proxy.connections == 1
+        finally:
+            shutil.rmtree(laptop.work, ignore_errors=True)
+            ledger.unlink(missing_ok=True)
