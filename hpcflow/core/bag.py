@@ -24,6 +24,7 @@ __all__ = [
     "DIRECTORIES",
     "ENTRY",
     "FOOTER",
+    "INBOX",
     "INLINE_LIMIT",
     "MAGIC",
     "DamagedError",
@@ -43,6 +44,9 @@ __all__ = [
 
 BAG_VERSION: Final = 1
 DIRECTORIES: Final = ("claims", "journal", "data", "logs", "work")
+#: Where the server tells workers of further parts, in signed lines: it exists from the start, because a network file
+#: system may go on saying for a minute that a file is missing, and looks anew at one that is opened.
+INBOX: Final = "inbox.jsonl"
 #: Results up to this many bytes ride in the journal line of their task.
 INLINE_LIMIT: Final = 16 * 1024
 

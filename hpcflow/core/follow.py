@@ -216,7 +216,7 @@ class Ledger:
             return []
         return self._believe(me, ended)
 
-    def _believe(self, me: Worker, ended: Ended) -> list[Ended]:
+    def _believe(self, me: Worker, ended: Ended) -> list[Fact]:
         """Take the end that a worker tells, unless it is a failure on a node that was given up.
 
         There all may fail that goes well with its heir, which runs the task again unless it found this very line.
@@ -226,7 +226,7 @@ class Ledger:
         self._disputed.append(ended)
         return []
 
-    def _unopposed(self, heir: str) -> list[Ended]:
+    def _unopposed(self, heir: str) -> list[Fact]:
         """Return, when an heir leaves, the failures that it took from its predecessors' journals as they were."""
         task = heir.rpartition("_")[0]
         own = [ended for ended in self._disputed if ended.worker.rpartition("_")[0] == task and ended.worker != heir]

@@ -198,6 +198,10 @@ class Bag:
     need_s: int
     #: Limit of one array task.
     worker_walltime_s: int
+    #: Where in ``tasks`` each further part begins that came through the inbox of a bag that was at work already.
+    parts: tuple[int, ...] = ()
+    #: How long a worker waits for such a part when nothing is left, in seconds; 0: it leaves.
+    linger_s: float = 0.0
     #: Array tasks of each array planned for it at first, and how many of these arrays are submitted at once.
     widths: tuple[int, ...] = ()
     at_once: int = 0

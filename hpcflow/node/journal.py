@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from hpcflow.core.bag import read_lines, sign_line
 from hpcflow.core.errors import HpcflowError
-from hpcflow.node.files import append_all, out_of_the_way, read_at
+from hpcflow.node.files import append_all, out_of_the_way, read_at, read_own
 
 __all__ = ["Journal", "Past", "StorageFault", "read_past"]
 
@@ -58,7 +58,7 @@ class Journal:
         self.restart = restart
         self._key = key
         self._sync_s = sync_s
-        self._synced_at = 0.0
+        self._synced_at = float("-inf")
         self._torn = False
         self._size = 0
 
@@ -68,14 +68,13 @@ class Journal:
         Raises:
             StorageFault: the line isn't wholly in the file.
         """
-        now = time.time()
-        self.append(self.line(event, now, fields), now)
+        self.append(self.line(event, **fields))
 
-    def line(self, event: str, now: float, fields: Mapping[str, object]) -> bytes:
+    def line(self, event: str, **fields: object) -> bytes:
         """Return a record as the journal holds it."""
-        return sign_line({"ev": event, "t": round(now, 4), "w": self.worker, **fields}, self._key)
+        return sign_line({"ev": event, "t": round(time.time(), 4), "w": self.worker, **fields}, self._key)
 
-    def append(self, lines: bytes, now: float) -> None:
+    def append(self, lines: bytes) -> None:
         """Append whole lines at once. Raises `StorageFault` as `write` does."""
         try:
             if self._torn:
@@ -86,8 +85,8 @@ class Journal:
             raise StorageFault(f"The journal of worker {self.worker} can't be written: {error}.") from error
         self._torn = False
         self._size += len(lines)
-        if self._sync_s is not None and now - self._synced_at >= self._sync_s:
-            self.sync(now)
+        if self._sync_s is not None and time.monotonic() - self._synced_at >= self._sync_s:
+            self.sync()
 
     def size(self) -> int:
         return os.fstat(self.fd).st_size
@@ -115,20 +114,24 @@ class Journal:
         self._size, self._torn = offset + len(data), end < len(data)
         return records
 
-    def sync(self, now: float) -> None:
+    def sync(self) -> None:
         if self._sync_s is not None:
             os.fsync(self.fd)
-            self._synced_at = now
+            # A node's clock may be set back by minutes; this one never is.
+            self._synced_at = time.monotonic()
 
 
 def read_past(directory: str, workers: list[str], key: bytes) -> Past:
-    """Read the journals of dead predecessors, oldest first."""
+    """Read the journals of dead predecessors, oldest first.
+
+    Raises:
+        StrangeFile: something else lies in the place of one.
+    """
     ranges: set[int] = set()
     ended: dict[tuple[int, int], Mapping[str, Any]] = {}
     for worker in workers:
         try:
-            with open(os.path.join(directory, worker + ".jsonl"), "rb") as file:
-                records, _, _ = read_lines(file.read(), key)
+            records, _, _ = read_lines(read_own(os.path.join(directory, worker + ".jsonl")), key)
         except FileNotFoundError:
             continue
         for number, record in enumerate(records):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from hpcflow.node.bagdir import BagDirectory, Stored, TaskRow
-from hpcflow.node.files import append_all, out_of_the_way
+from hpcflow.node.files import append_all, create_own, out_of_the_way
 from hpcflow.node.journal import Journal
 from hpcflow.node.memory import MemoryWatch, OomKills
 from hpcflow.node.processes import die_with_parent, fork_hazard, interpreter_command, kill_leftovers, signal_group
@@ -95,20 +95,19 @@ class Runner:
 
     def _redirect(self) -> None:
         # Tasks write straight to these; what an import prints in this process goes to the task that needed it.
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         logs = os.path.join(self.bag.path, "logs", self.journal.worker)
         null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         for fd, source in (
             (0, null),
-            (1, os.open(logs + ".out", flags, 0o600)),
-            (2, os.open(logs + ".err", flags, 0o600)),
+            (1, create_own(logs + ".out")),
+            (2, create_own(logs + ".err")),
         ):
             os.dup2(source, fd)
             os.close(source)
         write_lines_at_once()
         self.log_ends = (0, 0)
         data_name = f"data/{self.journal.worker}.pack"
-        data = out_of_the_way(os.open(os.path.join(self.bag.path, data_name), flags, 0o600))
+        data = out_of_the_way(create_own(os.path.join(self.bag.path, data_name)))
         self.pipe, pipe_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         pipe_end = out_of_the_way(pipe_end)
         os.set_blocking(pipe_end, True)

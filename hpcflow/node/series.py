@@ -160,10 +160,10 @@ def _run_all(bag: BagDirectory, series: Series, me: int) -> dict[str, Any]:  # A
             "wall": round(now - begun, 4),
         }
         begun, begun_at, log_ends, used = now, time.time(), ends, usage
-        lines = series.journal.line("end", begun_at, end)
-        lines += series.journal.line("start", begun_at, {"i": following.number, "n": following.attempt})
+        lines = series.journal.line("end", **end)
+        lines += series.journal.line("start", i=following.number, n=following.attempt)
         try:
-            series.journal.append(lines, begun_at)
+            series.journal.append(lines)
         except StorageFault as error:
             return {"i": task.number, "n": task.attempt, "fault": str(error)}
         series.progress.begin(now)
@@ -186,7 +186,7 @@ class _Surroundings:
     def __init__(self, bag: BagDirectory, series: Series) -> None:
         self._own_directory = series.own_directory
         self._journal = series.journal
-        self._descriptors = (1, 2, series.journal.fd, bag.pack_fd)
+        self._descriptors = (1, 2, series.journal.fd, *(pack.fd for pack in bag.packs))
         self._status = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
         self._environ = os.environ
         self._variables = dict(vars(os.environ)["_data"])

@@ -78,9 +78,10 @@ def _detach(array: Array, job_id: str) -> None:
     """Let go of the caller's files, its lock and its pipes among them, and of its directory."""
     logs = os.path.join(array.path, "logs")
     os.makedirs(logs, 0o700, exist_ok=True)
-    log = os.open(os.path.join(logs, f"{job_id}.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    log = os.path.join(logs, f"{job_id}.log")
+    log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     null = os.open(os.devnull, os.O_RDONLY)
-    for fd, source in ((0, null), (1, log), (2, log)):
+    for fd, source in ((0, null), (1, log_fd), (2, log_fd)):
         os.dup2(source, fd)
     os.closerange(3, 65536)
     os.chdir("/")
@@ -209,7 +210,7 @@ class _Supervisor:
             os.setsid()
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             log = os.path.join(self.array.path, "logs", f"{self.job_id}_{index}.log")
-            fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
             os.dup2(fd, 1)
             os.dup2(fd, 2)
             os.close(fd)

@@ -167,7 +167,11 @@ def _result_or_error(
         os.chdir(assignment.directory)
         known = len(sys.modules)
         call = load_function(bag, task.fn) if function is None else function
-        args, kwargs = _arguments(bag, task, assignment.earlier)
+        try:
+            args, kwargs = _arguments(bag, task, assignment.earlier)
+        except Exception as error:
+            what = f"The arguments of {task.name} can't be opened on {os.uname().nodename}: {_text(error)}"
+            return {**message, **_failure(bag, outlet, error), "msg": what[:_SENTENCE_LIMIT]}
         if len(sys.modules) > known:
             message["mods"] = list(sys.modules)[known:]
         result = call(*args, **kwargs)

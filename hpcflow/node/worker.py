@@ -4,8 +4,8 @@
 
     0    the bag is drained, or time was up, or the scheduler warned; every claimed task has a record
     11   the interpreter's minor version is not the one that made the pickles; nothing was claimed
-    12   the bag isn't signed with the cluster's key or can't be read; nothing was written
-    75   the bag's directory takes no more bytes
+    12   the bag isn't signed with the cluster's key, can't be read, or holds what hpcflow did not put there
+    75   the bag's directory takes no more bytes, or is gone
     143  SIGTERM: the running task was interrupted, which counts as nothing
 """
 
@@ -22,6 +22,7 @@ from typing import Final, NamedTuple, NoReturn
 
 from hpcflow.node.bagdir import BagDirectory, RefusedBag, Stored, TaskRow, open_bag
 from hpcflow.node.claims import Claims, owned_by
+from hpcflow.node.files import StrangeFile
 from hpcflow.node.journal import Journal, Past, StorageFault, read_past
 from hpcflow.node.processes import adopt_orphans
 from hpcflow.node.runner import Runner
@@ -34,6 +35,9 @@ EXIT_PYTHON: Final = 11
 EXIT_REFUSED: Final = 12
 EXIT_TERM: Final = 143
 
+#: The shortest time between two looks into the inbox, and the most looks in a second of all workers together.
+_LOOK_S: Final = 0.05
+_LOOKS_PER_S: Final = 25
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -70,10 +74,16 @@ def work(bag_path: str, key_file: str) -> int:
     with open(os.dup(2), "w", encoding="utf-8") as complaints:
         try:
             return Worker(bag, key_file, me).run()
-        except StorageFault as error:
+        except StrangeFile as error:
             print(error, file=complaints)
+            return EXIT_REFUSED
+        except StorageFault as error:
+            sentence = str(error)
         except OSError as error:  # a claim, a log or a directory that can't be made
-            print(f"The bag {bag.path} takes no more files: {error}.", file=complaints)
+            sentence = f"The bag {bag.path} takes no more files: {error}."
+        if not os.path.exists(os.path.join(bag.path, "bag.json")):
+            sentence = f"The bag {bag.path} was deleted while it was worked on; what its tasks still did is lost."
+        print(sentence, file=complaints)
     return EXIT_STORAGE
 
 
@@ -87,6 +97,7 @@ class Worker:
         self.key_file = key_file
         self.me = me
         self.stop = Stop()
+        self.idle_s = 0.0
         self.umask = os.umask(0o077)
         self.journal_directory = os.path.join(bag.path, "journal")
         self.journal = Journal(
@@ -107,6 +118,13 @@ class Worker:
         self.journal.write(event, **fields)
 
     def run(self) -> int:
+        try:
+            return self._run()
+        except StrangeFile as error:
+            self.log("exit", why="refused", msg=str(error), n=0, ops=0)
+            raise
+
+    def _run(self) -> int:
         if sys.version_info[:2] != self.bag.python:
             return self._refuse_python()
         self.stop.listen()
@@ -127,6 +145,8 @@ class Worker:
             may_begin = self._may_begin()
             k = ranges.pop(0) if ranges else self.claims.next() if may_begin else None
             if k is None:
+                if self._wait_for_more():
+                    continue
                 break
             self.log("claim", k=k, a=self.bag.cuts[k], b=self.bag.cuts[k + 1])
             self._run_range(k, past)
@@ -196,6 +216,31 @@ class Worker:
             earlier[task.number] = end["r"]
         return True
 
+    def _wait_for_more(self) -> bool:
+        """Wait, as long as the bag allows, for tasks that come through its inbox; return whether some did."""
+        if not self.bag.linger_s or self.me.array_index >= self.bag.lingerers:
+            return False
+        began = time.monotonic()
+        # All that wait look into one file: so many times a second together, whatever their number.
+        pause = max(_LOOK_S, min(self.bag.lingerers, self.claims.workers()) / _LOOKS_PER_S)
+        told = False
+        try:
+            while self._may_begin():
+                if self.bag.look_into_inbox():
+                    self.claims.grow(len(self.bag.cuts) - 1)
+                    return True
+                if self.bag.closed or time.monotonic() - began >= self.bag.linger_s:
+                    return False
+                if not told:
+                    self.log("idle")
+                    self.journal.sync()
+                    told = True
+                self.stop.wait(pause)
+                self._check_superseded()
+            return False
+        finally:
+            self.idle_s += time.monotonic() - began
+
     def _may_begin(self) -> bool:
         """The first task always begins; a further one only while enough of the walltime is left (S5)."""
         self.stop.look()
@@ -224,8 +269,9 @@ class Worker:
             cpu=[round(own.ru_utime, 3), round(own.ru_stime, 3)],
             tasks_cpu=[round(tasks.ru_utime, 3), round(tasks.ru_stime, 3)],
             rss=own.ru_maxrss,
+            idle=round(self.idle_s, 3),
         )
-        self.journal.sync(time.time())
+        self.journal.sync()
         return {"term": EXIT_TERM, "fault": EXIT_STORAGE}.get(self.stop.why or "", 0)
 
 

@@ -8,19 +8,34 @@ import json
 import pickle
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final, NamedTuple
 
-from hpcflow.core.bag import BAG_VERSION, DIRECTORIES, INLINE_LIMIT, Ref, bag_key, checked, pack, sign
+from hpcflow.core.bag import (
+    BAG_VERSION,
+    DIRECTORIES,
+    INBOX,
+    INLINE_LIMIT,
+    Ref,
+    bag_key,
+    checked,
+    pack,
+    read_lines,
+    sign,
+    sign_line,
+)
 from hpcflow.core.model import Bag, ClusterName, HpcflowError
 from hpcflow.core.states import State
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.live import LiveDispatch, Stored
 from hpcflow.server.remote import File
 
-__all__ = ["push_bag", "value_bytes"]
+__all__ = ["close_inbox", "parts_told", "push_bag", "push_part", "value_bytes"]
 
 #: Journals are forced to disk at most this often, in seconds.
 _SYNC_S: Final = 0.5
+#: Workers of one bag that wait for more, at most: each looks into the inbox now and then.
+LINGERERS: Final = 64
+_INBOX_MOST: Final = 1 << 30
 
 
 class _Blobs:
@@ -45,37 +60,20 @@ class _Blobs:
 async def push_bag(
     live: LiveDispatch, bag: Bag, clusters: Mapping[ClusterName, Cluster], *, kill_grace_s: float, on_network: bool
 ) -> None:
-    """Make the bag's directory appear on its cluster. Doing it twice does it once.
+    """Make the bag's directory appear on its cluster, with its first part. Doing it twice does it once.
 
     Raises:
         TransportError: the cluster can't be reached, or its disk is full.
     """
     cluster = clusters[bag.shape.cluster]
-    numbers = {
-        number for index, _ in bag.tasks for number in (live.graph.tasks[index].fn, live.graph.tasks[index].args)
-    }
-    blobs, tasks = _Blobs(), []
-    for number, blob in (await asyncio.to_thread(_read_blobs, live, sorted(numbers))).items():
-        blobs.add(number, blob)
-    before = {bag.tasks[after][0]: bag.tasks[at][0] for unit in bag.units for at, after in pairwise(unit)}
-    for index, attempt in bag.tasks:
-        task = live.graph.tasks[index]
-        inputs: dict[str, Ref] = {}
-        for upstream in task.deps:
-            own = before.get(index) == upstream
-            inputs[str(upstream)] = None if own else await _input(live, upstream, bag, blobs, clusters)
-        tasks.append([index, attempt, blobs[task.fn], blobs[task.args], inputs, task.name])
-    pieces, digest = pack(blobs.pieces)
+    part = await _part(live, bag, 0, clusters)
     resources = bag.shape.resources
     spec = {
         "v": BAG_VERSION,
         "bag": bag.id,
         "dispatch": bag.dispatch,
         "py": list(bag.shape.python_version),
-        "index": digest,
-        "tasks": tasks,
-        "units": None if all(len(unit) == 1 for unit in bag.units) else [list(unit) for unit in bag.units],
-        "cuts": list(bag.cuts),
+        **part.listed,
         "iso": "spawn" if resources.gpus else "fork",
         "inline": INLINE_LIMIT,
         "limit": bag.limit_s,
@@ -87,11 +85,79 @@ async def push_bag(
         "workdir": bag.shape.workdir,
         "cpus": resources.cpus,
         "memory_mib": resources.memory_mib,
+        "linger": bag.linger_s,
+        "lingerers": LINGERERS,
     }
     raw = json.dumps(spec, separators=(",", ":")).encode()
     signature = sign(raw, bag_key(cluster.key, bag.id)).encode()
-    files = [File("payload.pack", pieces), File("bag.sig", [signature]), File("bag.json", [raw])]
+    files = [File(INBOX, []), File("payload.pack", part.pieces), File("bag.sig", [signature]), File("bag.json", [raw])]
     await cluster.transport.push(bag.path, DIRECTORIES, files)
+
+
+async def push_part(live: LiveDispatch, bag: Bag, number: int, clusters: Mapping[ClusterName, Cluster]) -> None:
+    """Bring a further part of a bag, from 1 on, to its cluster, and tell its workers. Twice does it once.
+
+    Raises:
+        TransportError: the cluster can't be reached, or its disk is full; perhaps the workers know it all the same.
+    """
+    cluster = clusters[bag.shape.cluster]
+    part = await _part(live, bag, number, clusters)
+    await cluster.transport.push(f"{bag.path}/more-{number}", (), [File("payload.pack", part.pieces)])
+    await _tell(bag, {"ev": "more", "n": number, **part.listed}, cluster)
+
+
+async def close_inbox(bag: Bag, cluster: Cluster) -> None:
+    """Tell the workers of a bag that no further part will come."""
+    await _tell(bag, {"ev": "close", "n": len(bag.parts) + 1}, cluster)
+
+
+async def parts_told(bag: Bag, cluster: Cluster) -> int:
+    """Return how many further parts of a bag its workers were told of, by whichever server."""
+    lines = await cluster.transport.read(f"{bag.path}/{INBOX}", 0, _INBOX_MOST)
+    records, _, _ = read_lines(lines, bag_key(cluster.key, bag.id))
+    return max((record["n"] for record in records if record["ev"] == "more"), default=0)
+
+
+async def _tell(bag: Bag, record: Mapping[str, Any], cluster: Cluster) -> None:  # Any: JSON
+    # The first newline ends a line that was cut.
+    line = b"\n" + sign_line(record, bag_key(cluster.key, bag.id))
+    await cluster.transport.append(f"{bag.path}/{INBOX}", line)
+
+
+class _Part(NamedTuple):
+    """What a part adds: the pieces of its pack, and what bag.json or a line of the inbox says of it."""
+
+    pieces: list[bytes]
+    listed: dict[str, Any]  # Any: JSON
+
+
+async def _part(live: LiveDispatch, bag: Bag, number: int, clusters: Mapping[ClusterName, Cluster]) -> _Part:
+    bounds = [0, *bag.parts, len(bag.tasks)]
+    first, end = bounds[number], bounds[number + 1]
+    mine = [(place, unit) for place, unit in enumerate(bag.units) if first <= unit[0] < end]
+    before = {bag.tasks[after][0]: bag.tasks[at][0] for _, unit in mine for at, after in pairwise(unit)}
+    numbers = {
+        blob for index, _ in bag.tasks[first:end] for blob in (live.graph.tasks[index].fn, live.graph.tasks[index].args)
+    }
+    blobs, rows = _Blobs(), list[list[Any]]()
+    for blob, data in (await asyncio.to_thread(_read_blobs, live, sorted(numbers))).items():
+        blobs.add(blob, data)
+    for index, attempt in bag.tasks[first:end]:
+        task = live.graph.tasks[index]
+        inputs: dict[str, Ref] = {}
+        for upstream in task.deps:
+            own = before.get(index) == upstream
+            inputs[str(upstream)] = None if own else await _input(live, upstream, bag, blobs, clusters)
+        rows.append([index, attempt, blobs[task.fn], blobs[task.args], inputs, task.name])
+    pieces, digest = pack(blobs.pieces)
+    low, high = mine[0][0], mine[-1][0] + 1
+    listed = {
+        "index": digest,
+        "tasks": rows,
+        "units": None if all(len(unit) == 1 for _, unit in mine) else [list(unit) for _, unit in mine],
+        "cuts": [cut for cut in bag.cuts if low < cut <= high or cut == number == 0],
+    }
+    return _Part(pieces, listed)
 
 
 def _read_blobs(live: LiveDispatch, numbers: Sequence[int]) -> dict[int, bytes]:

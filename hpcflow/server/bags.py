@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Final
 
 from hpcflow.core.bag import bag_key
 from hpcflow.core.follow import Ledger, worker_name
@@ -33,6 +34,10 @@ from hpcflow.server.store import ArrayRow, ArrayState, BagRow, RunTimeKey
 from hpcflow.server.writer import Writer
 
 __all__ = ["LiveArray", "LiveBag", "Shared", "array_name", "array_of", "bag_of"]
+
+
+#: Parts of one bag, at most: its row is stored anew with each.
+_PARTS: Final = 500
 
 
 @dataclass(slots=True)
@@ -163,6 +168,12 @@ class LiveBag:
     key: bytes
     created_at: datetime
     arrays: list[LiveArray] = field(default_factory=list[LiveArray])
+    #: Parts that were announced in its inbox, when the last one was, and whether it was said that none will follow.
+    #: The number is not known to a server that took the bag over.
+    told: int | None = None
+    telling: asyncio.Lock = field(default_factory=asyncio.Lock)
+    grown_at: datetime | None = None
+    closed: bool = False
     #: Its directory is known to be on the cluster.
     pushed: bool = False
     #: Its directory was there once and was deleted.
@@ -211,6 +222,72 @@ class LiveBag:
         """Keep the arrays for later that are not submitted at once, as long as no others were."""
         if len(self.arrays) == self.bag.at_once:
             self.reserve = self.bag.widths[self.bag.at_once :]
+
+    def alive(self) -> int:
+        """Return how many workers came up and, as far as anyone knows, have not left."""
+        left = {
+            f"{array.array.job_id}_{index}"
+            for array in self.arrays
+            if array.array.job_id is not None
+            for index in (range(array.array.width) if not array.open else array.ends)
+        }
+        return len(
+            {
+                name.rpartition("_")[0]
+                for name, worker in self.ledger.workers.items()
+                if worker.exit is None and not worker.released and name.rpartition("_")[0] not in left
+            }
+        )
+
+    def on_their_way(self) -> int:
+        """Return how many array tasks may still come up: submitted or about to be, and not ended or trimmed before."""
+        up = {name.rpartition("_")[0] for name in self.ledger.workers}
+        return sum(
+            sum(f"{array.array.job_id}_{index}" not in up for index in range(array.array.width))
+            for array in self.arrays
+            if array.open and not array.trimmed and not array.cancel_wanted
+        )
+
+    @property
+    def deserted(self) -> bool:
+        """All array tasks came up and left by themselves: what nobody claimed nobody will."""
+        left = {name.rpartition("_")[0] for name in self.ledger.left_by_themselves()}
+        staying = {name.rpartition("_")[0] for name, worker in self.ledger.workers.items() if worker.exit is None}
+        return all(
+            array.state is ArrayState.SUBMITTED
+            and all(
+                f"{array.array.job_id}_{index}" in left - staying or index in array.ends
+                for index in range(array.array.width)
+            )
+            for array in self.arrays
+            if array.open
+        )
+
+    @property
+    def takes_more(self) -> bool:
+        """Its workers would run further tasks: nothing speaks against it, and it has not grown beyond measure."""
+        return (
+            self.bag.linger_s > 0
+            and not self.closed
+            and not self.broken
+            and not self.gone
+            and self.refusal is None
+            and not any(array.cancel_wanted or array.held for array in self.arrays)
+            and len(self.bag.parts) < _PARTS
+        )
+
+    def grow(self, plan: BagPlan) -> None:
+        """Take a further part."""
+        bag = self.bag
+        first, unit = len(bag.tasks), len(bag.units)
+        self.bag = replace(
+            bag,
+            tasks=bag.tasks + plan.tasks,
+            units=bag.units + tuple(tuple(first + position for position in each) for each in plan.units),
+            cuts=bag.cuts + tuple(unit + cut for cut in plan.cuts[1:]),
+            parts=(*bag.parts, first),
+        )
+        self.ledger.grow(self.bag)
 
     def dead(self) -> dict[str, Observation | None]:
         """Return the workers that accounting says have ended and that no requeued one inherits from."""
@@ -321,7 +398,7 @@ class Shared:
             self.wake(live)
 
 
-def bag_of(plan: BagPlan, identifier: BagId, dispatch: DispatchId, cluster: Cluster) -> Bag:
+def bag_of(plan: BagPlan, identifier: BagId, dispatch: DispatchId, cluster: Cluster, *, linger_s: float = 0.0) -> Bag:
     """Return the bag that a plan asks for."""
     return Bag(
         id=identifier,
@@ -334,6 +411,7 @@ def bag_of(plan: BagPlan, identifier: BagId, dispatch: DispatchId, cluster: Clus
         limit_s=plan.limit_s,
         need_s=plan.need_s,
         worker_walltime_s=plan.worker_walltime_s,
+        linger_s=linger_s,
         widths=plan.widths,
         at_once=plan.at_once,
     )

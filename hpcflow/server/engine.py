@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Final
 
 from hpcflow.core.model import ClusterName, HpcflowError, Limits, Shape
 from hpcflow.core.plan import PlanSettings, Ready, check_resources, is_worth_waiting, plan_bags, waves
@@ -19,6 +20,7 @@ from hpcflow.core.states import FINAL, Event, State
 from hpcflow.server.bags import LiveArray, Shared
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.collect import Collector
+from hpcflow.server.failpoints import failpoint
 from hpcflow.server.live import Gathering, LiveDispatch
 from hpcflow.server.reconcile import Reconciler
 from hpcflow.server.settings import Settings
@@ -29,6 +31,10 @@ from hpcflow.server.writer import Writer
 __all__ = ["Engine", "plan_settings"]
 
 logger = logging.getLogger(__name__)
+
+#: The least time between two parts of a bag grows by the first with each, and no further than the second.
+GROW_S: Final = 0.05
+GROW_MOST_S: Final = 2.0
 
 
 def plan_settings(settings: Settings, cluster: Cluster) -> PlanSettings:
@@ -115,6 +121,7 @@ class Engine:
         self._drop_idle(live)
         self._collector.close_if_done(live)
         await self.writer.flush()
+        failpoint("after_cancel_commit")
         for cluster in self.clusters.values():
             await self._submitter.cancel_wanted(cluster)
             self._shared.account[cluster.name].set()
@@ -274,6 +281,8 @@ class Engine:
             if not ready:
                 continue
             limits = await self._limits(cluster, live)
+            ready, later = await self._give_to_warm(cluster, live, ready, limits, planning)
+            held = held or later
             waiting = self._gathering(cluster, live, ready)
             held = held or bool(waiting)
             now_ready = [task for task in ready if task.index in live.ready and task.shape not in waiting]
@@ -287,6 +296,33 @@ class Engine:
                 for plan in plan_bags(tasks, {cluster.name: limits}, settings):
                     await self._submitter.serve(cluster, live, plan)
         return held
+
+    async def _give_to_warm(
+        self, cluster: Cluster, live: LiveDispatch, ready: Sequence[Ready], limits: Limits, planning: PlanSettings
+    ) -> tuple[list[Ready], bool]:
+        """Give ready tasks to bags of their shape whose workers live.
+
+        Returns:
+            Those that need bags of their own, and whether others shall be given a moment later.
+        """
+        left, later = list(ready), False
+        for bag in self._shared.bags_of(live):
+            if not (bag.takes_more and bag.readable and any(task.shape == bag.bag.shape for task in left)):
+                continue
+            await self._reconciler.read(cluster, bag)
+            if not bag.alive() or not bag.takes_more:
+                continue
+            mine = [
+                task for task in left if task.shape == bag.bag.shape and not task.alone and task.index in live.ready
+            ]
+            left = [task for task in left if task not in mine]
+            age = (self.now() - (bag.grown_at or bag.created_at)).total_seconds()
+            if age < min(GROW_MOST_S, GROW_S * len(bag.bag.parts)):
+                later = True  # each part is a file and a line: the more there are, the longer others are waited for
+                continue
+            for plan in plan_bags(mine, {cluster.name: limits}, planning):
+                await self._submitter.extend(cluster, bag, plan)
+        return left, later
 
     async def _stop_or_pause(self, live: LiveDispatch) -> None:
         """Let what was decided of a dispatch reach its ready tasks and its arrays."""

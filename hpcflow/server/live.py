@@ -154,6 +154,14 @@ class LiveDispatch:
         most = self.graph.max_failures
         return most is not None and self.failed > most
 
+    def expects(self, shape: Shape) -> bool:
+        """Some task of a shape, as far as it is known now, waits for others and may become ready."""
+        return any(task.state is State.WAITING and task.shape == shape for task in self.tasks)
+
+    def has_ready(self, shape: Shape) -> bool:
+        """Some task of a shape is ready and shall be submitted."""
+        return self.why_paused(shape) is None and any(self.tasks[index].shape == shape for index in self.ready)
+
     def why_paused(self, shape: Shape) -> str | None:
         """Return why nothing of this shape is submitted, ``None`` when something may be."""
         return self.paused or self.pauses.get(shape)
@@ -347,7 +355,7 @@ class LiveDispatch:
         self.walls[key] = (count + 1, total + wall_s)
 
     def mean_wall_s(self, index: int) -> float | None:
-        """Return the mean run time of a task's like, here or else in earlier dispatches; ``None``: none has returned."""
+        """Return the mean run time of a task's like, here or else in earlier dispatches; ``None``: none returned."""
         key = self.run_time_key(index)
         count, total = self.walls.get(key) or self.history.get(key) or (0, 0.0)
         return total / count if count else None

@@ -17,6 +17,7 @@ from hpcflow.core.states import Event
 from hpcflow.server.bags import LiveArray, LiveBag, Shared
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.collect import Collector
+from hpcflow.server.failpoints import failpoint
 from hpcflow.server.remote import Gone, ThisMachine, TransportError
 from hpcflow.server.store import ArrayState
 from hpcflow.server.submit import Submitter
@@ -48,7 +49,7 @@ class Reconciler:
 
     async def read_all(self, cluster: Cluster, bags: Sequence[LiveBag]) -> bool:
         """Read the journals of these bags once, and do what follows; return whether there was any news."""
-        news = [bag for bag in bags if bag.readable and await self._read(cluster, bag)]
+        news = [bag for bag in bags if bag.readable and await self.read(cluster, bag)]
         await self._writer.flush()
         for bag in bags:
             if bag.gone:
@@ -59,7 +60,7 @@ class Reconciler:
             await self._call_reserve(cluster, bag)
         return bool(news)
 
-    async def _read(self, cluster: Cluster, bag: LiveBag) -> int:
+    async def read(self, cluster: Cluster, bag: LiveBag) -> int:
         """Read what the journals of a bag say beyond what is known; return the number of new records."""
         async with bag.reading:
             try:
@@ -78,7 +79,9 @@ class Reconciler:
                 self._collector.take(bag, bag.ledger.read(name.removesuffix(".jsonl"), records))
             if news:
                 gone = bag.ledger.left_by_themselves()
-                self._collector.release(bag, bag.ledger.lost(gone, last=False), {})
+                last = bool(gone) and not bag.ledger.drained and bag.deserted
+                self._collector.release(bag, bag.ledger.lost(gone, last=last), {})
+                failpoint("after_journal_read_before_commit")
             return news
 
     async def _leave_deleted(self, cluster: Cluster, bag: LiveBag) -> None:
@@ -93,7 +96,7 @@ class Reconciler:
 
     async def _call_reserve(self, cluster: Cluster, bag: LiveBag) -> None:
         """Submit the arrays that were held back, a moment after the first, unless tasks proved to be short."""
-        age = (self._shared.now() - bag.created_at).total_seconds()
+        age = (self._shared.now() - (bag.grown_at or bag.created_at)).total_seconds()
         if not bag.reserve or not bag.readable or age < self._shared.settings.ramp_after or not self._may_widen(bag):
             return
         widths, bag.reserve = bag.reserve, ()
@@ -109,6 +112,9 @@ class Reconciler:
         if bag.broken or bag.dispatch.too_many_failed:
             await self.give_up(cluster, bag)
             return
+        live, shape = bag.dispatch, bag.bag.shape
+        if bag.takes_more and bag.ledger.drained and not live.expects(shape) and not live.has_ready(shape):
+            await self._submitter.close(cluster, bag)
         up, width = bag.came_up, bag.width
         trim = [array for array in bag.arrays if array.state is ArrayState.SUBMITTED and not array.trimmed]
         if bag.ledger.all_claimed:
@@ -207,7 +213,7 @@ class Reconciler:
             names = (*dead, "the bag") if last else dead
             if bag.dead_for(names, self._shared.now()) < self._shared.settings.visibility_grace:
                 return
-        await self._read(cluster, bag)
+        await self.read(cluster, bag)
         dead = bag.dead()  # a worker may have come and gone since the last look
         ends = {name: end for name, end in dead.items() if end is not None}
         self._look_for_cancels(cluster, bag)
@@ -230,6 +236,7 @@ class Reconciler:
         self._collector.release(bag, lost, ends)
         if last:
             self._shared.finish(bag)
+        failpoint("after_settle_before_commit")
 
     def _look_for_cancels(self, cluster: Cluster, bag: LiveBag) -> None:
         """Pause the tasks of a bag of which somebody else cancelled a job: who did that had a reason."""

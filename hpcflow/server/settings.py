@@ -64,6 +64,8 @@ class Settings(BaseSettings):
     #: Of these, array tasks submitted at once; the others follow after ``ramp_after``, unless tasks prove to be short.
     ramp_width: Annotated[int, Field(ge=1)] = 16
     ramp_after: Seconds = 3.0
+    #: How long a worker waits for tasks that are still to come when it has none, in seconds; 0: not at all.
+    linger: Annotated[float, Field(ge=0)] = 10.0
     #: Limit of an array task that serves several tasks.
     worker_walltime: Seconds = 3600.0
     #: Alike tasks that follow each other one by one are one unit, of so many at most; 1: each is a unit.
@@ -122,6 +124,8 @@ class ClusterSettings(BaseModel):
     extra: tuple[str, ...] = ()
     #: Array tasks of one array, at most.
     max_width: Annotated[int, Field(ge=1)] | None = None
+    #: How long workers wait for more here, those with GPUs included.
+    linger: Annotated[float, Field(ge=0)] | None = None
     #: Floor of the accounting poll; never below the server's own.
     poll: Seconds | None = None
 

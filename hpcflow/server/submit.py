@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
-from hpcflow.core.model import BagId, JobArray, UserError
+from hpcflow.core.model import BagId, JobArray, Shape, UserError
 from hpcflow.core.plan import BagPlan
 from hpcflow.core.plugin import Accepted, Ambiguous, Refused
 from hpcflow.core.states import Event
-from hpcflow.server.bagging import push_bag
+from hpcflow.server.bagging import close_inbox, parts_told, push_bag, push_part
 from hpcflow.server.bags import LiveArray, LiveBag, Shared, array_of, bag_of
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.collect import Collector
+from hpcflow.server.failpoints import failpoint
 from hpcflow.server.live import LiveDispatch
 from hpcflow.server.remote import TransportError
 from hpcflow.server.store import ArrayState
@@ -39,7 +40,9 @@ class Submitter:
         """Store the intent, make the bag, submit its arrays."""
         now = self._shared.now()
         identifier = BagId(self._shared.new_id())
-        bag = self._shared.keep(bag_of(plan, identifier, live.id, cluster), live, now)
+        linger_s = self._linger_s(cluster, live, plan.shape)
+        bag = self._shared.keep(bag_of(plan, identifier, live.id, cluster, linger_s=linger_s), live, now)
+        bag.told = 0
         for index, _ in plan.tasks:
             live.tasks[index].bag = identifier
             live.move(index, Event.BAGGED, now)
@@ -50,7 +53,39 @@ class Submitter:
         bag.hold_back()
         self._shared.account[cluster.name].set()  # before the store may refuse: what is stored late is submitted there
         await self._writer.flush()
+        failpoint("after_intent_commit")
         await self.submit_due(cluster, bag)
+
+    def _linger_s(self, cluster: Cluster, live: LiveDispatch, shape: Shape) -> float:
+        """Return how long workers wait for more of a shape: not at all where nothing more of it can come."""
+        if not live.expects(shape):
+            return 0.0
+        if cluster.settings.linger is not None:
+            return cluster.settings.linger
+        return 0.0 if shape.resources.gpus else self._shared.settings.linger  # an idle GPU is too dear
+
+    async def extend(self, cluster: Cluster, bag: LiveBag, plan: BagPlan) -> None:
+        """Give further tasks to a bag whose workers live, and more workers when they are worth it."""
+        now = self._shared.now()
+        live = bag.dispatch
+        bag.grow(plan)
+        bag.grown_at = now
+        for index, _ in plan.tasks:
+            live.tasks[index].bag = bag.bag.id
+            live.move(index, Event.BAGGED, now)
+        self._writer.pending.bags.append(bag.row())
+        more = sum(plan.widths[: plan.at_once]) - bag.alive() - bag.on_their_way()
+        if more > 0:
+            self._intend(cluster, bag, more)
+        bag.reserve = plan.widths[plan.at_once :]
+        self._shared.listen(cluster)  # before the store may refuse
+        await self._writer.flush()
+        await self.submit_due(cluster, bag)
+
+    async def close(self, cluster: Cluster, bag: LiveBag) -> None:
+        """Let the workers of a bag go that wait for more: nothing more will come."""
+        bag.closed = True
+        await close_inbox(bag.bag, cluster)
 
     async def widen(self, cluster: Cluster, bag: LiveBag, widths: Sequence[int]) -> None:
         """Submit further arrays for a bag."""
@@ -78,10 +113,11 @@ class Submitter:
 
     async def submit_due(self, cluster: Cluster, bag: LiveBag) -> None:
         """Submit what was intended; what can't be done now is tried again after the next look at the accounting."""
-        if not any(self._may_go(bag, array) for array in bag.arrays):
-            return
-        if not bag.pushed:
+        due = any(self._may_go(bag, array) for array in bag.arrays)
+        if (due and not bag.pushed) or (bag.pushed and bag.told != len(bag.bag.parts)):
             await self._push(cluster, bag)
+        if not due:
+            return
         for array in bag.arrays:
             if self._may_go(bag, array):
                 await self._submit(cluster, bag, array)
@@ -89,18 +125,26 @@ class Submitter:
     async def _push(self, cluster: Cluster, bag: LiveBag) -> None:
         try:
             await cluster.place_worker()
-            await push_bag(
-                bag.dispatch,
-                bag.bag,
-                self._shared.clusters,
-                kill_grace_s=self._shared.settings.kill_grace,
-                on_network=self._shared.on_network,
-            )
+            if not bag.pushed:
+                await push_bag(
+                    bag.dispatch,
+                    bag.bag,
+                    self._shared.clusters,
+                    kill_grace_s=self._shared.settings.kill_grace,
+                    on_network=self._shared.on_network,
+                )
+                bag.pushed = True
+                failpoint("after_push")
+            if bag.told is None:
+                bag.told = await parts_told(bag.bag, cluster)
+            async with bag.telling:
+                while bag.told < len(bag.bag.parts):
+                    await push_part(bag.dispatch, bag.bag, bag.told + 1, self._shared.clusters)
+                    bag.told += 1
         except TransportError as error:
             self._writer.say(bag.dispatch, f"Nothing could be written on {cluster.name}: {error}. Trying again.")
             await self._writer.flush()
             raise
-        bag.pushed = True
 
     def _may_go(self, bag: LiveBag, array: LiveArray) -> bool:
         return array.is_due(self._shared.now()) and bag.dispatch.why_paused(bag.bag.shape) is None
@@ -113,11 +157,13 @@ class Submitter:
             self._refuse(bag, array, str(error))
             await self._writer.flush()
             return
+        failpoint("before_submit")
         array.submitting = True
         try:
             reply = await cluster.transport.run(command, settings.command_deadline)
         finally:
             array.submitting = False
+        failpoint("after_submit_before_commit")
         now = self._shared.now()
         match cluster.plugin.parse_submit(array.array, reply):
             case Accepted(job_id):
@@ -137,6 +183,7 @@ class Submitter:
         self._writer.pending.arrays.append(array.row())
         self._shared.listen(cluster)  # even if the store refuses: it runs
         await self._writer.flush()
+        failpoint("after_accept_commit")
 
     def _refuse(self, bag: LiveBag, array: LiveArray, reason: str) -> None:
         """Fail the tasks of a bag that no scheduler will serve."""
@@ -169,7 +216,9 @@ class Submitter:
 
     async def cancel(self, cluster: Cluster, arrays: Sequence[JobArray], *, pending_only: bool) -> None:
         command = cluster.plugin.cancel(arrays, pending_only=pending_only)
+        failpoint("before_cancel")
         reply = await cluster.transport.run(command, self._shared.settings.command_deadline)
+        failpoint("after_cancel")
         if (said := cluster.plugin.parse_cancel(reply)) is not None:
             logger.warning("%s: cancelling %d arrays: %s", cluster.name, len(arrays), said)
 

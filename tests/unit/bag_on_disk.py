@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import hpcflow
-from hpcflow.core.bag import BAG_VERSION, DIRECTORIES, bag_key, pack, read_lines, sign
+from hpcflow.core.bag import BAG_VERSION, DIRECTORIES, INBOX, bag_key, pack, read_lines, sign
 from hpcflow.sdk.pickling import dumps, load_with
 
 CLUSTER_KEY = b"k" * 32
@@ -75,8 +75,9 @@ class BagOnDisk:
 def write_bag(folder: Path, *calls: Call, **spec: object) -> BagOnDisk:
     """Write a bag of these calls, a unit and a range each unless ``spec`` (fields of bag.json) says otherwise."""
     path = folder / "bag"
+    path.mkdir(parents=True, mode=0o700)
     for name in DIRECTORIES:
-        (path / name).mkdir(parents=True, mode=0o700)
+        (path / name).mkdir(mode=0o700)
     blobs: list[bytes] = []
     rows: list[object] = []
     for index, call in enumerate(calls):
@@ -85,6 +86,7 @@ def write_bag(folder: Path, *calls: Call, **spec: object) -> BagOnDisk:
         rows.append([index, 0, blobs.index(blobs[2 * index]), 2 * index + 1, refs, f"task{index}"])
     pieces, digest = pack(blobs)
     (path / "payload.pack").write_bytes(b"".join(pieces))
+    (path / INBOX).touch()
     full: dict[str, object] = {
         "v": BAG_VERSION,
         "bag": BAG_ID,
@@ -105,6 +107,8 @@ def write_bag(folder: Path, *calls: Call, **spec: object) -> BagOnDisk:
         "workdir": None,
         "cpus": 1,
         "memory_mib": None,
+        "linger": 0,
+        "lingerers": 64,
         **spec,
     }
     key = bag_key(CLUSTER_KEY, BAG_ID)
@@ -113,6 +117,8 @@ def write_bag(folder: Path, *calls: Call, **spec: object) -> BagOnDisk:
     (path / "bag.json").write_bytes(raw)
     key_file = folder / "key"
     key_file.write_bytes(CLUSTER_KEY)
+    for file in (key_file, *path.glob("*.*")):
+        file.chmod(0o600)
     return BagOnDisk(path, key_file, key)
 
 

@@ -47,6 +47,7 @@ KEY = b"k" * 32
 QUICK: dict[str, Any] = {
     "settle": 0.01,
     "chain_length": 1,
+    "linger": 0.0,
     "gather": 0.0,
     "journal_poll": 0.01,
     "journal_poll_max": 0.02,

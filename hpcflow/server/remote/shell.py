@@ -24,6 +24,7 @@ __all__ = [
     "GONE",
     "LINE",
     "Answer",
+    "append_program",
     "environment_program",
     "framed",
     "parse_answer",
@@ -206,6 +207,13 @@ def parse_news(stdout: bytes) -> tuple[dict[str, bytes], bool]:
         at = stop + 1 + int(size)
         news[os.fsdecode(name)] = stdout[stop + 1 : at]
     raise TransportError("what its files hold could not be read whole")
+
+
+def append_program(path: str) -> str:
+    """Return the program that adds stdin to a file that exists."""
+    file = _quoted(path)
+    synced = f"dd if=/dev/null conv=notrunc,fsync 2>/dev/null of={file}"
+    return f"test -f {file} && test ! -L {file} && cat >>{file} && {synced}"
 
 
 def read_program(path: str, offset: int, size: int) -> str:

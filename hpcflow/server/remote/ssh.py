@@ -14,6 +14,7 @@ from hpcflow.server.remote.connection import Connection, LinkLost
 from hpcflow.server.remote.shell import (
     GONE,
     Answer,
+    append_program,
     environment_program,
     parse_environment,
     parse_news,
@@ -77,6 +78,14 @@ class SshTransport:
             return await self._connection.execute(program, stream, deadline_s=_patience(size), most=_PIECE)
 
         self._check(await self._again(once), directory)
+
+    async def append(self, path: str, data: bytes) -> None:
+        async def once() -> Answer:
+            return await self._connection.execute(
+                append_program(path), data, deadline_s=_patience(len(data)), most=_PIECE
+            )
+
+        self._check(await self._again(once), path)
 
     async def read_new(self, directory: str, offsets: Mapping[str, int]) -> dict[str, bytes]:
         program, at, news = watch_program(directory), dict(offsets), dict[str, bytes]()

@@ -58,6 +58,9 @@ class ThisMachine:
     async def push(self, directory: str, folders: Sequence[str], files: Sequence[File]) -> None:
         await _in_thread(_write_directory, directory, folders, files)
 
+    async def append(self, path: str, data: bytes) -> None:
+        await _in_thread(_append, path, data)
+
     async def read_new(self, directory: str, offsets: Mapping[str, int]) -> dict[str, bytes]:
         return await _in_thread(_read_new, directory, offsets)
 
@@ -95,6 +98,14 @@ def _write_directory(directory: str, folders: Sequence[str], files: Iterable[Fil
         shutil.rmtree(part, ignore_errors=True)
         if not os.path.isdir(directory):
             raise
+
+
+def _append(path: str, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+    with open(fd, "ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(fd)
 
 
 def _read_new(directory: str, offsets: Mapping[str, int]) -> dict[str, bytes]:

@@ -63,6 +63,13 @@ class Transport(Protocol):
         """Make a directory with all its files appear at once (0700, files 0600); does nothing where it exists."""
         ...
 
+    async def append(self, path: str, data: bytes) -> None:
+        """Add bytes to the end of a file that exists, on disk when this returns.
+
+        After an error they may be there or not, or in part; when it is repeated they may be there twice.
+        """
+        ...
+
     async def read_new(self, directory: str, offsets: Mapping[str, int]) -> dict[str, bytes]:
         """Return what the directory's files hold beyond the given offsets; files without news are left out.
 

@@ -1,0 +1,146 @@
+"""Bags that grow while their workers live: the stages of a workflow reuse what the queue has granted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hpcflow.core.bag import INBOX, bag_key, read_lines
+from hpcflow.core.states import State, Status
+from hpcflow.server.store import ArrayState
+from tests.unit.mini_world import KEY, Job, PlayedWorker, World, a_stage
+from tests.unit.test_engine import in_loop, resume, states
+
+NOTHING = {"b": "gASIiC4="}
+
+
+def inbox(job: Job) -> list[dict[str, Any]]:  # Any: JSON
+    """What the workers of a bag were told."""
+    bag = Path(job.path)
+    records, _, bad = read_lines((bag / INBOX).read_bytes(), bag_key(KEY, bag.name))
+    assert bad == 0
+    return records
+
+
+@in_loop
+async def test_the_next_stage_goes_to_the_workers_of_the_last_one(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, linger=10) as stage:
+        live = await stage.dispatch([], [], [0, 1], [0, 1])
+        job = await stage.job()
+        workers = [PlayedWorker(job, index) for index in (0, 1)]
+        for index, worker in enumerate(workers):
+            worker.run(index, index)
+            worker.write(ev="idle")
+        await stage.until(lambda: states(stage, live)[2:] == [State.QUEUED] * 2)
+        await stage.until(lambda: inbox(job))
+        (told,) = inbox(job)
+        assert (told["n"], told["cuts"], [row[0] for row in told["tasks"]]) == (1, [3, 4], [2, 3])
+        assert [row[4].keys() for row in told["tasks"]] == [{"0", "1"}] * 2
+        assert (Path(job.path) / "more-1" / "payload.pack").is_file()
+        workers[0].run(2, 2)
+        workers[1].run(3, 3)
+        assert (await stage.ended(live)).status is Status.COMPLETED
+        assert stage.world.count("submit") == 1
+        await stage.until(lambda: [record["ev"] for record in inbox(job)] == ["more", "close"])
+
+
+@in_loop
+async def test_workers_wait_only_where_more_of_their_kind_may_come(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, linger=7) as stage:
+        for deps, linger_s in (([[]], 0), ([[], [0]], 7)):
+            live = await stage.dispatch(*deps)
+            job = await stage.job(len(stage.world.jobs))
+            assert json.loads((Path(job.path) / "bag.json").read_text())["linger"] == linger_s
+            await stage.engine.cancel(live, None)
+
+
+@in_loop
+async def test_gpus_do_not_wait(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, linger=7) as stage:
+        live = await stage.dispatch([], [0], gpus=1)
+        job = await stage.job()
+        assert json.loads((Path(job.path) / "bag.json").read_text())["linger"] == 0
+        await stage.engine.cancel(live, None)
+
+
+@in_loop
+async def test_workers_that_have_left_get_no_more(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, linger=10) as stage:
+        live = await stage.dispatch([], [0])
+        job = await stage.job()
+        worker = PlayedWorker(job, 0)
+        worker.claim(0)
+        worker.start(0)
+        worker.write(ev="end", i=0, n=1, st="ok", r=NOTHING, wall=0.1, cpu=[0, 0], rss=1, out=[0, 0], err=[0, 0])
+        worker.leave()
+        PlayedWorker(await stage.job(1), 0).run(0, 1)
+        assert (await stage.ended(live)).status is Status.COMPLETED
+        assert not (Path(job.path) / "more-1").exists()
+
+
+@in_loop
+async def test_a_wider_stage_gets_further_workers_over_the_same_bag(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, linger=10) as stage:
+        live = await stage.dispatch([], *[[0]] * 5)
+        job = await stage.job()
+        worker = PlayedWorker(job, 0)
+        worker.run(0, 0)
+        more = await stage.job(1)
+        assert (more.path, len(more.tasks)) == (job.path, 4)
+        other = PlayedWorker(more, 3)
+        for k, task in enumerate(range(1, 6), start=1):
+            (worker if k % 2 else other).run(k, task)
+        assert (await stage.ended(live)).status is Status.COMPLETED
+        assert len(stage.store.bags(live.id)) == 1
+
+
+@in_loop
+async def test_what_workers_left_unclaimed_goes_on_without_waiting_for_the_accounting(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, linger=10, accounting_poll=3600) as stage:
+        live = await stage.dispatch([], [0])
+        job = await stage.job()
+        worker = PlayedWorker(job, 0)
+        worker.run(0, 0)
+        await stage.until(lambda: inbox(job))
+        worker.leave()  # it did not look any more
+        again = await stage.job(1)
+        assert again.path != job.path
+        PlayedWorker(again, 0).run(0, 1, attempt=2)
+        assert (await stage.ended(live)).status is Status.COMPLETED
+
+
+@in_loop
+async def test_a_restart_tells_the_workers_what_was_stored_and_not_told(tmp_path: Path) -> None:
+    world = World()
+    async with a_stage(tmp_path, world, linger=10) as stage:
+        live = await stage.dispatch([], [0], [1])
+        job = await stage.job()
+        worker = PlayedWorker(job, 0)
+        worker.run(0, 0)
+        await stage.until(lambda: inbox(job))
+        worker.run(1, 1)
+        await stage.until(lambda: len(inbox(job)) == 2)
+    told = (Path(job.path) / INBOX).read_bytes()
+    (Path(job.path) / INBOX).write_bytes(told[: told.rindex(b"\n{")])
+    assert len(inbox(job)) == 1
+    async with a_stage(tmp_path, world, linger=10) as stage:
+        resume(stage, live)
+        await stage.until(lambda: len(inbox(job)) == 2)
+        assert [record["n"] for record in inbox(job)] == [1, 2]
+        worker.run(2, 2)
+        assert (await stage.ended(live)).status is Status.COMPLETED
+        assert world.count("submit") == 1
+
+
+@in_loop
+async def test_a_paused_dispatch_gives_nothing_to_warm_workers(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, linger=10) as stage:
+        live = await stage.dispatch([], [0])
+        job = await stage.job()
+        await stage.until(lambda: stage.store.arrays(live.id)[0].state is ArrayState.SUBMITTED)
+        await stage.engine.pause(live, "Paused by you.")
+        PlayedWorker(job, 0).run(0, 0)
+        await stage.until(lambda: states(stage, live) == [State.COMPLETED, State.PAUSED])
+        await stage.until(lambda: [record["ev"] for record in inbox(job)] == ["close"])
+        await stage.engine.cancel(live, None)

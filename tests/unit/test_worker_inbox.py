@@ -1,0 +1,133 @@
+"""Workers that wait for more: what comes through the inbox of a bag that is at work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hpcflow.core.bag import INBOX, pack, sign_line
+from hpcflow.sdk.pickling import dumps
+from tests.unit.bag_on_disk import BagOnDisk, Call, start_worker, wait_for, write_bag
+
+PATIENCE_S = 60
+
+
+def double(x: int) -> int:
+    return 2 * x
+
+
+def triple(x: int) -> int:
+    return 3 * x
+
+
+def plus_one(x: int) -> int:
+    return x + 1
+
+
+def tell(bag: BagOnDisk, **record: Any) -> None:  # Any: JSON
+    with (bag.path / INBOX).open("ab") as inbox:
+        inbox.write(b"\n" + sign_line(record, bag.key))
+
+
+def add(
+    bag: BagOnDisk, number: int, *calls: Call, first: int, cuts: list[int], **more: Any
+) -> dict[str, Any]:  # Any: JSON
+    """Put a further part beside the bag; return the line that tells of it."""
+    blobs: list[bytes] = []
+    rows: list[object] = []
+    for place, call in enumerate(calls):
+        blobs += [dumps(call.function), call.pickled or dumps((call.args, {}))]
+        refs = {str(upstream): ref for upstream, ref in call.refs.items()}
+        name = f"task{first + place}"
+        rows.append([first + place, 0, blobs.index(blobs[2 * place]), 2 * place + 1, refs, name])
+    pieces, digest = pack(blobs)
+    folder = bag.path / f"more-{number}"
+    folder.mkdir(mode=0o700)
+    (folder / "payload.pack").write_bytes(b"".join(pieces))
+    (folder / "payload.pack").chmod(0o600)
+    return {"ev": "more", "n": number, "index": digest, "tasks": rows, "units": None, "cuts": cuts, **more}
+
+
+def until(holds: Callable[[], object]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_worker_that_waits_takes_what_comes_and_leaves_when_nothing_more_will(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path, Call(double, (1,)), linger=PATIENCE_S)
+    worker = start_worker(bag)
+    until(lambda: bag.records("idle"))
+    tell(bag, **add(bag, 1, Call(double, (2,)), Call(triple, (3,)), first=1, cuts=[2, 3]))
+    until(lambda: len(bag.records("end")) == 3)
+    tell(bag, ev="close", n=2)
+    assert wait_for([worker]) == [(0, "")]
+    assert [bag.result(index) for index in range(3)] == [2, 4, 9]
+    (left,) = bag.records("exit")
+    assert (left["why"], left["n"]) == ("drained", 3)
+    assert left["idle"] > 0
+
+
+def test_a_worker_without_leave_to_wait_leaves_at_once(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path, Call(double, (1,)), linger=PATIENCE_S, lingerers=1)
+    assert wait_for([start_worker(bag, index=1)]) == [(0, "")]
+    assert bag.records("idle") == []
+
+
+def test_waiting_ends_when_it_was_long_enough(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path, Call(double, (1,)), linger=0.2)
+    assert wait_for([start_worker(bag)]) == [(0, "")]
+    assert bag.records("exit")[0]["idle"] >= 0.2
+
+
+def test_what_was_told_before_a_worker_came_is_part_of_the_bag(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path, Call(double, (1,)))
+    tell(bag, **add(bag, 1, Call(triple, (2,)), first=1, cuts=[2]))
+    assert wait_for([start_worker(bag)]) == [(0, "")]
+    assert [bag.result(index) for index in range(2)] == [2, 6]
+
+
+def test_a_part_that_is_told_twice_or_by_somebody_else_is_taken_once_or_not_at_all(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path, Call(double, (1,)))
+    line = add(bag, 1, Call(triple, (2,)), first=1, cuts=[2])
+    tell(bag, **line)
+    tell(bag, **line)
+    with (bag.path / INBOX).open("ab") as inbox:
+        inbox.write(b"\n" + sign_line({**line, "n": 2}, b"x" * 32) + b"{torn")
+    assert wait_for([start_worker(bag)]) == [(0, "")]
+    assert [end["i"] for end in bag.records("end")] == [0, 1]
+
+
+def test_a_chain_that_comes_later_is_one_unit(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path, Call(double, (1,)))
+    first = Call(double, (5,))
+    follows = Call(plus_one, pickled=dumps(((4,), {})), refs={})
+    tell(bag, **add(bag, 1, first, follows, first=1, cuts=[2], units=[[1, 2]]))
+    assert wait_for([start_worker(bag)]) == [(0, "")]
+    assert [bag.result(index) for index in range(3)] == [2, 10, 5]
+    assert [(claim["a"], claim["b"]) for claim in bag.records("claim")] == [(0, 1), (1, 2)]
+
+
+def test_workers_that_wait_share_what_comes(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path, Call(double, (1,)), linger=PATIENCE_S)
+    workers = [start_worker(bag, index=index) for index in range(3)]
+    until(lambda: len(bag.records("idle")) == 3)
+    calls = [Call(double, (index,)) for index in range(12)]
+    tell(bag, **add(bag, 1, *calls, first=1, cuts=list(range(2, 14))))
+    until(lambda: len(bag.records("end")) == 13)
+    tell(bag, ev="close", n=2)
+    assert wait_for(workers) == [(0, "")] * 3
+    assert sorted(end["i"] for end in bag.records("end")) == list(range(13))
+
+
+def test_a_function_that_a_part_brings_again_is_not_loaded_again(tmp_path: Path) -> None:
+    from hpcflow.node.bagdir import open_bag
+
+    bag = write_bag(tmp_path, Call(double, (1,)))
+    tell(bag, **add(bag, 1, Call(triple, (2,)), Call(double, (3,)), first=1, cuts=[2, 3]))
+    opened = open_bag(str(bag.path), str(bag.key_file))
+    numbers = [opened.task(position).fn for position in range(3)]
+    assert numbers[0] == numbers[2] != numbers[1]
