@@ -83,6 +83,11 @@ class LiveArray:
             and (self.not_before is None or self.not_before <= now)
         )
 
+    def make_smaller(self, reason: str) -> None:
+        """The scheduler surely did not take it, for lack of room: half of it may fit, and serves the bag as well."""
+        self.tries, self.reason = self.tries + 1, reason
+        self.array = replace(self.array, width=max(1, self.array.width // 2))
+
     def accept(self, job_id: JobId, now: datetime) -> None:
         """The scheduler has it, by its reply or found by name."""
         self.array = replace(self.array, job_id=job_id)

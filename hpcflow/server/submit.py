@@ -170,12 +170,11 @@ class Submitter:
                 array.accept(job_id, now)
                 logger.info("job %s: %d array tasks on %s", job_id, array.array.width, cluster.name)
             case Refused(reason, retry_later=True):
-                array.tries += 1
-                array.reason = f"{cluster.name} has no room for it: {reason}. Trying again."
-                array.not_before = now + timedelta(
-                    seconds=min(_RETRY_MAX_S, settings.submit_retry * 2 ** (array.tries - 1))
-                )
-                self._writer.say(bag.dispatch, array.reason)
+                if array.tries == 0:
+                    self._writer.say(bag.dispatch, f"{cluster.name} has no room for it: {reason}. Trying again.")
+                array.make_smaller(f"{cluster.name} has no room for it: {reason}. Trying again.")
+                wait_s = min(_RETRY_MAX_S, settings.submit_retry * 2 ** (array.tries - 1))
+                array.not_before = now + timedelta(seconds=wait_s)
             case Refused(reason):
                 self._refuse(bag, array, f"{cluster.name} refused {array.array.width} array tasks: {reason}")
             case Ambiguous(reason):

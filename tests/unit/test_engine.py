@@ -118,6 +118,19 @@ async def test_a_full_queue_is_waited_for(tmp_path: Path) -> None:
 
 
 @in_loop
+async def test_an_array_that_finds_no_room_is_halved_until_it_does(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, World(submit_faults=["full", "full"]), submit_retry=0.01) as stage:
+        live = await stage.dispatch(*[[]] * 8)
+        job = await stage.job()
+        assert len(job.tasks) == 2
+        workers = [PlayedWorker(job, index) for index in (0, 1)]
+        for task in range(8):
+            workers[task % 2].run(task, task)
+        assert (await stage.ended(live)).status is Status.COMPLETED
+        assert [text for _, text in stage.store.messages(live.id)] == ["mini has no room for it: full. Trying again."]
+
+
+@in_loop
 async def test_a_dead_workers_running_task_fails_and_the_others_of_its_range_run_again(tmp_path: Path) -> None:
     async with a_stage(tmp_path, first_width=1) as stage:
         live = await stage.dispatch([], [], [], [])
