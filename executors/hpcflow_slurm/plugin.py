@@ -115,6 +115,8 @@ class SlurmPlugin:
         """Return one command that releases what is held of the first array's cluster; an administrator's hold stays."""
         there = cluster_of(arrays[0])
         ids = [array.job_id for array in arrays if array.job_id is not None and cluster_of(array) == there]
+        if not ids:
+            return None
         return Command(("sh", "-c", _RELEASE, "hpcflow-release", *(clusters_option([there]) or ("",)), *ids))
 
     def parse_cancel(self, reply: Reply) -> str | None:

@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import hpcflow
+from hpcflow.sdk.connection import Server
 from tests.integration.servers import counting
 from tests.integration.world import PATIENCE_S, User, served
 
@@ -51,11 +54,37 @@ class Login:
         listed = self.slurm("squeue", "--me", "--array", "--noheader", "--format=%i %T", f"--name={names}")
         return [(task, state) for task, state in map(str.split, listed.splitlines())]
 
+    def ask(self, path: str) -> dict[str, Any]:  # Any: JSON
+        """Return what the server answers to GET, without the cost of a command."""
+        return Server(self.user.home).ask("GET", path)
+
+    def shown(self, dispatch: str) -> dict[str, Any]:  # Any: JSON
+        """Return a dispatch as the server shows it."""
+        return self.ask(f"/dispatches/{dispatch}")
+
+    def tasks(self, dispatch: str) -> list[dict[str, Any]]:  # Any: JSON
+        """Return the tasks of a dispatch as the server shows them."""
+        answer = self.ask(f"/dispatches/{dispatch}/tasks")
+        return [dict(zip(answer["columns"], row, strict=True)) for row in answer["rows"]]
+
+    def said(self, dispatch: str) -> str:
+        """Return all messages of a dispatch, one line each."""
+        return "\n".join(message["text"] for message in self.shown(dispatch)["messages"])
+
+    def submitted(self, dispatch: str) -> int:
+        """Return how many job arrays Slurm got for a dispatch, by the calls of sbatch and by the jobs' names."""
+        calls = sum(f"--comment=hpcflow {hpcflow.__version__} {dispatch}" in call for call in self.calls("sbatch"))
+        names = ",".join(array["token"] for array in self.shown(dispatch)["arrays"])
+        listed = self.slurm("squeue", "--me", "--states=all", "--array", "--noheader", "--format=%F", f"--name={names}")
+        jobs = set(listed.split())
+        assert len(jobs) == calls, f"{calls} calls of sbatch, jobs {jobs}"
+        return calls
+
 
 @pytest.fixture(scope="session")
 def _lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Login]:
     with ExitStack() as stack:
-        yield _login(stack, tmp_path_factory.mktemp("login"), os.environ["SLURM_CONF"], {})
+        yield log_in(stack, tmp_path_factory.mktemp("login"), os.environ["SLURM_CONF"], {})
 
 
 @pytest.fixture
@@ -72,13 +101,15 @@ def own_login(tmp_path: Path) -> Iterator[Callable[..., Login]]:
     with ExitStack() as stack:
 
         def start(slurm_conf: str = os.environ.get("SLURM_CONF", ""), **environment: str) -> Login:
-            return _login(stack, tmp_path, slurm_conf, environment)
+            return log_in(stack, tmp_path, slurm_conf, environment)
 
         yield start
 
 
-def _login(stack: ExitStack, folder: Path, slurm_conf: str, environment: Mapping[str, str]) -> Login:
+def log_in(
+    stack: ExitStack, folder: Path, slurm_conf: str, environment: Mapping[str, str], clusters: str = CLUSTERS
+) -> Login:
     shims = folder / "bin"
     notes = {name: counting(name, shims) for name in COUNTED}
     variables = {"SLURM_CONF": slurm_conf, "HPCFLOW_FIRST_WIDTH": "8", **environment}
-    return Login(stack.enter_context(served(folder, variables, (shims, *PATH), clusters=CLUSTERS)), notes)
+    return Login(stack.enter_context(served(folder, variables, (shims, *PATH), clusters=clusters)), notes)
