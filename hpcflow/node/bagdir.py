@@ -6,6 +6,7 @@ import base64
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from hpcflow.core.bag import (
@@ -13,11 +14,13 @@ from hpcflow.core.bag import (
     DIRECTORIES,
     ENTRY,
     FOOTER,
+    INBOX,
     DamagedError,
     bag_key,
     checked,
     parse_footer,
     parse_index,
+    read_lines,
     verify,
 )
 from hpcflow.core.errors import HpcflowError
@@ -48,17 +51,29 @@ class TaskRow(NamedTuple):
     name: str
 
 
-class BagDirectory(NamedTuple):
-    """One bag on disk. What it reads from packs is checked against the hashes that the signed bag.json leads to."""
+class Pack(NamedTuple):
+    """A pack of one part, and the number that its first blob has in the bag."""
+
+    first: int
+    fd: int
+    entries: tuple[tuple[int, int, bytes], ...]
+
+
+@dataclass(slots=True)
+class BagDirectory:
+    """One bag on disk. What it reads from packs is checked against the hashes that signed words lead to.
+
+    It grows by the parts that its inbox tells of.
+    """
 
     path: str
     key: bytes
     python: tuple[int, int]
     #: Rows of bag.json, parsed one by one in `task`: a bag may hold 100,000.
-    rows: tuple[Any, ...]  # Any: JSON
+    rows: list[Any]  # Any: JSON
     #: Positions of each unit's tasks; ``None``: unit u is task u.
-    units: tuple[tuple[int, ...], ...] | None
-    cuts: tuple[int, ...]
+    units: list[tuple[int, ...]] | None
+    cuts: list[int]
     #: ``fork``: a process forked for each task, or for a series of short ones; ``alone``: never for a series;
     #: ``spawn``: a new interpreter for each task.
     isolation: str
@@ -76,8 +91,16 @@ class BagDirectory(NamedTuple):
     cpus: int
     #: What the array task asked for on its node; ``None``: nothing.
     memory_mib: int | None
-    pack_fd: int
-    pack_index: tuple[tuple[int, int, bytes], ...]
+    #: How long a worker waits for a further part, in seconds, and how many workers do: those of the lowest indices.
+    linger_s: float
+    lingerers: int
+    packs: list[Pack]
+    #: Nothing more will come.
+    closed: bool = False
+    #: Parts taken, bytes of the inbox read, and records that tell of what is not to be seen yet.
+    parts: int = 0
+    inbox_read: int = 0
+    pending: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])  # Any: JSON
 
     def task(self, position: int) -> TaskRow:
         number, attempt, fn, args, refs, name = self.rows[position]
@@ -88,8 +111,59 @@ class BagDirectory(NamedTuple):
 
     def blob(self, number: int) -> bytes:
         """Return one blob of the payload pack. Reads by offset, so that forked processes can share the descriptor."""
-        offset, size, digest = self.pack_index[number]
-        return checked(read_at(self.pack_fd, offset, size), digest)
+        pack = self._pack(number)
+        offset, size, digest = pack.entries[number - pack.first]
+        return checked(read_at(pack.fd, offset, size), digest)
+
+    def _pack(self, number: int) -> Pack:
+        return next(pack for pack in reversed(self.packs) if pack.first <= number)
+
+    def _digest(self, number: int) -> bytes:
+        pack = self._pack(number)
+        return pack.entries[number - pack.first][2]
+
+    def look_into_inbox(self) -> bool:
+        """Take the parts that were told since the last look; return whether there is one."""
+        fd = open_own(os.path.join(self.path, INBOX))
+        try:
+            news = read_at(fd, self.inbox_read, max(os.fstat(fd).st_size - self.inbox_read, 0))
+        finally:
+            os.close(fd)
+        records, used, _ = read_lines(news, self.key)
+        self.inbox_read += used
+        self.pending += records
+        before = self.parts
+        while self.pending and self._take(self.pending[0]):
+            del self.pending[0]
+        return self.parts > before
+
+    def _take(self, record: Mapping[str, Any]) -> bool:  # Any: JSON
+        """Take one record of the inbox; return ``False`` when what it tells of is not to be seen here yet."""
+        if record["n"] != self.parts + 1:
+            return True  # told twice
+        if record["ev"] == "close":
+            self.closed = True
+        if record["ev"] != "more":
+            return True
+        try:
+            opened = _open_pack(os.path.join(self.path, f"more-{record['n']}", "payload.pack"), record["index"])
+        except FileNotFoundError:
+            return False
+        pack = Pack(self.packs[-1].first + len(self.packs[-1].entries), *opened)
+        # A function that an earlier part brought is loaded already.
+        known = {self._digest(number): number for number in {row[2] for row in self.rows}}
+        if record["units"] is not None or self.units is not None:
+            self.units = self.units or [(position,) for position in range(len(self.rows))]
+            told = record["units"] or [[len(self.rows) + place] for place in range(len(record["tasks"]))]
+            self.units += [tuple(unit) for unit in told]
+        for number, attempt, fn, args, refs, name in record["tasks"]:
+            blob = known.get(pack.entries[fn][2], pack.first + fn)
+            moved = {key: ref + pack.first if isinstance(ref, int) else ref for key, ref in refs.items()}
+            self.rows.append([number, attempt, blob, pack.first + args, moved, name])
+        self.cuts += record["cuts"]
+        self.packs.append(pack)
+        self.parts += 1
+        return True
 
     def stored(self, result: Stored) -> bytes:
         """Return the pickle of a result that a worker of this bag wrote down."""
@@ -138,19 +212,19 @@ def open_bag(path: str, key_file: str) -> BagDirectory:
     if spec["v"] != BAG_VERSION:
         raise RefusedBag(f"The bag {path} has format {spec['v']}, this worker knows {BAG_VERSION}: restart the server.")
     try:
-        pack_fd, pack_index = _open_pack(os.path.join(path, "payload.pack"), spec["index"])
+        opened = _open_pack(os.path.join(path, "payload.pack"), spec["index"])
     except StrangeFile as error:
         raise RefusedBag(str(error)) from error
     except (OSError, DamagedError) as error:
         raise RefusedBag(f"The payload pack of {path} can't be used: {error}.") from error
     units = spec["units"]
-    return BagDirectory(
+    bag = BagDirectory(
         path=path,
         key=key,
         python=(spec["py"][0], spec["py"][1]),
-        rows=tuple(spec["tasks"]),
-        units=None if units is None else tuple(tuple(unit) for unit in units),
-        cuts=tuple(spec["cuts"]),
+        rows=spec["tasks"],
+        units=None if units is None else [tuple(unit) for unit in units],
+        cuts=spec["cuts"],
         isolation=spec["iso"],
         inline_limit=spec["inline"],
         limit_s=spec["limit"],
@@ -162,9 +236,15 @@ def open_bag(path: str, key_file: str) -> BagDirectory:
         workdir=spec["workdir"],
         cpus=spec["cpus"],
         memory_mib=spec["memory_mib"],
-        pack_fd=pack_fd,
-        pack_index=pack_index,
+        linger_s=spec["linger"],
+        lingerers=spec["lingerers"],
+        packs=[Pack(0, *opened)],
     )
+    try:
+        bag.look_into_inbox()
+    except (OSError, StrangeFile, DamagedError) as error:
+        raise RefusedBag(f"The inbox of {path} can't be used: {error}.") from error
+    return bag
 
 
 def _open_pack(path: str, digest: str) -> tuple[int, tuple[tuple[int, int, bytes], ...]]:

@@ -22,6 +22,7 @@ class Claims:
     def __init__(self, directory: str, worker: str, *, ranges: int, start: int, nfs: bool) -> None:
         self._directory = directory
         self._ranges = ranges
+        self._start = start
         self._nfs = nfs
         self._private = os.path.join(directory, "." + worker)
         os.close(create_own(self._private))
@@ -33,6 +34,16 @@ class Claims:
         self._jump = 1
         #: Metadata operations so far.
         self.operations = 0
+
+    def grow(self, ranges: int) -> None:
+        """Go on with ranges that came later, each worker at a place of its own again."""
+        first, self._ranges = self._ranges, ranges
+        self._cursor, self._jump = first + self._start % max(1, ranges - first), 1
+
+    def workers(self) -> int:
+        """Return how many workers have come to this bag so far."""
+        self.operations += 1
+        return sum(name.startswith(".") for name in os.listdir(self._directory))
 
     def next(self) -> int | None:
         """Claim a range; ``None`` when all are taken."""

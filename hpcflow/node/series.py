@@ -186,7 +186,7 @@ class _Surroundings:
     def __init__(self, bag: BagDirectory, series: Series) -> None:
         self._own_directory = series.own_directory
         self._journal = series.journal
-        self._descriptors = (1, 2, series.journal.fd, bag.pack_fd)
+        self._descriptors = (1, 2, series.journal.fd, *(pack.fd for pack in bag.packs))
         self._status = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
         self._environ = os.environ
         self._variables = dict(vars(os.environ)["_data"])

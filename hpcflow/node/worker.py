@@ -35,6 +35,9 @@ EXIT_PYTHON: Final = 11
 EXIT_REFUSED: Final = 12
 EXIT_TERM: Final = 143
 
+#: The shortest time between two looks into the inbox, and the most looks in a second of all workers together.
+_LOOK_S: Final = 0.05
+_LOOKS_PER_S: Final = 25
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -94,6 +97,7 @@ class Worker:
         self.key_file = key_file
         self.me = me
         self.stop = Stop()
+        self.idle_s = 0.0
         self.umask = os.umask(0o077)
         self.journal_directory = os.path.join(bag.path, "journal")
         self.journal = Journal(
@@ -141,6 +145,8 @@ class Worker:
             may_begin = self._may_begin()
             k = ranges.pop(0) if ranges else self.claims.next() if may_begin else None
             if k is None:
+                if self._wait_for_more():
+                    continue
                 break
             self.log("claim", k=k, a=self.bag.cuts[k], b=self.bag.cuts[k + 1])
             self._run_range(k, past)
@@ -210,6 +216,31 @@ class Worker:
             earlier[task.number] = end["r"]
         return True
 
+    def _wait_for_more(self) -> bool:
+        """Wait, as long as the bag allows, for tasks that come through its inbox; return whether some did."""
+        if not self.bag.linger_s or self.me.array_index >= self.bag.lingerers:
+            return False
+        began = time.monotonic()
+        # All that wait look into one file: so many times a second together, whatever their number.
+        pause = max(_LOOK_S, min(self.bag.lingerers, self.claims.workers()) / _LOOKS_PER_S)
+        told = False
+        try:
+            while self._may_begin():
+                if self.bag.look_into_inbox():
+                    self.claims.grow(len(self.bag.cuts) - 1)
+                    return True
+                if self.bag.closed or time.monotonic() - began >= self.bag.linger_s:
+                    return False
+                if not told:
+                    self.log("idle")
+                    self.journal.sync()
+                    told = True
+                self.stop.wait(pause)
+                self._check_superseded()
+            return False
+        finally:
+            self.idle_s += time.monotonic() - began
+
     def _may_begin(self) -> bool:
         """The first task always begins; a further one only while enough of the walltime is left (S5)."""
         self.stop.look()
@@ -238,6 +269,7 @@ class Worker:
             cpu=[round(own.ru_utime, 3), round(own.ru_stime, 3)],
             tasks_cpu=[round(tasks.ru_utime, 3), round(tasks.ru_stime, 3)],
             rss=own.ru_maxrss,
+            idle=round(self.idle_s, 3),
         )
         self.journal.sync()
         return {"term": EXIT_TERM, "fault": EXIT_STORAGE}.get(self.stop.why or "", 0)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import hpcflow
-from hpcflow.core.bag import BAG_VERSION, DIRECTORIES, bag_key, pack, read_lines, sign
+from hpcflow.core.bag import BAG_VERSION, DIRECTORIES, INBOX, bag_key, pack, read_lines, sign
 from hpcflow.sdk.pickling import dumps, load_with
 
 CLUSTER_KEY = b"k" * 32
@@ -86,6 +86,7 @@ def write_bag(folder: Path, *calls: Call, **spec: object) -> BagOnDisk:
         rows.append([index, 0, blobs.index(blobs[2 * index]), 2 * index + 1, refs, f"task{index}"])
     pieces, digest = pack(blobs)
     (path / "payload.pack").write_bytes(b"".join(pieces))
+    (path / INBOX).touch()
     full: dict[str, object] = {
         "v": BAG_VERSION,
         "bag": BAG_ID,
@@ -106,6 +107,8 @@ def write_bag(folder: Path, *calls: Call, **spec: object) -> BagOnDisk:
         "workdir": None,
         "cpus": 1,
         "memory_mib": None,
+        "linger": 0,
+        "lingerers": 64,
         **spec,
     }
     key = bag_key(CLUSTER_KEY, BAG_ID)
