@@ -62,6 +62,10 @@ class Sshd:
             "cluster", cluster="far", keepalive_s=keepalive_s, channels=channels, config=[self.config(port)]
         )
 
+    def transport_of(self, config: Path) -> SshTransport:
+        """Return a transport to the host that an ssh_config calls ``cluster``."""
+        return SshTransport(Connection("cluster", cluster="far", keepalive_s=5.0, channels=5, config=[str(config)]))
+
     def transport(self, port: int | None = None, *, channels: int = 5, keepalive_s: float = 5.0) -> SshTransport:
         return SshTransport(self.connection(port, channels=channels, keepalive_s=keepalive_s))
 

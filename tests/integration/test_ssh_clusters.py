@@ -10,6 +10,7 @@ import sys
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,10 @@ def test_its_key_lies_private_and_in_nobodys_argv(laptop: Laptop, tmp_path: Path
 SLOW = "__import__('time').sleep({}) or x * x"
 
 
+def is_as_long(ledger: Path, so_many: int) -> bool:
+    return len(lines(ledger)) >= so_many
+
+
 @contextmanager
 def begun(laptop: Laptop, ledger: Path, n: int, square: str = "x * x") -> Generator[subprocess.Popen[str]]:
     """Run `MANY` beside the test, to its end at the latest."""
@@ -146,7 +151,7 @@ def test_a_link_that_breaks_again_and_again_loses_and_doubles_nothing(laptop: La
     before = laptop.proxy.connections
     with begun(laptop, ledger, 60, SLOW.format(0.2)) as running:
         for so_many in (1, 20, 40):
-            until(lambda so_many=so_many: len(lines(ledger)) >= so_many)
+            until(partial(is_as_long, ledger, so_many))
             laptop.proxy.cut_after = 700 * so_many
             until(lambda: laptop.proxy.cut_after is None)
         out, err = running.communicate(timeout=PATIENCE_S)
@@ -209,9 +214,9 @@ def _has_own_python(user: str) -> bool:
 @pytest.mark.skipif(os.getuid() != 0 or not _has_own_python("hpc"), reason="needs root, a user hpc and its Python")
 def test_another_user_there_needs_nothing_installed_but_python(tmp_path: Path) -> None:
     with a_laptop(tmp_path, user="hpc") as laptop:
+        ledger = laptop.node.home / f"ledger-{os.getpid()}"
         try:
             program = MANY.replace("ledger.write", "__import__('getpass').getuser() == 'hpc' and ledger.write")
-            ledger = laptop.node.home / f"ledger-{os.getpid()}"
             assert laptop.user.runs(program, str(ledger), "8") == "140"
             assert sorted(map(int, lines(ledger))) == list(range(8))
             assert laptop.proxy.connections == 1

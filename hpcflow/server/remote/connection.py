@@ -37,6 +37,9 @@ _REOPEN_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0, 5.0)
 #: Two refusals in a row while others run: the host allows fewer at once than we thought.
 _PATIENT: Final = 2
 _HOPS_AT_MOST: Final = 8
+#: Kinds of host keys and their signatures (RFC 8332, RFC 8709, RFC 5656); SHA-1 signatures are none of them.
+_RSA: Final = ("rsa-sha2-256", "rsa-sha2-512")
+_HOST_KEYS: Final = ("ssh-ed25519", *(f"ecdsa-sha2-nistp{bits}" for bits in (256, 384, 521)), *_RSA)
 _SAID_AT_MOST: Final = 400
 
 
@@ -338,6 +341,7 @@ class Connection:
                 asyncssh.SSHClientConnectionOptions, host=host, config=self._config, **named
             )
             known = await asyncio.to_thread(_known_hosts, options.known_hosts)
+            named["server_host_key_algs"] = _host_key_algorithms(options, known)
             if tunnel is None and isinstance(options.tunnel, str) and options.tunnel.lower() != "none":
                 for hop in options.tunnel.split(","):
                     if len(hops) >= _HOPS_AT_MOST:
@@ -460,6 +464,25 @@ def _known_hosts(paths: object) -> asyncssh.SSHKnownHosts:
                 asyncssh.import_known_hosts(line)
                 good.append(line)
         return asyncssh.import_known_hosts("\n".join(good))
+
+
+def _host_key_algorithms(
+    options: asyncssh.SSHClientConnectionOptions, known: asyncssh.SSHKnownHosts
+) -> tuple[str, ...]:
+    """Return in which order keys are asked for: of the kinds that known_hosts holds first, then all others.
+
+    asyncssh asks for the known kinds alone; a host that has lost its key of that kind then hangs up, and nobody could
+    tell a changed key from a cut. Nothing is returned, and asyncssh's choice holds, where the host is known by its
+    address alone, or the user chose.
+    """
+    if options.config.get("HostKeyAlgorithms"):
+        return ()
+    port = None if options.port == 22 else options.port
+    keys, authorities, *_ = known.match(options.host_key_alias or options.host, "", port)
+    kinds = dict.fromkeys(key.get_algorithm() for key in keys)
+    held = [name for kind in kinds for name in (_RSA if kind == "ssh-rsa" else (kind,))]
+    certified = [f"{kind}-cert-v01@openssh.com" for kind in _HOST_KEYS] if authorities else []
+    return tuple(dict.fromkeys([*certified, *held, *_HOST_KEYS])) if keys or authorities else ()
 
 
 def _split(spec: str) -> tuple[str | None, str, int | None]:

@@ -50,7 +50,7 @@ class SshTransport:
     """One cluster behind ssh. Nothing is connected before the first call."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+        self.connection = connection
         self._environment: dict[str, str] | None = None
         self._asking = asyncio.Lock()
 
@@ -59,7 +59,7 @@ class SshTransport:
     async def run(self, command: Command, deadline_s: float) -> Reply:
         try:
             environment = await self._login_environment()
-            answer = await self._connection.execute(
+            answer = await self.connection.execute(
                 run_program(command, environment), command.stdin, deadline_s=deadline_s, most=_OUTPUT
             )
         except TransportError as error:
@@ -75,13 +75,13 @@ class SshTransport:
             part = f"{directory}.part-{uuid.uuid4().hex[:8]}"
             program = push_program(directory, part, [file.name for file in files])
             stream = _compressed(folders, files)
-            return await self._connection.execute(program, stream, deadline_s=_patience(size), most=_PIECE)
+            return await self.connection.execute(program, stream, deadline_s=_patience(size), most=_PIECE)
 
         self._check(await self._again(once), directory)
 
     async def append(self, path: str, data: bytes) -> None:
         async def once() -> Answer:
-            return await self._connection.execute(
+            return await self.connection.execute(
                 append_program(path), data, deadline_s=_patience(len(data)), most=_PIECE
             )
 
@@ -94,16 +94,16 @@ class SshTransport:
 
             async def once() -> Answer:
                 known = spell_offsets(at)
-                return await self._connection.execute(program, known, deadline_s=_patience(_OUTPUT // 8), most=_OUTPUT)
+                return await self.connection.execute(program, known, deadline_s=_patience(_OUTPUT // 8), most=_OUTPUT)
 
             answer = await self._again(once)
             if answer.exit_code == GONE:
-                raise Gone(f"{os.path.dirname(directory)} on {self._connection.host} was deleted")
+                raise Gone(f"{os.path.dirname(directory)} on {self.connection.host} was deleted")
             self._check(answer, directory)
             try:
                 pieces, more = parse_news(answer.stdout)
             except TransportError as error:
-                raise TransportError(f"{directory} on {self._connection.host}: {error}") from None
+                raise TransportError(f"{directory} on {self.connection.host}: {error}") from None
             for name, piece in pieces.items():
                 news[name] = news.get(name, b"") + piece
                 at[name] = at.get(name, 0) + len(piece)
@@ -115,7 +115,7 @@ class SshTransport:
             program, wanted = read_program(path, offset, min(size, _PIECE)), min(size, _PIECE)
 
             async def once(program: str = program, wanted: int = wanted) -> Answer:
-                return await self._connection.execute(program, b"", deadline_s=_patience(wanted), most=wanted + _PIECE)
+                return await self.connection.execute(program, b"", deadline_s=_patience(wanted), most=wanted + _PIECE)
 
             piece = self._check(await self._again(once), path).stdout
             pieces.append(piece)
@@ -128,22 +128,22 @@ class SshTransport:
 
     @property
     def needs_login(self) -> bool:
-        return self._connection.needs_login
+        return self.connection.needs_login
 
     async def reach(self) -> None:
-        await self._connection.connect(now=True)
+        await self.connection.connect(now=True)
 
     async def home(self) -> str:
         home = (await self._login_environment()).get("HOME", "")
         if not os.path.isabs(home):
-            raise TransportError(f"The login shell on {self._connection.host} has no HOME; set workdir and keys.")
+            raise TransportError(f"The login shell on {self.connection.host} has no HOME; set workdir and keys.")
         return home
 
     async def login(self, ask: Ask) -> None:
-        await self._connection.connect(ask)
+        await self.connection.connect(ask)
 
     async def close(self) -> None:
-        await self._connection.close()
+        await self.connection.close()
 
     # ---- small things
 
@@ -153,9 +153,7 @@ class SshTransport:
             if self._environment is None:
 
                 async def once() -> Answer:
-                    return await self._connection.execute(
-                        environment_program(), b"", deadline_s=_PROFILE_S, most=_PIECE
-                    )
+                    return await self.connection.execute(environment_program(), b"", deadline_s=_PROFILE_S, most=_PIECE)
 
                 self._environment = parse_environment((await self._again(once)).stdout)
             return self._environment
@@ -163,13 +161,13 @@ class SshTransport:
     async def _again(self, once: Callable[[], Awaitable[T]]) -> T:
         """Do what does no harm when it is done twice, until its end is seen."""
         for _ in range(_TRIES - 1):
-            await self._connection.connect()
-            broken = self._connection.count
+            await self.connection.connect()
+            broken = self.connection.count
             try:
                 return await once()
             except LinkLost:
-                await self._connection.connect()
-                if self._connection.count == broken:
+                await self.connection.connect()
+                if self.connection.count == broken:
                     raise  # the connection is fine: it was the command that took too long, or wrote too much
         return await once()
 
@@ -177,7 +175,7 @@ class SshTransport:
         if answer.exit_code != 0:
             said = answer.stderr.decode(errors="replace").strip().splitlines()
             reason = said[-1][-_SAID:] if said else f"exit code {answer.exit_code}"
-            raise TransportError(f"{path} on {self._connection.host}: {reason}")
+            raise TransportError(f"{path} on {self.connection.host}: {reason}")
         return answer
 
 
