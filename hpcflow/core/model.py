@@ -106,6 +106,8 @@ class Shape:
     python_version: tuple[int, int]
     #: Where tasks run; ``None``: a directory of their own below the bag.
     workdir: str | None = None
+    #: The electron of which so many tasks may run at once in a dispatch, and how many; ``None``: no matter.
+    at_most: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +145,8 @@ class Task:
     accept_failed: bool = False
     #: What follows when somebody else cancels its job: wait for `hpcflow resume`, or submit again.
     on_cancelled: Literal["pause", "retry"] = "pause"
+    #: Tasks of its electron that run at once, at most.
+    max_running: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +160,8 @@ class Graph:
     output_deps: tuple[int, ...]
     #: More failed tasks than this end the dispatch; ``None``: all that can run does.
     max_failures: int | None = None
+    #: Tasks that run at once, at most.
+    max_running: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,8 @@ class PlanSettings:
     chain_length: int = 1000
     #: Array tasks of one array, at most, by clusters.toml.
     max_width: int | None = None
+    #: Array tasks that may come up at once besides those there are, at least 1; ``None``: no matter.
+    room: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +215,8 @@ def _plan_bag(shape: Shape, ready: Sequence[Ready], alone: bool, limits: Limits,
         worth = int(sum(work) / settings.min_worker_time_s) if known else 0
         width = min(width, max(settings.first_width, worth))
     width = max(1, width if single else min(width, capacity(shape.resources, partition)))
+    if settings.room is not None:
+        width = min(width, settings.room)
     if limit is not None:
         several = max(settings.worker_walltime_s, limit + margin)
         most = links * limit + margin

@@ -219,6 +219,11 @@ class LiveBag:
         return sum(array.array.width for array in self.arrays if array.open)
 
     @property
+    def workers(self) -> int:
+        """Array tasks that live or may yet come up, as far as accounting says."""
+        return sum(array.array.width - len(array.ends) for array in self.arrays if array.open)
+
+    @property
     def came_up(self) -> int:
         """Array tasks whose worker wrote a line, however often it was requeued."""
         return len({name.rsplit("_", 1)[0] for name in self.ledger.workers})
@@ -393,6 +398,22 @@ class Shared:
 
     def open_arrays(self, cluster: Cluster) -> list[LiveArray]:
         return [array for bag in self.bags_on(cluster) for array in bag.arrays if array.open]
+
+    def room(self, live: LiveDispatch, shape: Shape) -> int | None:
+        """Return how many further array tasks may come up for a shape: the least that max_running= leaves.
+
+        Over all bags of its electron, of its dispatch, and of its cluster; ``None``: there is no limit.
+        """
+        limits: list[int] = []
+        if shape.at_most is not None:
+            alike = [bag for bag in self.bags_of(live) if bag.bag.shape.at_most == shape.at_most]
+            limits.append(shape.at_most[1] - sum(bag.workers for bag in alike))
+        if live.graph.max_running is not None:
+            limits.append(live.graph.max_running - sum(bag.workers for bag in self.bags_of(live)))
+        cluster = self.clusters[shape.cluster]
+        if cluster.settings.max_running is not None:
+            limits.append(cluster.settings.max_running - sum(bag.workers for bag in self.bags_on(cluster)))
+        return max(0, min(limits)) if limits else None
 
     def pause(self, live: LiveDispatch, shape: Shape, reason: str) -> None:
         """Submit nothing more of one shape until the user resumes; say so once."""

@@ -293,8 +293,13 @@ class Engine:
                 (planning, [task for task in now_ready if task.shape not in served]),
                 (further, [task for task in now_ready if task.shape in served]),
             ):
-                for plan in plan_bags(tasks, {cluster.name: limits}, settings):
-                    await self._submitter.serve(cluster, live, plan)
+                for kind in dict.fromkeys((task.shape, task.alone) for task in tasks):
+                    room = self._shared.room(live, kind[0])
+                    if room == 0:
+                        continue  # the end of an array wakes us
+                    mine = [task for task in tasks if (task.shape, task.alone) == kind]
+                    for plan in plan_bags(mine, {cluster.name: limits}, replace(settings, room=room)):
+                        await self._submitter.serve(cluster, live, plan)
         return held
 
     async def _give_to_warm(

@@ -80,16 +80,24 @@ class Intake:
 
     def shapes(self, graph: Graph, manifest: Manifest) -> list[Shape]:
         """Return what each task asks for, with its cluster's defaults filled in; equal tasks share one object."""
-        known: dict[tuple[str | None, Resources, str | None], Shape] = {}
+        known: dict[tuple[str | None, Resources, str | None, tuple[str, int] | None], Shape] = {}
         shapes: list[Shape] = []
         for task in graph.tasks:
-            asked = (task.executor, task.resources, task.workdir)
+            at_most = (task.name, task.max_running) if task.max_running is not None else None
+            asked = (task.executor, task.resources, task.workdir, at_most)
             if asked not in known:
                 known[asked] = self._shape(*asked, manifest)
             shapes.append(known[asked])
         return shapes
 
-    def _shape(self, executor: str | None, resources: Resources, workdir: str | None, manifest: Manifest) -> Shape:
+    def _shape(
+        self,
+        executor: str | None,
+        resources: Resources,
+        workdir: str | None,
+        at_most: tuple[str, int] | None,
+        manifest: Manifest,
+    ) -> Shape:
         cluster = self._clusters.get(ClusterName(executor or self._default))
         if cluster is None:
             names = ", ".join(sorted(self._clusters))
@@ -108,6 +116,7 @@ class Intake:
             python=cluster.python_for(manifest["executable"], manifest["python"]),
             python_version=(manifest["python"][0], manifest["python"][1]),
             workdir=workdir,
+            at_most=at_most,
         )
 
     async def preview(self, manifest: Manifest) -> Json:

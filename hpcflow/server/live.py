@@ -486,6 +486,7 @@ def read_graph(manifest: Manifest) -> Graph:
                 _retries(shape.get("retries", 0)),
                 bool(shape.get("accept_failed", False)),
                 shape.get("on_cancelled", "pause"),
+                shape.get("max_running"),
             )
             for shape in manifest["shapes"]
         ]
@@ -494,7 +495,7 @@ def read_graph(manifest: Manifest) -> Graph:
         for index, (name, fn, args, shape, deps, after) in enumerate(manifest["tasks"]):
             if fn not in blobs or args not in blobs:
                 raise UserError(f"Task {index} ({name}) names a blob that the dispatch does not hold.")
-            executor, resources, workdir, retries, accept_failed, on_cancelled = shapes[shape]
+            executor, resources, workdir, retries, accept_failed, on_cancelled, max_running = shapes[shape]
             tasks.append(
                 Task(
                     index=index,
@@ -509,6 +510,7 @@ def read_graph(manifest: Manifest) -> Graph:
                     retries=retries,
                     accept_failed=accept_failed,
                     on_cancelled=on_cancelled,
+                    max_running=max_running,
                 )
             )
         if manifest["output"] not in blobs:
@@ -519,6 +521,7 @@ def read_graph(manifest: Manifest) -> Graph:
             output=manifest["output"],
             output_deps=tuple(manifest["output_deps"]),
             max_failures=manifest.get("max_failures"),
+            max_running=manifest.get("max_running"),
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError(

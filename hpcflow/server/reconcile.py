@@ -173,6 +173,7 @@ class Reconciler:
                     changed = True
                     self._writer.pending.arrays.append(array.row())
                     logger.info("job %s: %s", array.array.job_id, array.state)
+                    self._shared.plan[cluster.name].set()  # there may be room now for what waits
         for bag in self._shared.bags_on(cluster):
             self._look_at_queue(cluster, bag)
             await self._settle(cluster, bag)

@@ -124,6 +124,8 @@ class ClusterSettings(BaseModel):
     extra: tuple[str, ...] = ()
     #: Array tasks of one array, at most.
     max_width: Annotated[int, Field(ge=1)] | None = None
+    #: Array tasks of hpcflow that run at once here, at most, over all dispatches.
+    max_running: Annotated[int, Field(ge=1)] | None = None
     #: How long workers wait for more here, those with GPUs included.
     linger: Annotated[float, Field(ge=0)] | None = None
     #: Floor of the accounting poll; never below the server's own.

@@ -75,6 +75,8 @@ class Submitter:
             live.move(index, Event.BAGGED, now)
         self._writer.pending.bags.append(bag.row())
         more = sum(plan.widths[: plan.at_once]) - bag.alive() - bag.on_their_way()
+        room = self._shared.room(live, bag.bag.shape)
+        more = more if room is None else min(more, room)
         if more > 0:
             self._intend(cluster, bag, more)
         bag.reserve = plan.widths[plan.at_once :]
@@ -88,9 +90,11 @@ class Submitter:
         await close_inbox(bag.bag, cluster)
 
     async def widen(self, cluster: Cluster, bag: LiveBag, widths: Sequence[int]) -> None:
-        """Submit further arrays for a bag."""
+        """Submit further arrays for a bag, as far as max_running= leaves room."""
         for width in widths:
-            self._intend(cluster, bag, width)
+            room = self._shared.room(bag.dispatch, bag.bag.shape)
+            if room != 0:
+                self._intend(cluster, bag, width if room is None else min(width, room))
         await self._writer.flush()
         await self.submit_due(cluster, bag)
 

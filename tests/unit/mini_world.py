@@ -252,6 +252,7 @@ def a_manifest(
     on_cancelled: str = "pause",
     accepting: Sequence[int] = (),
     max_failures: int | None = None,
+    max_running: int | None = None,
     **resources: Any,
 ) -> dict[str, Any]:  # Any: JSON
     """A dispatch of tasks that wait for each other as ``deps`` says; those of ``accepting`` accept failures."""
@@ -266,6 +267,7 @@ def a_manifest(
         "shapes": [shape, {**shape, "accept_failed": True}],
         "tasks": [[f"step{index}", 0, 0, int(index in accepting), list(needs), []] for index, needs in enumerate(deps)],
         "max_failures": max_failures,
+        "max_running": max_running,
         "output": 0,
         "output_deps": [],
         "blobs": [[4, hashlib.sha256(b"blob").hexdigest()]],

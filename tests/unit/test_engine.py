@@ -15,7 +15,7 @@ from hpcflow.core.model import Cause, Phase
 from hpcflow.core.states import State, Status
 from hpcflow.server.live import LiveDispatch
 from hpcflow.server.store import ArrayState
-from tests.unit.mini_world import PlayedWorker, Stage, World, a_dispatch, a_stage
+from tests.unit.mini_world import MINI, PlayedWorker, Stage, World, a_dispatch, a_stage
 
 P = ParamSpec("P")
 
@@ -595,3 +595,34 @@ async def test_a_later_dispatch_knows_how_long_the_tasks_of_an_earlier_one_ran(t
     async with a_stage(tmp_path) as stage:
         known = stage.store.run_times()
         assert [(key.cluster, count, round(wall, 6)) for key, (count, wall) in known.items()] == [("mini", 1, 0.1)] * 8
+
+
+@in_loop
+async def test_no_more_tasks_run_at_once_than_the_lattice_allows(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        live = await stage.dispatch(*[[]] * 5, [0, 1], max_running=2)
+        job = await stage.job()
+        assert len(job.tasks) == 2
+        workers = [PlayedWorker(job, index) for index in (0, 1)]
+        for task in range(5):
+            workers[task % 2].run(task, task)
+        await stage.until(lambda: states(stage, live)[5] is State.READY)
+        assert stage.world.count("submit") == 1
+        for index in (0, 1):
+            workers[index].leave()
+            stage.world.end(job, index, Cause.DONE)
+        PlayedWorker(await stage.job(1), 0).run(0, 5)
+        assert (await stage.ended(live)).status is Status.COMPLETED
+
+
+@in_loop
+async def test_no_more_array_tasks_come_up_than_the_cluster_allows_over_all_dispatches(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        cluster = stage.engine.clusters[MINI]
+        cluster.settings = cluster.settings.model_copy(update={"max_running": 3})
+        first = await stage.dispatch([], [])
+        await stage.job()
+        second = await stage.dispatch([], [], [])
+        assert [len(job.tasks) for job in (await stage.job(0), await stage.job(1))] == [2, 1]
+        for live in (first, second):
+            await stage.engine.cancel(live, None)
