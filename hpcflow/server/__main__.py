@@ -144,7 +144,11 @@ def main(
     except ExceptionGroup as errors:
         # The engine's loops end in a group: they see a lost lease at their first write.
         if errors.subgroup(LeaseLost) is None:
-            raise
+            fault = _first(errors)
+            if not isinstance(fault, HpcflowError):
+                logger.error("a fault of the server's own", exc_info=fault)
+            logger.critical("ends, because a part of it did: %s", fault)
+            return 1
         logger.error("another server took the lease: this one ends")
         return EXIT_FENCED
 
@@ -294,6 +298,13 @@ def _log_to(path: str) -> None:
     logging.getLogger().addHandler(handler)
     logging.getLogger("hpcflow").setLevel(logging.INFO)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+
+def _first(errors: BaseException) -> BaseException:
+    """Return the first error of a group that is no group itself."""
+    while isinstance(errors, BaseExceptionGroup):
+        errors = errors.exceptions[0]
+    return errors
 
 
 def _version() -> str:

@@ -22,6 +22,7 @@ from hpcflow.server.again import check_at_hand, nothing_to_retry, number_of
 from hpcflow.server.bagging import value_bytes
 from hpcflow.server.clusters import Cluster, find_clusters
 from hpcflow.server.engine import Engine
+from hpcflow.server.failpoints import failpoint
 from hpcflow.server.intake import Intake
 from hpcflow.server.live import LiveDispatch, Stored, read_graph
 from hpcflow.server.settings import Settings, read_clusters
@@ -61,7 +62,11 @@ _PIECE: Final = 8 * 2**20
 async def running(
     store: Store, settings: Settings, where: Places, *, on_network: bool, environ: Mapping[str, str]
 ) -> AsyncGenerator[Service]:
-    """Find the clusters, take up what an earlier server left, and run the engine while the context is open."""
+    """Find the clusters, take up what an earlier server left, and run the engine while the context is open.
+
+    Raises:
+        ExceptionGroup: the engine ended by itself. Nobody may go on to take dispatches that nothing runs.
+    """
     clusters, default, reason = await find_clusters(where, settings, read_clusters(where), environ, sys.executable)
     engine = Engine(
         settings,
@@ -73,14 +78,14 @@ async def running(
     )
     service = Service(engine, where, default, reason)
     await service.take_up()
-    loop = asyncio.create_task(engine.run())
     try:
-        yield service
+        async with asyncio.TaskGroup() as group:
+            loop = group.create_task(engine.run())
+            try:
+                yield service
+            finally:
+                loop.cancel()
     finally:
-        loop.cancel()
-        await asyncio.wait([loop])
-        if not loop.cancelled() and (fault := loop.exception()) is not None:
-            logger.error("the engine had ended before: %s", fault)
         for cluster in clusters.values():
             await cluster.close()
 
@@ -115,6 +120,7 @@ class Service:
     async def _take_up(self, row: DispatchRow) -> None:
         live, bags = await self._load(row)
         self._engine.take_over(live, bags, await asyncio.to_thread(self._store.arrays, row.id))
+        failpoint("after_take_over")
 
     async def _load(self, row: DispatchRow) -> tuple[LiveDispatch, list[BagRow]]:
         """Return a dispatch as the store knows it, and its bags; nothing runs it yet.
@@ -161,9 +167,11 @@ class Service:
             os.unlink(payload)
             raise
         os.rename(payload, self._payload(known))
+        failpoint("after_upload")
         live = LiveDispatch.fresh(row, graph, shapes, manifest, self._payload(known))
         rows = [live.task_row(index) for index in range(len(graph.tasks))]
         await asyncio.to_thread(self._store.add_dispatch, row, manifest, rows)
+        failpoint("after_dispatch_commit")
         self._engine.add(live)
         return {"id": known, "status": Status.RUNNING, "messages": messages}
 

@@ -27,8 +27,9 @@ from tests.unit.served import an_upload
 
 # The process as it is, with a service that runs nothing on the other side of the seam, and a claim on a real store.
 PROGRAM = """
-import json, sys
+import asyncio, json, sys
 from contextlib import asynccontextmanager
+from hpcflow.core import model
 from hpcflow.server.__main__ import Opened, main
 from hpcflow.server.claim import claimed_store
 from tests.unit.served import MemoryService
@@ -39,7 +40,13 @@ given = json.loads(sys.argv[1])
 async def open_service(start):
     with claimed_store(start.where, host=start.host, boot_id=start.boot_id, on_network=start.network is not None,
                        locked=start.locked, take_over=start.take_over) as claim:
-        yield Opened(MemoryService(names=given["clusters"]), claim.renew)
+        async with asyncio.TaskGroup() as group:
+            if given["fault"]:
+                group.create_task(fail())
+            yield Opened(MemoryService(names=given["clusters"]), claim.renew)
+
+async def fail():
+    raise getattr(model, given["fault"], OSError)("no such table")
 
 sys.exit(main(sys.argv[2:], open_service=open_service, host=given["host"], beat_s=given["beat_s"],
               take_over_s=given["take_over_s"], f_type=lambda path: given["f_type"]))
@@ -96,9 +103,11 @@ def launch(
     beat_s: float = 0.1,
     f_type: int = EXT4,
     environ: Mapping[str, str] | None = None,
+    fault: str = "",
 ) -> Running:
     """Start a server and don't wait for it."""
     given = {"host": host, "clusters": clusters, "beat_s": beat_s, "f_type": f_type, "take_over_s": 10.0}
+    given |= {"fault": fault}
     kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "USER") if name in os.environ}
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, json.dumps(given), *options],
@@ -161,6 +170,16 @@ def test_a_shutdown_ends_it_in_order(tmp_path: Path) -> None:
         assert server.ask("POST", "/api/v1/shutdown") == {"ok": True}
         assert server.end() == (0, "")
     assert home.read_notice(server.where) is None
+
+
+@pytest.mark.parametrize("fault", ["HpcflowError", "OSError"])
+def test_a_server_whose_engine_ended_ends_too_and_its_log_says_why(tmp_path: Path, fault: str) -> None:
+    here = launch(tmp_path, fault=fault)
+    assert here.end() == (1, "")
+    log = Path(here.where.log).read_text()
+    assert log.splitlines()[-1].endswith("CRITICAL hpcflow.server: ends, because a part of it did: no such table")
+    assert ("Traceback" in log) == (fault == "OSError")
+    assert home.read_notice(here.where) is None
 
 
 def test_a_second_server_is_refused_in_one_sentence(tmp_path: Path) -> None:

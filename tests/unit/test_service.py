@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ from hpcflow.core.model import Cause, DispatchId, HpcflowError, Limits, NotFound
 from hpcflow.core.places import Places
 from hpcflow.core.plugin import Reply
 from hpcflow.core.states import State, Status
-from hpcflow.server.service import Service
+from hpcflow.server.service import Service, running
+from hpcflow.server.settings import Settings
+from hpcflow.server.store import Store, StoreError
 from tests.unit.mini_world import MINI, Job, MiniPlugin, PlayedWorker, Stage, a_manifest, a_stage
 from tests.unit.test_engine import in_loop
 
@@ -227,6 +231,27 @@ async def test_a_retry_that_would_need_what_is_gone_is_refused(tmp_path: Path) -
         assert dispatch not in stage.engine.writer.dispatches
         (tmp_path / "away").rename(payload)
         assert (await service.retry(dispatch, **NOTHING))["moved"] == 1
+
+
+# ---- the engine's end
+
+
+@in_loop
+async def test_when_the_engine_ends_by_itself_the_service_does_too(tmp_path: Path) -> None:
+    where = Places(str(tmp_path / "home"))
+    for folder in (where.home, where.keys, where.dispatches):
+        Path(folder).mkdir(mode=0o700)
+    with closing(Store.open(where.store, on_network=False)) as store:
+        with closing(sqlite3.connect(where.store)) as raw:
+            raw.execute("DROP TABLE run_time")
+            raw.commit()
+        with pytest.raises(ExceptionGroup) as ended:
+            async with (
+                asyncio.timeout(20),
+                running(store, Settings(), where, on_network=False, environ={"PATH": str(tmp_path)}),
+            ):
+                await asyncio.Event().wait()
+    assert ended.value.subgroup(StoreError) is not None
 
 
 # ---- finding
