@@ -21,6 +21,7 @@ __all__ = [
     "Ledger",
     "Lost",
     "Started",
+    "Usage",
     "newest_first",
     "worker_name",
 ]
@@ -75,6 +76,20 @@ class Lost:
         return bool(self.running or self.free or self.cut)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """How one array task spent its time, by its journals, in seconds."""
+
+    #: More than one after a requeue.
+    workers: int
+    tasks: int
+    #: From the first line to the last one.
+    span_s: float
+    #: In tasks, and waiting for more; the rest of the span went into claims, forks and records.
+    tasks_s: float
+    idle_s: float
+
+
 @dataclass(slots=True)
 class Worker:
     """What one worker's journal says so far."""
@@ -85,10 +100,31 @@ class Worker:
     begun: int = 0
     #: Why it left, by its own last line.
     exit: str | None = None
+    #: Seconds since the epoch by the node's clock: its first line and its last one so far.
+    first_at: float | None = None
+    last_at: float = 0.0
+    #: Tasks that ended here, their run time in all, and how long it waited for more, in seconds.
+    ended: int = 0
+    tasks_s: float = 0.0
+    idle_s: float = 0.0
     doubt: Ended | None = None
     ranges: set[int] = field(default_factory=set[int])
     cut: set[tuple[int, int]] = field(default_factory=set[tuple[int, int]])
     released: bool = False
+
+    def note(self, record: Record) -> None:
+        """Count what a record says of the worker's time."""
+        at = float(record.get("t", 0.0))
+        self.first_at = at if self.first_at is None else self.first_at
+        self.last_at = max(self.last_at, at)
+        match record["ev"]:
+            case "end":
+                self.ended += 1
+                self.tasks_s += float(record.get("wall", 0.0))
+            case "exit":
+                self.idle_s = float(record.get("idle", 0.0))
+            case _:
+                pass
 
 
 class Ledger:
@@ -151,6 +187,20 @@ class Ledger:
         mean = self.mean_wall_s
         return None if mean is None else mean * len(self.bag.tasks) / len(self.bag.units)
 
+    def usage(self, job_id: str, index: int) -> Usage | None:
+        """Return how the workers of one array task spent their time, all restarts together; ``None``: none came up."""
+        name = f"{job_id}_{index}"
+        mine = [worker for key, worker in self.workers.items() if key.rpartition("_")[0] == name]
+        if not mine:
+            return None
+        return Usage(
+            workers=len(mine),
+            tasks=sum(worker.ended for worker in mine),
+            span_s=sum(worker.last_at - (worker.first_at or worker.last_at) for worker in mine),
+            tasks_s=sum(worker.tasks_s for worker in mine),
+            idle_s=sum(worker.idle_s for worker in mine),
+        )
+
     def followers(self, index: int, attempt: int) -> list[tuple[int, int]]:
         """Return (index, attempt) of the tasks that come after one in its unit."""
         return self._followers.get((index, attempt), [])
@@ -171,6 +221,7 @@ class Ledger:
         me = self.workers[worker]
         facts: list[Fact] = []
         for record in records:
+            me.note(record)
             if me.doubt is not None:
                 doubt, me.doubt = me.doubt, None
                 me.running = None

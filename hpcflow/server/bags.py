@@ -6,12 +6,12 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
 from hpcflow.core.bag import bag_key
-from hpcflow.core.follow import Ledger, worker_name
+from hpcflow.core.follow import Ledger, Usage, worker_name
 from hpcflow.core.model import (
     Bag,
     BagId,
@@ -53,6 +53,8 @@ class LiveArray:
     submitted_at: datetime | None = None
     ended_at: datetime | None = None
     ends: dict[int, Observation] = field(default_factory=dict[int, Observation])
+    #: How those of its array tasks that came up spent their time; known when the bag is over.
+    usage: dict[int, Usage] = field(default_factory=dict[int, Usage])
     #: Complete answers in a row in which nothing of it lived.
     silent: int = 0
     seen: bool = False
@@ -157,6 +159,8 @@ class LiveArray:
                     "signal": end.signal,
                     "core_seconds": end.core_seconds,
                     "max_rss_kib": end.max_rss_kib,
+                    "host": end.host,
+                    "usage": asdict(self.usage[index]) if index in self.usage else None,
                 }
                 for index, end in self.ends.items()
             },
@@ -389,6 +393,10 @@ class Shared:
         """Forget a bag whose arrays are all over."""
         if self.bags.pop(bag.bag.id, None) is not None:
             self.writer.pending.bags.append(bag.row(closed_at=self.now()))
+            for array in bag.arrays:
+                found = {index: bag.ledger.usage(str(array.array.job_id), index) for index in array.ends}
+                array.usage = {index: usage for index, usage in found.items() if usage is not None}
+                self.writer.pending.arrays.append(array.row())
 
     def bags_on(self, cluster: Cluster) -> list[LiveBag]:
         return [bag for bag in self.bags.values() if bag.bag.shape.cluster == cluster.name]

@@ -626,3 +626,22 @@ async def test_no_more_array_tasks_come_up_than_the_cluster_allows_over_all_disp
         assert [len(job.tasks) for job in (await stage.job(0), await stage.job(1))] == [2, 1]
         for live in (first, second):
             await stage.engine.cancel(live, None)
+
+
+@in_loop
+async def test_how_array_tasks_spent_their_time_is_kept_beside_what_accounting_charged(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        live = await stage.dispatch([], [])
+        job = await stage.job()
+        worker = PlayedWorker(job, 0)
+        for task in (0, 1):
+            worker.run(task, task)
+        worker.write(ev="exit", why="drained", n=2, t=4.5, idle=2.0)
+        await stage.ended(live)
+        for index in (0, 1):
+            stage.world.end(job, index, Cause.DONE)
+        await stage.until(lambda: stage.store.arrays(live.id)[0].state is ArrayState.ENDED)
+        await stage.until(lambda: stage.store.arrays(live.id)[0].ends[0]["usage"])
+        ends = stage.store.arrays(live.id)[0].ends
+        assert ends[0]["usage"] == {"workers": 1, "tasks": 2, "span_s": 3.5, "tasks_s": 0.2, "idle_s": 2.0}
+        assert ends[1]["usage"] is None
