@@ -34,6 +34,8 @@ def _settings(kind: str, cluster: str, defaults: Mapping[str, object]) -> Execut
     where = f"executor.{kind}"
     if "executor" in defaults:
         raise UserError(f"{where}: an executor has no executor of its own; name the cluster by cluster=.")
+    if defaults.get("max_running") is not None:
+        raise UserError(f"{where}: max_running belongs to an electron, a lattice, or a cluster in clusters.toml.")
     name = parse_options({"executor": cluster}, where).cluster
     if name is None:
         raise UserError(f"{where}: cluster=None names no cluster.")

@@ -7,7 +7,7 @@ import operator
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from fractions import Fraction
 from typing import Final, Literal, SupportsIndex, TypedDict, cast
@@ -88,6 +88,7 @@ class Options(TypedDict, total=False):
     retries: int | model.Retries
     accept_failed: bool
     on_cancelled: Literal["pause", "retry"]
+    max_running: int
     workdir: str | os.PathLike[str]
 
 
@@ -120,7 +121,8 @@ class Annotations:
     accept_failed: bool | None = None
     on_cancelled: Literal["pause", "retry"] | None = None
     workdir: str | None = None
-    #: Of a lattice; electrons inherit it, and have no use for it.
+    #: Of an electron, all its tasks in one dispatch; of a lattice, all tasks of the dispatch.
+    max_running: int | None = None
     max_failures: int | None = None
 
     @property
@@ -135,6 +137,10 @@ class Annotations:
         """
         moved = None not in (self.cluster, inherited.cluster) and self.cluster != inherited.cluster
         return self._filled(inherited, _NAMES_ON_A_CLUSTER if moved else frozenset())
+
+    def for_electrons(self) -> Annotations:
+        """Return what a lattice's electrons inherit: all but what counts over the lattice as a whole."""
+        return replace(self, max_running=None, max_failures=None)
 
     def placed(self) -> Placement:
         """Return cluster, resources and the rest, with the executor's own defaults where nothing else was written.
@@ -171,6 +177,7 @@ class Annotations:
             retries=whole.retries or model.Retries(),
             accept_failed=bool(whole.accept_failed),
             on_cancelled=whole.on_cancelled or "pause",
+            max_running=whole.max_running,
         )
 
     def _filled(self, weaker: Annotations, without: frozenset[str]) -> Annotations:
@@ -193,6 +200,7 @@ class Placement:
     retries: model.Retries
     accept_failed: bool
     on_cancelled: Literal["pause", "retry"]
+    max_running: int | None
 
 
 _FIELDS: Final = tuple(field.name for field in fields(Annotations))
@@ -337,7 +345,7 @@ def _seconds(value: object) -> int | None:
 
 _COUNTS: Final = {
     "nodes": (1, 100_000), "ntasks": (1, 10_000_000), "cpus": (1, 4096), "gpus": (0, 64), "retries": (0, 100),
-    "max_failures": (0, 1_000_000_000),
+    "max_running": (1, 1_000_000), "max_failures": (0, 1_000_000_000),
 }  # fmt: skip
 
 
@@ -497,6 +505,7 @@ _PARSERS: Final = {
     "retries": ("retries", _retries),
     "accept_failed": ("accept_failed", _flag),
     "on_cancelled": ("on_cancelled", _on_cancelled),
+    "max_running": ("max_running", _count),
     "workdir": ("workdir", _workdir),
     "max_failures": ("max_failures", _count),
 }

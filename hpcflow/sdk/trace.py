@@ -87,8 +87,8 @@ class Trace:
 
     def __init__(self, name: str, annotations: Annotations) -> None:
         self.name = name
-        self.inherited = annotations
-        self._max_failures = annotations.max_failures
+        self.inherited = annotations.for_electrons()
+        self._max_failures, self._max_running = annotations.max_failures, annotations.max_running
         self._calls: list[_Call] = []
         self._blobs: dict[bytes, int] = {}
         self._texts: dict[int, FunctionText] = {}
@@ -132,7 +132,8 @@ class Trace:
 
     def inside(self, annotations: Annotations) -> Inside:
         # The same object for equal annotations: electrons are prepared once for each.
-        merged = self._inner.setdefault((annotations, self.inherited), annotations.over(self.inherited))
+        inner = annotations.for_electrons().over(self.inherited)
+        merged = self._inner.setdefault((annotations, self.inherited), inner)
         return Inside(self, merged)
 
     def finished(self, returned: object) -> Traced:
@@ -154,6 +155,7 @@ class Trace:
                 output=output,
                 output_deps=tuple(sorted(deps)),
                 max_failures=self._max_failures,
+                max_running=self._max_running,
             ),
             blobs=tuple(self._blobs),
             functions=self._texts,
@@ -307,6 +309,7 @@ def _task(index: int, call: _Call) -> Task:
         retries=placement.retries,
         accept_failed=placement.accept_failed,
         on_cancelled=placement.on_cancelled,
+        max_running=placement.max_running,
     )
 
 

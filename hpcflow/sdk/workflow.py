@@ -166,8 +166,9 @@ def lattice(
 ) -> Lattice[P, R] | Callable[[Callable[P, R]], Lattice[P, R]]:
     """Mark a function that composes electrons: ``@lattice``, or ``@lattice(executor="slurm")``.
 
-    Its options hold for each electron that it calls and that leaves them open; ``max_failures=`` is its own: with
-    more failed tasks than this the dispatch ends. An electron may be marked too: it is then the lattice's only task.
+    Its options hold for each electron that it calls and that leaves them open, but for two, which count over the whole
+    dispatch: no more than ``max_running=`` tasks run at once, and with more than ``max_failures=`` failed ones it ends.
+    An electron may be marked too: it is then the lattice's only task.
 
     Raises:
         UserError: an unknown or impossible option; a method, coroutine or generator function.
@@ -204,7 +205,8 @@ def manifest(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
     shapes: list[Task] = []
     tasks: list[list[object]] = []
     for task in graph.tasks:
-        asked = (task.executor, task.resources, task.workdir, task.retries, task.accept_failed, task.on_cancelled)
+        wanted = (task.executor, task.resources, task.workdir, task.max_running)
+        asked = (*wanted, task.retries, task.accept_failed, task.on_cancelled)
         number = numbers.setdefault(asked, len(numbers))
         if number == len(shapes):
             shapes.append(task)
@@ -224,6 +226,7 @@ def manifest(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
                 "retries": asdict(task.retries),
                 "accept_failed": task.accept_failed,
                 "on_cancelled": task.on_cancelled,
+                "max_running": task.max_running,
             }
             for task in shapes
         ],
@@ -231,6 +234,7 @@ def manifest(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
         "output": graph.output,
         "output_deps": list(graph.output_deps),
         "max_failures": graph.max_failures,
+        "max_running": graph.max_running,
     }, list(traced.blobs)
 
 

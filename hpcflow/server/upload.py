@@ -94,6 +94,7 @@ class ShapeNote(TypedDict):
     retries: RetriesNote
     accept_failed: bool
     on_cancelled: Literal["pause", "retry"]
+    max_running: Amount | None
 
 
 class Manifest(TypedDict):
@@ -115,6 +116,7 @@ class Manifest(TypedDict):
     output: Count
     output_deps: list[Count]
     max_failures: Count | None
+    max_running: Amount | None
     #: Size and SHA-256 in hex of each blob.
     blobs: list[tuple[Count, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]]
 

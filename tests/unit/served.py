@@ -307,6 +307,7 @@ def a_shape(**changes: object) -> Json:
         "retries": {"times": 0, "memory": 2.0, "walltime": 2.0, "exceptions": []},
         "accept_failed": False,
         "on_cancelled": "pause",
+        "max_running": None,
         **changes,
     }
 
@@ -326,6 +327,7 @@ def a_manifest(**changes: object) -> Json:
         "output": 2,
         "output_deps": [1],
         "max_failures": None,
+        "max_running": None,
         **changes,
     }
 

@@ -34,6 +34,7 @@ def test_everything_an_electron_may_ask_for_reaches_its_task() -> None:
         retries=2,
         accept_failed=True,
         on_cancelled="retry",
+        max_running=5,
         workdir="/scratch/me",
     )
     def simulate() -> None: ...
@@ -41,6 +42,7 @@ def test_everything_an_electron_may_ask_for_reaches_its_task() -> None:
     task = hf.lattice(lambda: simulate()).build_graph().graph.tasks[0]
     assert (task.executor, task.workdir) == ("slurm", "/scratch/me")
     assert (task.retries, task.accept_failed, task.on_cancelled) == (Retries(times=2), True, "retry")
+    assert task.max_running == 5
     assert task.resources == Resources(
         nodes=2,
         ntasks=8,
@@ -72,7 +74,7 @@ def test_a_misspelt_annotation_is_refused_with_the_nearest_name() -> None:
 
 
 def test_an_annotation_like_no_other_is_refused_with_all_names() -> None:
-    with pytest.raises(UserError, match=r"unknown annotation 'colour'\. Known: .*, on_cancelled, workdir\."):
+    with pytest.raises(UserError, match=r"unknown annotation 'colour'\. Known: .*, max_running, workdir\."):
         parse_options({"colour": 1}, "The electron 'f'")
     with pytest.raises(UserError, match=r"unknown annotation 'colour'\. Known: .*, workdir, max_failures\."):
         parse_lattice_options({"colour": 1}, "The lattice 'f'")
@@ -92,6 +94,7 @@ def test_an_annotation_like_no_other_is_refused_with_all_names() -> None:
         ({"on_cancelled": "resume"}, "on_cancelled='resume' must be 'pause' (wait for `hpcflow resume`) or 'retry'"),
         ({"on_cancelled": ["retry"]}, "on_cancelled=['retry'] must be 'pause'"),
         ({"max_failures": 3}, "max_failures belongs to the lattice"),
+        ({"max_running": 0}, "max_running=0 must be between 1 and 1000000"),
         ({"nodes": 4, "ntasks": 2}, "nodes=4 needs ntasks of at least 4"),
         ({"partition": ""}, "partition='' must be a text"),
         ({"partition": "a b"}, "must not hold white space"),
@@ -215,6 +218,22 @@ def test_the_number_of_failures_belongs_to_the_lattice_that_is_dispatched() -> N
     assert inner.build_graph().graph.max_failures == 7
     assert outer.build_graph().graph.max_failures is None
     assert outer.with_options(max_failures=0).build_graph().graph.max_failures == 0
+
+
+def test_how_many_run_at_once_is_a_lattices_own_and_an_electrons_own() -> None:
+    single = hf.electron(max_running=1)(len)
+    free = hf.electron(len)
+    inner = hf.lattice(max_running=3)(lambda: [single([]), free([])])
+    outer = hf.lattice(max_running=9, cpus=2)(lambda: [single([]), free([]), inner()])
+    graph = outer.build_graph().graph
+    assert graph.max_running == 9
+    assert [task.max_running for task in graph.tasks] == [1, None, 1, None]
+    assert inner.build_graph().graph.max_running == 3
+    assert single.with_options(cpus=4).annotations.max_running == 1
+    with pytest.raises(
+        UserError, match=r"executor\.Local: max_running belongs to an electron, a lattice, or a cluster"
+    ):
+        hf.executor.Local(max_running=3)
 
 
 def test_what_follows_a_failure_is_inherited_as_all_else() -> None:

@@ -227,6 +227,8 @@ def test_every_changed_byte_is_noticed(tmp_path: Path) -> None:
         (failing(exceptions=["a\nb"]), "wrong at shapes.0.retries.exceptions.0"),
         (failing(more=1), "wrong at shapes.0.retries.more"),
         ({"max_failures": -1}, "wrong at max_failures"),
+        ({"max_running": 0}, "wrong at max_running"),
+        ({"shapes": [a_shape(max_running=0)]}, "wrong at shapes.0.max_running"),
         ({"shapes": []}, "Task 0 of the manifest"),
         (asking(cpu=1), "wrong at shapes.0.resources.cpu"),
         (asking(cpus="2"), "wrong at shapes.0.resources.cpus"),

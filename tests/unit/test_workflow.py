@@ -551,7 +551,7 @@ def test_a_manifest_lists_each_function_shape_and_equal_arguments_once() -> None
     assert (wanted["v"], wanted["name"], wanted["output"]) == (1, "workflow", 3)
     assert wanted["python"] == list(sys.version_info[:2])
     assert wanted["output_deps"] == [0, 1, 2, 3, 4]
-    assert wanted["max_failures"] is None
+    assert (wanted["max_failures"], wanted["max_running"]) == (None, None)
     assert [len(blobs), load_with(blobs[1])] == [4, ((1,), {})]
 
 
