@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
-from tests.integration.world import User
+from tests.integration.world import User, open_gate, until
 
 MIXED = """
 import sys
@@ -201,3 +202,58 @@ def test_a_script_that_can_not_be_planned_is_a_mistake_of_the_user(user: User) -
     assert "ZeroDivisionError" in broken.stderr
     assert "hpcflow/cli/" not in broken.stderr
     assert missing.stderr == "There is no script missing.py.\n"
+
+
+STAGES = """
+import os
+import sys
+
+import hpcflow as hf
+
+@hf.electron
+def gated(gate):
+    with open(gate) as file:
+        file.read()
+
+@hf.electron(memory="100 MB")
+def second(_, good):
+    if not os.path.exists(good):
+        raise RuntimeError("not yet")
+    return "done"
+
+@hf.lattice(executor="local")
+def stages(gate, good):
+    return second(gated(gate), good)
+
+print(hf.dispatch(stages)(*sys.argv[1:]))
+"""
+
+
+def test_a_dispatch_is_paused_resumed_and_tried_again(user: User) -> None:
+    gate, good = user.folder / "gate", user.folder / "good"
+    os.mkfifo(gate)
+    dispatch = user.runs(STAGES, str(gate), str(good))
+    until(lambda: user.asks("show", dispatch)["counts"].get("running"), user.log)
+
+    paused = user.hpcflow("pause", dispatch[:20])
+    assert (paused.returncode, paused.stderr) == (0, "")
+    assert paused.stdout.startswith(f"Nothing more is submitted until `hpcflow resume {dispatch}`.")
+    open_gate(gate)
+    until(lambda: user.asks("show", dispatch)["counts"].get("paused"), user.log)
+    shown = user.hpcflow("show", dispatch).stdout.splitlines()
+    assert shown[0] == f"stages  {dispatch}  RUNNING, paused"
+    assert shown[2] == "1 of 2 done, 1 paused · local"
+    assert [line for line in shown if line.startswith("Paused: You paused it at ")]
+    assert "RUNNING, paused" in user.hpcflow("dispatches", "-n", "1").stdout
+
+    assert user.asks("resume", dispatch)["moved"] == 1
+    assert user.waits_for(dispatch)["counts"] == {"completed": 1, "failed": 1}
+    good.touch()
+    assert user.asks("retry", dispatch, "--failed", "--memory", "200MB") == {
+        "moved": 1,
+        "message": "1 task to run again; results that exist are kept.",
+    }
+    ended = user.waits_for(dispatch)
+    assert (ended["status"], ended["error"], ended["paused"]) == ("COMPLETED", None, None)
+    assert [task["attempt"] for task in ended["tasks_shown"]] == [1, 2]
+    assert user.asks("retry", dispatch)["message"] == "Nothing to try again: 2 tasks have completed."
