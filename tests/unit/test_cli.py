@@ -587,6 +587,7 @@ def test_a_missing_script_is_the_users_mistake(hpcflow_home: Path, capsys: pytes
 def test_waiting_in_a_terminal_shows_a_bar(fake: FakeServer) -> None:
     fake.answers["GET", f"/dispatches/{DISPATCH}"] = [
         (200, a_summary(status="RUNNING", version=1, counts={"running": 2})),
+        (200, a_summary(status="RUNNING", version=2, counts={"running": 1, "paused": 1}, paused="You paused it.")),
         (200, a_summary()),
     ]
     screen, keyboard = pty.openpty()
@@ -609,5 +610,7 @@ def test_waiting_in_a_terminal_shows_a_bar(fake: FakeServer) -> None:
             shown += piece
     os.close(screen)
     assert command.returncode == 0
+    assert "0 of 2 done, 1 paused, 1 running · slurm".encode() in shown
+    assert b"Paused: You paused it. Go on with `hpcflow resume" in shown
     assert "2 of 2 done · slurm".encode() in shown
     assert "━".encode() in shown
