@@ -6,7 +6,6 @@ import base64
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from hpcflow.core.bag import (
@@ -59,48 +58,53 @@ class Pack(NamedTuple):
     entries: tuple[tuple[int, int, bytes], ...]
 
 
-@dataclass(slots=True)
 class BagDirectory:
     """One bag on disk. What it reads from packs is checked against the hashes that signed words lead to.
 
     It grows by the parts that its inbox tells of.
     """
 
-    path: str
-    key: bytes
-    python: tuple[int, int]
-    #: Rows of bag.json, parsed one by one in `task`: a bag may hold 100,000.
-    rows: list[Any]  # Any: JSON
-    #: Positions of each unit's tasks; ``None``: unit u is task u.
-    units: list[tuple[int, ...]] | None
-    cuts: list[int]
-    #: ``fork``: a process forked for each task, or for a series of short ones; ``alone``: never for a series;
-    #: ``spawn``: a new interpreter for each task.
-    isolation: str
-    inline_limit: int
-    #: Seconds that one task may take; ``None``: what the array task has.
-    limit_s: float | None
-    grace_s: float
-    #: The array task's own limit, and how much of it must be left for a further task to begin.
-    walltime_s: float
-    need_s: float
-    #: Longest time between two fsyncs of the journal; ``None``: never.
-    sync_s: float | None
-    nfs: bool
-    workdir: str | None
-    cpus: int
-    #: What the array task asked for on its node; ``None``: nothing.
-    memory_mib: int | None
-    #: How long a worker waits for a further part, in seconds, and how many workers do: those of the lowest indices.
-    linger_s: float
-    lingerers: int
-    packs: list[Pack]
-    #: Nothing more will come.
-    closed: bool = False
-    #: Parts taken, bytes of the inbox read, and records that tell of what is not to be seen yet.
-    parts: int = 0
-    inbox_read: int = 0
-    pending: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])  # Any: JSON
+    def __init__(self, path: str, key: bytes, spec: Mapping[str, Any], pack: Pack) -> None:  # Any: JSON
+        """Take bag.json, whose signature is right, and its pack."""
+        self.path = path
+        self.key = key
+        self.python: tuple[int, int] = (spec["py"][0], spec["py"][1])
+        #: Rows of bag.json, parsed one by one in `task`: a bag may hold 100,000.
+        self.rows: list[Any] = spec["tasks"]  # Any: JSON
+        units = spec["units"]
+        #: Positions of each unit's tasks; ``None``: unit u is task u.
+        self.units: list[tuple[int, ...]] | None = None if units is None else [tuple(unit) for unit in units]
+        self.cuts: list[int] = spec["cuts"]
+        #: ``fork``: a process forked for each task, or for a series of short ones; ``alone``: never for a series;
+        #: ``spawn``: a new interpreter for each task.
+        self.isolation: str = spec["iso"]
+        self.inline_limit: int = spec["inline"]
+        #: Seconds that one task may take; ``None``: what the array task has.
+        self.limit_s: float | None = spec["limit"]
+        self.grace_s: float = spec["grace"]
+        #: The array task's own limit, and how much of it must be left for a further task to begin.
+        self.walltime_s: float = spec["walltime"]
+        self.need_s: float = spec["need"]
+        #: Longest time between two fsyncs of the journal; ``None``: never.
+        self.sync_s: float | None = spec["sync"]
+        self.nfs: bool = spec["nfs"]
+        self.workdir: str | None = spec["workdir"]
+        self.cpus: int = spec["cpus"]
+        #: GPUs of one task, and tasks that one array task runs at once.
+        self.gpus: int = spec["gpus"]
+        self.slots: int = spec["slots"]
+        #: What the array task asked for on its node; ``None``: nothing.
+        self.memory_mib: int | None = spec["memory_mib"]
+        #: How long a worker waits for a further part, in seconds, and how many do: those of the lowest indices.
+        self.linger_s: float = spec["linger"]
+        self.lingerers: int = spec["lingerers"]
+        self.packs = [pack]
+        #: Nothing more will come.
+        self.closed = False
+        #: Parts taken, bytes of the inbox read, and records that tell of what is not to be seen yet.
+        self.parts = 0
+        self.inbox_read = 0
+        self.pending: list[dict[str, Any]] = []  # Any: JSON
 
     def task(self, position: int) -> TaskRow:
         number, attempt, fn, args, refs, name = self.rows[position]
@@ -217,29 +221,7 @@ def open_bag(path: str, key_file: str) -> BagDirectory:
         raise RefusedBag(str(error)) from error
     except (OSError, DamagedError) as error:
         raise RefusedBag(f"The payload pack of {path} can't be used: {error}.") from error
-    units = spec["units"]
-    bag = BagDirectory(
-        path=path,
-        key=key,
-        python=(spec["py"][0], spec["py"][1]),
-        rows=spec["tasks"],
-        units=None if units is None else [tuple(unit) for unit in units],
-        cuts=spec["cuts"],
-        isolation=spec["iso"],
-        inline_limit=spec["inline"],
-        limit_s=spec["limit"],
-        grace_s=spec["grace"],
-        walltime_s=spec["walltime"],
-        need_s=spec["need"],
-        sync_s=spec["sync"],
-        nfs=spec["nfs"],
-        workdir=spec["workdir"],
-        cpus=spec["cpus"],
-        memory_mib=spec["memory_mib"],
-        linger_s=spec["linger"],
-        lingerers=spec["lingerers"],
-        packs=[Pack(0, *opened)],
-    )
+    bag = BagDirectory(path, key, spec, Pack(0, *opened))
     try:
         bag.look_into_inbox()
     except (OSError, StrangeFile, DamagedError) as error:

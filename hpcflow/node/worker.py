@@ -20,12 +20,14 @@ import time
 from collections.abc import Mapping
 from typing import Final, NamedTuple, NoReturn
 
+from hpcflow.core.bag import DamagedError
 from hpcflow.node.bagdir import BagDirectory, RefusedBag, Stored, TaskRow, open_bag
 from hpcflow.node.claims import Claims, owned_by
 from hpcflow.node.files import StrangeFile
 from hpcflow.node.journal import Journal, Past, StorageFault, read_past
 from hpcflow.node.processes import adopt_orphans
 from hpcflow.node.runner import Runner
+from hpcflow.node.slots import work_in_slots
 from hpcflow.node.stop import Stop
 from hpcflow.node.task import EXIT_STORAGE, Assignment, run_task, write_lines_at_once
 
@@ -44,9 +46,12 @@ _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 class Identity(NamedTuple):
     """Which array task this process is."""
 
+    #: With the slot, where the array task has several workers: "8123+2".
     job: str
     array_index: int
     restart: int
+    #: Which of all workers of its array it is, from 0: where it begins to look for work.
+    place: int
 
 
 def identity(environ: Mapping[str, str]) -> Identity:
@@ -55,7 +60,7 @@ def identity(environ: Mapping[str, str]) -> Identity:
     index = environ.get("SLURM_ARRAY_TASK_ID") or environ.get("HPCFLOW_INDEX") or "0"
     restart = environ.get("SLURM_RESTART_COUNT") or environ.get("HPCFLOW_RESTART") or "0"
     # PBS calls an array "123[].server"; in file names of ours only this much is left of it.
-    return Identity(re.sub(r"[^A-Za-z0-9.-]+", "-", job), int(index), int(restart))
+    return Identity(re.sub(r"[^A-Za-z0-9.-]+", "-", job), int(index), int(restart), int(index))
 
 
 def work(bag_path: str, key_file: str) -> int:
@@ -70,11 +75,22 @@ def work(bag_path: str, key_file: str) -> int:
         os.environ.pop(name, None)
     for name in _THREAD_VARIABLES:
         os.environ[name] = str(bag.cpus)
+    if bag.slots == 1:
+        return _work(bag, key_file, me)
+
+    def work_in_slot(slot: int, before: int) -> int:
+        place = me.array_index * bag.slots + slot
+        return _work(bag, key_file, Identity(f"{me.job}+{slot}", me.array_index, me.restart + before, place))
+
+    return work_in_slots(bag, work_in_slot, lambda slot: f"{me.job}+{slot}_{me.array_index}")
+
+
+def _work(bag: BagDirectory, key_file: str, me: Identity) -> int:
     # Once the worker has begun, its stderr belongs to the tasks; this is the scheduler's log.
     with open(os.dup(2), "w", encoding="utf-8") as complaints:
         try:
             return Worker(bag, key_file, me).run()
-        except StrangeFile as error:
+        except (StrangeFile, DamagedError) as error:
             print(error, file=complaints)
             return EXIT_REFUSED
         except StorageFault as error:
@@ -120,7 +136,7 @@ class Worker:
     def run(self) -> int:
         try:
             return self._run()
-        except StrangeFile as error:
+        except (StrangeFile, DamagedError) as error:
             self.log("exit", why="refused", msg=str(error), n=0, ops=0)
             raise
 
@@ -137,7 +153,7 @@ class Worker:
             os.path.join(self.bag.path, "claims"),
             self.name,
             ranges=len(self.bag.cuts) - 1,
-            start=self.me.array_index,
+            start=self.me.place,
             nfs=self.bag.nfs,
         )
         while True:
@@ -218,7 +234,7 @@ class Worker:
 
     def _wait_for_more(self) -> bool:
         """Wait, as long as the bag allows, for tasks that come through its inbox; return whether some did."""
-        if not self.bag.linger_s or self.me.array_index >= self.bag.lingerers:
+        if not self.bag.linger_s or self.me.place >= self.bag.lingerers:
             return False
         began = time.monotonic()
         # All that wait look into one file: so many times a second together, whatever their number.

@@ -176,7 +176,19 @@ PLANTS: dict[Callable[[Path], None], str] = {
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda each: each.__name__)
 @pytest.mark.parametrize(
     "name",
-    ["bag.json", "bag.sig", "payload.pack", "../key", "claims", "journal", "data", "logs", "work", "../bag"],
+    [
+        "bag.json",
+        "bag.sig",
+        "payload.pack",
+        "inbox.jsonl",
+        "../key",
+        "claims",
+        "journal",
+        "data",
+        "logs",
+        "work",
+        "../bag",
+    ],
 )
 def test_a_planted_file_is_refused_in_a_sentence(tmp_path: Path, name: str, plant: Callable[[Path], None]) -> None:
     ran = tmp_path / "ran"
