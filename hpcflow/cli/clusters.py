@@ -75,7 +75,11 @@ def plan(options: argparse.Namespace) -> int:
         else:
             print(planned.plan)
         return OK
-    except HpcflowError:
+    except HpcflowError as error:
+        from hpcflow.sdk.mistakes import users_line
+
+        if isinstance(error, UserError):
+            print(users_line(error.__traceback__), end="", file=sys.stderr)
         raise
     except SystemExit as end:
         raise UserError(f"{options.file} exited ({end.code}) before it dispatched anything.") from end

@@ -10,7 +10,7 @@ from typing import Final
 from hpcflow.core.errors import HpcflowError, UserError
 from hpcflow.sdk.plain import plain
 
-__all__ = ["show_plainly"]
+__all__ = ["show_plainly", "users_line"]
 
 #: Set to 1, it brings Python's whole traceback back.
 _WHOLE: Final = "HPCFLOW_TRACEBACK"
@@ -29,11 +29,11 @@ def _show(kind: type[BaseException], error: BaseException, frames: TracebackType
     if not isinstance(error, HpcflowError) or os.environ.get(_WHOLE, "0") not in {"", "0"}:
         sys.__excepthook__(kind, error, frames)
         return
-    place = _users_line(frames) if isinstance(error, UserError) else ""
+    place = users_line(frames) if isinstance(error, UserError) else ""
     print(f"{place}{plain(str(error))}", file=sys.stderr)
 
 
-def _users_line(frames: TracebackType | None) -> str:
+def users_line(frames: TracebackType | None) -> str:
     """Return the innermost line of the user's own that led to a mistake, as Python writes it; "" if there is none."""
     from traceback import StackSummary, walk_tb  # only on the way out
 

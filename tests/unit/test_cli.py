@@ -576,6 +576,16 @@ def test_a_script_that_raises_shows_its_own_frames_only(planner: FakeServer, tmp
     assert lines[-2:] == ["KeyError: 'volume'", f"{script} failed before it dispatched anything."]
 
 
+def test_a_mistake_in_a_planned_script_is_shown_with_its_line(planner: FakeServer, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import hpcflow\n\nhpcflow.electron(cpus=0)(len)\n")
+    done = _plan(script, "1")
+    assert done.returncode == 2
+    first, *_, last = done.stderr.splitlines()
+    assert first == f'  File "{script}", line 3, in <module>'
+    assert last == "The electron 'len': cpus=0 must be between 1 and 4096."
+
+
 def test_a_missing_script_is_the_users_mistake(hpcflow_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(hpcflow_home / "none.py")]) == 2
     assert capsys.readouterr().err == f"There is no script {hpcflow_home}/none.py.\n"
