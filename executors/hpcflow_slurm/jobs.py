@@ -91,6 +91,7 @@ class SlurmJobs(SlurmJobExecutor):
             "constraint": asked.constraint,
             "licenses": asked.licenses,
             "exclude": excluded(array),
+            "exclusive": "" if array.exclusive else None,
         }
         return Job(
             JobSpec(
@@ -145,7 +146,7 @@ class SlurmJobs(SlurmJobExecutor):
             "--parsable",
             # The successor takes over what a requeued worker had claimed.
             "--requeue",
-            *(f"--{key}={value}" for key, value in options.items() if value is not None),
+            *(f"--{key}={value}" if value != "" else f"--{key}" for key, value in options.items() if value is not None),
         ]
 
     def get_cancel_command(self, native_id: str) -> list[str]:

@@ -22,6 +22,7 @@ __all__ = [
     "Lost",
     "Started",
     "Usage",
+    "array_task_of",
     "newest_first",
     "worker_name",
 ]
@@ -31,7 +32,7 @@ Record = Mapping[str, Any]
 
 #: Signals by which a scheduler ends a whole job: a task that died of one is in doubt until its worker goes on.
 _DOUBTFUL: Final = frozenset({int(signal.SIGTERM), int(signal.SIGKILL)})
-_JOURNAL: Final = re.compile(r"[A-Za-z0-9.-]+_\d+_(\d+)\.jsonl")
+_JOURNAL: Final = re.compile(r"[A-Za-z0-9.-]+(?:\+\d+)?_\d+_(\d+)\.jsonl")
 #: How a worker ends whose files take no more bytes, and a task that finds its way to the worker closed
 #: (EX_TEMPFAIL of sysexits.h).
 EXIT_STORAGE: Final = 75
@@ -80,7 +81,7 @@ class Lost:
 class Usage:
     """How one array task spent its time, by its journals, in seconds."""
 
-    #: More than one after a requeue.
+    #: One for each of its slots, and more after a requeue.
     workers: int
     tasks: int
     #: From the first line to the last one.
@@ -190,7 +191,7 @@ class Ledger:
     def usage(self, job_id: str, index: int) -> Usage | None:
         """Return how the workers of one array task spent their time, all restarts together; ``None``: none came up."""
         name = f"{job_id}_{index}"
-        mine = [worker for key, worker in self.workers.items() if key.rpartition("_")[0] == name]
+        mine = [worker for key, worker in self.workers.items() if array_task_of(key) == name]
         if not mine:
             return None
         return Usage(
@@ -343,6 +344,12 @@ def newest_first(file_names: Iterable[str]) -> list[str]:
     """Return the workers' journals among file names, by restart: what heirs say decides what a predecessor may."""
     found = [journal for name in file_names if (journal := _JOURNAL.fullmatch(name))]
     return [journal[0] for journal in sorted(found, key=lambda journal: int(journal[1]), reverse=True)]
+
+
+def array_task_of(worker: str) -> str:
+    """Return the array task of a worker, as "8123_7": several of them where it has slots, "8123+2_7_0"."""
+    job, index, _ = worker.rsplit("_", 2)
+    return f"{job.partition('+')[0]}_{index}"
 
 
 def worker_name(job_id: str, index: int, restart: int) -> str:

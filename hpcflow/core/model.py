@@ -206,6 +206,8 @@ class Bag:
     worker_walltime_s: int
     #: Where in ``tasks`` each further part begins that came through the inbox of a bag that was at work already.
     parts: tuple[int, ...] = ()
+    #: Tasks that one array task runs at once.
+    slots: int = 1
     #: How long a worker waits for such a part when nothing is left, in seconds; 0: it leaves.
     linger_s: float = 0.0
     #: Array tasks of each array planned for it at first, and how many of these arrays are submitted at once.
@@ -234,6 +236,8 @@ class JobArray:
     prologue: str = ""
     #: Site-wide arguments of the submit command from clusters.toml, before the task's own ``extra``.
     extra: tuple[str, ...] = ()
+    #: Its nodes are nobody else's while it runs.
+    exclusive: bool = False
     #: Nodes on which it must not run, besides ``resources.exclude``: they lost too many tasks.
     avoid: tuple[str, ...] = ()
     #: When the intent to submit was stored: accounting is searched from here on.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Final
 
@@ -20,11 +20,13 @@ __all__ = [
     "check_resources",
     "core_hours_bound",
     "cuts",
+    "for_slots",
     "is_reserve_worth",
     "is_worth_waiting",
     "more_workers",
     "partition_of",
     "plan_bags",
+    "slots_of",
     "waves",
 ]
 
@@ -40,6 +42,8 @@ PAYS_S: Final = 0.5
 RANGE_S: Final = 10.0
 #: Schedulers look at their queues about this often: further workers for less than this come too late.
 LAUNCH_S: Final = 30.0
+#: What a worker needs beside its task.
+_WORKER_MIB: Final = 32
 #: An array task without any limit of its own still gets a number that every scheduler can write: ten years.
 UNBOUNDED_S: Final = 10 * 365 * 86400
 
@@ -76,6 +80,8 @@ class PlanSettings:
     max_width: int | None = None
     #: Array tasks that may come up at once besides those there are, at least 1; ``None``: no matter.
     room: int | None = None
+    #: Tasks that one array task runs at once; 0: as many as a node of the partition holds.
+    slots: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +101,8 @@ class BagPlan:
     limit_s: int | None
     #: A worker begins a further task only with this much of its walltime left.
     need_s: int
+    #: Tasks that one array task runs at once.
+    slots: int = 1
 
 
 def check_graph(graph: Graph) -> None:
@@ -215,8 +223,9 @@ def _plan_bag(shape: Shape, ready: Sequence[Ready], alone: bool, limits: Limits,
         worth = int(sum(work) / settings.min_worker_time_s) if known else 0
         width = min(width, max(settings.first_width, worth))
     width = max(1, width if single else min(width, capacity(shape.resources, partition)))
+    slots = 1 if alone else slots_of(shape.resources, partition, settings.slots, min(width, len(units)))
     if settings.room is not None:
-        width = min(width, settings.room)
+        width = min(width, settings.room * slots)
     if limit is not None:
         several = max(settings.worker_walltime_s, limit + margin)
         most = links * limit + margin
@@ -235,18 +244,61 @@ def _plan_bag(shape: Shape, ready: Sequence[Ready], alone: bool, limits: Limits,
             ramp = few  # a few workers may be all that the tasks are worth
         elif not is_reserve_worth(units_left=len(units), mean_wall_s=sum(work) / len(work), workers=few):
             ramp = width = few
-    widths = _split(ramp, limits, settings)
+    at_once = _split(-(-ramp // slots), limits, settings)
     return BagPlan(
         shape=shape,
         tasks=tasks,
         units=units,
         cuts=tuple(range(len(units) + 1)) if single else cuts(len(units), width, work if known else ()),
-        widths=widths + _split(max(0, width - ramp), limits, settings),
-        at_once=len(widths),
+        widths=at_once + _split(-(-max(0, width - ramp) // slots), limits, settings),
+        at_once=len(at_once),
         worker_walltime_s=worker_walltime,
         limit_s=limit,
         need_s=need,
+        slots=slots,
     )
+
+
+def slots_of(resources: Resources, partition: Partition | None, slots: int, workers: int) -> int:
+    """Return how many tasks an array task shall run at once.
+
+    Args:
+        resources: of one task. One that spreads over nodes or processes has its array task to itself.
+        partition: where it runs.
+        slots: what the cluster's owner wrote; 0: as many as fit on one node.
+        workers: that are wanted in all: no array task gets more slots than that.
+    """
+    if resources.nodes > 1 or resources.ntasks > 1:
+        return 1
+    fit = _on_one_node(resources, partition)
+    wanted = slots or fit or 1
+    return max(1, min(wanted, fit or wanted, workers))
+
+
+def for_slots(resources: Resources, slots: int) -> Resources:
+    """Return what an array task asks for that runs so many tasks at once."""
+    if slots == 1:
+        return resources
+    memory = resources.memory_mib
+    return replace(
+        resources,
+        cpus=resources.cpus * slots,
+        # Schedulers' plugins add one worker to a task's memory; here there are several.
+        memory_mib=memory * slots + _WORKER_MIB * (slots - 1) if memory is not None else None,
+        gpus=resources.gpus * slots,
+    )
+
+
+def _on_one_node(resources: Resources, partition: Partition | None) -> int | None:
+    """Return how many tasks of one process fit on a node, ``None`` where nobody says how large that is."""
+    if partition is None or partition.cpus_per_node is None:
+        return None
+    on_one = partition.cpus_per_node // max(1, resources.cores)
+    if resources.memory_mib and partition.memory_mib_per_node:
+        on_one = min(on_one, partition.memory_mib_per_node // resources.memory_mib)
+    if resources.gpus and partition.gpus_per_node:
+        on_one = min(on_one, partition.gpus_per_node // resources.gpus)
+    return on_one
 
 
 def limit_is_short(resources: Resources) -> bool:
@@ -269,15 +321,11 @@ def is_reserve_worth(*, units_left: int, mean_wall_s: float | None, workers: int
 
 def capacity(resources: Resources, partition: Partition | None) -> int:
     """Return how many such workers a partition can run at once when it is empty, as far as its limits say."""
-    if partition is None or partition.cpus_per_node is None or partition.total_nodes is None:
+    on_one = _on_one_node(resources, partition)
+    if partition is None or on_one is None or partition.total_nodes is None:
         return UNBOUNDED_S
     if resources.nodes > 1:
         return max(1, partition.total_nodes // resources.nodes)
-    on_one = partition.cpus_per_node // max(1, resources.cores)
-    if resources.memory_mib and partition.memory_mib_per_node:
-        on_one = min(on_one, partition.memory_mib_per_node // resources.memory_mib)
-    if resources.gpus and partition.gpus_per_node:
-        on_one = min(on_one, partition.gpus_per_node // resources.gpus)
     return max(1, on_one * partition.total_nodes)
 
 
@@ -399,4 +447,4 @@ def waves(graph: Graph) -> tuple[tuple[int, ...], ...]:
 
 def core_hours_bound(plan: BagPlan) -> float:
     """Return the most that the first arrays of a bag can be charged."""
-    return sum(plan.widths) * plan.worker_walltime_s * plan.shape.resources.cores / 3600
+    return sum(plan.widths) * plan.slots * plan.worker_walltime_s * plan.shape.resources.cores / 3600

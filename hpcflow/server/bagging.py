@@ -85,6 +85,8 @@ async def push_bag(
         "workdir": bag.shape.workdir,
         "cpus": resources.cpus,
         "memory_mib": resources.memory_mib,
+        "gpus": resources.gpus,
+        "slots": bag.slots,
         "linger": bag.linger_s,
         "lingerers": LINGERERS,
     }

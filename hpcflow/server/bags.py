@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final
 
 from hpcflow.core.bag import bag_key
-from hpcflow.core.follow import Ledger, Usage, worker_name
+from hpcflow.core.follow import Ledger, Usage, array_task_of, worker_name
 from hpcflow.core.model import (
     Bag,
     BagId,
@@ -26,7 +26,7 @@ from hpcflow.core.model import (
     Shape,
     Stuck,
 )
-from hpcflow.core.plan import BagPlan
+from hpcflow.core.plan import BagPlan, for_slots
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.live import LiveDispatch
 from hpcflow.server.settings import Settings
@@ -230,7 +230,7 @@ class LiveBag:
     @property
     def came_up(self) -> int:
         """Array tasks whose worker wrote a line, however often it was requeued."""
-        return len({name.rsplit("_", 1)[0] for name in self.ledger.workers})
+        return len({array_task_of(name) for name in self.ledger.workers})
 
     def hold_back(self) -> None:
         """Keep the arrays for later that are not submitted at once, as long as no others were."""
@@ -247,15 +247,15 @@ class LiveBag:
         }
         return len(
             {
-                name.rpartition("_")[0]
+                name.rpartition("_")[0]  # with its slot
                 for name, worker in self.ledger.workers.items()
-                if worker.exit is None and not worker.released and name.rpartition("_")[0] not in left
+                if worker.exit is None and not worker.released and array_task_of(name) not in left
             }
         )
 
     def on_their_way(self) -> int:
         """Return how many array tasks may still come up: submitted or about to be, and not ended or trimmed before."""
-        up = {name.rpartition("_")[0] for name in self.ledger.workers}
+        up = {array_task_of(name) for name in self.ledger.workers}
         return sum(
             sum(f"{array.array.job_id}_{index}" not in up for index in range(array.array.width))
             for array in self.arrays
@@ -264,15 +264,15 @@ class LiveBag:
 
     @property
     def deserted(self) -> bool:
-        """All array tasks came up and left by themselves: what nobody claimed nobody will."""
-        left = {name.rpartition("_")[0] for name in self.ledger.left_by_themselves()}
-        staying = {name.rpartition("_")[0] for name, worker in self.ledger.workers.items() if worker.exit is None}
+        """All array tasks came up and left by themselves: what nobody claimed nobody will.
+
+        Only their own last lines tell: of one that accounting calls ended the journal may not be seen here yet (S3).
+        """
+        left = {array_task_of(name) for name in self.ledger.left_by_themselves()}
+        staying = {array_task_of(name) for name, worker in self.ledger.workers.items() if worker.exit is None}
         return all(
             array.state is ArrayState.SUBMITTED
-            and all(
-                f"{array.array.job_id}_{index}" in left - staying or index in array.ends
-                for index in range(array.array.width)
-            )
+            and all(f"{array.array.job_id}_{index}" in left - staying for index in range(array.array.width))
             for array in self.arrays
             if array.open
         )
@@ -309,7 +309,7 @@ class LiveBag:
         for array in self.arrays:
             for name in self.ledger.workers:
                 job, index, restart = name.rsplit("_", 2)
-                if job != array.array.job_id:
+                if job.partition("+")[0] != array.array.job_id:
                     continue
                 newest = worker_name(job, int(index), int(restart) + 1) not in self.ledger.workers
                 if newest and (int(index) in array.ends or not array.open):
@@ -329,7 +329,7 @@ class LiveBag:
                 name = f"{array.array.job_id}_{index}"
                 if end.cause is not Cause.CANCELLED or array.cancel_wanted or name in self.cancelled:
                     continue
-                ran = any(worker.startswith(f"{name}_") for worker in self.ledger.workers)
+                ran = any(array_task_of(worker) == name for worker in self.ledger.workers)
                 if ran or not array.trimmed:
                     news.append((name, end))
         self.cancelled.update(name for name, _ in news)
@@ -446,6 +446,7 @@ def bag_of(plan: BagPlan, identifier: BagId, dispatch: DispatchId, cluster: Clus
         need_s=plan.need_s,
         worker_walltime_s=plan.worker_walltime_s,
         linger_s=linger_s,
+        slots=plan.slots,
         widths=plan.widths,
         at_once=plan.at_once,
     )
@@ -468,13 +469,14 @@ def array_of(
         bag=bag.id,
         dispatch=bag.dispatch,
         cluster=cluster.name,
-        resources=bag.shape.resources,
+        resources=for_slots(bag.shape.resources, bag.slots),
         width=width,
         worker_walltime_s=bag.worker_walltime_s,
         command=(cluster.interpreter(bag.shape), cluster.worker_path, "bag", bag.path, cluster.key_path),
         path=bag.path,
         prologue=cluster.settings.prologue,
         extra=cluster.settings.extra,
+        exclusive=cluster.settings.whole_nodes,
         avoid=tuple(avoid),
         intent_at=now,
     )

@@ -47,6 +47,7 @@ def plan_settings(settings: Settings, cluster: Cluster) -> PlanSettings:
         kill_grace_s=settings.kill_grace,
         chain_length=settings.chain_length,
         max_width=cluster.settings.max_width,
+        slots=0 if cluster.settings.whole_nodes else cluster.settings.slots,
     )
 
 
@@ -91,7 +92,10 @@ class Engine:
         self._shared.wake(live)
 
     def take_over(self, live: LiveDispatch, bags: Sequence[BagRow], arrays: Sequence[ArrayRow]) -> None:
-        """Run a dispatch that an earlier server left: journals are read anew, nothing is submitted twice."""
+        """Run a dispatch that an earlier server left: journals are read anew, nothing is submitted twice.
+
+        Of one that has ended only the arrays are followed that had not.
+        """
         for row in bags:
             if row.closed_at is not None:
                 continue
@@ -109,7 +113,8 @@ class Engine:
                     bag.arrays.append(array)
             bag.pushed = any(array.submitted_at is not None for array in bag.arrays)
             bag.hold_back()
-        self.add(live)
+        if live.ended_at is None:
+            self.add(live)
         for cluster in self.clusters.values():
             self._shared.listen(cluster)
 

@@ -101,7 +101,9 @@ class Reconciler:
             return
         widths, bag.reserve = bag.reserve, ()
         ledger = bag.ledger
-        if is_reserve_worth(units_left=ledger.units_left, mean_wall_s=ledger.mean_unit_s, workers=bag.width):
+        if is_reserve_worth(
+            units_left=ledger.units_left, mean_wall_s=ledger.mean_unit_s, workers=bag.width * bag.bag.slots
+        ):
             await self._submitter.widen(cluster, bag, widths)
 
     def _may_widen(self, bag: LiveBag) -> bool:
@@ -131,10 +133,11 @@ class Reconciler:
         more = more_workers(
             units_left=bag.ledger.units_left,
             mean_wall_s=mean,
-            workers=width,
-            most=limits.array.max_width if limits.bounded else width,
+            workers=width * bag.bag.slots,
+            most=(limits.array.max_width if limits.bounded else width) * bag.bag.slots,
             min_worker_time_s=self._shared.settings.min_worker_time,
         )
+        more = -(-more // bag.bag.slots)
         if more:
             await self._submitter.widen(cluster, bag, [min(more, cluster.settings.max_width or more)])
 

@@ -124,6 +124,10 @@ class ClusterSettings(BaseModel):
     extra: tuple[str, ...] = ()
     #: Array tasks of one array, at most.
     max_width: Annotated[int, Field(ge=1)] | None = None
+    #: Tasks that one array task runs at once, each on cores of its own.
+    slots: Annotated[int, Field(ge=1)] = 1
+    #: The site gives whole nodes: an array task is one node, and runs as many tasks at once as fit there.
+    whole_nodes: bool = False
     #: Array tasks of hpcflow that run at once here, at most, over all dispatches.
     max_running: Annotated[int, Field(ge=1)] | None = None
     #: How long workers wait for more here, those with GPUs included.

@@ -74,7 +74,8 @@ class Submitter:
             live.tasks[index].bag = bag.bag.id
             live.move(index, Event.BAGGED, now)
         self._writer.pending.bags.append(bag.row())
-        more = sum(plan.widths[: plan.at_once]) - bag.alive() - bag.on_their_way()
+        workers = sum(plan.widths[: plan.at_once]) * plan.slots - bag.alive()
+        more = -(-workers // bag.bag.slots) - bag.on_their_way()
         room = self._shared.room(live, bag.bag.shape)
         more = more if room is None else min(more, room)
         if more > 0:

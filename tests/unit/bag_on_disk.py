@@ -107,6 +107,8 @@ def write_bag(folder: Path, *calls: Call, **spec: object) -> BagOnDisk:
         "workdir": None,
         "cpus": 1,
         "memory_mib": None,
+        "gpus": 0,
+        "slots": 1,
         "linger": 0,
         "lingerers": 64,
         **spec,

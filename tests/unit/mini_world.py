@@ -215,10 +215,11 @@ class WorldTransport(ThisMachine):
 class PlayedWorker:
     """The journal of one worker, written by the test."""
 
-    def __init__(self, job: Job, index: int, restart: int = 0) -> None:
+    def __init__(self, job: Job, index: int, restart: int = 0, slot: int | None = None) -> None:
         bag = Path(job.path)
         self._key = bag_key(KEY, bag.name)
-        self._journal = bag / "journal" / f"{job.id}_{index}_{restart}.jsonl"
+        name = job.id if slot is None else f"{job.id}+{slot}"
+        self._journal = bag / "journal" / f"{name}_{index}_{restart}.jsonl"
         job.tasks[index] = (Phase.RUNNING, None, "RUNNING")
         self.write(ev="up", host="node1")
 

@@ -645,3 +645,23 @@ async def test_how_array_tasks_spent_their_time_is_kept_beside_what_accounting_c
         ends = stage.store.arrays(live.id)[0].ends
         assert ends[0]["usage"] == {"workers": 1, "tasks": 2, "span_s": 3.5, "tasks_s": 0.2, "idle_s": 2.0}
         assert ends[1]["usage"] is None
+
+
+@in_loop
+async def test_an_array_task_with_slots_is_alive_until_the_last_of_its_workers_leaves(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, accounting_poll=3600) as stage:
+        cluster = stage.engine.clusters[MINI]
+        cluster.settings = cluster.settings.model_copy(update={"slots": 2})
+        live = await stage.dispatch(*[[]] * 4)
+        job = await stage.job()
+        assert len(job.tasks) == 2
+        assert stage.store.arrays(live.id)[0].array.resources.cpus == 2
+        workers = [PlayedWorker(job, index, slot=slot) for index in (0, 1) for slot in (0, 1)]
+        for task in range(3):
+            workers[task].run(task, task)
+            workers[task].leave("walltime")
+        await stage.until(lambda: states(stage, live)[:3] == [State.COMPLETED] * 3)
+        assert stage.world.count("submit") == 1
+        workers[3].leave("walltime")
+        PlayedWorker(await stage.job(1), 0).run(0, 3, attempt=2)
+        assert (await stage.ended(live)).status is Status.COMPLETED

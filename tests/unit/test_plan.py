@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -20,6 +21,7 @@ from hpcflow.core.plan import (
     check_resources,
     core_hours_bound,
     cuts,
+    for_slots,
     is_reserve_worth,
     is_worth_waiting,
     more_workers,
@@ -298,3 +300,25 @@ def test_capacity_is_bounded_by_the_scarcest_resource() -> None:
     assert capacity(Resources(cpus=1, memory_mib=16000), BATCH) == 8
     assert capacity(Resources(cpus=1, gpus=2), BATCH) == 8
     assert capacity(Resources(nodes=2, ntasks=2), BATCH) == 2
+
+
+def test_slots_make_arrays_narrower_and_ask_for_all_their_tasks_together() -> None:
+    settings = replace(SETTINGS, slots=4)
+    plan = the_plan(some_ready(1000, a_shape(cpus=2, memory_mib=100)), settings=settings)
+    assert (plan.slots, plan.widths) == (4, (4, 4))
+    assert for_slots(Resources(cpus=2, memory_mib=100, gpus=1), 4) == Resources(cpus=8, memory_mib=496, gpus=4)
+
+
+def test_whole_nodes_hold_as_many_tasks_as_fit_and_no_more_than_there_are() -> None:
+    whole = replace(SETTINGS, slots=0)
+    assert the_plan(some_ready(1000, a_shape(cpus=2)), settings=whole).slots == 8
+    assert the_plan(some_ready(3, a_shape(cpus=2)), settings=whole).slots == 3
+    assert the_plan(some_ready(100, a_shape(nodes=2, ntasks=2)), settings=whole).slots == 1
+
+
+def test_more_slots_than_a_node_has_cores_are_as_many_as_fit() -> None:
+    assert the_plan(some_ready(100, a_shape(cpus=8)), settings=replace(SETTINGS, slots=64)).slots == 2
+
+
+def test_a_task_that_shall_be_alone_gets_no_company() -> None:
+    assert the_plan(some_ready(8, a_shape(), alone=True), settings=replace(SETTINGS, slots=4)).slots == 1
