@@ -17,7 +17,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.fakes.pbs import Pbs, Request
+from tests.fakes.lsf import Lsf
+from tests.fakes.pbs import Pbs
+from tests.fakes.scheduler import Request
 
 _TICK_S = 0.05
 
@@ -130,9 +132,11 @@ class Daemon:
         }
 
 
-def _double(kind: str, folder: Path, cores: int, first: int) -> Any:
+def _double(kind: str, folder: Path, cores: int, first: int) -> Pbs | Lsf:
     if kind == "pbs":
         return Pbs(folder, cores=cores, first=first)
+    if kind == "lsf":
+        return Lsf(folder, cores=cores, first=first)
     raise ValueError(kind)
 
 

@@ -13,9 +13,9 @@ import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from tests.fakes.scheduler import ENDED, RUNNING, WAITING, Element, Job, Scheduler
+from tests.fakes.scheduler import ENDED, RUNNING, WAITING, Answer, Element, Job, Refusal, Request, Scheduler
 
 SERVER = "pbs01"
 VERSION = "23.06.06"
@@ -33,26 +33,7 @@ RESOURCES = {"ncpus", "mem", "vmem", "mpiprocs", "ngpus", "ompthreads", "host", 
 SUBSTATE_QUEUED, SUBSTATE_HELD, SUBSTATE_RUNNING, SUBSTATE_BEGUN = 10, 20, 42, 70
 SUBSTATE_TERMINATED, SUBSTATE_FINISHED, SUBSTATE_FAILED = 91, 92, 93
 
-Answer = tuple[int, str, str]
 Pairs = list[tuple[str, Any]]
-
-
-class Request(NamedTuple):
-    """One command as the client sent it."""
-
-    argv: list[str]
-    stdin: str
-    directory: str
-    environment: dict[str, str]
-    user: str
-
-
-class Refusal(Exception):
-    """A command that does nothing: its exit code and its words on stderr."""
-
-    def __init__(self, code: int, words: str) -> None:
-        super().__init__(words)
-        self.code, self.words = code, words
 
 
 class Pbs:

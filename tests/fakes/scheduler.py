@@ -13,9 +13,31 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 WAITING, RUNNING, ENDED = "waiting", "running", "ended"
+
+
+#: Exit code, stdout, stderr.
+Answer = tuple[int, str, str]
+
+
+class Request(NamedTuple):
+    """One command as the client sent it."""
+
+    argv: list[str]
+    stdin: str
+    directory: str
+    environment: dict[str, str]
+    user: str
+
+
+class Refusal(Exception):
+    """A command that does nothing: its exit code and its words on stderr."""
+
+    def __init__(self, code: int, words: str) -> None:
+        super().__init__(words)
+        self.code, self.words = code, words
 
 
 @dataclass
@@ -64,8 +86,8 @@ class Element:
     #: Why we killed it: "walltime", "mem", or "user".
     killed: str = ""
     killed_by: str = ""
-    kill_at: float = 0.0
-    escalated: bool = False
+    #: Signals that are due, each with its time.
+    due: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
     suspended: bool = False
     slot: int = 0
     #: Its own record was lost with the array.
@@ -127,7 +149,8 @@ class Scheduler:
         self.next = first
         self.jobs: dict[int, Job] = {}
         self.faults = Faults()
-        #: How often limits are looked at, and what a process gets between TERM and KILL.
+        #: What ends a process, and what it gets between one signal and the next.
+        self.signals: dict[str, tuple[int, ...]] = {"user": (signal.SIGTERM, signal.SIGKILL)}
         self.grace_s = 2.0
         #: Commands that were answered, by name, for tests that count.
         self.calls: list[list[str]] = []
@@ -177,9 +200,8 @@ class Scheduler:
                 continue
             if not element.killed and job.walltime_s is not None and now - element.started_at > job.walltime_s:
                 self.kill(job, element, "walltime")
-            if element.kill_at and now >= element.kill_at and not element.escalated:
-                element.escalated = True
-                self._kill_session(element.process.pid, signal.SIGKILL)
+            while element.due and element.due[0][0] <= now:
+                self._kill_session(element.process.pid, element.due.pop(0)[1])
 
     def end(self, job: Job, element: Element, status: int | None) -> None:
         element.state, element.status, element.ended_at = ENDED, status, time.time()
@@ -208,7 +230,7 @@ class Scheduler:
         element.slot = next(slot for slot in range(self.cores + 1) if slot not in taken)
         element.state, element.started_at, element.runs = RUNNING, time.time(), element.runs + 1
         element.killed = element.killed_by = ""
-        element.kill_at, element.escalated = 0.0, False
+        element.due = []
         job.changed_at = element.started_at
         text = self.folder / f"{job.number}.{element.index}.sh"
         text.write_text(job.script)
@@ -236,17 +258,18 @@ class Scheduler:
 
     # ---- what commands do
 
-    def kill(self, job: Job, element: Element, why: str, by: str = "", first: int = signal.SIGTERM) -> None:
-        """End an element: at once when it waits, by TERM and then KILL when it runs."""
+    def kill(self, job: Job, element: Element, why: str, by: str = "") -> None:
+        """End an element: at once when it waits, by one signal after the other when it runs."""
         if element.state == WAITING:
             element.killed, element.killed_by = why, by
             self.end(job, element, None)
         elif element.state == RUNNING and element.process is not None and not element.killed:
             element.killed, element.killed_by = why, by
-            element.kill_at = time.time() + self.grace_s
+            now = time.time()
+            signals = self.signals.get(why, self.signals["user"])
+            element.due = [(now + place * self.grace_s, number) for place, number in enumerate(signals)]
             if element.suspended:
                 self._kill_session(element.process.pid, signal.SIGCONT)
-            self._kill_session(element.process.pid, first)
 
     def signal(self, element: Element, number: int) -> None:
         if element.process is not None and element.state == RUNNING:

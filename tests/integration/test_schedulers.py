@@ -16,7 +16,7 @@ import pytest
 from tests.integration.places import Place, place
 from tests.integration.world import is_alive, open_gate, until
 
-SCHEDULERS = ("local", "slurm", "pbs")
+SCHEDULERS = ("local", "slurm", "pbs", "lsf")
 DOUBLES = tuple(name for name in SCHEDULERS if name not in {"local", "slurm"})
 
 

@@ -1,0 +1,53 @@
+"""Bytes of a reply as text for people and for parsers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+from hpcflow.core.plugin import Reply
+
+__all__ = ["decoded", "first_words", "instant", "kib", "not_found"]
+
+_SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?)(?:i?bytes|i?B)?", re.IGNORECASE)
+_KIB: Final[Mapping[str, float]] = {"": 1, "K": 1, "M": 1024, "G": 1024**2, "T": 1024**3}
+#: "Feb  8 10:31:17 2026 L": an estimate is marked behind it. Without a year it is no time (`LSB_DISPLAY_YEAR`).
+_INSTANT: Final = re.compile(r"(?:[A-Z][a-z]{2} )?([A-Z][a-z]{2}) +([0-9]+) ([0-9:]{5,8}) ([0-9]{4})(?: [LEX])?")
+
+
+def decoded(raw: bytes) -> str:
+    """Return UTF-8 as text; a byte that is none becomes U+FFFD, which no parser accepts."""
+    return raw.decode("utf-8", errors="replace")
+
+
+def first_words(said: str) -> str:
+    """Return what a command said on stderr, in one line of at most 500 characters."""
+    kept = list(dict.fromkeys(line.strip() for line in said.splitlines() if line.strip()))
+    return "; ".join(kept)[:500] or "it said nothing"
+
+
+def not_found(reply: Reply) -> bool:
+    """Return whether the program does not exist on the cluster: the shell's status 127, and nothing on stdout."""
+    said = reply.stderr.lower()
+    return reply.exit_code == 127 and not reply.stdout.strip() and (b"not found" in said or b"no such file" in said)
+
+
+def kib(text: str) -> int | None:
+    """Read "5.2 Gbytes", "233 Mbytes", "62.5G"; ``None`` for "-" and the like."""
+    found = _SIZE.fullmatch(text.strip())
+    return None if found is None else int(float(found[1]) * _KIB[found[2].upper()])
+
+
+def instant(text: str) -> datetime | None:
+    """Return a time of bjobs or bhist, in UTC because the command asks for it; ``None`` where it has no year."""
+    found = _INSTANT.fullmatch(text.strip())
+    if found is None:
+        return None
+    month, day, clock, year = found.groups()
+    form = "%b %d %H:%M:%S %Y" if clock.count(":") == 2 else "%b %d %H:%M %Y"
+    try:
+        return datetime.strptime(f"{month} {day} {clock} {year}", form).replace(tzinfo=UTC)
+    except ValueError:
+        return None
