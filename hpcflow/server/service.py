@@ -110,7 +110,7 @@ class Service:
         self._retrying = asyncio.Lock()
 
     async def take_up(self) -> None:
-        """Take up every dispatch that had not ended when the last server did."""
+        """Take up every dispatch that had not ended when the last server did, and what is left of others."""
         for row in await asyncio.to_thread(self._store.live_dispatches):
             try:
                 await self._take_up(row)
@@ -119,6 +119,8 @@ class Service:
 
     async def _take_up(self, row: DispatchRow) -> None:
         live, bags = await self._load(row)
+        if row.status is not Status.RUNNING:
+            live.status, live.error, live.ended_at = row.status, row.error, row.ended_at
         self._engine.take_over(live, bags, await asyncio.to_thread(self._store.arrays, row.id))
         failpoint("after_take_over")
 
@@ -474,7 +476,7 @@ class Service:
         """Submit nothing more of a dispatch; what a scheduler has goes on."""
         known = await self._known(dispatch)
         live = self._engine.writer.dispatches.get(known)
-        if live is None:
+        if live is None or live.ended_at is not None:
             return {"moved": 0, "message": f"Dispatch {dispatch} has ended already."}
         if live.paused is not None:
             return {"moved": 0, "message": f"Dispatch {dispatch} is paused already. {live.paused}"}
@@ -488,7 +490,7 @@ class Service:
         """Go on with all of a dispatch that is paused, and ask for the release of jobs that somebody holds."""
         known = await self._known(dispatch)
         live = self._engine.writer.dispatches.get(known)
-        if live is None:
+        if live is None or live.ended_at is not None:
             hint = f"`hpcflow retry {dispatch}` tries again what did not complete."
             return {"moved": 0, "message": f"Dispatch {dispatch} has ended already; {hint}"}
         paused = live.paused is not None or bool(live.pauses)
