@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from hpcflow.core.model import DispatchId
+from hpcflow.server.failpoints import failpoint
 from hpcflow.server.live import LiveDispatch
 from hpcflow.server.store import Changes, Store
 
@@ -65,12 +66,14 @@ class Writer:
                 return
             changes.at = self._now()
             try:
+                failpoint("before_flush")
                 await asyncio.to_thread(self.store.apply, changes)
             except BaseException as error:
                 self._put_back(changes, dirty)
                 self.problem = str(error) or type(error).__name__
                 raise
             self.problem = None
+            failpoint("after_flush")
             messages = {name for name, _ in changes.messages}
             for name in {*dirty, *messages, *(row.array.dispatch for row in changes.arrays)}:
                 self._versions[name] += 1

@@ -210,6 +210,13 @@ class _Link:
         self._world.files.make(directory, folders, files)
         await self._file("pushed", 2.0)
 
+    async def append(self, path: str, data: bytes) -> None:
+        await self._file("append", 2.0)
+        if not self._world.files.exists(path):
+            raise TransportError(f"{path}: No such file or directory")
+        self._world.files.append(path, data)
+        await self._file("appended", 2.0)
+
     async def read_new(self, directory: str, offsets: Mapping[str, int]) -> dict[str, bytes]:
         await self._file("journals", 0.1)
         try:

@@ -109,6 +109,39 @@ class Worker:
         self.name = f"{self.job}_{self.index}_{restart}"
         self._journal = f"{self.path}/journal/{self.name}.jsonl"
         self._log("up", host="node", node="node")
+        parts = 0
+
+        def look_into_inbox() -> bool:
+            nonlocal parts
+            records, _, _ = read_lines(site.files.read(f"{self.path}/inbox.jsonl"), self._key)
+            before = parts
+            for record in records:
+                if record["n"] == parts + 1 and record["ev"] == "more":
+                    told = record["units"] or [[len(bag["tasks"]) + place] for place in range(len(record["tasks"]))]
+                    bag["units"] = [*(bag["units"] or [[place] for place in range(len(bag["tasks"]))]), *told]
+                    bag["tasks"] += record["tasks"]
+                    bag["cuts"] += record["cuts"]
+                    parts += 1
+                elif record["n"] == parts + 1 and record["ev"] == "close":
+                    bag["closed"] = True
+            return parts > before
+
+        async def wait_for_more() -> bool:
+            if not bag["linger"] or self.index >= bag["lingerers"]:
+                return False
+            began, told = site.loop.time(), False
+            while may_begin():
+                if look_into_inbox():
+                    return True
+                if bag.get("closed") or site.loop.time() - began >= bag["linger"]:
+                    return False
+                if not told:
+                    self._log("idle")
+                    told = True
+                await asyncio.sleep(1.0)
+            return False
+
+        look_into_inbox()
         ranges, ended = self._inherit(restart)
         claims = site.files.claims[self.path]
 
@@ -121,22 +154,23 @@ class Worker:
         while True:
             k = ranges.pop(0) if ranges else self._claim(claims, len(bag["cuts"]) - 1) if may_begin() else None
             if k is None:
+                if await wait_for_more():
+                    continue
                 break
             self._log("claim", k=k)
             for unit in range(bag["cuts"][k], bag["cuts"][k + 1]):
+                st = "ok"
                 for position in bag["units"][unit] if bag["units"] else [unit]:
                     index, attempt = bag["tasks"][position][:2]
-                    st = ended.get((index, attempt))
-                    if st is None:
-                        if not may_begin():
-                            self._log("left", k=k, u=unit)
-                            break
+                    st = ended.get((index, attempt), "")
+                    if not st and may_begin():
                         st = await self._run(index, attempt, bag)
-                    if st == "kills":
-                        return -9
                     if st != "ok":
                         break  # the rest of a chain is not run
-                if self.stop is not None:
+                if st == "kills":
+                    return -9
+                if not st:
+                    self._log("left", k=k, u=unit)
                     break
             successor = f"{self.path}/journal/{self.job}_{self.index}_{restart + 1}.jsonl"
             if site.files.exists(successor):

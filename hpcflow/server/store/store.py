@@ -241,8 +241,9 @@ class Store:
         return self._dispatches(statement)
 
     def live_dispatches(self) -> list[DispatchRow]:
-        """Return the dispatches that run, oldest first."""
-        statement = sa.select(DISPATCH).where(DISPATCH.c.status == Status.RUNNING)
+        """Return the dispatches that run, and those that have ended while arrays of theirs had not, oldest first."""
+        served = sa.select(BAG.c.dispatch).where(BAG.c.closed_at.is_(None))
+        statement = sa.select(DISPATCH).where(sa.or_(DISPATCH.c.status == Status.RUNNING, DISPATCH.c.id.in_(served)))
         return self._dispatches(statement.order_by(DISPATCH.c.created_at, DISPATCH.c.id))
 
     def find_dispatches(self, prefix: str) -> list[DispatchId]:

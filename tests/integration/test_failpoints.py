@@ -1,0 +1,134 @@
+"""A server is killed at every registered instant; the next one goes on, and each result is published once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+
+from hpcflow.core.model import DispatchId
+from hpcflow.server.failpoints import POINTS, VARIABLE
+from hpcflow.server.store import EventKind, Store
+from tests.integration.world import User, is_alive, lines, open_gate, until
+
+FLOW = """
+import os
+import sys
+
+import hpcflow as hf
+
+def note(ledger, what):
+    fd = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(fd, (what + "\\n").encode())
+    os.close(fd)
+
+@hf.electron
+def one(i, ledger, gate):
+    note(ledger, f"one {i}")
+    if gate:
+        open(gate).read()
+    return i
+
+@hf.electron
+def total(values, ledger):
+    note(ledger, "total")
+    return sum(values)
+
+@hf.lattice(executor="local")
+def flow(n, ledger, gate=None):
+    return total([one(i, ledger, gate if i == 0 else None) for i in range(n)], ledger)
+
+print(hf.dispatch(flow)(4, *sys.argv[1:]))
+"""
+ALL = sorted([*(f"one {i}" for i in range(4)), "total"])
+LONG = """
+import os
+import sys
+import time
+
+import hpcflow as hf
+
+@hf.electron(executor="local")
+def sleeper(ledger):
+    with open(ledger, "a") as file:
+        file.write(f"{os.getpid()}\\n")
+    time.sleep(600)
+
+@hf.lattice
+def flow(ledger):
+    return sleeper(ledger)
+
+print(hf.dispatch(flow)(sys.argv[1]))
+"""
+#: What brings a server to the instants that an ordinary dispatch does not pass.
+CANCELS = {"after_cancel_commit", "before_cancel", "after_cancel"}
+
+
+def begin_armed(user: User, name: str) -> int:
+    """Begin a server anew that dies at an instant; return its process id."""
+    assert user.hpcflow("stop").returncode == 0
+    assert user.hpcflow("start", **{VARIABLE: f"{name}=kill"}).returncode == 0
+    return user.server_pid()
+
+
+def published(user: User, dispatch: str) -> dict[int, str]:
+    """Return the kind of the one end that the store holds of each task."""
+    with closing(Store.open(user.home.store, on_network=False)) as store:
+        ends = store.ends(DispatchId(dispatch))
+        kinds = {event.kind for event in store.events(DispatchId(dispatch))}
+    assert EventKind.SECOND_END not in kinds
+    return {index: end.record["st"] for index, end in ends.items()}
+
+
+@pytest.mark.parametrize("name", sorted(POINTS.keys() - CANCELS - {"after_take_over"}))
+def test_a_server_that_is_killed_there_loses_and_doubles_nothing(name: str, own_server: Callable[..., User]) -> None:
+    user = own_server()
+    ledger = user.folder / "ledger"
+    pid = begin_armed(user, name)
+
+    told = user.tries(FLOW, str(ledger), HPCFLOW_AUTOSTART="0")
+    until(lambda: not is_alive(pid), lambda: f"the instant {name} never came. {user.log()}")
+    assert user.hpcflow("start").returncode == 0
+
+    known = user.dispatches()
+    assert len(known) == 1 or (told.returncode != 0 and not known)
+    shown = user.waits_for(known[0] if known else user.runs(FLOW, str(ledger)))
+    assert shown["status"] == "COMPLETED", shown
+    assert sorted(lines(ledger)) == ALL
+    assert published(user, shown["id"]) == dict.fromkeys(range(len(ALL)), "ok")
+
+
+def test_a_server_that_is_killed_right_after_it_took_over_loses_nothing(own_server: Callable[..., User]) -> None:
+    user = own_server()
+    ledger, gate = user.folder / "ledger", user.folder / "gate"
+    os.mkfifo(gate)
+    dispatch = user.runs(FLOW, str(ledger), str(gate))
+    until(lambda: "one 0" in lines(ledger))
+    user.kills_the_server()
+    assert user.hpcflow("start", **{VARIABLE: "after_take_over=kill"}).returncode != 0
+
+    open_gate(gate)
+    assert user.hpcflow("start").returncode == 0
+    assert user.waits_for(dispatch)["status"] == "COMPLETED"
+    assert sorted(lines(ledger)) == ALL
+
+
+@pytest.mark.parametrize("name", sorted(CANCELS))
+def test_a_server_that_is_killed_while_it_cancels_leaves_nothing_running(
+    name: str, own_server: Callable[..., User]
+) -> None:
+    user = own_server()
+    ledger = user.folder / "ledger"
+    pid = begin_armed(user, name)
+    dispatch = user.runs(LONG, str(ledger))
+    (task,) = until(lambda: lines(ledger))
+
+    user.hpcflow("cancel", dispatch, HPCFLOW_AUTOSTART="0")
+    until(lambda: not is_alive(pid), lambda: f"the instant {name} never came. {user.log()}")
+    assert user.hpcflow("start").returncode == 0
+    user.hpcflow("cancel", dispatch)
+
+    assert user.waits_for(dispatch)["status"] == "CANCELLED"
+    until(lambda: not is_alive(int(task)), user.log)
