@@ -11,7 +11,7 @@ from hpcflow.sdk.mistakes import show_plainly
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ExecutorSettings", "Local", "Slurm"]
+__all__ = ["ExecutorSettings", "Local", "Lsf", "Pbs", "Slurm"]
 
 
 def Local(*, cluster: str = "local", **defaults: Unpack[Options]) -> ExecutorSettings:
@@ -27,6 +27,26 @@ def Slurm(*, cluster: str = "slurm", **defaults: Unpack[Options]) -> ExecutorSet
         defaults: annotations, the same as an electron's but for ``executor``.
     """
     return _settings("Slurm", cluster, defaults)
+
+
+def Pbs(*, cluster: str = "pbs", **defaults: Unpack[Options]) -> ExecutorSettings:
+    """Return settings for an OpenPBS or PBS Pro cluster: ``Pbs(partition="workq", walltime="10 min")``.
+
+    Args:
+        cluster: its name in clusters.toml; "pbs" is the one that is found without configuration.
+        defaults: annotations, the same as an electron's but for ``executor``.
+    """
+    return _settings("Pbs", cluster, defaults)
+
+
+def Lsf(*, cluster: str = "lsf", **defaults: Unpack[Options]) -> ExecutorSettings:
+    """Return settings for a Spectrum LSF cluster: ``Lsf(partition="normal", walltime="10 min")``.
+
+    Args:
+        cluster: its name in clusters.toml; "lsf" is the one that is found without configuration.
+        defaults: annotations, the same as an electron's but for ``executor``.
+    """
+    return _settings("Lsf", cluster, defaults)
 
 
 def _settings(kind: str, cluster: str, defaults: Mapping[str, object]) -> ExecutorSettings:

@@ -85,6 +85,7 @@ class LsfJobs(LsfJobExecutor):
             "U": asked.reservation,
             "select": selection(array),
             "licenses": asked.licenses,
+            "x": "its host is nobody else's" if array.exclusive else None,
         }
         return Job(
             JobSpec(
@@ -139,6 +140,7 @@ class LsfJobs(LsfJobExecutor):
             "bsub",
             # The successor takes over what a worker had claimed on a host that failed.
             "-r",
+            *(["-x"] if custom.get("lsf.x") else []),
             *(word for key, value in options.items() if value for word in (key, str(value))),
             *(word for requirement in requirements for word in ("-R", requirement)),
         ]

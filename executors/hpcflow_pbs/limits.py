@@ -127,6 +127,7 @@ def _partition(name: str, queue: Json, server: Json, nodes: Iterable[Json]) -> P
         memory_mib_per_node=None if memory is None else max(0, memory - WORKER_MEMORY_MIB),
         gpus_per_node=_largest(_number(each.get("ngpus", 0)) for each in has),
         total_nodes=len(has) or None,
+        max_width=_number(queue.get("max_array_size")),
     )
 
 

@@ -107,8 +107,10 @@ class PbsPlugin:
         """Return qsub with the script on stdin; the job's environment is that of a login, not of qsub."""
         check_array(array)
         extra = checked_extra(array)
-        place = None if own_place(extra) else "scatter" if array.resources.nodes > 1 else "free"
-        argv = self._jobs.submit_argv(array, place=place)
+        place = "scatter" if array.resources.nodes > 1 else "free"
+        if array.exclusive:
+            place += ":excl"
+        argv = self._jobs.submit_argv(array, place=None if own_place(extra) else place)
         return Command((*argv, *job_resources(array), *extra), stdin=self._jobs.script(array).encode())
 
     def parse_submit(self, array: JobArray, reply: Reply) -> Submission:

@@ -331,6 +331,8 @@ class Partition:
     memory_mib_per_node: int | None = None
     gpus_per_node: int | None = None
     total_nodes: int | None = None
+    #: Array tasks in one submission, where that is fewer than `ArrayLimits` allows.
+    max_width: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

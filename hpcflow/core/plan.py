@@ -244,13 +244,13 @@ def _plan_bag(shape: Shape, ready: Sequence[Ready], alone: bool, limits: Limits,
             ramp = few  # a few workers may be all that the tasks are worth
         elif not is_reserve_worth(units_left=len(units), mean_wall_s=sum(work) / len(work), workers=few):
             ramp = width = few
-    at_once = _split(-(-ramp // slots), limits, settings)
+    at_once = _split(-(-ramp // slots), limits, partition, settings)
     return BagPlan(
         shape=shape,
         tasks=tasks,
         units=units,
         cuts=tuple(range(len(units) + 1)) if single else cuts(len(units), width, work if known else ()),
-        widths=at_once + _split(-(-max(0, width - ramp) // slots), limits, settings),
+        widths=at_once + _split(-(-max(0, width - ramp) // slots), limits, partition, settings),
         at_once=len(at_once),
         worker_walltime_s=worker_walltime,
         limit_s=limit,
@@ -329,9 +329,10 @@ def capacity(resources: Resources, partition: Partition | None) -> int:
     return max(1, on_one * partition.total_nodes)
 
 
-def _split(width: int, limits: Limits, settings: PlanSettings) -> tuple[int, ...]:
+def _split(width: int, limits: Limits, partition: Partition | None, settings: PlanSettings) -> tuple[int, ...]:
     """Cut a width into arrays that the scheduler takes, over the same bag."""
-    most = max(1, min(limits.array.max_width, settings.max_width or limits.array.max_width))
+    own = partition.max_width if partition else None
+    most = max(1, min(size for size in (limits.array.max_width, own, settings.max_width) if size is not None))
     return tuple(min(most, width - start) for start in range(0, width, most))
 
 

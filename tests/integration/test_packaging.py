@@ -23,7 +23,7 @@ def in_a_new_python(code: str, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("package", ["hpcflow", "hpcflow_local", "hpcflow_slurm", "hpcflow_templates"])
+@pytest.mark.parametrize("package", ["hpcflow", "hpcflow_local", "hpcflow_lsf", "hpcflow_pbs", "hpcflow_slurm", "hpcflow_templates"])
 def test_every_package_is_found_from_any_folder_and_typed(package: str, tmp_path: Path) -> None:
     code = f"from importlib.resources import files; print((files({package!r}) / 'py.typed').is_file())"
     assert in_a_new_python(code, tmp_path).strip() == "True"

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +12,13 @@ import pytest
 
 import hpcflow as hf
 from hpcflow.core.model import Resources, Retries, UserError
-from hpcflow.sdk.annotations import Annotations, LatticeOptions, parse_lattice_options, parse_options
+from hpcflow.sdk.annotations import (
+    Annotations,
+    ExecutorSettings,
+    LatticeOptions,
+    parse_lattice_options,
+    parse_options,
+)
 
 
 def test_everything_an_electron_may_ask_for_reaches_its_task() -> None:
@@ -280,6 +287,12 @@ def test_an_executors_defaults_are_the_weakest() -> None:
         "slurm",
         Resources(partition="long", walltime_s=600, cpus=2),
     )
+
+
+@pytest.mark.parametrize("maker", [hf.executor.Slurm, hf.executor.Pbs, hf.executor.Lsf, hf.executor.Local])
+def test_an_executor_names_its_schedulers_cluster_or_another(maker: Callable[..., ExecutorSettings]) -> None:
+    assert placed({"executor": maker(cpus=2)}, {}) == (maker.__name__.lower(), Resources(cpus=2))
+    assert placed({"executor": maker(cluster="site")}, {})[0] == "site"
 
 
 def test_defaults_of_the_lattices_executor_do_not_follow_to_another_cluster() -> None:

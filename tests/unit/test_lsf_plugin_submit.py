@@ -69,6 +69,10 @@ def test_what_is_not_asked_for_is_left_to_the_cluster() -> None:
     ]
 
 
+def test_hosts_of_ones_own_are_an_option() -> None:
+    assert options(replace(an_array(), exclusive=True))[:3] == ["bsub", "-r", "-x"]
+
+
 def test_a_single_worker_is_an_array_too() -> None:
     assert "relax-01JD[1]" in options(an_array(width=1))
 

@@ -54,7 +54,8 @@ def test_server_queues_and_nodes_are_limits() -> None:
     queues = {queue.name: queue for queue in found.partitions}
     assert set(queues) == {"workq", "short", "closed", "stopped"}
     assert [queue.is_default for queue in queues.values()] == [True, False, False, False]
-    assert queues["short"].max_walltime_s == 600
+    assert (queues["short"].max_walltime_s, queues["short"].max_width) == (600, 50)
+    assert queues["workq"].max_width is None
     assert (queues["workq"].cpus_per_node, queues["workq"].memory_mib_per_node) == (64, 36864 - 32)
     assert (queues["workq"].total_nodes, queues["workq"].gpus_per_node) == (1, 0)
 

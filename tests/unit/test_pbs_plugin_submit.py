@@ -82,6 +82,11 @@ def test_a_place_of_the_users_own_takes_the_place_of_ours() -> None:
     assert [word for word in argv if "place=" in word] == ["-lplace=excl"]
 
 
+def test_nodes_of_ones_own_are_a_place() -> None:
+    assert "place=free:excl" in options(replace(an_array(), exclusive=True))
+    assert "place=scatter:excl" in options(replace(an_array(resources=Resources(nodes=2)), exclusive=True))
+
+
 def test_a_reservation_is_a_queue() -> None:
     argv = options(an_array(resources=Resources(reservation="R123")))
 

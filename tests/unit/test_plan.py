@@ -95,6 +95,12 @@ def test_a_bag_that_is_held_back_in_part_is_cut_where_the_scheduler_takes_no_lar
     assert (plan.widths, plan.at_once) == ((11, 5, 11, 11, 11, 11, 4), 2)
 
 
+def test_a_queue_may_take_smaller_arrays_than_the_others() -> None:
+    queues = Limits(array=ArrayLimits(max_width=1000), partitions=(replace(DEBUG, max_width=6), BATCH))
+    assert max(the_plan(some_ready(1000, a_shape()), queues).widths) == 6
+    assert max(the_plan(some_ready(1000, a_shape(partition="batch")), queues).widths) > 6
+
+
 @pytest.mark.parametrize(
     ("units_left", "mean", "workers", "worth"),
     [
