@@ -7,6 +7,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ import pytest
 
 from hpcflow.server.remote.connection import Connection
 from hpcflow.server.remote.ssh import SshTransport
+from tests.integration.world import PATIENCE_S, User
 
 #: sshd wants to be started by its full path; Debian keeps it out of users' PATH.
 _SSHD: Final = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
@@ -37,6 +39,8 @@ class Sshd:
     folder: Path
     port: int
     user: str
+    #: The public keys that it lets in.
+    authorized: Path
 
     @property
     def home(self) -> Path:
@@ -86,11 +90,14 @@ def sshd(folder: Path, *options: str, user: str | None = None) -> Generator[Sshd
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where sshd parts with root; the service makes it
     folder.mkdir(exist_ok=True)
     public = key(folder / "host")
-    # Not in the folder: pytest's are private to the test's user, and sshd reads these as the other one.
-    allowed = key(folder / "user")
+    # sshd reads it as the user who logs in, for whom pytest's folders are closed.
+    doors = Path(tempfile.mkdtemp(prefix="hpcflow-test-sshd-"))
+    doors.chmod(0o755)
+    authorized = doors / "authorized_keys"
+    authorized.write_text(key(folder / "user"))
+    authorized.chmod(0o644)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
-    (folder / "authorized_keys").write_text(allowed)
     (folder / "sshd_config").write_text(
         "\n".join(
             (
@@ -98,7 +105,7 @@ def sshd(folder: Path, *options: str, user: str | None = None) -> Generator[Sshd
                 f"Port {port}",
                 "ListenAddress 127.0.0.1",
                 f"HostKey {folder}/host",
-                f"AuthorizedKeysFile {folder}/authorized_keys",
+                f"AuthorizedKeysFile {authorized}",
                 "PidFile none",
                 "StrictModes no",
                 "UsePAM no",
@@ -111,11 +118,6 @@ def sshd(folder: Path, *options: str, user: str | None = None) -> Generator[Sshd
         + "\n"
     )
     (folder / "known_hosts").write_text(f"login {public}")
-    if user != pwd.getpwuid(os.getuid()).pw_name:
-        for each in (folder, *folder.parents):
-            if each.is_relative_to("/tmp/") and os.stat(each).st_uid == os.getuid():
-                each.chmod(each.stat().st_mode | 0o011)
-        (folder / "authorized_keys").chmod(0o644)
     log = folder / "sshd.log"
     process = subprocess.Popen([_SSHD, "-D", "-f", str(folder / "sshd_config"), "-E", str(log)])
     try:
@@ -124,10 +126,11 @@ def sshd(folder: Path, *options: str, user: str | None = None) -> Generator[Sshd
             if process.poll() is not None or time.monotonic() > end:
                 raise AssertionError(f"sshd does not answer: {log.read_text()}")
             time.sleep(0.02)
-        yield Sshd(folder, port, user)
+        yield Sshd(folder, port, user, authorized)
     finally:
         process.terminate()
         process.wait(_PATIENCE_S)
+        shutil.rmtree(doors)
 
 
 def _answers(port: int) -> bool:
@@ -136,3 +139,22 @@ def _answers(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+@contextmanager
+def begun(user: User, text: str, *arguments: str) -> Generator[subprocess.Popen[str]]:
+    """Run a program beside the test, until the context is left at the latest."""
+    running = user.begins(text, *arguments)
+    try:
+        yield running
+    finally:
+        running.kill()
+        running.communicate()
+
+
+def ended(user: User, running: subprocess.Popen[str]) -> tuple[str, str]:
+    """Wait for a program's end, and return what it wrote; fail with the server's log when there is none."""
+    try:
+        return running.communicate(timeout=PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        raise AssertionError(f"the program did not end.\n{user.log()}") from None

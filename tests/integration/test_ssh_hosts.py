@@ -186,7 +186,7 @@ async def test_a_wrong_key_needs_login_and_is_not_tried_again_and_again(
     node = start()
     proxy = Proxy(node.port)
     await proxy.start()
-    (node.folder / "authorized_keys").write_text(key(tmp_path / "other"))
+    node.authorized.write_text(key(tmp_path / "other"))
     transport = node.transport(proxy.port)
     with pytest.raises(NeedsLogin, match=r"far needs login: .*accepts none of your keys"):
         await transport.reach()
@@ -194,7 +194,7 @@ async def test_a_wrong_key_needs_login_and_is_not_tried_again_and_again(
     for _ in range(5):
         assert b"needs login" in (await transport.run(Command(("true",)), PATIENCE_S)).stderr
     assert proxy.connections == 1
-    (node.folder / "authorized_keys").write_text((node.folder / "user.pub").read_text())
+    node.authorized.write_text((node.folder / "user.pub").read_text())
     await transport.reach()
     assert not transport.needs_login
     await transport.close()
