@@ -223,7 +223,7 @@ class Ledger:
         facts: list[Fact] = []
         for record in records:
             me.note(record)
-            if me.doubt is not None:
+            if me.doubt is not None and record["ev"] != "left":  # who leaves says why in the next line
                 doubt, me.doubt = me.doubt, None
                 me.running = None
                 # S4: the worker went on, so the signal was the task's own; if it was told to leave, so was the task.

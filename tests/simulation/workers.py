@@ -272,5 +272,5 @@ def _died_alone(records: list[dict[str, Any]], number: int) -> bool:
         return False
     if end["sig"] not in {9, 15}:
         return True
-    following = records[number + 1] if number + 1 < len(records) else None
+    following = next((record for record in records[number + 1 :] if record["ev"] != "left"), None)
     return following is not None and not (following["ev"] == "exit" and following["why"] == "term")

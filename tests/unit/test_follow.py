@@ -95,6 +95,14 @@ def test_a_kill_signal_is_in_doubt_until_the_worker_goes_on(number: int) -> None
     assert [(type(fact), fact.index) for fact in facts] == [(Ended, 0), (Started, 1)]
 
 
+def test_that_a_worker_leaves_the_rest_does_not_say_that_it_goes_on() -> None:
+    ledger = Ledger(a_bag(2))
+    left = {"ev": "left", "t": 3.5, "k": 0, "u": 1}
+    assert len(ledger.read("7_0_0", [claim(0), start(0), end(0, "signal", sig=15), left])) == 1
+    assert ledger.read("7_0_0", [leave("term")]) == []
+    assert ledger.lost(["7_0_0"], last=False).cut == (((0, 1), "7_0_0"),)
+
+
 def test_a_kill_signal_before_the_workers_own_end_is_no_end_of_the_task() -> None:
     ledger = Ledger(a_bag(1))
     ledger.read("7_0_0", [claim(0), start(0), end(0, "signal", sig=15)])
