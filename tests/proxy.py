@@ -14,6 +14,7 @@ class Proxy:
     def __init__(self, port: int) -> None:
         self._to = port
         self._server: asyncio.Server | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         #: Where it listens, on 127.0.0.1.
@@ -31,18 +32,23 @@ class Proxy:
         self.passed = 0
 
     async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         assert self._server is not None
         self._server.close()
-        self.cut()
+        self._cut()
         if self._tasks:
             await asyncio.wait(self._tasks)
 
     def cut(self) -> None:
-        """End every connection at once, as a reset."""
+        """End every connection at once, as a reset. Any thread may ask for it."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._cut)
+
+    def _cut(self) -> None:
         for writer in self._writers:
             writer.transport.abort()
 
@@ -96,7 +102,7 @@ class Proxy:
                         await sink.drain()
                     if self.cut_after == 0:
                         self.cut_after = None
-                        self.cut()
+                        self._cut()
                 if not self.swallow:
                     sink.write_eof()
 
