@@ -199,6 +199,8 @@ class Engine:
                 if task.state in ends or revived:
                     chosen.append(index)
                     wanted.add(index)
+        if not chosen:
+            return 0
         more = (
             [index for index in chosen if live.tasks[index].state is State.FAILED] if memory_mib or walltime_s else []
         )
