@@ -1,6 +1,6 @@
 # make demo     a workflow of several hundred electrons on this machine (EXECUTOR=slurm: on the cluster)
 # make test     everything: lint, and all tests against an installed wheel on a real mini Slurm
-# make bench    the table of docs/performance.md
+# make bench    the table of docs/performance.md; make bench -- --only chain --quick: one row, to see that it runs
 # make lint     ruff, mypy, pyright, import contracts
 # make audit    known vulnerabilities of the locked dependencies
 # make clean    remove what the above made here
@@ -10,10 +10,17 @@ EXECUTOR ?= local
 PLOT ?= build/eos.png
 SOURCES := $(shell find hpcflow executors templates -type f -not -name '*.pyc')
 
+# What follows `make bench --` is for the program, and no target.
+ifeq (bench,$(firstword $(MAKECMDGOALS)))
+BENCH := $(wordlist 2,$(words $(MAKECMDGOALS)),$(MAKECMDGOALS))
+.PHONY: $(BENCH)
+$(BENCH): ;@:
+endif
+
 .PHONY: help demo test test-oldest bench lint audit clean
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n 's/^# make /make /p' Makefile
 
 demo: .venv/.installed
 	@EXECUTOR='$(EXECUTOR)' PLOT='$(PLOT)' tools/demo
@@ -26,7 +33,7 @@ test-oldest: build/dev/.installed
 	@tools/test-oldest
 
 bench:
-	@tools/bench
+	@tools/bench $(BENCH)
 
 lint: build/dev/.installed
 	@tools/lint build/dev/bin

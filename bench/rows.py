@@ -1,4 +1,4 @@
-"""One line of the table: what was measured on both sides, their ratio, and what the ratio must be."""
+"""One line of the table: what was measured on both sides, their ratio, what it must be and what it is meant to be."""
 
 from __future__ import annotations
 
@@ -7,9 +7,20 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-__all__ = ["Row", "as_markdown", "as_text", "at_least", "at_most", "counted", "left_out", "told"]
+__all__ = ["Limit", "Row", "as_markdown", "as_text", "at_least", "at_most", "counted", "left_out", "told"]
 
-_HEADINGS: Final = ("what", "hpcflow", "beside it", "ratio", "must", "met")
+_HEADINGS: Final = ("what", "hpcflow", "beside it", "ratio", "must", "aim")
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A bound, and whether it was kept."""
+
+    text: str
+    kept: bool
+
+    def __str__(self) -> str:
+        return f"{self.text}: {'yes' if self.kept else 'NO'}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,66 +31,107 @@ class Row:
     measured: str = ""
     beside: str = ""
     ratio: str = ""
-    must: str = ""
-    met: bool | None = None
+    must: Limit | None = None
+    aim: Limit | None = None
 
     @property
     def cells(self) -> tuple[str, ...]:
-        met = {True: "yes", False: "NO", None: ""}[self.met]
-        return self.what, self.measured, self.beside, self.ratio, self.must, met
+        limits = ("" if limit is None else str(limit) for limit in (self.must, self.aim))
+        return self.what, self.measured, self.beside, self.ratio, *limits
 
 
-def at_least(what: str, seconds: Sequence[float], rival: str, rival_seconds: Sequence[float], times: float) -> Row:
-    """Return how many times faster hpcflow is than its rival, which must be ``times`` or more."""
-    ratio = median(rival_seconds) / median(seconds)
+def at_least(
+    what: str,
+    values: Sequence[float],
+    rival: str,
+    rival_values: Sequence[float],
+    *,
+    must: float | None = None,
+    aim: float | None = None,
+    better: str = "faster",
+) -> Row:
+    """Return how many times less hpcflow needs than its rival.
+
+    Args:
+        what: is measured.
+        values: hpcflow's seconds, one for each repetition.
+        rival: what is measured beside it.
+        rival_values: likewise.
+        must: so many times, or more.
+        aim: likewise.
+        better: what the ratio says of hpcflow.
+    """
+    ratio = median(rival_values) / median(values)
+
+    def limit(times: float | None) -> Limit | None:
+        return None if times is None else Limit(f">= {times:g}x {better}", ratio >= times)
+
     return Row(
         what=what,
-        measured=_spread(seconds),
-        beside=f"{rival}: {_spread(rival_seconds)}",
-        ratio=f"{ratio:.2f}x faster",
-        must=f">= {times:g}x faster",
-        met=ratio >= times,
+        measured=_spread(values),
+        beside=f"{rival}: {_spread(rival_values)}",
+        ratio=f"{ratio:.2f}x {better}",
+        must=limit(must),
+        aim=limit(aim),
     )
 
 
 def at_most(
-    what: str, seconds: Sequence[float], rival: str, rival_seconds: Sequence[float], times: float | None
+    what: str,
+    values: Sequence[float],
+    rival: str,
+    rival_values: Sequence[float],
+    *,
+    must: float | None = None,
+    aim: float | None = None,
 ) -> Row:
-    """Return how many times as long hpcflow takes, which must be ``times`` or less (``None``: told, not judged)."""
-    ratio = median(seconds) / median(rival_seconds)
+    """Return how many times as long hpcflow takes as its rival, or as what can't be beaten.
+
+    Args:
+        what: is measured.
+        values: hpcflow's seconds, one for each repetition.
+        rival: what is measured beside it, or worked out.
+        rival_values: likewise.
+        must: so many times, or less.
+        aim: likewise.
+    """
+    ratio = median(values) / median(rival_values)
+
+    def limit(times: float | None) -> Limit | None:
+        return None if times is None else Limit(f"<= {times:g}x", ratio <= times)
+
     return Row(
         what=what,
-        measured=_spread(seconds),
-        beside=f"{rival}: {_spread(rival_seconds)}",
+        measured=_spread(values),
+        beside=f"{rival}: {_spread(rival_values)}",
         ratio=f"{ratio:.2f}x its time",
-        must="" if times is None else f"<= {times:g}x",
-        met=None if times is None else ratio <= times,
+        must=limit(must),
+        aim=limit(aim),
     )
 
 
-def told(what: str, values: Sequence[float], unit: str, limit: float | None = None) -> Row:
-    """Return a measured value, of which the median must be no more than ``limit`` where there is one."""
-    return Row(
-        what=what,
-        measured=_spread(values, unit),
-        must="" if limit is None else f"<= {limit:g} {unit}",
-        met=None if limit is None else median(values) <= limit,
-    )
+def told(what: str, values: Sequence[float], unit: str, *, must: float | None = None, aim: float | None = None) -> Row:
+    """Return a measured value, of which the median must be no more than a limit where there is one."""
+    middle = median(values)
+
+    def limit(most: float | None) -> Limit | None:
+        return None if most is None else Limit(f"<= {most:g} {unit}", middle <= most)
+
+    return Row(what=what, measured=_spread(values, unit), must=limit(must), aim=limit(aim))
 
 
 def left_out(what: str, reason: str) -> Row:
     return Row(what=what, measured=f"left out: {reason}")
 
 
-def counted(what: str, commands: Mapping[str, int], limit: int | None) -> Row:
+def counted(what: str, commands: Mapping[str, int], *, must: int | None = None) -> Row:
     """Return how often each of the scheduler's commands was called."""
     total = sum(commands.values())
     kinds = ", ".join(f"{number} {name}" for name, number in sorted(commands.items()))
     return Row(
         what=what,
         measured=f"{total}" + (f" ({kinds})" if kinds else ""),
-        must="" if limit is None else f"<= {limit}",
-        met=None if limit is None else total <= limit,
+        must=None if must is None else Limit(f"<= {must}", total <= must),
     )
 
 

@@ -1,77 +1,48 @@
-"""What is measured: the same work by hpcflow, by plain job arrays, by a process pool, and by fork and wait."""
+"""What is measured, run by hpcflow: electrons, lattices, and how long they took."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import tempfile
+import math
+import random
 import time
-from collections.abc import Generator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Final
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
 
 import hpcflow
+from bench.homes import Home
+from hpcflow.sdk.results import Result
 
 __all__ = [
+    "KINDS",
     "NAP_S",
-    "array_of_single_tasks",
-    "forks_of_the_program",
-    "forks_one_by_one",
+    "Span",
+    "bound_s",
+    "chain_by_hpcflow",
+    "check",
+    "ends_seen",
+    "imports_by_hpcflow",
+    "mixed",
+    "mixed_by_hpcflow",
     "naps_by_hpcflow",
-    "naps_by_pool",
-    "packed_array",
+    "rest",
     "same_and_sum",
     "same_by_hpcflow",
+    "seconds_by_hpcflow",
+    "two_stages_by_hpcflow",
+    "uneven_by_hpcflow",
+    "uneven_seconds",
 ]
 
 NAP_S: Final = 0.05
-_POLL_S: Final = 0.5
-#: The interpreter without the venv around it: plain arrays and forks get the fastest start that there is.
-_BARE_PYTHON: Final = os.path.realpath(sys.executable)
-
-_FORKS: Final = """
-import os, sys, time
-begun_at = time.perf_counter()
-for number in range(int(sys.argv[1])):
-    child = os.fork()
-    if not child:
-        os._exit(0)
-    os.waitpid(child, 0)
-print(time.perf_counter() - begun_at)
-"""
-
-#: The user's own program: it has made its lattice into a graph, and then forks instead of dispatching.
-_FORKS_OF_THE_PROGRAM: Final = """
-import os, sys, time
-import hpcflow
-@hpcflow.electron
-def same(number):
-    return number
-@hpcflow.lattice
-def many(tasks):
-    return [same(number) for number in range(tasks)]
-many.build_graph(10)
-begun_at = time.perf_counter()
-for number in range(int(sys.argv[1])):
-    child = os.fork()
-    if not child:
-        same(number)
-        os._exit(0)
-    os.waitpid(child, 0)
-print(time.perf_counter() - begun_at)
-"""
-
-_PACKED: Final = """#!{python} -I
-import os
-index = int(os.environ["SLURM_ARRAY_TASK_ID"])
-def same(number):
-    return number
-with open("%d.sum" % index, "w") as file:
-    print(sum(same(number) for number in range(index, {tasks}, {width})), file=file)
-"""
+#: How many functions the uneven tasks come from. What their run times have to do with the function is half of the
+#: variance: hpcflow knows a function's mean, never a task's own time.
+KINDS: Final = 10
+_SIGMA: Final = 0.5
+_LONGEST_S: Final = 3.0
+#: A prime, so that no stage of `mixed` can be left out unseen.
+_MODULUS: Final = 10_007
 
 
 @hpcflow.electron
@@ -92,6 +63,46 @@ def rest(number: int) -> int:
 nap = hpcflow.electron(rest)
 
 
+@hpcflow.electron
+def second(number: int) -> int:
+    time.sleep(1.0)
+    return number
+
+
+@hpcflow.electron
+def second_after(number: int, earlier: Sequence[int]) -> int:
+    time.sleep(1.0)
+    return number + len(earlier)
+
+
+@hpcflow.electron
+def one_more(number: int) -> int:
+    return number + 1
+
+
+@hpcflow.electron
+def mix(number: int, earlier: Sequence[int]) -> int:
+    return (number + sum(earlier)) % _MODULUS
+
+
+@hpcflow.electron
+def wait(number: int, seconds: float) -> int:
+    time.sleep(seconds)
+    return number
+
+
+@cache
+def _wait_of_kind(kind: int) -> Any:  # Any: an electron
+    """Return an electron that is another function than those of other kinds, with the same code."""
+
+    def work(number: int, seconds: float) -> int:
+        time.sleep(seconds)
+        return number
+
+    work.__name__ = work.__qualname__ = f"work_{kind}"
+    return hpcflow.electron(work)
+
+
 @hpcflow.lattice
 def many_and_one(tasks: int) -> int:
     return total([same(number) for number in range(tasks)])
@@ -107,99 +118,176 @@ def naps(tasks: int) -> list[int]:
     return [nap(number) for number in range(tasks)]
 
 
-# ---- by hpcflow, on the cluster that the environment's server has
+@hpcflow.lattice
+def seconds_each(tasks: int) -> list[int]:
+    return [second(number) for number in range(tasks)]
+
+
+@hpcflow.lattice
+def two_stages(tasks: int) -> list[int]:
+    earlier = [second(number) for number in range(tasks)]
+    return [second_after(number, earlier) for number in range(tasks)]
+
+
+@hpcflow.lattice
+def chain(links: int) -> int:
+    number = 0
+    for _ in range(links):
+        number = one_more(number)
+    return number
+
+
+@hpcflow.lattice
+def stages(count: int, width: int) -> list[int]:
+    values = [mix(number, []) for number in range(width)]
+    for _ in range(count - 1):
+        values = [mix(number, values) for number in range(width)]
+    return values
+
+
+@hpcflow.lattice
+def uneven(seconds: Sequence[float]) -> list[int]:
+    return [_wait_of_kind(number % KINDS)(number, each) for number, each in enumerate(seconds)]
+
+
+@hpcflow.lattice
+def waits(seconds: Sequence[float]) -> list[int]:
+    return [wait(number, each) for number, each in enumerate(seconds)]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """How long a dispatch took, in seconds."""
+
+    #: From the call to the value.
+    whole_s: float
+    #: From the first task's start to the last one's end, by the nodes' clocks.
+    tasks_s: float
+
+
+# ---- on the cluster that the environment's server has
 
 
 def same_and_sum(tasks: int, executor: str) -> float:
     """Run no-ops and a sum of their results; return the seconds from the dispatch to the value."""
-    begun_at = time.perf_counter()
-    value = hpcflow.dispatch_sync(many_and_one.with_options(executor=executor))(tasks).result
-    took = time.perf_counter() - begun_at
-    _check(value, sum(range(tasks)))
-    return took
+    return _timed(many_and_one.with_options(executor=executor), tasks, expected=sum(range(tasks)))
 
 
 def same_by_hpcflow(tasks: int) -> float:
-    begun_at = time.perf_counter()
-    values = hpcflow.dispatch_sync(many)(tasks).result
-    took = time.perf_counter() - begun_at
-    _check(values, list(range(tasks)))
-    return took
+    return _timed(many, tasks, expected=list(range(tasks)))
 
 
 def naps_by_hpcflow(tasks: int) -> float:
-    begun_at = time.perf_counter()
-    values = hpcflow.dispatch_sync(naps)(tasks).result
-    took = time.perf_counter() - begun_at
-    _check(values, list(range(tasks)))
-    return took
+    return _timed(naps, tasks, expected=list(range(tasks)))
 
 
-# ---- without hpcflow
+def chain_by_hpcflow(links: int, executor: str) -> float:
+    return _timed(chain.with_options(executor=executor), links, expected=links)
 
 
-def array_of_single_tasks(tasks: int) -> float:
-    """Run one array task for each no-op: start an interpreter, end it. Nothing is brought home or summed."""
-    with _scratch() as folder:
-        begun_at = time.perf_counter()
-        _wait_for_job(_submit(f"#!/bin/sh\nexec {_BARE_PYTHON} -I -c pass\n", folder, width=tasks))
-        return time.perf_counter() - begun_at
+def mixed_by_hpcflow(count: int, width: int, executor: str) -> float:
+    """Run stages in which each task needs all results of the stage before."""
+    return _timed(stages.with_options(executor=executor), count, width, expected=mixed(count, width))
 
 
-def packed_array(tasks: int, width: int) -> float:
-    """Run ``width`` array tasks, each of which calls its share of the function in a loop, and sum what they wrote."""
-    with _scratch() as folder:
-        begun_at = time.perf_counter()
-        script = _PACKED.format(python=_BARE_PYTHON, tasks=tasks, width=width)
-        _wait_for_job(_submit(script, folder, width=width))
-        value = sum(int((folder / f"{index}.sum").read_text(encoding="utf-8")) for index in range(width))
-        took = time.perf_counter() - begun_at
-    _check(value, sum(range(tasks)))
-    return took
+def mixed(count: int, width: int) -> list[int]:
+    """Return what the last of such stages gives."""
+    values: list[int] = []
+    for _ in range(count):
+        values = [(number + sum(values)) % _MODULUS for number in range(width)]
+    return values
 
 
-def naps_by_pool(tasks: int, workers: int) -> float:
-    begun_at = time.perf_counter()
-    with ProcessPoolExecutor(workers) as pool:
-        values = list(pool.map(rest, range(tasks)))
-    took = time.perf_counter() - begun_at
-    _check(values, list(range(tasks)))
-    return took
+def seconds_by_hpcflow(tasks: int, executor: str) -> Span:
+    """Run tasks of one second each."""
+    return _span(seconds_each.with_options(executor=executor), tasks, expected=list(range(tasks)))
 
 
-def forks_of_the_program(tasks: int) -> float:
-    """Fork and wait for one no-op at a time, from the program that would have dispatched them."""
-    command = [sys.executable, "-c", _FORKS_OF_THE_PROGRAM, str(tasks)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def two_stages_by_hpcflow(tasks: int, executor: str) -> None:
+    """Run tasks of a second, then as many that each need all of the first."""
+    expected = [number + tasks for number in range(tasks)]
+    _timed(two_stages.with_options(executor=executor), tasks, expected=expected)
 
 
-def forks_one_by_one(tasks: int) -> float:
-    """Fork and wait for one child at a time, from an interpreter that has imported nothing."""
-    command = [_BARE_PYTHON, "-I", "-c", _FORKS, str(tasks)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def uneven_by_hpcflow(seconds: Sequence[float], executor: str) -> Span:
+    """Run tasks of such lengths, from `KINDS` functions in turn."""
+    return _span(uneven.with_options(executor=executor), seconds, expected=list(range(len(seconds))))
 
 
-@contextmanager
-def _scratch() -> Generator[Path]:
-    with tempfile.TemporaryDirectory(prefix="hf-bench-") as folder:
-        yield Path(folder)
+def imports_by_hpcflow(tasks: int, executor: str) -> None:
+    """Run tasks whose function uses numpy as a module of its own."""
+    import numpy as np
+
+    @hpcflow.electron
+    def norm(number: int) -> float:
+        return float(np.linalg.norm(np.full(4, number)))
+
+    @hpcflow.lattice(executor=executor)
+    def norms(tasks: int) -> list[float]:
+        return [norm(number) for number in range(tasks)]
+
+    _timed(norms, tasks, expected=[2.0 * number for number in range(tasks)])
 
 
-def _submit(script: str, folder: Path, *, width: int) -> str:
-    command = ["sbatch", "--parsable", f"--array=0-{width - 1}", "--output=/dev/null", f"--chdir={folder}"]
-    reply = subprocess.run(command, input=script, check=True, capture_output=True, text=True)
-    return reply.stdout.strip().partition(";")[0]
+def ends_seen(seconds: Sequence[float], home: Home, executor: str) -> list[float]:
+    """Run tasks of such lengths; return how long after each one's end whoever waits for changes was told of it.
+
+    The end is the worker's own record of it: its clock must be this machine's.
+    """
+    dispatch = hpcflow.dispatch(waits.with_options(executor=executor))(seconds)
+    told_at: list[float] = []
+    for ended, at in home.changes(dispatch):
+        told_at += [at] * (ended - len(told_at))
+    result = hpcflow.get_result(dispatch)
+    check(result.result, list(range(len(seconds))))
+    ends = sorted(node.ended_at.timestamp() for node in result.get_all_node_results() if node.ended_at is not None)
+    return [at - end for at, end in zip(told_at, ends, strict=True)]
 
 
-def _wait_for_job(job: str) -> None:
-    while True:
-        reply = subprocess.run(["squeue", "--noheader", f"--jobs={job}"], check=False, capture_output=True, text=True)
-        # A job that slurmctld has forgotten is "Invalid job id": over as well.
-        if not reply.stdout.strip() and (not reply.returncode or "Invalid job id" in reply.stderr):
-            return
-        time.sleep(_POLL_S)
+# ---- how long uneven tasks run
 
 
-def _check(value: object, expected: object) -> None:
+def uneven_seconds(tasks: int, work_s: float) -> list[float]:
+    """Return run times that are log-normal, from 10 functions that differ, the same in every run.
+
+    None is longer than three seconds, and all together they are ``work_s``.
+    """
+    dice = random.Random(20)
+    scales = [math.exp(dice.gauss(0.0, _SIGMA)) for _ in range(KINDS)]
+    times = [scales[number % KINDS] * math.exp(dice.gauss(0.0, _SIGMA)) for number in range(tasks)]
+    mean_s = work_s / sum(times)
+    return [min(_LONGEST_S, each * mean_s) for each in times]
+
+
+def bound_s(seconds: Sequence[float], slots: int) -> float:
+    """Return how long such tasks take at least on so many slots."""
+    return max(*seconds, sum(seconds) / slots)
+
+
+# ---- taking the time
+
+
+def check(value: object, expected: object) -> None:
     if value != expected:
         raise RuntimeError(f"A measured run gave {str(value)[:80]} instead of {str(expected)[:80]}.")
+
+
+def _timed(lattice: Any, *args: object, expected: object) -> float:  # Any: a lattice with any parameters
+    run: Callable[..., Result] = hpcflow.dispatch_sync(lattice)
+    begun_at = time.perf_counter()
+    value = run(*args).result
+    took = time.perf_counter() - begun_at
+    check(value, expected)
+    return took
+
+
+def _span(lattice: Any, *args: object, expected: object) -> Span:  # Any: as above
+    run: Callable[..., Result] = hpcflow.dispatch_sync(lattice)
+    begun_at = time.perf_counter()
+    result = run(*args)
+    check(result.result, expected)
+    whole_s = time.perf_counter() - begun_at
+    nodes = result.get_all_node_results()
+    starts = [node.started_at for node in nodes if node.started_at is not None]
+    ends = [node.ended_at for node in nodes if node.ended_at is not None]
+    return Span(whole_s, (max(ends) - min(starts)).total_seconds())

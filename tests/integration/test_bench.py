@@ -1,0 +1,49 @@
+"""bench/table.py as somebody runs it who wants to know whether its rows still run; no figure is looked at."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.integration.servers import run
+
+TABLE = Path(__file__).parents[2] / "bench" / "table.py"
+
+
+def rows(*names: str, cwd: Path) -> list[list[str]]:
+    """Return the cells of the table of these rows."""
+    only = [part for name in names for part in ("--only", name)]
+    done = run(sys.executable, str(TABLE), "--quick", "--markdown", *only, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in done.stdout.splitlines()
+        if line.startswith("| ") and not line.startswith(("| what", "| ---"))
+    ]
+
+
+@pytest.mark.slow
+def test_rows_of_this_machine_run(tmp_path: Path) -> None:
+    table = rows("local", "page", "idle", "start", cwd=tmp_path)
+    assert [len(row) for row in table] == [6] * len(table)
+    judged = [row[0] for row in table if row[4]]
+    assert [what.partition(",")[0] for what in judged] == [
+        "local",
+        "local",
+        "journal to page",
+        *(["journal to page"] if "left out" not in str(table) else []),
+        "idle server over 2 s",
+        "idle server",
+        "import hpcflow",
+        "hpcflow --help",
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_rows_that_need_slurm_run(tmp_path: Path) -> None:
+    table = rows("chain", "stages", "uneven", "numpy", "charged", cwd=tmp_path)
+    assert "left out" not in str(table)
+    assert [row[3] != "" for row in table if row[4]] == [True] * 5
