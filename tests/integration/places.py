@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,6 @@ from tests.integration.world import User, lines, served
 
 #: Where a user of each scheduler looks for programs.
 PATH: Final = (os.path.dirname(sys.executable), "/usr/bin", "/bin")
-SITE: Final = os.environ.get("HPCFLOW_LIVE", "")
 
 HEAD: Final = """
 import json
@@ -84,6 +83,3 @@ def place(name: str, folder: Path, **environment: str) -> Generator[Place]:
         (folder / "user").mkdir()
         user = stack.enter_context(served(folder / "user", environment, path, clusters=clusters))
         yield Place(name, user, double)
-
-
-Starts = Callable[..., Place]

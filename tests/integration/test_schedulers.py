@@ -6,6 +6,8 @@ Slurm is the cluster that SLURM_CONF names. On a real PBS or LSF the same tests 
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.places import Place, place
-from tests.integration.world import is_alive, open_gate, until
+from tests.fakes.double import running
+from tests.integration.places import PATH, Place, place
+from tests.integration.sshd import sshd
+from tests.integration.world import is_alive, open_gate, served, until
 
 SCHEDULERS = ("local", "slurm", "pbs", "lsf")
 DOUBLES = tuple(name for name in SCHEDULERS if name not in {"local", "slurm"})
@@ -420,3 +424,34 @@ def test_a_thousand_tasks_cost_ten_commands(own: Callable[..., Place]) -> None:
     assert int(here.result(dispatch)) == sum(i * i for i in range(1000))
     calls = here.double.control()["calls"][before:]
     assert len(calls) <= 10, calls
+
+
+# ---- from a laptop
+
+
+@pytest.mark.parametrize("name", DOUBLES)
+def test_a_scheduler_behind_ssh_is_asked_in_the_same_words(name: str, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        double = stack.enter_context(running(name, tmp_path / "double", cores=4))
+        # Only the profile of the login shell puts the scheduler on PATH, as on many sites.
+        far = tmp_path / "far"
+        far.mkdir()
+        (far / ".profile").write_text(f'PATH="{os.pathsep.join((str(double.path), *PATH))}"; export PATH\n')
+        node = stack.enter_context(sshd(tmp_path / "node", f"SetEnv HOME={far} SHELL=/bin/sh"))
+        home, work = tmp_path / "user" / "laptop", tmp_path / "work"
+        (home / ".ssh").mkdir(parents=True, mode=0o700)
+        shutil.copy(node.config(), home / ".ssh/config")
+        table = (
+            f'[{name}]\nscheduler = "{name}"\nhost = "cluster"\nworkdir = "{work}"\nkeys = "{tmp_path}/keys"\n'
+            f'python = "{sys.executable}"\n'
+        )
+        environment = {"HOME": str(home), "HPCFLOW_SSH_JOURNAL_POLL": "0.1", "HPCFLOW_SSH_JOURNAL_POLL_MAX": "0.5"}
+        user = stack.enter_context(served(tmp_path / "user", environment, PATH, clusters=table))
+        here = Place(name, user, double)
+        ledger = tmp_path / "ledger"
+
+        dispatch = here.dispatches(SQUARES, 60, ledger)
+
+        assert here.ended(dispatch) == "COMPLETED", user.log()
+        assert here.noted(ledger) == sorted(map(str, range(60)))
+        assert [call[0] for call in double.control()["calls"]].count("qsub" if name == "pbs" else "bsub") <= 3
