@@ -1,39 +1,33 @@
-"""Bags and job arrays that are not over, in memory: what is known of each, what one more answer changes, and `Shared`,
-what the parts of the engine have in common."""
+"""Bags and job arrays that are not over, in memory: what is known of each, and what one more answer changes."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
-from hpcflow.core.bag import bag_key
 from hpcflow.core.follow import Ledger, Usage, array_task_of, worker_name
 from hpcflow.core.model import (
     Bag,
     BagId,
     Cause,
-    ClusterName,
     DispatchId,
     Graph,
     JobArray,
     JobId,
     Observation,
     Phase,
-    Shape,
     Stuck,
 )
 from hpcflow.core.plan import BagPlan, for_slots
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.live import LiveDispatch
-from hpcflow.server.settings import Settings
-from hpcflow.server.store import ArrayRow, ArrayState, BagRow, RunTimeKey
-from hpcflow.server.writer import Writer
+from hpcflow.server.store import ArrayRow, ArrayState, BagRow
 
-__all__ = ["LiveArray", "LiveBag", "Shared", "array_name", "array_of", "bag_of"]
+__all__ = ["LiveArray", "LiveBag", "array_name", "array_of", "bag_of"]
 
 
 #: Parts of one bag, at most: its row is stored anew with each.
@@ -349,87 +343,6 @@ class LiveBag:
 
     def row(self, closed_at: datetime | None = None) -> BagRow:
         return BagRow(bag=self.bag, created_at=self.created_at, closed_at=closed_at)
-
-
-@dataclass(slots=True)
-class Shared:
-    """What the parts of the engine have in common: settings, clusters, the live bags, and whom to wake."""
-
-    settings: Settings
-    clusters: Mapping[ClusterName, Cluster]
-    writer: Writer
-    now: Callable[[], datetime]
-    new_id: Callable[[], str]
-    #: HPCFLOW_HOME, and so the bags of clusters on this machine, lies on a network file system.
-    on_network: bool
-    bags: dict[BagId, LiveBag] = field(default_factory=dict[BagId, LiveBag])
-    #: Of each kind of tasks, how many have returned in all dispatches that ended, and their run time.
-    run_times: dict[RunTimeKey, tuple[int, float]] = field(default_factory=dict[RunTimeKey, tuple[int, float]])
-    #: Set when there is something to plan, to read, to ask the accounting for.
-    plan: dict[ClusterName, asyncio.Event] = field(init=False)
-    follow: dict[ClusterName, asyncio.Event] = field(init=False)
-    account: dict[ClusterName, asyncio.Event] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.plan, self.follow, self.account = ({name: asyncio.Event() for name in self.clusters} for _ in range(3))
-
-    def wake(self, live: LiveDispatch) -> None:
-        """Let the planners look at a dispatch."""
-        for name in live.clusters:
-            self.plan[name].set()
-
-    def listen(self, cluster: Cluster) -> None:
-        """Let journals and accounting of a cluster be looked at soon."""
-        self.follow[cluster.name].set()
-        self.account[cluster.name].set()
-
-    def keep(self, bag: Bag, live: LiveDispatch, created_at: datetime) -> LiveBag:
-        key = bag_key(self.clusters[bag.shape.cluster].key, bag.id)
-        kept = LiveBag(bag=bag, dispatch=live, ledger=Ledger(bag), key=key, created_at=created_at)
-        self.bags[bag.id] = kept
-        return kept
-
-    def finish(self, bag: LiveBag) -> None:
-        """Forget a bag whose arrays are all over."""
-        if self.bags.pop(bag.bag.id, None) is not None:
-            self.writer.pending.bags.append(bag.row(closed_at=self.now()))
-            for array in bag.arrays:
-                found = {index: bag.ledger.usage(str(array.array.job_id), index) for index in array.ends}
-                array.usage = {index: usage for index, usage in found.items() if usage is not None}
-                self.writer.pending.arrays.append(array.row())
-
-    def bags_on(self, cluster: Cluster) -> list[LiveBag]:
-        return [bag for bag in self.bags.values() if bag.bag.shape.cluster == cluster.name]
-
-    def bags_of(self, live: LiveDispatch) -> list[LiveBag]:
-        return [bag for bag in self.bags.values() if bag.dispatch is live]
-
-    def open_arrays(self, cluster: Cluster) -> list[LiveArray]:
-        return [array for bag in self.bags_on(cluster) for array in bag.arrays if array.open]
-
-    def room(self, live: LiveDispatch, shape: Shape) -> int | None:
-        """Return how many further array tasks may come up for a shape: the least that max_running= leaves.
-
-        Over all bags of its electron, of its dispatch, and of its cluster; ``None``: there is no limit.
-        """
-        limits: list[int] = []
-        if shape.at_most is not None:
-            alike = [bag for bag in self.bags_of(live) if bag.bag.shape.at_most == shape.at_most]
-            limits.append(shape.at_most[1] - sum(bag.workers for bag in alike))
-        if live.graph.max_running is not None:
-            limits.append(live.graph.max_running - sum(bag.workers for bag in self.bags_of(live)))
-        cluster = self.clusters[shape.cluster]
-        if cluster.settings.max_running is not None:
-            limits.append(cluster.settings.max_running - sum(bag.workers for bag in self.bags_on(cluster)))
-        return max(0, min(limits)) if limits else None
-
-    def pause(self, live: LiveDispatch, shape: Shape, reason: str) -> None:
-        """Submit nothing more of one shape until the user resumes; say so once."""
-        if shape not in live.pauses:
-            live.pauses[shape] = reason
-            live.dirty.add(-1)
-            self.writer.say(live, f"{reason} Nothing is submitted for these tasks; `hpcflow resume {live.id}` goes on.")
-            self.wake(live)
 
 
 def bag_of(plan: BagPlan, identifier: BagId, dispatch: DispatchId, cluster: Cluster, *, linger_s: float = 0.0) -> Bag:

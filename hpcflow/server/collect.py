@@ -12,9 +12,10 @@ from hpcflow.core.follow import Ended, Fact, Lost, Started
 from hpcflow.core.model import Cause, Observation, Partition
 from hpcflow.core.plan import partition_of
 from hpcflow.core.states import FINAL, Event, State
-from hpcflow.server.bags import LiveBag, Shared
+from hpcflow.server.bags import LiveBag
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.live import LiveDispatch, Stored
+from hpcflow.server.shared import Shared
 from hpcflow.server.store import EndRow
 
 __all__ = ["Collector"]

@@ -17,13 +17,14 @@ from typing import Final
 from hpcflow.core.model import ClusterName, HpcflowError, Limits, Shape
 from hpcflow.core.plan import PlanSettings, Ready, check_resources, is_worth_waiting, plan_bags, waves
 from hpcflow.core.states import FINAL, Event, State
-from hpcflow.server.bags import LiveArray, Shared
+from hpcflow.server.bags import LiveArray
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.collect import Collector
 from hpcflow.server.failpoints import failpoint
 from hpcflow.server.live import Gathering, LiveDispatch
 from hpcflow.server.reconcile import Reconciler
 from hpcflow.server.settings import Settings
+from hpcflow.server.shared import Shared
 from hpcflow.server.store import ArrayRow, ArrayState, BagRow, LeaseLost, Store, StoreError
 from hpcflow.server.submit import Submitter
 from hpcflow.server.writer import Writer

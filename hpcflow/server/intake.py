@@ -22,7 +22,8 @@ from hpcflow.core.plan import BagPlan, Ready, chain, check_graph, check_resource
 from hpcflow.server.bags import array_of, bag_of
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.engine import plan_settings
-from hpcflow.server.live import downstream, read_graph
+from hpcflow.server.live import downstream
+from hpcflow.server.manifest import read_graph
 from hpcflow.server.settings import Settings
 
 __all__ = ["Intake"]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os.path
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -16,19 +15,15 @@ from hpcflow.core.model import (
     DispatchId,
     Failed,
     Graph,
-    Resources,
-    Retries,
     Shape,
     Task,
-    UserError,
 )
 from hpcflow.core.plan import PlanSettings, chain
 from hpcflow.core.states import FINAL, Event, State, Status, step
+from hpcflow.server.manifest import Manifest, blob_offsets, function_keys
 from hpcflow.server.store import DispatchRow, EndRow, RunTimeKey, TaskRow
 
-__all__ = ["LiveDispatch", "LiveTask", "Stored", "downstream", "read_graph"]
-
-Manifest = Mapping[str, Any]  # Any: JSON that a client sent; read_graph checks it
+__all__ = ["LiveDispatch", "LiveTask", "Stored", "downstream"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,10 +176,10 @@ class LiveDispatch:
             tasks=tasks,
             downstream=downstream(graph),
             clusters=frozenset(shape.cluster for shape in shapes),
-            blobs=list(_offsets(manifest)),
+            blobs=list(blob_offsets(manifest)),
             payload=payload,
             left=len(tasks),
-            functions=_function_keys(manifest),
+            functions=function_keys(manifest),
         )
         for index, task in enumerate(tasks):
             if not task.missing:
@@ -451,93 +446,3 @@ def downstream(graph: Graph) -> list[list[int]]:
         for upstream in {*task.deps, *task.after}:
             out[upstream].append(task.index)
     return out
-
-
-def _function_keys(manifest: Manifest) -> dict[int, str]:
-    """Return for each function's blob its name and what its source begins with as a hash."""
-    return {
-        int(number): f"{note['module']}.{note['name']} "
-        + hashlib.sha256((note["source"] or "").encode(errors="replace")).hexdigest()[:16]
-        for number, note in manifest.get("functions", {}).items()
-    }
-
-
-def _offsets(manifest: Manifest) -> Iterator[tuple[int, int]]:
-    at = 0
-    for size, _ in manifest["blobs"]:
-        yield at, size
-        at += size
-
-
-def read_graph(manifest: Manifest) -> Graph:
-    """Return the graph that a client's manifest describes.
-
-    Raises:
-        UserError: it is not a manifest of this version.
-    """
-    try:
-        if manifest["v"] != 1:
-            raise UserError(f"The dispatch is written in version {manifest['v']}; this server reads version 1.")
-        shapes = [
-            (
-                shape.get("executor"),
-                _resources(shape.get("resources") or {}),
-                shape.get("workdir"),
-                _retries(shape.get("retries", 0)),
-                bool(shape.get("accept_failed", False)),
-                shape.get("on_cancelled", "pause"),
-                shape.get("max_running"),
-            )
-            for shape in manifest["shapes"]
-        ]
-        blobs = range(len(manifest["blobs"]))
-        tasks: list[Task] = []
-        for index, (name, fn, args, shape, deps, after) in enumerate(manifest["tasks"]):
-            if fn not in blobs or args not in blobs:
-                raise UserError(f"Task {index} ({name}) names a blob that the dispatch does not hold.")
-            executor, resources, workdir, retries, accept_failed, on_cancelled, max_running = shapes[shape]
-            tasks.append(
-                Task(
-                    index=index,
-                    name=str(name),
-                    fn=fn,
-                    args=args,
-                    deps=tuple(deps),
-                    after=tuple(after),
-                    executor=executor,
-                    resources=resources,
-                    workdir=workdir,
-                    retries=retries,
-                    accept_failed=accept_failed,
-                    on_cancelled=on_cancelled,
-                    max_running=max_running,
-                )
-            )
-        if manifest["output"] not in blobs:
-            raise UserError("The dispatch does not hold the lattice's return value.")
-        return Graph(
-            name=str(manifest["name"]),
-            tasks=tuple(tasks),
-            output=manifest["output"],
-            output_deps=tuple(manifest["output_deps"]),
-            max_failures=manifest.get("max_failures"),
-            max_running=manifest.get("max_running"),
-        )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise UserError(
-            f"The dispatch is not written as this server reads it: {type(error).__name__} {error}"
-        ) from None
-
-
-def _resources(fields: Mapping[str, Any]) -> Resources:  # Any: JSON
-    given = dict(fields)
-    if "extra" in given:
-        given["extra"] = tuple(given["extra"])
-    return Resources(**given)
-
-
-def _retries(written: int | Mapping[str, Any]) -> Retries:  # Any: JSON
-    if isinstance(written, int):
-        return Retries(times=written)
-    fields: dict[str, Any] = {**written, "exceptions": tuple(written.get("exceptions", ()))}
-    return Retries(**fields)

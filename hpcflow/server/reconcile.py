@@ -14,11 +14,12 @@ from hpcflow.core.follow import EXIT_STORAGE, Lost, newest_first
 from hpcflow.core.model import Cause, Observation
 from hpcflow.core.plan import is_reserve_worth, more_workers
 from hpcflow.core.states import Event
-from hpcflow.server.bags import LiveArray, LiveBag, Shared
+from hpcflow.server.bags import LiveArray, LiveBag
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.collect import Collector
 from hpcflow.server.failpoints import failpoint
 from hpcflow.server.remote import Gone, ThisMachine, TransportError
+from hpcflow.server.shared import Shared
 from hpcflow.server.store import ArrayState
 from hpcflow.server.submit import Submitter
 

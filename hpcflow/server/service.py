@@ -24,7 +24,8 @@ from hpcflow.server.clusters import Cluster, find_clusters
 from hpcflow.server.engine import Engine
 from hpcflow.server.failpoints import failpoint
 from hpcflow.server.intake import Intake
-from hpcflow.server.live import LiveDispatch, Stored, read_graph
+from hpcflow.server.live import LiveDispatch, Stored
+from hpcflow.server.manifest import read_graph
 from hpcflow.server.settings import Settings, read_clusters
 from hpcflow.server.store import ArrayRow, BagRow, DispatchRow, EndRow, Store, TaskRow
 

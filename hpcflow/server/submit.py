@@ -12,12 +12,13 @@ from hpcflow.core.plan import BagPlan
 from hpcflow.core.plugin import Accepted, Ambiguous, Refused
 from hpcflow.core.states import Event
 from hpcflow.server.bagging import close_inbox, parts_told, push_bag, push_part
-from hpcflow.server.bags import LiveArray, LiveBag, Shared, array_of, bag_of
+from hpcflow.server.bags import LiveArray, LiveBag, array_of, bag_of
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.collect import Collector
 from hpcflow.server.failpoints import failpoint
 from hpcflow.server.live import LiveDispatch
 from hpcflow.server.remote import TransportError
+from hpcflow.server.shared import Shared
 from hpcflow.server.store import ArrayState
 
 __all__ = ["Submitter"]

@@ -37,7 +37,8 @@ from hpcflow.core.plugin import Accepted, Ambiguous, Command, Plugin, Refused, R
 from hpcflow.core.states import Status
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.engine import Engine
-from hpcflow.server.live import LiveDispatch, read_graph
+from hpcflow.server.live import LiveDispatch
+from hpcflow.server.manifest import read_graph
 from hpcflow.server.remote import ThisMachine
 from hpcflow.server.settings import ClusterSettings, Settings
 from hpcflow.server.store import DispatchRow, Store
