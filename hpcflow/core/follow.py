@@ -79,16 +79,22 @@ class Lost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """How one array task spent its time, by its journals, in seconds."""
+    """How one array task spent its time, by its journals, in seconds; of a requeued one the newest run."""
 
-    #: One for each of its slots, and more after a requeue.
+    #: One for each of its slots, the cores of each, and how many left no last line.
     workers: int
+    cores: int
+    unfinished: int
     tasks: int
-    #: From the first line to the last one.
+    #: From the first line of any of them to the last one of any.
+    up_s: float
+    #: From the first line to the last one of each, all workers together.
     span_s: float
     #: In tasks, and waiting for more; the rest of the span went into claims, forks and records.
     tasks_s: float
     idle_s: float
+    #: The spans of the runs before it was requeued.
+    earlier_s: float
 
 
 @dataclass(slots=True)
@@ -189,17 +195,26 @@ class Ledger:
         return None if mean is None else mean * len(self.bag.tasks) / len(self.bag.units)
 
     def usage(self, job_id: str, index: int) -> Usage | None:
-        """Return how the workers of one array task spent their time, all restarts together; ``None``: none came up."""
+        """Return how the workers of one array task spent their time; ``None``: none came up."""
         name = f"{job_id}_{index}"
-        mine = [worker for key, worker in self.workers.items() if array_task_of(key) == name]
+        mine = {key: worker for key, worker in self.workers.items() if array_task_of(key) == name}
         if not mine:
             return None
+        newest = max(map(_restart_of, mine))
+        last = [worker for key, worker in mine.items() if _restart_of(key) == newest]
+        spans = {key: worker.last_at - (worker.first_at or worker.last_at) for key, worker in mine.items()}
+        span_s = sum(span for key, span in spans.items() if _restart_of(key) == newest)
+        first_at = min(worker.first_at or worker.last_at for worker in last)
         return Usage(
-            workers=len(mine),
-            tasks=sum(worker.ended for worker in mine),
-            span_s=sum(worker.last_at - (worker.first_at or worker.last_at) for worker in mine),
-            tasks_s=sum(worker.tasks_s for worker in mine),
-            idle_s=sum(worker.idle_s for worker in mine),
+            workers=len(last),
+            cores=self.bag.shape.resources.cores,
+            unfinished=sum(worker.exit is None for worker in last),
+            tasks=sum(worker.ended for worker in last),
+            up_s=max(worker.last_at for worker in last) - first_at,
+            span_s=span_s,
+            tasks_s=sum(worker.tasks_s for worker in last),
+            idle_s=sum(worker.idle_s for worker in last),
+            earlier_s=sum(spans.values()) - span_s,
         )
 
     def followers(self, index: int, attempt: int) -> list[tuple[int, int]]:
@@ -350,6 +365,10 @@ def array_task_of(worker: str) -> str:
     """Return the array task of a worker, as "8123_7": several of them where it has slots, "8123+2_7_0"."""
     job, index, _ = worker.rsplit("_", 2)
     return f"{job.partition('+')[0]}_{index}"
+
+
+def _restart_of(worker: str) -> int:
+    return int(worker.rpartition("_")[2])
 
 
 def worker_name(job_id: str, index: int, restart: int) -> str:

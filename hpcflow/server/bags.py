@@ -98,7 +98,7 @@ class LiveArray:
             now: the time of the answer.
             settle_s: how long an array that nobody names may still turn up.
         """
-        changed = bool(rows) and self.array.job_id is None
+        changed = bool(rows) and self.state in {ArrayState.INTENT, ArrayState.AMBIGUOUS}
         if changed:
             self.accept(rows[0].job_id, now)
         self.seen = self.seen or bool(rows)
@@ -152,6 +152,7 @@ class LiveArray:
                     "exit_code": end.exit_code,
                     "signal": end.signal,
                     "core_seconds": end.core_seconds,
+                    "elapsed_s": _elapsed_s(end),
                     "max_rss_kib": end.max_rss_kib,
                     "host": end.host,
                     "usage": asdict(self.usage[index]) if index in self.usage else None,
@@ -405,3 +406,9 @@ def array_name(electrons: Iterable[str], identifier: str, *, opaque: bool) -> st
     common = Counter(electrons).most_common(1)[0][0]
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in common).strip("_-")
     return f"{kept[:40] or 'task'}-{identifier}"
+
+
+def _elapsed_s(end: Observation) -> float | None:
+    if end.started_at is None or end.ended_at is None:
+        return None
+    return (end.ended_at - end.started_at).total_seconds()

@@ -643,7 +643,17 @@ async def test_how_array_tasks_spent_their_time_is_kept_beside_what_accounting_c
         await stage.until(lambda: stage.store.arrays(live.id)[0].state is ArrayState.ENDED)
         await stage.until(lambda: stage.store.arrays(live.id)[0].ends[0]["usage"])
         ends = stage.store.arrays(live.id)[0].ends
-        assert ends[0]["usage"] == {"workers": 1, "tasks": 2, "span_s": 3.5, "tasks_s": 0.2, "idle_s": 2.0}
+        assert ends[0]["usage"] == {
+            "workers": 1,
+            "cores": 1,
+            "unfinished": 0,
+            "tasks": 2,
+            "up_s": 3.5,
+            "span_s": 3.5,
+            "tasks_s": 0.2,
+            "idle_s": 2.0,
+            "earlier_s": 0.0,
+        }
         assert ends[1]["usage"] is None
 
 

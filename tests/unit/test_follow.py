@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hpcflow.core.follow import Ended, Ledger, Lost, Started, newest_first
+from hpcflow.core.follow import Ended, Ledger, Lost, Started, Usage, newest_first
 from hpcflow.core.model import Bag, BagId, ClusterName, DispatchId, Resources, Shape
 
 Record = dict[str, Any]  # Any: JSON
@@ -153,3 +153,27 @@ def test_a_failure_that_the_heir_found_in_the_journal_counts_when_the_heir_leave
 def test_journals_of_heirs_come_first_and_others_files_not_at_all() -> None:
     names = ["7_0_0.jsonl", "7_0_10.jsonl", "7_0_9.jsonl", "7_0_0.jsonl~", "notes.jsonl"]
     assert newest_first(names) == ["7_0_10.jsonl", "7_0_9.jsonl", "7_0_0.jsonl"]
+
+
+def test_an_array_tasks_time_is_that_of_its_slots_in_its_newest_run() -> None:
+    ledger = Ledger(a_bag(4))
+    ledger.read("7_0_0", [{"ev": "up", "t": 1.0}, claim(0), start(0)])
+    ledger.read("7_0_1", [{"ev": "up", "t": 100.0}, start(0), end(0) | {"t": 103.0}, leave("drained") | {"t": 104.0}])
+    waited = {"ev": "exit", "t": 110.0, "why": "drained", "n": 1, "idle": 2.5}
+    ledger.read("7+1_0_1", [{"ev": "up", "t": 101.0}, claim(1), start(1), end(1) | {"t": 103.0}, waited])
+    ledger.read("7_1_0", [{"ev": "up", "t": 1.0}])
+    assert ledger.usage("7", 0) == Usage(
+        workers=2,
+        cores=1,
+        unfinished=0,
+        tasks=2,
+        up_s=10.0,
+        span_s=13.0,
+        tasks_s=1.0,
+        idle_s=2.5,
+        earlier_s=1.0,
+    )
+    silent = ledger.usage("7", 1)
+    assert silent is not None
+    assert (silent.unfinished, silent.tasks, silent.span_s) == (1, 0, 0.0)
+    assert ledger.usage("7", 2) is None
