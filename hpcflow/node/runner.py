@@ -21,6 +21,7 @@ from hpcflow.node.files import append_all, create_own, out_of_the_way
 from hpcflow.node.journal import Journal
 from hpcflow.node.memory import MemoryWatch, OomKills
 from hpcflow.node.processes import die_with_parent, fork_hazard, interpreter_command, kill_leftovers, signal_group
+from hpcflow.node.ranks import Ranks
 from hpcflow.node.series import Progress, Series, run_series
 from hpcflow.node.stop import Stop
 from hpcflow.node.task import (
@@ -43,6 +44,8 @@ _SHORT_S: Final = 0.01
 _KILLED: Final = {"limit": "timeout", "term": "interrupted", "memory": "memory"}
 _FEWEST_RUNS: Final = 3
 _LAST_RUNS: Final = 5
+#: After so many series of one task, that a function's tasks leave something behind is the rule.
+_MOST_CUT_SHORT: Final = 3
 
 
 class _Death(NamedTuple):
@@ -80,11 +83,14 @@ class Runner:
         self.isolation = bag.isolation
         self.functions: dict[int, Callable[..., object] | None] = {}
         self.took: dict[int, collections.deque[float]] = {}
-        #: Functions of which a task died in a series.
+        #: Functions of which a task died in a series, and how many series in a row ended with their first task.
         self.deadly: set[int] = set()
+        self.cut_short: collections.Counter[int] = collections.Counter()
         self.progress = Progress()
         self.memory = MemoryWatch(bag.memory_mib)
         self.oom_kills = OomKills()
+        #: Starts tasks that have a launcher.
+        self.ranks = Ranks(bag, key_file, journal.worker) if bag.launch is not None else None
         self.directory_number = 0
         self.directory: str | None = None
         self._redirect()
@@ -128,7 +134,7 @@ class Runner:
             pid = self._fork(assignment)
         except OSError as error:
             return self._not_begun(task, error)
-        return self._end(task, assignment.directory, self._await(pid), (0.0, 0.0))
+        return self._end(task, assignment.directory, self._await(pid, task), (0.0, 0.0))
 
     def _begin(self, task: TaskRow, earlier: Mapping[int, Stored]) -> Assignment:
         directory = self.bag.workdir or self._own_directory()
@@ -161,7 +167,7 @@ class Runner:
         Args:
             used: CPU seconds, user's and system's, of the tasks before it in this process.
         """
-        left = kill_leftovers()
+        left = kill_leftovers(self.bag.grace_s if self.bag.ntasks > 1 else 0.0)
         self.journal.mend()
         wall = time.monotonic() - self.progress.begun
         end = {**self._end_record(task, death, used), "t0": round(time.time() - wall, 4), "wall": round(wall, 4)}
@@ -185,6 +191,7 @@ class Runner:
             len(took) >= _FEWEST_RUNS
             and sorted(took)[len(took) // 2] < _SHORT_S
             and fn not in self.deadly
+            and self.cut_short[fn] < _MOST_CUT_SHORT
             and self.isolation == "fork"
             and self.functions.get(fn) is not None
         )
@@ -216,7 +223,7 @@ class Runner:
             return 1
         if not pid:
             run_series(self.bag, series)
-        death = self._await(pid)
+        death = self._await(pid, tasks[0])
         # What the process did is what it has written down.
         written = self.journal.since(offset)
         begun = len([record for record in written if record["ev"] == "start"])
@@ -226,6 +233,8 @@ class Runner:
         for task, end in zip(tasks, ends, strict=False):
             self._note_run_time(task.fn, end["wall"])
         self.done += len(ends)
+        first = tasks[0].fn
+        self.cut_short[first] = self.cut_short[first] + 1 if begun == 1 < len(tasks) else 0
         if not death.message:
             self.deadly.add(tasks[begun - 1].fn)
         if len(ends) < begun:
@@ -271,6 +280,8 @@ class Runner:
     # ---- processes
 
     def _fork(self, assignment: Assignment) -> int:
+        if self.ranks is not None:
+            return self.ranks.start(assignment)
         if self.isolation != "spawn":
             function = self.functions[assignment.task.fn]
             pid = os.fork()
@@ -297,8 +308,13 @@ class Runner:
             return self.bag.limit_s
         return max(self.bag.walltime_s - 2 * self.bag.grace_s, 1.0)
 
-    def _await(self, pid: int) -> _Death:
-        """Wait for a process; end it when its task used up time or memory, or when this array task is told to stop."""
+    def _await(self, pid: int, task: TaskRow) -> _Death:
+        """Wait for a process; end it when its task used up time or memory, or when this array task is told to stop.
+
+        Args:
+            pid: its own.
+            task: the first that it runs.
+        """
         limit_s = self._limit_s()
         killed: str | None = None
         used_mib: int | None = None
@@ -314,7 +330,9 @@ class Runner:
                 if killed is None and used_mib is not None:
                     killed = "memory"
                 if killed is not None:
-                    signal_group(pid, signal.SIGKILL if killed == "memory" else signal.SIGTERM)
+                    # A launcher that is told to leave ends its ranks on other nodes.
+                    at_once = killed == "memory" and self.bag.ntasks == 1
+                    signal_group(pid, signal.SIGKILL if at_once else signal.SIGTERM)
                     kill_at = now + self.bag.grace_s
             elif now >= kill_at:
                 signal_group(pid, signal.SIGKILL)
@@ -327,7 +345,12 @@ class Runner:
                     killed, used_mib = "memory", usage.ru_maxrss >> 10
                 elif killed is None and self.stop.explains(status):
                     killed = "term"
-                return _Death(self._message(), status, usage, killed, used_mib)
+                if self.ranks is None:
+                    return _Death(self._message(), status, usage, killed, used_mib)
+                if killed is None and status and self.stop.is_ending():
+                    killed = "term"  # the scheduler ends ranks before it tells their worker
+                said = self.ranks.message(task, os.waitstatus_to_exitcode(status))
+                return _Death(said if killed is None or said["st"] == "ok" else {}, status, usage, killed, used_mib)
 
     def _killed_by_kernel(self, status: int) -> bool:
         return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL and self.oom_kills.happened()

@@ -26,6 +26,7 @@ from hpcflow.node.claims import Claims, owned_by
 from hpcflow.node.files import StrangeFile
 from hpcflow.node.journal import Journal, Past, StorageFault, read_past
 from hpcflow.node.processes import adopt_orphans
+from hpcflow.node.ranks import own_the_allocation
 from hpcflow.node.runner import Runner
 from hpcflow.node.slots import work_in_slots
 from hpcflow.node.stop import Stop
@@ -40,6 +41,8 @@ EXIT_TERM: Final = 143
 #: The shortest time between two looks into the inbox, and the most looks in a second of all workers together.
 _LOOK_S: Final = 0.05
 _LOOKS_PER_S: Final = 25
+#: Tasks of one series: what they wrote into the journal is read at its end.
+_LONGEST_SERIES: Final = 1000
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -71,6 +74,7 @@ def work(bag_path: str, key_file: str) -> int:
         print(error, file=sys.stderr)
         return EXIT_REFUSED
     me = identity(os.environ)
+    own_the_allocation(os.environ)
     for name in ("HPCFLOW_JOB", "HPCFLOW_INDEX", "HPCFLOW_RESTART"):
         os.environ.pop(name, None)
     for name in _THREAD_VARIABLES:
@@ -207,7 +211,7 @@ class Worker:
     def _short_tasks(self, unit: int, stop: int, past: Past) -> list[TaskRow]:
         """Return the tasks of the units from this one on that may share a process."""
         tasks: list[TaskRow] = []
-        for each in range(unit, stop):
+        for each in range(unit, min(stop, unit + _LONGEST_SERIES)):
             positions = self.bag.positions(each)
             task = self.bag.task(positions[0])
             ended = (task.number, task.attempt) in past.ended

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import collections
+import contextlib
 import hashlib
 import io
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -19,6 +22,7 @@ from typing import NoReturn
 import numpy as np
 import pytest
 
+from hpcflow.sdk.pickling import load_with
 from tests.unit.bag_on_disk import BagOnDisk, Call, run_worker, start_worker, wait_for, write_bag
 from tests.unit.test_worker_takeover import events, make_gate, run_with_file_size, wait_until_it_runs
 
@@ -89,15 +93,15 @@ def test_an_error_in_a_series_is_its_tasks_alone(tmp_path: Path) -> None:
     assert bag.result(3) == bag.result(5) == bag.result(6)
 
 
-def test_large_results_of_a_series_lie_in_the_data_pack_before_a_line_names_them(tmp_path: Path) -> None:
+def test_large_results_of_a_series_lie_in_the_data_pack(tmp_path: Path) -> None:
     def produce() -> bytes:
-        return os.getpid().to_bytes(4, "little") * 10_000
+        return b"large" * 10_000
 
     bag = run_series(tmp_path, *(produce,) * 3, sync=0.0)
-    assert len({bag.result(index) for index in range(3, 6)}) == 1
     for index in range(3, 6):
         stored = bag.end(index)["r"]
         assert hashlib.sha256(bag.stored(stored)).hexdigest() == stored["f"][3]
+        assert bag.result(index) == b"large" * 10_000
 
 
 def test_tasks_of_a_series_draw_different_random_numbers(tmp_path: Path) -> None:
@@ -288,6 +292,11 @@ def test_tasks_that_take_long_have_processes_of_their_own(tmp_path: Path) -> Non
     assert len({bag.result(index) for index in range(6)}) == 6
 
 
+def test_a_function_whose_tasks_always_leave_something_behind_gets_no_more_series(tmp_path: Path) -> None:
+    bag = run_series(tmp_path, *(leave_a_file,) * 5, *(os.getpid,) * 3)
+    assert len({bag.result(index) for index in range(8, 12)}) == 4
+
+
 # ---- deaths and orders
 
 
@@ -411,3 +420,50 @@ def test_a_result_of_a_series_that_finds_no_room_is_not_the_tasks_failure(tmp_pa
     assert bag.end(4)["st"] == "interrupted"
     assert "can't be stored" in bag.end(4)["msg"]
     assert bag.records("exit")[0]["why"] == "fault"
+
+
+def kill_now_and_then(worker: subprocess.Popen[bytes], luck: random.Random) -> None:
+    """Kill the worker's child several times, and then the worker, unless it ends before."""
+    for _ in range(luck.randrange(1, 5)):
+        try:
+            worker.wait(luck.uniform(0.03, 0.15))
+            return
+        except subprocess.TimeoutExpired:
+            children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()
+            for child in children[:1]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(child), luck.choice([signal.SIGKILL, signal.SIGSEGV]))
+    worker.kill()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kills_at_any_moment_lose_no_task_and_repeat_only_what_ran(tmp_path: Path, seed: int) -> None:
+    luck = random.Random(seed)
+    ledger = tmp_path / "ledger"
+    count = 1000
+
+    def note(number: int) -> int:
+        with open(ledger, "a") as file:
+            file.write(f"{number}\n")
+        return number
+
+    bag = write_bag(tmp_path, *(Call(note, (number,)) for number in range(count)), cuts=[*range(0, count + 1, 200)])
+    restart = 0
+    while True:
+        worker = start_worker(bag, restart=restart)
+        if restart < 8:
+            kill_now_and_then(worker, luck)
+        ((code, _),) = wait_for([worker])
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        restart += 1
+    ends = bag.records("end")
+    assert sorted(record["i"] for record in ends) == list(range(count))
+    assert {record["st"] for record in ends} <= {"ok", "signal"}
+    assert all(load_with(bag.stored(record["r"])) == record["i"] for record in ends if record["st"] == "ok")
+    begun = collections.Counter(record["i"] for record in bag.records("start"))
+    ran = collections.Counter(map(int, ledger.read_text().split()))
+    assert all(ran[number] <= begun[number] for number in range(count))
+    # Only the task in flight of a killed worker begins again.
+    assert sum(begun.values()) <= count + restart
