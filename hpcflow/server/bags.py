@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from hpcflow.core.follow import Ledger, Usage, array_task_of, worker_name
 from hpcflow.core.model import (
@@ -47,6 +47,8 @@ class LiveArray:
     submitted_at: datetime | None = None
     ended_at: datetime | None = None
     ends: dict[int, Observation] = field(default_factory=dict[int, Observation])
+    #: What an earlier server stored of ends that no scheduler is asked about any more.
+    ends_before: Mapping[int, Mapping[str, Any]] = field(default_factory=dict[int, Mapping[str, Any]])  # Any: JSON
     #: How those of its array tasks that came up spent their time; known when the bag is over.
     usage: dict[int, Usage] = field(default_factory=dict[int, Usage])
     #: Complete answers in a row in which nothing of it lived.
@@ -145,7 +147,8 @@ class LiveArray:
             cancel_wanted=self.cancel_wanted,
             submitted_at=self.submitted_at,
             ended_at=self.ended_at,
-            ends={
+            ends={index: {**end, "usage": self._usage(index)} for index, end in self.ends_before.items()}
+            | {
                 index: {
                     "cause": end.cause,
                     "raw": end.raw,
@@ -155,11 +158,14 @@ class LiveArray:
                     "elapsed_s": _elapsed_s(end),
                     "max_rss_kib": end.max_rss_kib,
                     "host": end.host,
-                    "usage": asdict(self.usage[index]) if index in self.usage else None,
+                    "usage": self._usage(index),
                 }
                 for index, end in self.ends.items()
             },
         )
+
+    def _usage(self, index: int) -> dict[str, float] | None:
+        return asdict(self.usage[index]) if index in self.usage else None
 
 
 @dataclass(slots=True)

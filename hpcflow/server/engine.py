@@ -111,6 +111,7 @@ class Engine:
                     state = ArrayState.AMBIGUOUS if stored.state is ArrayState.INTENT else stored.state
                     array = LiveArray(stored.array, state, stored.reason, stored.cancel_wanted)
                     array.submitted_at = stored.submitted_at
+                    array.ended_at, array.ends_before = stored.ended_at, {} if array.open else stored.ends
                     bag.arrays.append(array)
             bag.pushed = any(array.submitted_at is not None for array in bag.arrays)
             bag.hold_back()

@@ -63,7 +63,8 @@ class Shared:
         if self.bags.pop(bag.bag.id, None) is not None:
             self.writer.pending.bags.append(bag.row(closed_at=self.now()))
             for array in bag.arrays:
-                found = {index: bag.ledger.usage(str(array.array.job_id), index) for index in array.ends}
+                ended = array.ends.keys() | array.ends_before.keys()
+                found = {index: bag.ledger.usage(str(array.array.job_id), index) for index in ended}
                 array.usage = {index: usage for index, usage in found.items() if usage is not None}
                 self.writer.pending.arrays.append(array.row())
 

@@ -184,6 +184,7 @@ class MiniPlugin:
                 host=more.get("host"),
                 by=more.get("by"),
                 stuck=Stuck(more["stuck"]) if "stuck" in more else None,
+                core_seconds=float(more["core_seconds"]) if "core_seconds" in more else None,
             )
             for token, job, index, phase, cause, raw, exit_code, more in json.loads(replies[0].stdout)
         )

@@ -438,6 +438,31 @@ async def test_a_restart_takes_up_what_ran_meanwhile_and_submits_nothing_twice(t
 
 
 @in_loop
+async def test_what_an_array_was_charged_outlives_a_restart_before_its_bag_is_over(tmp_path: Path) -> None:
+    world = World()
+    async with a_stage(tmp_path, world, ramp_width=2, ramp_after=0.05) as stage:
+        live = await stage.dispatch(*[[]] * 5)
+        await stage.job(1)
+        for index in (0, 1):
+            PlayedWorker(world.jobs[0], index).run(index, index)
+            world.end(world.jobs[0], index, Cause.DONE, core_seconds="7")
+        await stage.until(
+            lambda: [a.state for a in stage.store.arrays(live.id)] == [ArrayState.ENDED, ArrayState.SUBMITTED]
+        )
+        assert stage.store.arrays(live.id)[0].ends[0]["usage"] is None
+    async with a_stage(tmp_path, world, ramp_width=2, ramp_after=0.05) as stage:
+        resume(stage, live)
+        for index in range(3):
+            PlayedWorker(world.jobs[1], index).run(2 + index, 2 + index)
+            world.end(world.jobs[1], index, Cause.DONE, core_seconds="9")
+        await stage.ended(live)
+        await stage.until(lambda: stage.store.arrays(live.id)[1].ends.get(0, {}).get("usage"))
+        ends = [array.ends for array in stage.store.arrays(live.id)]
+        assert [[end["core_seconds"] for end in of.values()] for of in ends] == [[7, 7], [9, 9, 9]]
+        assert [[end["usage"]["tasks"] for end in of.values()] for of in ends] == [[1, 1], [1, 1, 1]]
+
+
+@in_loop
 async def test_a_restart_in_the_middle_of_a_submission_looks_for_the_name_first(tmp_path: Path) -> None:
     world = World(submit_faults=["lost"])
     async with a_stage(tmp_path, world, accounting_poll=60) as stage:
