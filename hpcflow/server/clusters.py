@@ -85,6 +85,15 @@ class Cluster:
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _placing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
+    @property
+    def state(self) -> str:
+        """``ok``, ``unknown`` (nobody asked yet), ``unreachable``, or ``needs login`` where only a person helps."""
+        if self.link is not None and self.link.needs_login:
+            return "needs login"
+        if self.problem:
+            return "unreachable"
+        return "ok" if self.version or self.limits is not None else "unknown"
+
     async def known_limits(self, now: datetime) -> Limits:
         """Return the cluster's limits, asked for at most every ten minutes; stale ones when it does not answer.
 

@@ -165,6 +165,19 @@ async def test_a_named_interpreter_is_used_and_its_version_checked_where_it_can_
     unseen.check_interpreter(shape)
 
 
+@in_loop
+async def test_a_cluster_that_needs_login_says_so_before_anything_else(tmp_path: Path) -> None:
+    far = Far()
+    cluster = await a_cluster(tmp_path, far)
+    assert cluster.state == "unknown"
+    cluster.problem = "far can't be reached."
+    assert cluster.state == "unreachable"
+    far.needs_login = True
+    assert cluster.state == "needs login"
+    cluster.problem, cluster.version, far.needs_login = None, "local scheduler, 2 cores", False
+    assert cluster.state == "ok"
+
+
 def test_journals_behind_ssh_are_read_less_often(tmp_path: Path) -> None:
     async def both() -> tuple[tuple[float, float], tuple[float, float]]:
         far = await a_cluster(tmp_path, Far())
