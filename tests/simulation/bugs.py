@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from hpcflow.core.follow import Ended, Fact, Ledger
-from hpcflow.core.model import JobArray, Observations
+from hpcflow.core.model import JobArray, Observation, Observations
 from hpcflow.core.plugin import Reply
-from hpcflow.server.bags import LiveBag
+from hpcflow.server.bags import LiveArray, LiveBag
 from hpcflow.server.collect import Collector
 from hpcflow_slurm import SlurmPlugin
 from tests.simulation.world import Options
@@ -33,7 +34,20 @@ def _absence_is_the_end() -> Generator[Options]:
 
 @contextmanager
 def _no_settle_time() -> Generator[Options]:
-    yield Options(submit_settle_s=1e-6)
+    """An array that is not there when it is first looked for was never taken."""
+    observe = LiveArray.observe
+
+    def observe_at_once(
+        self: LiveArray, rows: Sequence[Observation], *, complete: bool, now: datetime, settle_s: float
+    ) -> bool:
+        self.sought_since = self.sought_since or now - timedelta(seconds=1)
+        return observe(self, rows, complete=complete, now=now, settle_s=0.0)
+
+    LiveArray.observe = observe_at_once  # type: ignore[method-assign]
+    try:
+        yield Options()
+    finally:
+        LiveArray.observe = observe  # type: ignore[method-assign]
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import base64
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
+from hpcflow.core.blame import LOSSES
 from hpcflow.core.states import FINAL, State
 from tests.simulation.history import Entry, History
 from tests.simulation.world import Plan, World
@@ -100,20 +101,25 @@ def _finals_stay(history: History) -> Iterator[str]:
 def _fair(history: History, plan: Plan) -> Iterator[str]:
     """No task fails that never did anything to deserve it, none is cancelled without somebody's wish (P4, P10)."""
     guilty: set[int] = set()
-    deaths = {(e.job, e.index, e.fields.get("restart") or 0): e.state for e in history.of("over")}
-    open_runs: dict[str, Entry] = {}
-    for entry in history.of("run begins", "run ends"):
+    losses: Counter[int] = Counter()
+    running: dict[str, int] = {}
+    for entry in history.of("run begins", "run ends", "over"):
         if entry.what == "run begins":
-            open_runs[entry.worker] = entry
-            continue
-        open_runs.pop(entry.worker, None)
-        if entry.st not in {"ok", "interrupted"}:
-            guilty.add(entry.task)
-    for worker, run in open_runs.items():
-        job, index, restart = worker.rsplit("_", 2)
-        state = deaths.get((job, int(index), int(restart)))
-        if state is not None and state not in _FREE:
-            guilty.add(run.task)
+            running[entry.worker] = entry.task
+        elif entry.what == "run ends":
+            running.pop(entry.worker, None)
+            if entry.st not in {"ok", "interrupted"}:
+                guilty.add(entry.task)
+        else:
+            task = running.get(f"{entry.job}_{entry.index}_{entry.fields['restart'] or 0}")
+            if task is None:
+                continue
+            losses[task] += entry.state == "NODE_FAIL"
+            # Without accounting nobody knows what a worker died of that the queue has forgotten.
+            if entry.state not in _FREE or not plan.traits.accounting:
+                guilty.add(task)
+    # So many nodes do not fail under one task by accident.
+    guilty |= {task for task, count in losses.items() if count > LOSSES}
     if any(entry.fault == "refused" and entry.door == "sbatch" for entry in history.of("fault")):
         return  # a refusal is an answer
     asked = any(True for _ in history.of("cancel asked", "foreign"))

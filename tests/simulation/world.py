@@ -53,6 +53,8 @@ class Plan:
     trouble_s: float
     cancel_at: float | None
     foreign_cancels: bool
+    #: Nodes fail more often than anything else, and what ran there goes on.
+    lossy: bool
     on_network: bool
     max_width: int | None
     traits: SlurmTraits
@@ -65,7 +67,7 @@ class Plan:
             deps=_graph(rng),
             retries=rng.choice((0, 0, 1, 2)),
             walltime_s=rng.choice((None, 300, 900, 3600)),
-            median_s=rng.choice((2.0, 20.0, 90.0)),
+            median_s=rng.choice((2.0, 20.0, 90.0, 400.0)),
             bad=rng.choice((0.0, 0.0, 0.1, 0.4)),
             chaos_s=rng.choice((300.0, 1200.0, 3600.0)),
             fault_rate=0.0 if calm else rng.choice((0.02, 0.06, 0.15)),
@@ -73,6 +75,7 @@ class Plan:
             trouble_s=1e9 if calm else rng.choice((60.0, 200.0, 600.0)),
             cancel_at=rng.uniform(1, 1000) if rng.random() < 0.2 else None,
             foreign_cancels=rng.random() < 0.2,
+            lossy=rng.random() < 0.3,
             on_network=rng.random() < 0.7,
             max_width=rng.choice((None, None, 2, 5)),
             traits=SlurmTraits(
@@ -113,7 +116,6 @@ class Options:
     """What of the real thing a test replaces to see that its absence is noticed."""
 
     plugin: Callable[..., Plugin] = SlurmPlugin
-    submit_settle_s: float = 120.0
 
 
 class World:
@@ -145,7 +147,7 @@ class World:
             slurm=self.slurm,
             files=self.files,
             home=home,
-            settings=Settings(journal_poll=1.0, journal_poll_max=30.0, submit_settle=options.submit_settle_s),
+            settings=Settings(journal_poll=1.0, journal_poll_max=30.0),
             plugin=options.plugin,
             table=ClusterSettings(scheduler="slurm", max_width=self.plan.max_width),
             key=_KEY,
@@ -283,12 +285,20 @@ class World:
 
         self.loop.call_later(rng.expovariate(1 / self.plan.trouble_s), happens)
 
+        def calm() -> None:
+            for job in self.slurm.jobs:
+                self.slurm.let_go(job)
+
+        self.loop.call_later(self.plan.chaos_s, calm)
+
     def _trouble(self, rng: Random) -> None:
         slurm = self.slurm
         running = slurm.elements("RUNNING")
         kind = rng.choice(
             ("requeue", "preempt", "node", "node", "memory", "controller", "books", "foreign", "sick", "hold")
         )
+        if self.plan.lossy and rng.random() < 0.6:
+            kind = "node"
         job, element = rng.choice(running) if running else (None, None)
         if kind == "controller":
             if slurm.controller_up:
@@ -305,8 +315,8 @@ class World:
         elif kind == "node":
             slurm.fail_node(
                 element.node,
-                zombies=rng.random() < 0.5,
-                noticed_after_s=rng.uniform(20, 300),
+                zombies=self.plan.lossy or rng.random() < 0.5,
+                noticed_after_s=rng.uniform(20, 150),
                 back_after_s=rng.uniform(10, 600),
             )
         elif kind == "foreign":

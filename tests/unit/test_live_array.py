@@ -80,3 +80,12 @@ def test_what_is_being_submitted_is_not_submitted_again() -> None:
     assert array.is_due(BEGAN)
     array.submitting = True
     assert not array.is_due(BEGAN)
+
+
+def test_what_was_found_by_name_and_is_in_doubt_again_is_found_again() -> None:
+    array = an_array(ArrayState.INTENT)
+    pending = Observation(token="step-1", job_id=JobId("7"), index=0, phase=Phase.PENDING)
+    look(array, 0, pending)
+    array.state = ArrayState.AMBIGUOUS
+    look(array, 30, pending)
+    assert array.state is ArrayState.SUBMITTED
