@@ -157,6 +157,11 @@ class LocalPlugin:
             complete.add(array.token)
         return Observations(rows=tuple(rows), complete=frozenset(complete), problems=tuple(problems))
 
+    def why_pending(self, raw: str) -> str | None:
+        """Return nothing: our own scheduler speaks plainly."""
+        del raw
+        return None
+
     def cancel(self, arrays: Sequence[JobArray], *, pending_only: bool) -> Command:
         """Return one request for all."""
         return self._command("cancel", {"tokens": [array.token for array in arrays], "pending_only": pending_only})

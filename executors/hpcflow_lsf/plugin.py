@@ -100,6 +100,11 @@ class LsfPlugin:
         """Merge bjobs's answer with bhist's."""
         return query.parse_query(arrays, replies)
 
+    def why_pending(self, raw: str) -> str | None:
+        """Return nothing: LSF explains itself in sentences."""
+        del raw
+        return None
+
     def cancel(self, arrays: Sequence[JobArray], *, pending_only: bool) -> Command:
         """Return one command that ends all of them, whether their ids are known or not.
 

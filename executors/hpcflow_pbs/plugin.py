@@ -125,6 +125,11 @@ class PbsPlugin:
         """Read the elements' own records."""
         return query.parse_query(arrays, replies)
 
+    def why_pending(self, raw: str) -> str | None:
+        """Return nothing: PBS explains itself in sentences."""
+        del raw
+        return None
+
     def cancel(self, arrays: Sequence[JobArray], *, pending_only: bool) -> Command:
         """Return one command that ends all of them, whether their ids are known or not, and spares what has ended.
 

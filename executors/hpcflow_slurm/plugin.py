@@ -12,6 +12,7 @@ from hpcflow.core.plugin import Command, Plugin, Reply, Submission
 from hpcflow_slurm import limits, query
 from hpcflow_slurm.jobs import SlurmJobs
 from hpcflow_slurm.options import check_array, checked_extra, cluster_of, clusters_option
+from hpcflow_slurm.reasons import in_plain_words
 from hpcflow_slurm.submission import classify
 from hpcflow_slurm.text import decoded, first_words
 
@@ -92,6 +93,10 @@ class SlurmPlugin:
     def parse_query(self, arrays: Sequence[JobArray], replies: Sequence[Reply]) -> Observations:
         """Merge squeue's answer with sacct's."""
         return query.parse_query(arrays, replies)
+
+    def why_pending(self, raw: str) -> str | None:
+        """Return what Slurm's reason means."""
+        return in_plain_words(raw)
 
     def cancel(self, arrays: Sequence[JobArray], *, pending_only: bool) -> Command:
         """Return one command that cancels all of them, whether their ids are known or not.

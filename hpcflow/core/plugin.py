@@ -114,6 +114,14 @@ class Plugin(Protocol):
         """Merge the replies, in the order of the commands. Never raises: what can't be read is unknown."""
         ...
 
+    def why_pending(self, raw: str) -> str | None:
+        """Return in plain words why an array task waits, as a phrase that begins with a verb.
+
+        Args:
+            raw: `Observation.raw` of a pending one. ``None``: the scheduler's own words are all that is to be said.
+        """
+        ...
+
     def cancel(self, arrays: Sequence[JobArray], *, pending_only: bool) -> Command:
         """End these arrays, by id and by name; ``pending_only`` spares array tasks that run."""
         ...

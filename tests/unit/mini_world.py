@@ -190,6 +190,9 @@ class MiniPlugin:
         )
         return Observations(rows=rows, complete=frozenset(array.token for array in arrays))
 
+    def why_pending(self, raw: str) -> str | None:
+        return "Waits its turn" if raw == "PENDING Priority" else None
+
     def cancel(self, arrays: Sequence[JobArray], *, pending_only: bool) -> Command:
         return Command(("cancel", "pending" if pending_only else "all", *(array.token for array in arrays)))
 

@@ -1,0 +1,120 @@
+"""Why an array task waits on Slurm, in plain words."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpcflow.core.model import Stuck
+from hpcflow_slurm.plugin import SlurmPlugin
+from hpcflow_slurm.states import stuck_of
+
+PLUGIN = SlurmPlugin(python="", worker="", root="")
+
+#: Seen in squeue's %r (22.05, the mini cluster), or named by job_reason_codes.html of 24.11.
+REASONS = [
+    "AccountNotAllowed",
+    "AssocGrpCPUMinutesLimit",
+    "AssocGrpCPURunMinutesLimit",
+    "AssocGrpCpuLimit",
+    "AssocGrpGRES",
+    "AssocGrpJobsLimit",
+    "AssocGrpMemLimit",
+    "AssocGrpNodeLimit",
+    "AssocGrpSubmitJobsLimit",
+    "AssocGrpWallLimit",
+    "AssocGrpBillingRunMinutes",
+    "AssocMaxCpuPerJobLimit",
+    "AssocMaxJobsLimit",
+    "AssocMaxNodePerJobLimit",
+    "AssocMaxSubmitJobLimit",
+    "AssocMaxWallDurationPerJobLimit",
+    "BadConstraints",
+    "BeginTime",
+    "Dependency",
+    "DependencyNeverSatisfied",
+    "InvalidAccount",
+    "InvalidQOS",
+    "JobArrayTaskLimit",
+    "JobHeldAdmin",
+    "JobHeldUser",
+    "JobHoldMaxRequeue",
+    "Licenses",
+    "MaxMemPerLimit",
+    "MaxMemoryPerAccount",
+    "NodeDown",
+    "PartitionConfig",
+    "PartitionDown",
+    "PartitionInactive",
+    "PartitionNodeLimit",
+    "PartitionTimeLimit",
+    "Priority",
+    "QOSGrpCpuLimit",
+    "QOSGrpGRES",
+    "QOSGrpNodeLimit",
+    "QOSMaxCpuPerJobLimit",
+    "QOSMaxCpuPerUserLimit",
+    "QOSMaxGRESPerUser",
+    "QOSMaxJobsPerUserLimit",
+    "QOSMaxMemoryPerUser",
+    "QOSMaxNodePerUserLimit",
+    "QOSMaxSubmitJobPerUserLimit",
+    "QOSMaxWallDurationPerJobLimit",
+    "QOSNotAllowed",
+    "ReqNodeNotAvail",
+    "Reservation",
+    "ReservationDeleted",
+    "Resources",
+]
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_a_reason_of_slurm_is_told_in_words_of_its_own(reason: str) -> None:
+    words = PLUGIN.why_pending(f"PENDING {reason}")
+    assert words is not None
+    assert words[0].isupper()
+    assert words.split()[0] in {"Waits", "Is", "Never", "Has", "Asks"}
+    assert reason not in words
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_what_never_starts_is_called_so_and_nothing_else_is(reason: str) -> None:
+    words = PLUGIN.why_pending(f"PENDING {reason}") or ""
+    stuck, _ = stuck_of("PENDING", reason)
+    # Too many nodes may be too many of those that are up: the reason alone does not tell.
+    assert words.startswith("Never") is (stuck is Stuck.NEVER and reason != "PartitionNodeLimit")
+    assert words.startswith("Is held") is (stuck is Stuck.HELD)
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        ("PENDING Priority", "Waits its turn: other jobs have a higher priority"),
+        ("PENDING", "Was not looked at yet: the scheduler's next round will"),
+        (
+            "PENDING ReqNodeNotAvail, UnavailableNodes:n[1-2]",
+            "Waits for nodes that are down, drained or reserved, often for a maintenance",
+        ),
+        (
+            "PENDING Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions",
+            "Waits for nodes that are down, drained or reserved",
+        ),
+        ("PENDING AssocGrpCpuLimit", "Waits for others to end: your account may have no more cores at once"),
+        (
+            "PENDING AssocGrpCPUMinutesLimit",
+            "Waits until your account may use more core-minutes: the budget is used up",
+        ),
+        (
+            "PENDING AssocMaxJobsLimit",
+            "Waits for others to end: you on this account may have no more running jobs at once",
+        ),
+        ("PENDING QOSMaxCpuPerUserLimit", "Waits for others to end: you in this QOS may have no more cores at once"),
+        ("PENDING QOSMaxCpuPerJobLimit", "Never starts: asks for more cores than one job may have"),
+        ("PENDING QOSGrpGRES", "Waits for others to end: all jobs of this QOS together may have no more GPUs at once"),
+        ("PENDING SomethingNew", None),
+        ("PENDING QOSMaxSomethingNewPerUser", None),
+        ("RUNNING", None),
+        ("Slurm refused it: Invalid qos specification.", None),
+    ],
+)
+def test_reasons_read_as_they_should(raw: str, words: str | None) -> None:
+    assert PLUGIN.why_pending(raw) == words
