@@ -22,6 +22,7 @@ __all__ = [
     "HpcflowError",
     "JobArray",
     "JobId",
+    "Launcher",
     "Limits",
     "NotFound",
     "Observation",
@@ -42,6 +43,8 @@ DispatchId = NewType("DispatchId", str)
 BagId = NewType("BagId", str)
 #: The scheduler's id of a whole job array, as its commands take it: "8123", never "8123_7".
 JobId = NewType("JobId", str)
+#: Programs that start the ranks of an MPI program, as they are called on a cluster.
+Launcher = Literal["srun", "mpirun"]
 
 
 _CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -108,6 +111,8 @@ class Shape:
     workdir: str | None = None
     #: The electron of which so many tasks may run at once in a dispatch, and how many; ``None``: no matter.
     at_most: tuple[str, int] | None = None
+    #: What starts the function on every rank of a task; ``None``: it runs once.
+    launcher: Launcher | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +152,8 @@ class Task:
     on_cancelled: Literal["pause", "retry"] = "pause"
     #: Tasks of its electron that run at once, at most.
     max_running: int | None = None
+    #: What starts the function on every rank; ``None``: it runs once, and owns all that the task has.
+    launcher: Launcher | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

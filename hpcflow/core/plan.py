@@ -216,14 +216,18 @@ def _plan_bag(shape: Shape, ready: Sequence[Ready], alone: bool, limits: Limits,
     longest = partition.max_walltime_s if partition else None
     margin = int(settings.kill_grace_s) + MARGIN_S
     limit = shape.resources.walltime_s
-    single = alone or (limit is not None and longest is not None and limit + margin >= longest)
+    single = (
+        alone or shape.launcher is not None or (limit is not None and longest is not None and limit + margin >= longest)
+    )
     width = len(units)
     if not single and limit_is_short(shape.resources):
         # While nobody knows how long they run, and beyond that for what workers are worth their start.
         worth = int(sum(work) / settings.min_worker_time_s) if known else 0
         width = min(width, max(settings.first_width, worth))
     width = max(1, width if single else min(width, capacity(shape.resources, partition)))
-    slots = 1 if alone else slots_of(shape.resources, partition, settings.slots, min(width, len(units)))
+    slots = 1
+    if not alone and shape.launcher is None:
+        slots = slots_of(shape.resources, partition, settings.slots, min(width, len(units)))
     if settings.room is not None:
         width = min(width, settings.room * slots)
     if limit is not None:
@@ -393,6 +397,8 @@ def chain(
         joins: whether a task and the one after it are alike, and the latter still waits.
         settings: a chain's limit is never longer than a worker of several tasks lives.
     """
+    if graph.tasks[head].launcher is not None:
+        return ()
     limit = graph.tasks[head].resources.walltime_s
     most = settings.chain_length
     if limit is not None:

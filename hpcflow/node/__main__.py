@@ -48,6 +48,10 @@ def main(arguments: "list[str]") -> int:
         from hpcflow.node.worker import work_on_one
 
         work_on_one(arguments[1], arguments[2], int(arguments[3]))
+    if len(arguments) == 4 and arguments[0] == "rank":
+        from hpcflow.node.ranks import run_rank
+
+        return run_rank(arguments[1], arguments[2], arguments[3])
     if len(arguments) == 3 and arguments[0] == "local":
         from hpcflow.node.local import command
 

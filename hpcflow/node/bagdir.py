@@ -93,6 +93,9 @@ class BagDirectory:
         #: GPUs of one task, and tasks that one array task runs at once.
         self.gpus: int = spec["gpus"]
         self.slots: int = spec["slots"]
+        #: Processes of one task, and the command that starts them all; ``None``: the task itself does what it likes.
+        self.ntasks: int = spec["ntasks"]
+        self.launch: tuple[str, ...] | None = None if spec["launch"] is None else tuple(spec["launch"])
         #: What the array task asked for on its node; ``None``: nothing.
         self.memory_mib: int | None = spec["memory_mib"]
         #: How long a worker waits for a further part, in seconds, and how many do: those of the lowest indices.

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Final
 
@@ -61,13 +62,16 @@ def signal_group(leader: int, number: signal.Signals) -> None:
             os.kill(leader, number)
 
 
-def kill_leftovers() -> int:
+def kill_leftovers(grace_s: float = 0.0) -> int:
     """Kill and reap every child of this process; return how many there were.
 
     Only for a subreaper between two tasks: each child is then something that a task left behind. Killing one may
     hand over its own children, so it ends when the kernel says that there is none.
+
+    Args:
+        grace_s: after SIGTERM, before they are killed. `srun` and `mpirun` end what they started on other nodes in it.
     """
-    count = 0
+    count = _ask_to_leave(grace_s) if grace_s else 0
     while True:
         try:
             pid, _ = os.waitpid(-1, os.WNOHANG)
@@ -82,6 +86,27 @@ def kill_leftovers() -> int:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(-1, 0)
             count += 1
+
+
+def _ask_to_leave(grace_s: float) -> int:
+    """Send SIGTERM to every child, and return how many have left in time."""
+    count = 0
+    end = time.monotonic() + grace_s
+    told: set[int] = set()
+    while time.monotonic() < end:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            break
+        if pid:
+            count += 1
+            continue
+        for child in set(_children()) - told:
+            told.add(child)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGTERM)
+        signal.sigtimedwait((signal.SIGCHLD,), min(0.1, grace_s))
+    return count
 
 
 def kill_strangers(known: frozenset[int]) -> None:

@@ -21,6 +21,7 @@ from hpcflow.node.files import append_all, create_own, out_of_the_way
 from hpcflow.node.journal import Journal
 from hpcflow.node.memory import MemoryWatch, OomKills
 from hpcflow.node.processes import die_with_parent, fork_hazard, interpreter_command, kill_leftovers, signal_group
+from hpcflow.node.ranks import Ranks
 from hpcflow.node.series import Progress, Series, run_series
 from hpcflow.node.stop import Stop
 from hpcflow.node.task import (
@@ -88,6 +89,8 @@ class Runner:
         self.progress = Progress()
         self.memory = MemoryWatch(bag.memory_mib)
         self.oom_kills = OomKills()
+        #: Starts tasks that have a launcher.
+        self.ranks = Ranks(bag, key_file, journal.worker) if bag.launch is not None else None
         self.directory_number = 0
         self.directory: str | None = None
         self._redirect()
@@ -131,7 +134,7 @@ class Runner:
             pid = self._fork(assignment)
         except OSError as error:
             return self._not_begun(task, error)
-        return self._end(task, assignment.directory, self._await(pid), (0.0, 0.0))
+        return self._end(task, assignment.directory, self._await(pid, task), (0.0, 0.0))
 
     def _begin(self, task: TaskRow, earlier: Mapping[int, Stored]) -> Assignment:
         directory = self.bag.workdir or self._own_directory()
@@ -164,7 +167,7 @@ class Runner:
         Args:
             used: CPU seconds, user's and system's, of the tasks before it in this process.
         """
-        left = kill_leftovers()
+        left = kill_leftovers(self.bag.grace_s if self.bag.ntasks > 1 else 0.0)
         self.journal.mend()
         wall = time.monotonic() - self.progress.begun
         end = {**self._end_record(task, death, used), "t0": round(time.time() - wall, 4), "wall": round(wall, 4)}
@@ -220,7 +223,7 @@ class Runner:
             return 1
         if not pid:
             run_series(self.bag, series)
-        death = self._await(pid)
+        death = self._await(pid, tasks[0])
         # What the process did is what it has written down.
         written = self.journal.since(offset)
         begun = len([record for record in written if record["ev"] == "start"])
@@ -277,6 +280,8 @@ class Runner:
     # ---- processes
 
     def _fork(self, assignment: Assignment) -> int:
+        if self.ranks is not None:
+            return self.ranks.start(assignment)
         if self.isolation != "spawn":
             function = self.functions[assignment.task.fn]
             pid = os.fork()
@@ -303,8 +308,13 @@ class Runner:
             return self.bag.limit_s
         return max(self.bag.walltime_s - 2 * self.bag.grace_s, 1.0)
 
-    def _await(self, pid: int) -> _Death:
-        """Wait for a process; end it when its task used up time or memory, or when this array task is told to stop."""
+    def _await(self, pid: int, task: TaskRow) -> _Death:
+        """Wait for a process; end it when its task used up time or memory, or when this array task is told to stop.
+
+        Args:
+            pid: its own.
+            task: the first that it runs.
+        """
         limit_s = self._limit_s()
         killed: str | None = None
         used_mib: int | None = None
@@ -320,7 +330,9 @@ class Runner:
                 if killed is None and used_mib is not None:
                     killed = "memory"
                 if killed is not None:
-                    signal_group(pid, signal.SIGKILL if killed == "memory" else signal.SIGTERM)
+                    # A launcher that is told to leave ends its ranks on other nodes.
+                    at_once = killed == "memory" and self.bag.ntasks == 1
+                    signal_group(pid, signal.SIGKILL if at_once else signal.SIGTERM)
                     kill_at = now + self.bag.grace_s
             elif now >= kill_at:
                 signal_group(pid, signal.SIGKILL)
@@ -333,7 +345,12 @@ class Runner:
                     killed, used_mib = "memory", usage.ru_maxrss >> 10
                 elif killed is None and self.stop.explains(status):
                     killed = "term"
-                return _Death(self._message(), status, usage, killed, used_mib)
+                if self.ranks is None:
+                    return _Death(self._message(), status, usage, killed, used_mib)
+                if killed is None and status and self.stop.is_ending():
+                    killed = "term"  # the scheduler ends ranks before it tells their worker
+                said = self.ranks.message(task, os.waitstatus_to_exitcode(status))
+                return _Death(said if killed is None or said.get("st") == "ok" else {}, status, usage, killed, used_mib)
 
     def _killed_by_kernel(self, status: int) -> bool:
         return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL and self.oom_kills.happened()

@@ -41,8 +41,10 @@ class Stop:
 
     def explains(self, status: int) -> bool:
         """Return whether a process died because this whole array task is being ended (S4)."""
-        if not os.WIFSIGNALED(status) or os.WTERMSIG(status) not in (signal.SIGTERM, signal.SIGKILL):
-            return False
+        return os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGTERM, signal.SIGKILL) and self.is_ending()
+
+    def is_ending(self) -> bool:
+        """Return whether this whole array task is being ended, after a moment in which the news may come."""
         if self.why != "term" and (received := signal.sigtimedwait((signal.SIGTERM,), _DOUBT_S)) is not None:
             self._note(received)
         return self.why == "term"

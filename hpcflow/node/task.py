@@ -34,6 +34,7 @@ __all__ = [
     "flush_output",
     "load_function",
     "outcome",
+    "refusal",
     "reseed",
     "run_task",
     "say_and_leave",
@@ -51,6 +52,8 @@ _TRACEBACK_LIMIT: Final = 16 * 1024
 _SENTENCE_LIMIT: Final = 2000
 #: Names of an exception's classes that a record holds.
 _KINDS_LIMIT: Final = 20
+#: Programs that a function calls by their bare names inside its allocation.
+_LAUNCHERS: Final = frozenset({"srun", "mpirun", "mpiexec"})
 _EIGHT_WORDS: Final = struct.Struct("8I")
 
 
@@ -76,6 +79,8 @@ class Assignment(NamedTuple):
     directory: str
     umask: int
     worker_pid: int
+    #: What the function returns is wanted.
+    keeps_result: bool = True
 
 
 class _CannotStore(Exception):
@@ -175,6 +180,8 @@ def _result_or_error(
         if len(sys.modules) > known:
             message["mods"] = list(sys.modules)[known:]
         result = call(*args, **kwargs)
+        if not assignment.keeps_result:
+            return message
     except BaseException as error:  # SystemExit and KeyboardInterrupt of the user's code are its failure as well
         return {**message, **_failure(bag, outlet, error)}
     try:
@@ -185,7 +192,7 @@ def _result_or_error(
             f"The result of {task.name} is of type {kind.__module__}.{kind.__qualname__} and can't be pickled: "
             f"{_text(error)}. Return plain values, arrays or objects that pickle can save."
         )
-        return {**message, **_refusal("ResultNotPicklable", sentence), "tb": _traceback(error)}
+        return {**message, **refusal("ResultNotPicklable", sentence), "tb": _traceback(error)}
     try:
         return {**message, "r": _store(bag, outlet, pickled)}
     except OSError as error:  # EFBIG
@@ -195,10 +202,11 @@ def _result_or_error(
             f"The result of {task.name} has {len(pickled)} bytes, more than its process may write into one file "
             "(ulimit -f, RLIMIT_FSIZE)."
         )
-        return {**message, **_refusal("ResultTooLarge", sentence)}
+        return {**message, **refusal("ResultTooLarge", sentence)}
 
 
-def _refusal(name: str, sentence: str) -> dict[str, object]:
+def refusal(name: str, sentence: str) -> dict[str, object]:
+    """Return a failure of hpcflow's own making, as a message says it."""
     return {"st": "error", "exc": name, "kinds": [name], "msg": sentence}
 
 
@@ -230,7 +238,8 @@ def _failure(bag: BagDirectory, outlet: Outlet, error: BaseException) -> dict[st
     report = _traceback(error)
     print(report, file=sys.stderr, end="")
     kinds = [kind.__name__ for kind in type(error).__mro__[:-1]][:_KINDS_LIMIT]
-    fields: dict[str, object] = {"st": "error", "exc": kinds[0], "kinds": kinds, "msg": _text(error), "tb": report}
+    said = _text(error) + _hint(error)
+    fields: dict[str, object] = {"st": "error", "exc": kinds[0], "kinds": kinds, "msg": said, "tb": report}
     try:
         pickled = dumps(error)
         # An exception whose __init__ takes other arguments than it passes on is saved, yet can't be loaded.
@@ -276,6 +285,13 @@ def _text(error: BaseException) -> str:
         return str(error)[:_SENTENCE_LIMIT]
     except BaseException as second:  # the user's own __str__
         return f"its text can't be made ({type(second).__name__})"
+
+
+def _hint(error: BaseException) -> str:
+    """Return what to do about an error that says too little."""
+    if isinstance(error, FileNotFoundError) and error.filename in _LAUNCHERS:
+        return f". It is not on PATH on {os.uname().nodename}: load it in the prologue of clusters.toml."
+    return ""
 
 
 def _traceback(error: BaseException) -> str:

@@ -73,6 +73,7 @@ class Options(TypedDict, total=False):
     executor: str | ExecutorSettings
     nodes: int
     ntasks: int
+    launcher: model.Launcher
     cpus: int
     memory: str
     gpus: int
@@ -105,6 +106,7 @@ class Annotations:
     executor: str | ExecutorSettings | None = None
     nodes: int | None = None
     ntasks: int | None = None
+    launcher: model.Launcher | None = None
     cpus: int | None = None
     memory_mib: int | None = None
     gpus: int | None = None
@@ -178,6 +180,7 @@ class Annotations:
             accept_failed=bool(whole.accept_failed),
             on_cancelled=whole.on_cancelled or "pause",
             max_running=whole.max_running,
+            launcher=whole.launcher,
         )
 
     def _filled(self, weaker: Annotations, without: frozenset[str]) -> Annotations:
@@ -201,6 +204,8 @@ class Placement:
     accept_failed: bool
     on_cancelled: Literal["pause", "retry"]
     max_running: int | None
+    #: What starts the function on every rank; ``None``: it runs once.
+    launcher: model.Launcher | None
 
 
 _FIELDS: Final = tuple(field.name for field in fields(Annotations))
@@ -468,6 +473,19 @@ def _exception(value: object) -> str:
     )
 
 
+def _launcher(name: str, value: object) -> model.Launcher:
+    match value:
+        case "srun":
+            return "srun"
+        case "mpirun":
+            return "mpirun"
+        case _:
+            raise UserError(
+                f"{name}={value!r} must be 'srun' or 'mpirun'; without it the function runs once, "
+                "and may call either of them itself."
+            )
+
+
 def _flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise UserError(f"{name}={value!r} must be True or False.")
@@ -490,6 +508,7 @@ _PARSERS: Final = {
     "executor": ("executor", _executor),
     "nodes": ("nodes", _count),
     "ntasks": ("ntasks", _count),
+    "launcher": ("launcher", _launcher),
     "cpus": ("cpus", _count),
     "memory": ("memory_mib", parse_memory),
     "gpus": ("gpus", _count),

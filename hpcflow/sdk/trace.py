@@ -310,6 +310,7 @@ def _task(index: int, call: _Call) -> Task:
         accept_failed=placement.accept_failed,
         on_cancelled=placement.on_cancelled,
         max_running=placement.max_running,
+        launcher=placement.launcher,
     )
 
 

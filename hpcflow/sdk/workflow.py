@@ -205,7 +205,7 @@ def manifest(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
     shapes: list[Task] = []
     tasks: list[list[object]] = []
     for task in graph.tasks:
-        wanted = (task.executor, task.resources, task.workdir, task.max_running)
+        wanted = (task.executor, task.resources, task.workdir, task.max_running, task.launcher)
         asked = (*wanted, task.retries, task.accept_failed, task.on_cancelled)
         number = numbers.setdefault(asked, len(numbers))
         if number == len(shapes):
@@ -227,6 +227,7 @@ def manifest(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
                 "accept_failed": task.accept_failed,
                 "on_cancelled": task.on_cancelled,
                 "max_running": task.max_running,
+                "launcher": task.launcher,
             }
             for task in shapes
         ],

@@ -23,13 +23,13 @@ from hpcflow.core.bag import (
     sign,
     sign_line,
 )
-from hpcflow.core.model import Bag, ClusterName, HpcflowError
+from hpcflow.core.model import Bag, ClusterName, HpcflowError, Shape
 from hpcflow.core.states import State
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.live import LiveDispatch, Stored
 from hpcflow.server.remote import File
 
-__all__ = ["close_inbox", "parts_told", "push_bag", "push_part", "value_bytes"]
+__all__ = ["close_inbox", "launch_command", "parts_told", "push_bag", "push_part", "value_bytes"]
 
 #: Journals are forced to disk at most this often, in seconds.
 _SYNC_S: Final = 0.5
@@ -74,7 +74,7 @@ async def push_bag(
         "dispatch": bag.dispatch,
         "py": list(bag.shape.python_version),
         **part.listed,
-        "iso": "spawn" if resources.gpus else "fork",
+        "iso": "spawn" if resources.gpus or bag.shape.launcher else "fork",
         "inline": INLINE_LIMIT,
         "limit": bag.limit_s,
         "grace": kill_grace_s,
@@ -86,6 +86,8 @@ async def push_bag(
         "cpus": resources.cpus,
         "memory_mib": resources.memory_mib,
         "gpus": resources.gpus,
+        "ntasks": resources.ntasks,
+        "launch": launch_command(bag.shape, cluster.settings.srun_mpi),
         "slots": bag.slots,
         "linger": bag.linger_s,
         "lingerers": LINGERERS,
@@ -124,6 +126,18 @@ async def _tell(bag: Bag, record: Mapping[str, Any], cluster: Cluster) -> None: 
     # The first newline ends a line that was cut.
     line = b"\n" + sign_line(record, bag_key(cluster.key, bag.id))
     await cluster.transport.append(f"{bag.path}/{INBOX}", line)
+
+
+def launch_command(shape: Shape, srun_mpi: str | None) -> list[str] | None:
+    """Return what starts the ranks of a task, up to their own command; ``None``: it has none."""
+    match shape.launcher:
+        case None:
+            return None
+        case "srun":
+            flavour = [f"--mpi={srun_mpi}"] if srun_mpi is not None else []
+            return ["srun", *flavour, f"--ntasks={shape.resources.ntasks}", "--kill-on-bad-exit=1"]
+        case "mpirun":
+            return ["mpirun", "-n", str(shape.resources.ntasks)]
 
 
 class _Part(NamedTuple):

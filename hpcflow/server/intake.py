@@ -13,9 +13,11 @@ from hpcflow.core.model import (
     DispatchId,
     Graph,
     HpcflowError,
+    Launcher,
     Limits,
     Resources,
     Shape,
+    Task,
     UserError,
 )
 from hpcflow.core.plan import BagPlan, Ready, chain, check_graph, check_resources, core_hours_bound, plan_bags, waves
@@ -81,29 +83,27 @@ class Intake:
 
     def shapes(self, graph: Graph, manifest: Manifest) -> list[Shape]:
         """Return what each task asks for, with its cluster's defaults filled in; equal tasks share one object."""
-        known: dict[tuple[str | None, Resources, str | None, tuple[str, int] | None], Shape] = {}
+        known: dict[tuple[str | None, Resources, str | None, tuple[str, int] | None, Launcher | None], Shape] = {}
         shapes: list[Shape] = []
         for task in graph.tasks:
             at_most = (task.name, task.max_running) if task.max_running is not None else None
-            asked = (task.executor, task.resources, task.workdir, at_most)
+            asked = (task.executor, task.resources, task.workdir, at_most, task.launcher)
             if asked not in known:
-                known[asked] = self._shape(*asked, manifest)
+                known[asked] = self._shape(task, at_most, manifest)
             shapes.append(known[asked])
         return shapes
 
-    def _shape(
-        self,
-        executor: str | None,
-        resources: Resources,
-        workdir: str | None,
-        at_most: tuple[str, int] | None,
-        manifest: Manifest,
-    ) -> Shape:
-        cluster = self._clusters.get(ClusterName(executor or self._default))
+    def _shape(self, task: Task, at_most: tuple[str, int] | None, manifest: Manifest) -> Shape:
+        cluster = self._clusters.get(ClusterName(task.executor or self._default))
         if cluster is None:
             names = ", ".join(sorted(self._clusters))
-            raise UserError(f"There is no executor {executor!r}; the clusters are {names}.")
-        table = cluster.settings
+            raise UserError(f"There is no executor {task.executor!r}; the clusters are {names}.")
+        table, resources = cluster.settings, task.resources
+        if task.launcher == "srun" and table.scheduler != "slurm":
+            raise UserError(
+                f"Electron {task.name!r}: launcher='srun' needs Slurm, and {cluster.name!r} is not under it; "
+                "write launcher='mpirun'."
+            )
         return Shape(
             cluster=cluster.name,
             resources=replace(
@@ -116,8 +116,9 @@ class Intake:
             ),
             python=cluster.python_for(manifest["executable"], manifest["python"]),
             python_version=(manifest["python"][0], manifest["python"][1]),
-            workdir=workdir,
+            workdir=task.workdir,
             at_most=at_most,
+            launcher=task.launcher,
         )
 
     async def preview(self, manifest: Manifest) -> Json:

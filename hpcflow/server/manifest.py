@@ -31,6 +31,7 @@ def read_graph(manifest: Manifest) -> Graph:
                 bool(shape.get("accept_failed", False)),
                 shape.get("on_cancelled", "pause"),
                 shape.get("max_running"),
+                shape.get("launcher"),
             )
             for shape in manifest["shapes"]
         ]
@@ -39,7 +40,7 @@ def read_graph(manifest: Manifest) -> Graph:
         for index, (name, fn, args, shape, deps, after) in enumerate(manifest["tasks"]):
             if fn not in blobs or args not in blobs:
                 raise UserError(f"Task {index} ({name}) names a blob that the dispatch does not hold.")
-            executor, resources, workdir, retries, accept_failed, on_cancelled, max_running = shapes[shape]
+            executor, resources, workdir, retries, accept_failed, on_cancelled, max_running, launcher = shapes[shape]
             tasks.append(
                 Task(
                     index=index,
@@ -55,6 +56,7 @@ def read_graph(manifest: Manifest) -> Graph:
                     accept_failed=accept_failed,
                     on_cancelled=on_cancelled,
                     max_running=max_running,
+                    launcher=launcher,
                 )
             )
         if manifest["output"] not in blobs:

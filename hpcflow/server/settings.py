@@ -128,6 +128,8 @@ class ClusterSettings(BaseModel):
     slots: Annotated[int, Field(ge=1)] = 1
     #: The site gives whole nodes: an array task is one node, and runs as many tasks at once as fit there.
     whole_nodes: bool = False
+    #: How srun tells MPI programs of each other, for electrons with ``launcher="srun"``: ``srun --mpi=list`` has them.
+    srun_mpi: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+$")] | None = None
     #: Array tasks of hpcflow that run at once here, at most, over all dispatches.
     max_running: Annotated[int, Field(ge=1)] | None = None
     #: How long workers wait for more here, those with GPUs included.

@@ -59,7 +59,7 @@ class Submitter:
 
     def _linger_s(self, cluster: Cluster, live: LiveDispatch, shape: Shape) -> float:
         """Return how long workers wait for more of a shape: not at all where nothing more of it can come."""
-        if not live.expects(shape):
+        if shape.launcher is not None or not live.expects(shape):
             return 0.0
         if cluster.settings.linger is not None:
             return cluster.settings.linger
@@ -183,6 +183,8 @@ class Submitter:
                 array.not_before = now + timedelta(seconds=wait_s)
             case Refused(reason):
                 self._refuse(bag, array, f"{cluster.name} refused {array.array.width} array tasks: {reason}")
+            case Ambiguous(_) if array.state is ArrayState.SUBMITTED:
+                pass  # it was found by its name meanwhile
             case Ambiguous(reason):
                 array.state, array.reason = ArrayState.AMBIGUOUS, f"Looking for it by name, because {reason}"
         self._writer.pending.arrays.append(array.row())

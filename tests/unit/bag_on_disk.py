@@ -108,6 +108,8 @@ def write_bag(folder: Path, *calls: Call, **spec: object) -> BagOnDisk:
         "cpus": 1,
         "memory_mib": None,
         "gpus": 0,
+        "ntasks": 1,
+        "launch": None,
         "slots": 1,
         "linger": 0,
         "lingerers": 64,

@@ -308,6 +308,7 @@ def a_shape(**changes: object) -> Json:
         "accept_failed": False,
         "on_cancelled": "pause",
         "max_running": None,
+        "launcher": None,
         **changes,
     }
 
