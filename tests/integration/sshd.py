@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,9 +61,21 @@ class Sshd:
         path.chmod(0o600)
         return str(path)
 
-    def connection(self, port: int | None = None, *, channels: int = 5, keepalive_s: float = 5.0) -> Connection:
+    def connection(
+        self,
+        port: int | None = None,
+        *,
+        channels: int = 5,
+        keepalive_s: float = 5.0,
+        slept: Callable[[], float] | None = None,
+    ) -> Connection:
         return Connection(
-            "cluster", cluster="far", keepalive_s=keepalive_s, channels=channels, config=[self.config(port)]
+            "cluster",
+            cluster="far",
+            keepalive_s=keepalive_s,
+            channels=channels,
+            config=[self.config(port)],
+            slept=slept,
         )
 
     def transport_of(self, config: Path) -> SshTransport:

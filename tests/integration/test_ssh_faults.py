@@ -160,6 +160,28 @@ async def test_a_silent_network_is_noticed_by_keepalive_long_before_the_deadline
 
 
 @in_loop
+async def test_a_laptop_that_slept_connects_again_at_once(node: Sshd) -> None:
+    proxy = Proxy(node.port)
+    await proxy.start()
+    asleep = 0.0
+    transport = SshTransport(node.connection(proxy.port, keepalive_s=60, slept=lambda: asleep))
+    await transport.home()
+    asleep = 60 * 3600.0  # the other end has forgotten the connection by now, and no packet says so
+    assert (await transport.run(sh("echo awake"), PATIENCE_S)).stdout == b"awake\n"
+    assert proxy.connections == 2
+    await transport.close()
+    await proxy.stop()
+
+
+@in_loop
+async def test_a_command_that_writes_without_end_is_stopped(node: Sshd) -> None:
+    async with a_link(node) as (_, transport):
+        with pytest.raises(TransportError, match="a command wrote more than 1 MiB"):
+            await transport.connection.execute("yes", b"", deadline_s=PATIENCE_S, most=1 << 20)
+        assert (await transport.run(sh("echo on"), PATIENCE_S)).stdout == b"on\n"
+
+
+@in_loop
 async def test_many_that_find_the_link_broken_connect_once(node: Sshd) -> None:
     async with a_link(node) as (proxy, transport):
         await transport.home()

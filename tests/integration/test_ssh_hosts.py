@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -80,6 +81,37 @@ async def test_the_tools_of_busybox_are_enough(start: Callable[..., Sshd], tmp_p
     wrapper = a_wrapper(tmp_path, f'PATH={tools} exec {tools}/sh -c "$SSH_ORIGINAL_COMMAND"')
     transport = start(wrapper).transport()
     await check_all(transport, tmp_path)
+    await transport.close()
+
+
+@in_loop
+async def test_a_quota_on_the_cluster_is_told_and_leaves_nothing_half(
+    start: Callable[..., Sshd], tmp_path: Path
+) -> None:
+    # A limit on the size of files fails a write as a quota does, and needs no file system of its own.
+    limited = a_wrapper(tmp_path, "trap '' XFSZ; ulimit -f 64; exec sh -c \"$SSH_ORIGINAL_COMMAND\"")
+    transport = start(limited).transport()
+    big = [File("payload.pack", [os.urandom(1 << 20)]), File("bag.json", [b"{}"])]
+    with pytest.raises(TransportError, match=r"bags/one on cluster: "):
+        await transport.push(str(tmp_path / "bags/one"), (), big)
+    assert list((tmp_path / "bags").iterdir()) == []
+    await transport.push(str(tmp_path / "bags/one"), (), [File("bag.json", [b"{}"])])
+    assert os.listdir(tmp_path / "bags/one") == ["bag.json"]
+    await transport.close()
+
+
+@in_loop
+async def test_a_host_without_tar_is_told_so(start: Callable[..., Sshd], tmp_path: Path) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("sh", "mkdir", "rm", "env", "grep"):
+        found = shutil.which(name)
+        assert found is not None
+        (tools / name).symlink_to(found)
+    transport = start(a_wrapper(tmp_path, f'PATH={tools}; export PATH; exec sh -c "$SSH_ORIGINAL_COMMAND"')).transport()
+    with pytest.raises(TransportError, match=r"bags/one on cluster: .*tar.*not found"):
+        await transport.push(str(tmp_path / "bags/one"), (), [File("bag.json", [b"{}"])])
+    assert list((tmp_path / "bags").iterdir()) == []
     await transport.close()
 
 

@@ -156,6 +156,7 @@ class Connection:
         keepalive_s: float,
         channels: int,
         config: Sequence[str] | None = None,
+        slept: Callable[[], float] | None = None,
     ) -> None:
         """Connect to nothing yet.
 
@@ -165,6 +166,7 @@ class Connection:
             keepalive_s: a host that is silent for three times as long is gone.
             channels: sshd's MaxSessions is 10 by default, and it frees a place late: more than 5 are refused at times.
             config: ssh_config files; ``None``: the user's own.
+            slept: tells how long this machine has slept since it started, in seconds.
         """
         self.host = host
         self._cluster = cluster
@@ -179,7 +181,8 @@ class Connection:
         self._failure: TransportError | None = None
         self._failures = 0
         self._not_before = 0.0
-        self._awake = _sleep_clock()
+        self._slept = slept or _time_asleep
+        self._slept_before = self._slept()
         #: How often it was connected, this time included.
         self.count = 0
 
@@ -352,9 +355,7 @@ class Connection:
 
             def lost() -> None:
                 if conn is not None and self._conn is conn:
-                    self._conn = None
-                    for hop in self._hops:
-                        hop.close()
+                    self._forget()
 
             conn = await asyncssh.connect(
                 host,
@@ -414,10 +415,17 @@ class Connection:
 
     def _drop_if_slept(self) -> None:
         """Drop a connection that this machine slept through: the other end has forgotten it."""
-        slept, self._awake = _sleep_clock() - self._awake, _sleep_clock()
-        if slept > 3 * self._keepalive_s and self._conn is not None:
+        before, self._slept_before = self._slept_before, self._slept()
+        if self._slept_before - before > 3 * self._keepalive_s and self._conn is not None:
             self._conn.abort()
-            self._conn = None
+            self._forget()
+
+    def _forget(self) -> None:
+        """Take the connection for lost, and close what led to it."""
+        self._conn = None
+        hops, self._hops = self._hops, []
+        for hop in reversed(hops):
+            hop.abort()
 
 
 def _itself(session: _Session) -> _Session:
@@ -494,6 +502,6 @@ def _split(spec: str) -> tuple[str | None, str, int | None]:
     return user or None, place.strip("[]"), None
 
 
-def _sleep_clock() -> float:
-    """Return how long this machine has slept since its start, in seconds; only differences mean anything."""
+def _time_asleep() -> float:
+    """Return how long this machine has slept since its start, in seconds, but for a constant."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
