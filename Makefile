@@ -47,5 +47,5 @@ clean:
 .venv/.installed: pyproject.toml $(SOURCES)
 	@tools/make-venv .venv '.[demo]'
 
-build/dev/.installed: pyproject.toml
-	@tools/make-venv build/dev -e '.[dev]'
+build/dev/.installed: pyproject.toml examples/search/requirements.txt
+	@tools/make-venv build/dev -e '.[dev]' -r examples/search/requirements.txt
