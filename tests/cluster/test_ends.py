@@ -577,8 +577,9 @@ def story():
     )
     story.notes(2)
 
-    kill_daemon("node5", signal.SIGKILL)
-    for pid in processes_on("node5"):
+    node = slurm("sinfo", "-h", "-p", "flaky", "-o", "%N").strip()
+    kill_daemon(node, signal.SIGKILL)
+    for pid in processes_on(node):
         os.kill(pid, signal.SIGKILL)
 
     until(lambda: story.submissions == 3, story.told)

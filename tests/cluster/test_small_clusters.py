@@ -139,6 +139,11 @@ print(hf.dispatch(lasting)(2, sys.argv[1]))
 
     login.slurm("scancel", login.queue(dispatch)[0][0].partition("_")[0])
 
+    why = until(lambda: login.shown(dispatch)["paused"])
+    assert "was cancelled, outside hpcflow (CANCELLED" in why
+    until(lambda: login.shown(dispatch)["counts"] == {"paused": 2}, lambda: str(login.shown(dispatch)))
+    assert len(login.calls("sbatch")) == 1
+    login.user.asks("cancel", dispatch)
     shown = login.user.waits_for(dispatch)
     assert (shown["status"], shown["counts"]) == ("CANCELLED", {"cancelled": 2})
     assert len(login.calls("sbatch")) == 1
