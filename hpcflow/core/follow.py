@@ -116,6 +116,8 @@ class Worker:
     idle_s: float = 0.0
     doubt: Ended | None = None
     ranges: set[int] = field(default_factory=set[int])
+    #: The range that it claimed last.
+    latest: int | None = None
     cut: set[tuple[int, int]] = field(default_factory=set[tuple[int, int]])
     released: bool = False
 
@@ -217,6 +219,13 @@ class Ledger:
             earlier_s=sum(spans.values()) - span_s,
         )
 
+    def is_idle(self, worker: str) -> bool:
+        """A worker that lives has nothing more to do of what it claimed."""
+        me = self.workers[worker]
+        if me.exit is not None or me.released or me.running is not None:
+            return False
+        return me.latest is None or all(key in self.settled for key in self._tasks([me.latest]))
+
     def followers(self, index: int, attempt: int) -> list[tuple[int, int]]:
         """Return (index, attempt) of the tasks that come after one in its unit."""
         return self._followers.get((index, attempt), [])
@@ -250,7 +259,8 @@ class Ledger:
                 case "up":
                     me.host = str(record.get("node") or record.get("host") or "")
                 case "claim":
-                    me.ranges.add(int(record["k"]))
+                    me.latest = int(record["k"])
+                    me.ranges.add(me.latest)
                     self.claimed.add(int(record["k"]))
                 case "inherit":
                     me.ranges.update(int(k) for k in record["k"])

@@ -238,21 +238,23 @@ class LiveBag:
         if len(self.arrays) == self.bag.at_once:
             self.reserve = self.bag.widths[self.bag.at_once :]
 
-    def alive(self) -> int:
-        """Return how many workers came up and, as far as anyone knows, have not left."""
+    def alive(self) -> set[str]:
+        """Return the workers that came up and, as far as anyone knows, have not left."""
         left = {
             f"{array.array.job_id}_{index}"
             for array in self.arrays
             if array.array.job_id is not None
             for index in (range(array.array.width) if not array.open else array.ends)
         }
-        return len(
-            {
-                name.rpartition("_")[0]  # with its slot
-                for name, worker in self.ledger.workers.items()
-                if worker.exit is None and not worker.released and array_task_of(name) not in left
-            }
-        )
+        return {
+            name
+            for name, worker in self.ledger.workers.items()
+            if worker.exit is None and not worker.released and array_task_of(name) not in left
+        }
+
+    def idle(self) -> int:
+        """Return how many workers have nothing to do and would take what comes."""
+        return sum(map(self.ledger.is_idle, self.alive()))
 
     def on_their_way(self) -> int:
         """Return how many array tasks may still come up: submitted or about to be, and not ended or trimmed before."""
@@ -283,6 +285,7 @@ class LiveBag:
         """Its workers would run further tasks: nothing speaks against it, and it has not grown beyond measure."""
         return (
             self.bag.linger_s > 0
+            and self.bag.need_s < self.bag.worker_walltime_s  # a worker of one task takes no other
             and not self.closed
             and not self.broken
             and not self.gone

@@ -69,19 +69,22 @@ class Submitter:
         """Give further tasks to a bag whose workers live, and more workers when they are worth it."""
         now = self._shared.now()
         live = bag.dispatch
+        # As long as something waits for a worker, measured work alone decides about more of them.
+        saturated = bag.ledger.units_left > 0
+        workers = 0 if saturated else sum(plan.widths[: plan.at_once]) * plan.slots - bag.idle()
         bag.grow(plan)
         bag.grown_at = now
         for index, _ in plan.tasks:
             live.tasks[index].bag = bag.bag.id
             live.move(index, Event.BAGGED, now)
         self._writer.pending.bags.append(bag.row())
-        workers = sum(plan.widths[: plan.at_once]) * plan.slots - bag.alive()
         more = -(-workers // bag.bag.slots) - bag.on_their_way()
         room = self._shared.room(live, bag.bag.shape)
         more = more if room is None else min(more, room)
         if more > 0:
             self._intend(cluster, bag, more)
-        bag.reserve = plan.widths[plan.at_once :]
+        if not saturated:
+            bag.reserve = plan.widths[plan.at_once :]
         self._shared.listen(cluster)  # before the store may refuse
         await self._writer.flush()
         await self.submit_due(cluster, bag)

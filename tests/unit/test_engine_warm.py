@@ -144,3 +144,39 @@ async def test_a_paused_dispatch_gives_nothing_to_warm_workers(tmp_path: Path) -
         await stage.until(lambda: states(stage, live) == [State.COMPLETED, State.PAUSED])
         await stage.until(lambda: [record["ev"] for record in inbox(job)] == ["close"])
         await stage.engine.cancel(live, None)
+
+
+@in_loop
+async def test_what_becomes_ready_while_others_wait_joins_them_without_a_further_array(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, linger=10, first_width=2) as stage:
+        live = await stage.dispatch(*[[]] * 6, [0, 1])
+        job = await stage.job()
+        assert len(job.tasks) == 2
+        workers = [PlayedWorker(job, index) for index in (0, 1)]
+        for index, worker in enumerate(workers):
+            worker.run(index, index)
+            worker.claim(index + 2)
+            worker.start(index + 2)
+        await stage.until(lambda: inbox(job))
+        for index, worker in enumerate(workers):
+            worker.end(index + 2)
+            worker.run(index + 4, index + 4)
+        workers[0].run(6, 6)
+        assert (await stage.ended(live)).status is Status.COMPLETED
+        assert stage.world.count("submit") == 1
+
+
+@in_loop
+async def test_busy_workers_are_not_counted_on_where_nothing_waits_for_them(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, linger=10) as stage:
+        live = await stage.dispatch([], [], [0], [0], [0])
+        job = await stage.job()
+        first, second = PlayedWorker(job, 0), PlayedWorker(job, 1)
+        second.claim(1)
+        second.start(1)
+        await stage.until(lambda: states(stage, live)[1] is State.RUNNING)
+        first.run(0, 0)
+        more = await stage.job(1)
+        # Three tasks, one worker that is free, and one that may be busy for hours.
+        assert (more.path, len(more.tasks)) == (job.path, 2)
+        await stage.engine.cancel(live, None)
