@@ -62,7 +62,7 @@ class Study:
 # ---- electrons
 
 
-@hf.electron(cpus=1, memory="500 MB", walltime="10 min", retries=1)
+@hf.electron(cpus=1, memory="500 MB", walltime="2 min", retries=1)
 def simulate(size: int, temperature: float, seed: int, precision: float, most_sweeps: int) -> Point:
     """Flip spins by Metropolis' rule until the Binder cumulant is known to ``precision``, or for ``most_sweeps``.
 
@@ -102,7 +102,7 @@ def simulate(size: int, temperature: float, seed: int, precision: float, most_sw
     )
 
 
-@hf.electron(cpus=1, memory="500 MB", walltime="10 min")
+@hf.electron(cpus=1, memory="500 MB", walltime="2 min")
 def first_look(points: Sequence[Point]) -> float:
     """The temperature at which the cumulants of the smallest and the largest lattice cross."""
     sizes = sorted({point.size for point in points})
@@ -117,7 +117,7 @@ def first_look(points: Sequence[Point]) -> float:
     return float(temperatures[below] + share * (temperatures[below + 1] - temperatures[below]))
 
 
-@hf.electron(cpus=1, memory="500 MB", walltime="10 min")
+@hf.electron(cpus=1, memory="500 MB", walltime="2 min")
 def conclude(points: Sequence[Point], near: Sequence[Point]) -> Study:
     """Parabolas through the cumulants of two sizes near the critical point, and where they meet."""
     small, large = (sorted_by_temperature(near, size) for size in sorted({point.size for point in near}))

@@ -67,7 +67,7 @@ class Outcome:
 # ---- electrons
 
 
-@hf.electron(cpus=1, memory="1 GB", walltime="5 min", retries=1)
+@hf.electron(cpus=1, memory="1 GB", walltime="1 min", retries=1)
 def score(candidate: Candidate, fold: int, folds: int) -> Score:
     """Train on all folds but one, and count what is told right in that one."""
     images, digits, _, _ = split()
@@ -78,7 +78,7 @@ def score(candidate: Candidate, fold: int, folds: int) -> Score:
     return Score(candidate, float(model.score(images[testing], digits[testing])), int(model[-1].n_support_.sum()))
 
 
-@hf.electron(cpus=1, memory="1 GB", walltime="5 min")
+@hf.electron(cpus=1, memory="1 GB", walltime="1 min")
 def rank(scores: Sequence[Score]) -> tuple[Trial, ...]:
     """The candidates, the best one first; of equally good ones the simplest."""
     by_candidate: dict[Candidate, list[Score]] = {}
@@ -98,7 +98,7 @@ def rank(scores: Sequence[Score]) -> tuple[Trial, ...]:
     return tuple(sorted(trials, key=lambda trial: (-trial.accuracy, trial.support_vectors)))
 
 
-@hf.electron(cpus=1, memory="1 GB", walltime="5 min", retries=1)
+@hf.electron(cpus=1, memory="1 GB", walltime="1 min", retries=1)
 def confirm(trials: Sequence[Trial]) -> Outcome:
     """Train the best candidate on all training images, and try it on those held out."""
     images, digits, unseen, answers = split()
