@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,6 +67,13 @@ def mpi(_server: Login) -> Login:
     return _server
 
 
+def completed(printed: str) -> tuple[Any, list[str]]:  # Any: JSON
+    """Return the result and the ids of the jobs that made it."""
+    status, value, errors, jobs = json.loads(printed)
+    assert status == "COMPLETED", errors
+    return value, jobs
+
+
 # ---- functions that start programs
 
 
@@ -73,7 +81,7 @@ def test_twenty_calls_of_mpirun_share_one_array_task(mpi: Login) -> None:
     printed = mpi.user.runs(
         HEAD
         + """
-@hf.electron(nodes=2, ntasks=4, walltime="1 min", max_running=1)
+@hf.electron(nodes=2, ntasks=4, walltime="1 min", memory="2 GB", max_running=1)
 def runs(step):
     program = "import os; print(os.environ['OMPI_COMM_WORLD_RANK'], os.environ['OMPI_COMM_WORLD_SIZE'])"
     done = subprocess.run(["mpirun", sys.executable, "-I", "-c", program], check=True, capture_output=True, text=True)
@@ -86,9 +94,8 @@ def study(steps):
 told(hf.dispatch_sync(study)(20))
 """
     )
-    status, value, _, jobs = json.loads(printed)
+    value, jobs = completed(printed)
 
-    assert status == "COMPLETED"
     assert value == [[f"{rank} 4" for rank in range(4)]] * 20
     assert len(jobs) == 1
     assert len(mpi.calls("sbatch")) == 1
@@ -99,7 +106,7 @@ def test_srun_inside_a_task_uses_its_ntasks_and_cpus(mpi: Login) -> None:
     printed = mpi.user.runs(
         HEAD
         + """
-@hf.electron(nodes=2, ntasks=3, cpus=2, walltime="1 min")
+@hf.electron(nodes=2, ntasks=3, cpus=2, walltime="1 min", memory="2 GB")
 def runs():
     own = sorted(name for name in os.environ if name.startswith(("PMI", "SLURM_STEP", "SLURM_PROCID", "SLURM_LOCALID")))
     seen = subprocess.run(
@@ -115,9 +122,8 @@ def steps():
 told(hf.dispatch_sync(steps)())
 """
     )
-    status, value, *_ = json.loads(printed)
+    value, _ = completed(printed)
 
-    assert status == "COMPLETED"
     assert value == [[], ["0 2 3 2", "1 2 3 2", "2 2 3 2"]]
 
 
@@ -138,14 +144,14 @@ def of_the_past():
             found.append(pid)
     return found
 
-@hf.electron(nodes=2, ntasks=4, walltime="1 min", max_running=1)
+@hf.electron(nodes=2, ntasks=4, walltime="1 min", memory="2 GB", max_running=1)
 def leaves(program, before):
     started = subprocess.Popen([program, "sleep", MARK], start_new_session=True)
     while sum(b"sleep" in open(f"/proc/{pid}/cmdline", "rb").read().split(b"\\0")[0] for pid in of_the_past()) < 4:
         time.sleep(0.05)
     return program
 
-@hf.electron(nodes=2, ntasks=4, walltime="1 min", max_running=1)
+@hf.electron(nodes=2, ntasks=4, walltime="1 min", memory="2 GB", max_running=1)
 def looks(before):
     while of_the_past():
         time.sleep(0.05)
@@ -158,9 +164,8 @@ def one_after_the_other():
 told(hf.dispatch_sync(one_after_the_other)())
 """
     )
-    status, value, *_ = json.loads(printed)
+    value, _ = completed(printed)
 
-    assert status == "COMPLETED"
     assert value == ["free"] * 4
 
 
@@ -172,7 +177,7 @@ def test_a_function_runs_on_every_rank_with_mpi4py(mpi: Login, launcher: str) ->
     printed = mpi.user.runs(
         HEAD
         + f"""
-@hf.electron(ntasks=4, launcher="{launcher}", walltime="1 min")
+@hf.electron(ntasks=4, launcher="{launcher}", walltime="1 min", memory="2 GB")
 def sums(numbers):
     from mpi4py import MPI
 
@@ -187,9 +192,8 @@ def parallel(n):
 told(hf.dispatch_sync(parallel)(100))
 """
     )
-    status, value, _, jobs = json.loads(printed)
+    value, jobs = completed(printed)
 
-    assert status == "COMPLETED"
     assert value[:3] == [4, 0, 4950]
     assert len(set(value[3])) == 1
     assert len(jobs) == 1
@@ -199,7 +203,7 @@ def test_each_task_with_a_launcher_has_an_array_task_of_its_own(mpi: Login) -> N
     printed = mpi.user.runs(
         HEAD
         + """
-@hf.electron(nodes=2, ntasks=2, launcher="mpirun", walltime="1 min")
+@hf.electron(nodes=2, ntasks=2, launcher="mpirun", walltime="1 min", memory="2 GB")
 def where(i):
     return os.environ["SLURM_ARRAY_TASK_ID"], os.environ["OMPI_COMM_WORLD_RANK"]
 
@@ -210,9 +214,8 @@ def several():
 told(hf.dispatch_sync(several)())
 """
     )
-    status, value, *_ = json.loads(printed)
+    value, _ = completed(printed)
 
-    assert status == "COMPLETED"
     assert sorted(value) == [["0", "0"], ["1", "0"], ["2", "0"]]
 
 
@@ -221,7 +224,7 @@ def test_an_exception_on_one_rank_fails_the_task_with_its_number(mpi: Login, lau
     printed = mpi.user.runs(
         HEAD
         + f"""
-@hf.electron(ntasks=3, launcher="{launcher}", walltime="1 min")
+@hf.electron(ntasks=3, launcher="{launcher}", walltime="1 min", memory="2 GB")
 def fails():
     from mpi4py import MPI
 
@@ -246,7 +249,7 @@ def test_ranks_that_are_killed_fail_their_task_in_a_sentence(mpi: Login) -> None
     printed = mpi.user.runs(
         HEAD
         + """
-@hf.electron(ntasks=3, launcher="srun", walltime="1 min")
+@hf.electron(ntasks=3, launcher="srun", walltime="1 min", memory="2 GB")
 def dies():
     if os.environ["SLURM_PROCID"] == "2":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -270,7 +273,7 @@ def test_processes_that_know_nothing_of_each_other_are_a_failure_that_names_the_
         printed = bare.user.runs(
             HEAD
             + """
-@hf.electron(ntasks=2, launcher="srun", walltime="1 min")
+@hf.electron(ntasks=2, launcher="srun", walltime="1 min", memory="2 GB")
 def alone():
     # What lets Open MPI begin without a word from Slurm.
     for name in [name for name in os.environ if name.startswith(("SLURM_", "PMI"))]:
@@ -298,11 +301,11 @@ def test_a_launcher_that_is_missing_inside_the_allocation_is_named(tmp_path: Pat
         printed = bare.user.runs(
             HEAD
             + """
-@hf.electron(ntasks=2, launcher="srun", walltime="1 min")
+@hf.electron(ntasks=2, launcher="srun", walltime="1 min", memory="2 GB")
 def ranks():
     return 1
 
-@hf.electron(ntasks=2, walltime="1 min")
+@hf.electron(ntasks=2, walltime="1 min", memory="2 GB")
 def calls():
     subprocess.run(["srun", "hostname"], check=True)
 

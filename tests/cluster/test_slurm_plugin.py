@@ -282,6 +282,18 @@ def test_held_array_tasks_are_let_go_beside_others_that_run(make: Callable[..., 
     until(array, lambda rows: rows[1].phase is Phase.RUNNING)
 
 
+def test_an_array_for_a_cluster_by_name_is_followed_and_cancelled_there(make: Callable[..., JobArray]) -> None:
+    extra = (f"--clusters={the_limits().notes['ClusterName']}",)
+    array = submit(replace(make("exec sleep 60", width=2), extra=extra))
+    until(array, lambda rows: len(rows) == 2 and all(row.phase is Phase.RUNNING for row in rows.values()))
+
+    assert PLUGIN.parse_cancel(run(PLUGIN.cancel([array], pending_only=False))) is None
+
+    rows = until_booked(array)
+    assert {row.cause for row in rows.values()} == {Cause.CANCELLED}
+    assert len({row.by for row in rows.values()}) == 1
+
+
 def test_every_annotation_reaches_slurm(make: Callable[..., JobArray]) -> None:
     resources = Resources(
         nodes=2,
