@@ -85,6 +85,12 @@ class Service(Protocol):
 
     async def task(self, dispatch: str, index: int) -> Json: ...
 
+    async def usage(self, dispatch: str) -> Json: ...
+
+    async def job(self, name: str) -> Json:
+        """Return what is known of "8123", or of "8123_7"."""
+        ...
+
     async def log(
         self, dispatch: str, index: int, stream: Literal["stdout", "stderr"], offset: int, limit: int
     ) -> bytes: ...
@@ -260,6 +266,16 @@ def routes(service: Service, desk: Desk) -> APIRouter:
             answer = await service.changed(known, since, max(0.0, min(ends - loop.time(), _SLICE_S)))
             if answer["version"] != since or loop.time() >= ends or desk.stopping():
                 return _Json(answer)
+
+    @api.get("/dispatches/{dispatch_id}/usage", response_model=schema.Usage)
+    async def usage(dispatch_id: DispatchPath) -> Response:
+        return _Json(await service.usage(_known_id(dispatch_id)))
+
+    @api.get("/jobs/{job}", response_model=schema.Job)
+    async def job(
+        job: Annotated[str, PathParameter(description="An array, 8123, or an array task, 8123_7.")],
+    ) -> Response:
+        return _Json(await service.job(job))
 
     @api.get("/dispatches/{dispatch_id}/tasks", response_model=schema.TaskTable)
     async def tasks(

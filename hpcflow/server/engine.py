@@ -14,10 +14,10 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
-from hpcflow.core.model import ClusterName, HpcflowError, Limits, Shape
+from hpcflow.core.model import BagId, ClusterName, HpcflowError, Limits, Shape
 from hpcflow.core.plan import PlanSettings, Ready, check_resources, is_worth_waiting, plan_bags, waves
 from hpcflow.core.states import FINAL, Event, State
-from hpcflow.server.bags import LiveArray
+from hpcflow.server.bags import LiveArray, LiveBag
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.collect import Collector
 from hpcflow.server.failpoints import failpoint
@@ -119,6 +119,11 @@ class Engine:
             self.add(live)
         for cluster in self.clusters.values():
             self._shared.listen(cluster)
+
+    @property
+    def bags(self) -> Mapping[BagId, LiveBag]:
+        """The bags that are not over."""
+        return self._shared.bags
 
     async def cancel(self, live: LiveDispatch, tasks: Sequence[int] | None) -> int:
         """Cancel tasks that have not ended (``None``: all) and the arrays nobody needs then; return how many tasks."""

@@ -18,6 +18,7 @@ __all__ = [
     "Code",
     "Dispatches",
     "Health",
+    "Job",
     "Moved",
     "PageKey",
     "Plan",
@@ -28,6 +29,7 @@ __all__ = [
     "TaskDetail",
     "TaskTable",
     "UiAddress",
+    "Usage",
 ]
 
 
@@ -125,7 +127,9 @@ class ArrayAnswer(BaseModel):
     job_id: str | None
     width: int
     state: str
+    #: In the scheduler's words, and in plain ones where hpcflow knows them.
     reason: str | None
+    why: str | None
 
 
 class Asked(BaseModel):
@@ -167,6 +171,82 @@ class Dispatches(BaseModel):
     dispatches: list[Summary]
 
 
+class Usage(BaseModel):
+    """What a dispatch cost, in core-seconds: ``charged_s`` is the sum of the parts from ``tasks_s`` to ``rest_s``."""
+
+    id: str
+    charged_s: float
+    tasks_s: float
+    overhead_s: float
+    idle_s: float
+    slots_s: float
+    startup_s: float
+    killed_s: float
+    beyond_s: float
+    rest_s: float
+    #: What whole seconds can amount to, and what is beyond that.
+    rounding_s: float
+    unexplained_s: float
+    #: Of runs before a requeue, which are not in ``charged_s``.
+    requeued_s: float
+    #: Array tasks.
+    submitted: int
+    used: int
+    in_vain: int
+    not_begun: int
+    open: int
+    unknown: int
+    #: No array task is open or unknown.
+    complete: bool
+    sentences: list[str]
+
+
+class ArrayTask(BaseModel):
+    index: int
+    state: Literal["waiting", "running", "ended", "not begun", "unknown"]
+    #: Attempts of tasks that ended in it.
+    tasks: int
+    cause: str | None
+    raw: str | None
+    exit_code: int | None
+    signal: int | None
+    host: str | None
+    core_seconds: float | None
+    elapsed_s: float | None
+    max_rss_kib: int | None
+
+
+class TaskOfJob(BaseModel):
+    index: int
+    name: str
+    attempt: int
+    state: State
+    started_at: datetime | None
+    wall_s: float | None
+    error: str | None
+
+
+class JobOfDispatch(BaseModel):
+    dispatch: str
+    name: str
+    cluster: str
+    bag: str
+    job_id: str
+    width: int
+    state: str
+    reason: str | None
+    #: Those that began; the one that was asked for in any case.
+    array_tasks: list[ArrayTask]
+    not_begun: int
+    #: What ran in the array task that was asked for, in order; empty for a whole array.
+    tasks: list[TaskOfJob]
+
+
+class Job(BaseModel):
+    #: Several where clusters give the same ids.
+    arrays: list[JobOfDispatch]
+
+
 class TaskTable(BaseModel):
     columns: list[str]
     rows: list[list[JsonValue]]
@@ -187,10 +267,15 @@ class TaskDetail(BaseModel):
     cpu_s: float | None
     max_rss_kib: int | None
     error: str | None
+    cores: int
+    #: How its worker saw it end: "ok", "error", "exit", "signal", "timeout", "memory", or "killed" with its worker.
+    end: str | None
+    #: The scheduler's words for the end of the worker.
+    raw: str | None
+    exit_code: int | None
+    signal: int | None
     error_type: str | None
     traceback: str | None
-    signal: int | None
-    exit_code: int | None
     stdout_bytes: int
     stderr_bytes: int
     workdir: str | None

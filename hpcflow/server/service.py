@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import sys
+from array import array
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 from hpcflow.core.bag import DamagedError, checked
+from hpcflow.core.follow import array_task_of
 from hpcflow.core.model import ClusterName, DispatchId, HpcflowError, NotFound, UserError, ulid
 from hpcflow.core.places import Places
 from hpcflow.core.states import State, Status
@@ -26,8 +28,9 @@ from hpcflow.server.failpoints import failpoint
 from hpcflow.server.intake import Intake
 from hpcflow.server.live import LiveDispatch, Stored
 from hpcflow.server.manifest import read_graph
+from hpcflow.server.reports import array_task, spelled, usage, which
 from hpcflow.server.settings import Settings, read_clusters
-from hpcflow.server.store import ArrayRow, BagRow, DispatchRow, EndRow, Store, TaskRow
+from hpcflow.server.store import ArrayRow, ArrayState, BagRow, DispatchRow, EndRow, Store, TaskRow
 
 __all__ = ["Service", "running"]
 
@@ -51,11 +54,17 @@ _COLUMNS: Final = (
     "cpu_s",
     "max_rss_kib",
     "error",
+    "cores",
+    "end",
+    "raw",
+    "exit_code",
+    "signal",
 )
 #: Answers to a long poll come at most so often, unless the dispatch ended.
 _BREATH_S: Final = 0.05
 _BREATHS: Final = 5
 _RESULTS_AT_ONCE: Final = 2000
+_CORES_KEPT: Final = 4
 _PIECE: Final = 8 * 2**20
 
 
@@ -109,6 +118,7 @@ class Service:
         self._default = default
         self._intake = Intake(engine.clusters, default, reason, engine.settings, engine.now)
         self._retrying = asyncio.Lock()
+        self._cores_of: dict[DispatchId, array[int]] = {}
 
     async def take_up(self) -> None:
         """Take up every dispatch that had not ended when the last server did, and what is left of others."""
@@ -283,10 +293,10 @@ class Service:
         row = self._store.dispatch(dispatch)
         if row is None:
             raise NotFound(f"There is no dispatch {dispatch} here.")
-        messages = [{"at": _spelled(at), "text": text} for at, text in self._store.messages(dispatch)]
+        messages = [{"at": spelled(at), "text": text} for at, text in self._store.messages(dispatch)]
         if self._engine.writer.problem is not None and dispatch in self._engine.writer.dispatches:
             text = f"Nothing new can be stored: {self._engine.writer.problem} Trying again."
-            messages.append({"at": _spelled(self._engine.now()), "text": text})
+            messages.append({"at": spelled(self._engine.now()), "text": text})
         return {**self._summary(row, self._store.arrays(dispatch), messages), "version": version}
 
     def _summary(self, row: DispatchRow, arrays: Sequence[ArrayRow], messages: Sequence[Json]) -> Json:
@@ -296,33 +306,41 @@ class Service:
             "status": row.status,
             "error": row.error,
             "paused": row.paused,
-            "created_at": _spelled(row.created_at),
-            "started_at": _spelled(row.started_at),
-            "ended_at": _spelled(row.ended_at),
+            "created_at": spelled(row.created_at),
+            "started_at": spelled(row.started_at),
+            "ended_at": spelled(row.ended_at),
             "version": self._engine.writer.version(row.id),
             "python": list(row.python),
             "tasks": row.n_tasks,
             "counts": {state: count for state, count in row.counts.items() if count},
             "arrays": [
                 {
-                    "token": array.array.token,
-                    "cluster": array.array.cluster,
-                    "job_id": array.array.job_id,
-                    "width": array.array.width,
-                    "state": array.state,
-                    "reason": array.reason,
+                    "token": row.array.token,
+                    "cluster": row.array.cluster,
+                    "job_id": row.array.job_id,
+                    "width": row.array.width,
+                    "state": row.state,
+                    "reason": row.reason,
+                    "why": self._why(row),
                 }
-                for array in arrays
+                for row in arrays
             ],
             "asked": self._asked(arrays),
             "messages": list(messages),
         }
 
+    def _why(self, row: ArrayRow) -> str | None:
+        """Return in plain words why an array waits; ``None`` where its `reason` is all there is."""
+        cluster = self._engine.clusters.get(row.array.cluster)
+        if cluster is None or row.state is not ArrayState.SUBMITTED or row.reason is None:
+            return None
+        return cluster.plugin.why_pending(row.reason)
+
     def _asked(self, arrays: Sequence[ArrayRow]) -> list[Json]:
         """Return when the schedulers were asked last on which this dispatch has arrays that are not over."""
-        names = {array.array.cluster for array in arrays if array.ended_at is None}
+        names = {row.array.cluster for row in arrays if row.ended_at is None}
         return [
-            {"cluster": name, "at": _spelled(cluster.asked_at), "problem": cluster.problem}
+            {"cluster": name, "at": spelled(cluster.asked_at), "problem": cluster.problem}
             for name in sorted(names)
             if (cluster := self._engine.clusters.get(name)) is not None
         ]
@@ -333,7 +351,8 @@ class Service:
         def read() -> list[list[Any]]:  # Any: JSON
             rows = self._store.tasks(known, state=state, after=after, limit=limit)
             ends = self._store.ends(known, [row.index for row in rows])
-            details = (self._detail(row, ends.get(row.index)) for row in rows)
+            cores = self._cores(known) if rows else ()
+            details = (self._detail(row, ends.get(row.index), cores[row.index]) for row in rows)
             return [[detail[column] for column in _COLUMNS] for detail in details]
 
         return {"columns": list(_COLUMNS), "rows": await asyncio.to_thread(read)}
@@ -346,15 +365,13 @@ class Service:
             if row is None:
                 raise NotFound(f"Dispatch {dispatch} has no task {index}.")
             end = self._store.end(known, index)
-            detail = self._detail(row, end)
+            detail = self._detail(row, end, self._cores(known)[index])
             record = end.record if end is not None else {}
             bag = self._store.bag(end.bag) if end is not None else None
             return {
                 **detail,
                 "error_type": record.get("exc"),
                 "traceback": record.get("tb"),
-                "signal": record.get("sig"),
-                "exit_code": record.get("code"),
                 "stdout_bytes": _span(record, "out")[1],
                 "stderr_bytes": _span(record, "err")[1],
                 "workdir": os.path.join(bag.bag.path, record["dir"]) if bag is not None and "dir" in record else None,
@@ -362,9 +379,18 @@ class Service:
 
         return await asyncio.to_thread(read)
 
-    def _detail(self, row: TaskRow, end: EndRow | None) -> Json:
+    def _cores(self, dispatch: DispatchId) -> Sequence[int]:
+        """Return how many cores each task of a dispatch has; kept for the dispatches that were asked for last."""
+        if dispatch not in self._cores_of:
+            graph = read_graph(self._store.manifest(dispatch))
+            self._cores_of[dispatch] = array("I", (task.resources.cores for task in graph.tasks))
+            while len(self._cores_of) > _CORES_KEPT:
+                del self._cores_of[next(iter(self._cores_of))]
+        return self._cores_of[dispatch]
+
+    def _detail(self, row: TaskRow, end: EndRow | None, cores: int) -> Json:
         record = end.record if end is not None and end.attempt == row.attempt else {}
-        job, index = (row.worker or "__").rsplit("_", 2)[:2] if row.worker else (None, None)
+        job, _, index = array_task_of(row.worker).rpartition("_") if row.worker else (None, None, None)
         cpu = record.get("cpu")
         return {
             "index": row.index,
@@ -375,13 +401,28 @@ class Service:
             "job_id": job,
             "array_index": int(index) if index is not None else None,
             "host": record.get("host"),
-            "started_at": _spelled(row.started_at),
-            "ended_at": _spelled(row.ended_at),
+            "started_at": spelled(row.started_at),
+            "ended_at": spelled(row.ended_at),
             "wall_s": record.get("wall"),
             "cpu_s": round(sum(cpu), 3) if cpu else None,
             "max_rss_kib": record.get("rss"),
             "error": row.error,
+            "cores": cores,
+            "end": record.get("st"),
+            "raw": record.get("raw"),
+            "exit_code": record.get("code"),
+            "signal": record.get("sig"),
         }
+
+    async def usage(self, dispatch: str) -> Json:
+        """Say what the arrays of a dispatch cost, and what became of it."""
+        known = await self._known(dispatch)
+        arrays = await asyncio.to_thread(self._store.arrays, known)
+        return {"id": known, **usage(arrays, self._engine.bags)}
+
+    async def job(self, name: str) -> Json:
+        """Say which dispatch a job is of, and what ran in an array task of it."""
+        return await asyncio.to_thread(which, self._store, *array_task(name), dict(self._engine.bags))
 
     async def log(
         self, dispatch: str, index: int, stream: Literal["stdout", "stderr"], offset: int, limit: int
@@ -482,7 +523,7 @@ class Service:
         if live.paused is not None:
             return {"moved": 0, "message": f"Dispatch {dispatch} is paused already. {live.paused}"}
         ready = len(live.ready)
-        await self._engine.pause(live, f"You paused it at {_spelled(self._engine.now())}.")
+        await self._engine.pause(live, f"You paused it at {spelled(self._engine.now())}.")
         running = sum(task.state in {State.QUEUED, State.RUNNING} for task in live.tasks)
         goes_on = f" {number_of(running, 'goes', 'go')} on that a scheduler has." if running else ""
         return {"moved": ready, "message": f"Nothing more is submitted until `hpcflow resume {dispatch}`.{goes_on}"}
@@ -539,10 +580,6 @@ def _span(record: Mapping[str, Any], stream: str) -> tuple[int, int]:  # Any: JS
     """Return offset and size of a task's part of its worker's log."""
     start, end = record.get(stream) or (0, 0)
     return start, end - start
-
-
-def _spelled(at: datetime | None) -> str | None:
-    return None if at is None else at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _read_file(path: str, offset: int, size: int) -> bytes:

@@ -109,6 +109,15 @@ class MemoryService:
             raise NotFound(f"Dispatch {dispatch} has no task {index}.")
         return {"index": index, "name": "square", **self.extra}
 
+    async def usage(self, dispatch: str) -> Json:
+        await self.summary(dispatch)
+        return {"id": dispatch, "charged_s": 0.0, "complete": True, "sentences": ["Nothing was submitted."]}
+
+    async def job(self, name: str) -> Json:
+        if name != "8123_7":
+            raise NotFound(f"No dispatch here has had a job {name}.")
+        return {"arrays": []}
+
     async def log(
         self, dispatch: str, index: int, stream: Literal["stdout", "stderr"], offset: int, limit: int
     ) -> bytes:

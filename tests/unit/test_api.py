@@ -297,6 +297,8 @@ def test_the_status_says_who_where_and_what(shared: Served) -> None:
     [
         (f"/dispatches/{OTHER}", 404, f"No dispatch {OTHER} here."),
         (f"/dispatches/{OTHER}/tasks", 404, f"No dispatch {OTHER} here."),
+        (f"/dispatches/{OTHER}/usage", 404, f"No dispatch {OTHER} here."),
+        ("/jobs/8124", 404, "No dispatch here has had a job 8124."),
         (f"/dispatches/{OTHER}/output", 404, f"No dispatch {OTHER} here."),
         (f"/dispatches/{FIRST}/tasks/7", 404, f"Dispatch {FIRST} has no task 7."),
         (f"/dispatches/{FIRST}/tasks/7/stdout", 404, f"Dispatch {FIRST} has no task 7."),
@@ -360,6 +362,11 @@ def test_output_of_a_task_is_text_whatever_it_says(shared: Served) -> None:
     assert (answer.status, answer.body) == (200, b"script")
     assert answer.headers["content-type"].startswith("text/plain")
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_reports_come_as_the_service_makes_them(shared: Served) -> None:
+    assert shared.ask("GET", f"/api/v1/dispatches/{FIRST}/usage").json["sentences"] == ["Nothing was submitted."]
+    assert shared.ask("GET", "/api/v1/jobs/8123_7").json == {"arrays": []}
 
 
 def test_results_come_as_the_service_streams_them(shared: Served) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import sqlalchemy as sa
 
-from hpcflow.core.model import BagId, DispatchId
+from hpcflow.core.model import BagId, DispatchId, JobArray, JobId
 from hpcflow.core.states import FINAL, State, Status
 from hpcflow.server.store import columns
 from hpcflow.server.store.columns import Values, packed, unpacked
@@ -312,6 +312,33 @@ class Store:
         """Return the arrays of a dispatch, in the order of their intents."""
         return self._arrays(ARRAY.c.dispatch == dispatch)
 
+    def arrays_of_job(self, job: JobId) -> list[ArrayRow]:
+        """Return the arrays of all dispatches that a scheduler took under this id: several clusters may have it."""
+        # The id is in JSON that is compressed where it is long: those rows are looked into.
+        said = sa.func.instr(ARRAY.c.json, f'"job_id":"{job}"'.encode()) > 0
+        rows = self._arrays(sa.or_(said, sa.func.substr(ARRAY.c.json, 1, 1) == b"x"))
+        return [row for row in rows if row.array.job_id == job]
+
+    def ended_in(self, array: JobArray) -> dict[str, int]:
+        """Return how many attempts of tasks ended in each worker of an array, by the workers' names."""
+        statement: _Select = sa.select(END.c.worker, sa.func.count()).where(*_in_array(END, array))
+        with self._reading() as connection:
+            return {row[0]: row[1] for row in connection.execute(statement.group_by(END.c.worker))}
+
+    def ends_in(self, array: JobArray, workers: Sequence[str]) -> list[tuple[EndRow, str]]:
+        """Return the attempts that ended in some workers of an array, each with its electron's name."""
+        own = TASK.c.dispatch == END.c.dispatch, TASK.c.index == END.c.index
+        statement: _Select = sa.select(TASK.c.name, *END.c).join(TASK, sa.and_(*own)).where(*_in_array(END, array))
+        with self._reading() as connection:
+            rows = _chunked(connection, statement, END.c.worker, workers)
+            return [(columns.end_row(row[1:]), row[0]) for row in rows]
+
+    def running_in(self, array: JobArray) -> list[TaskRow]:
+        """Return the tasks that run in an array's workers."""
+        statement = sa.select(TASK).where(*_in_array(TASK, array), TASK.c.state == State.RUNNING)
+        with self._reading() as connection:
+            return [columns.task_row(row) for row in connection.execute(statement.order_by(TASK.c.index))]
+
     def open_arrays(self) -> list[ArrayRow]:
         """Return every array that may still be at a scheduler."""
         return self._arrays(ARRAY.c.state.in_(sorted(set(ArrayState) - {ArrayState.ENDED, ArrayState.REFUSED})))
@@ -397,6 +424,13 @@ _Value = TypeVar("_Value")
 
 #: SQLite before 3.32 takes 999 parameters in one statement.
 _CHUNK: Final = 900
+
+
+def _in_array(table: sa.Table, array: JobArray) -> tuple[sa.ColumnElement[bool], ...]:
+    """Return what holds of the rows of an array's workers: "8123_7_0", and of further slots "8123+2_7_0"."""
+    job, worker = array.job_id, table.c.worker
+    named = (worker.startswith(f"{job}{mark}", autoescape=True) for mark in "_+")
+    return table.c.dispatch == array.dispatch, table.c.bag == array.bag, sa.or_(*named)
 
 
 def _run(connection: sa.Connection, statement: str, values: list[Values]) -> int:
