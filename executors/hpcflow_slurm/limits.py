@@ -19,7 +19,7 @@ _LIMITS: Final = (
     "scontrol show config && "
     f"echo '{_MARK}' && "
     # -e: one row for each kind of node in a partition, so that %c and %m are numbers and not "16+".
-    "sinfo --noheader --exact --format='%P|%l|%s|%D|%c|%m|%G' && "
+    "sinfo --noheader --exact --format='%P|%l|%s|%D|%c|%m|%G|%h' && "
     f"echo '{_MARK}'"
 )
 _PROBE: Final = "scontrol --version && scontrol ping"
@@ -99,9 +99,9 @@ def _partitions(text: str) -> tuple[Partition, ...]:
     found: dict[str, Partition] = {}
     for line in text.splitlines():
         cells = line.split("|")
-        if len(cells) != 7:
+        if len(cells) != 8:
             continue
-        label, walltime, size, nodes, cpus, memory, gres = cells
+        label, walltime, size, nodes, cpus, memory, gres, sharing = cells
         name = label.rstrip("*")
         before = found.get(name, Partition(name=name))
         found[name] = Partition(
@@ -114,6 +114,8 @@ def _partitions(text: str) -> tuple[Partition, ...]:
             memory_mib_per_node=_largest(_for_tasks(_count(memory)), before.memory_mib_per_node),
             gpus_per_node=_largest(sum(map(int, _GPU.findall(gres))), before.gpus_per_node),
             total_nodes=(_count(nodes) or 0) + (before.total_nodes or 0),
+            # OverSubscribe=EXCLUSIVE in slurm.conf; NO, YES:4 and FORCE:4 are the others (22.05).
+            exclusive=sharing.strip() == "EXCLUSIVE",
         )
     return tuple(found.values())
 

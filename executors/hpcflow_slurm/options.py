@@ -73,7 +73,8 @@ _FLAGS: Final = "HIkOQsv"
 
 #: One other cluster of a multi-cluster installation, which clusters.toml may name and a task may not.
 _CLUSTER: Final = re.compile(r"(?:--clusters?=|-M)(?!all$)([A-Za-z0-9][\w.-]*)")
-_HOST: Final = re.compile(r"[A-Za-z0-9][\w.-]*")
+#: A node, or several as squeue and sacct write them: "node[1-2,7]".
+_HOSTS: Final = re.compile(r"[A-Za-z0-9][\w.,\[\]-]*")
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _TOKEN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,199}")
@@ -117,7 +118,7 @@ def excluded(array: JobArray) -> str | None:
     asked = array.resources.exclude
     if asked is not None and "/" in asked:
         return asked
-    nodes = dict.fromkeys(name for name in array.avoid if _HOST.fullmatch(name))
+    nodes = dict.fromkeys(name for name in array.avoid if _HOSTS.fullmatch(name))
     return ",".join([*([asked] if asked else []), *nodes]) or None
 
 

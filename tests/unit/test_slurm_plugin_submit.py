@@ -227,7 +227,7 @@ def test_clusters_toml_may_name_one_other_cluster_and_a_task_none() -> None:
         (None, (), None),
         ("node[7-9]", (), "node[7-9]"),
         (None, ("node3", "node1", "node3"), "node3,node1"),
-        ("node[7-9]", ("node3",), "node[7-9],node3"),
+        ("node[7-9]", ("node3", "node[1-2]"), "node[7-9],node3,node[1-2]"),
         ("/home/ada/bad_nodes", ("node3",), "/home/ada/bad_nodes"),
         (None, ("node 3", "--nice=1", "", "node4"), "node4"),
     ],
