@@ -115,9 +115,11 @@ def _fair(history: History, plan: Plan) -> Iterator[str]:
             if task is None:
                 continue
             losses[task] += entry.state == "NODE_FAIL"
-            # Without accounting nobody knows what a worker died of that the queue has forgotten.
-            if entry.state not in _FREE or not plan.traits.accounting:
+            if entry.state not in _FREE:
                 guilty.add(task)
+    if not plan.traits.accounting:
+        # Nobody knows what a worker died of that the queue has forgotten, or that it went on elsewhere.
+        guilty |= {*running.values(), *(entry.task for entry in history.of("run ends") if entry.fields.get("zombie"))}
     # So many nodes do not fail under one task by accident.
     guilty |= {task for task, count in losses.items() if count > LOSSES}
     if any(entry.fault == "refused" and entry.door == "sbatch" for entry in history.of("fault")):
@@ -183,6 +185,10 @@ def _no_faults(history: History) -> Iterator[str]:
     """Nothing but what was broken on purpose fails."""
     for entry in history.of("fell"):
         yield f"fault: server {entry.generation} fell: {entry.error}"
+    usurped = {entry.generation for entry in history.of("usurped")}
+    for entry in history.of("fenced"):
+        if entry.generation not in usurped:
+            yield f"fault: server {entry.generation} lost its lease and nobody had taken it"
     for entry in history.of("log"):
         if entry.error is not None and "a fault in" in entry.said:
             yield f"fault: {entry.said} {entry.error}"

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from random import Random
-from typing import Any, Final, NoReturn, Self
+from typing import Any, Final, Self
 
 from hpcflow.core.model import ClusterName, ulid
 from hpcflow.core.places import Places
@@ -23,7 +23,7 @@ from hpcflow.server.engine import Engine
 from hpcflow.server.remote import File, TransportError
 from hpcflow.server.service import Service
 from hpcflow.server.settings import ClusterSettings, Settings
-from hpcflow.server.store import Changes, DispatchRow, Lease, Store, StoreFull, TaskRow
+from hpcflow.server.store import Changes, DispatchRow, Lease, LeaseLost, Store, StoreFull, TaskRow
 from tests.simulation.clock import VirtualLoop, run_at_once
 from tests.simulation.files import SharedFiles
 from tests.simulation.history import History
@@ -244,6 +244,14 @@ class _Link:
             raise TransportError(f"{door}: {os.strerror(errno.EIO)}")
 
 
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    return [
+        leaf
+        for error in group.exceptions
+        for leaf in (_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
+    ]
+
+
 @dataclass(slots=True)
 class Process:
     """One server from its start to its death."""
@@ -254,6 +262,8 @@ class Process:
     user: Callable[[Service], Awaitable[None]]
     died: asyncio.Event = field(default_factory=asyncio.Event)
     dead: bool = False
+    #: Another server takes over while this one lives.
+    usurped: bool = False
     _engine: Engine | None = None
     _tasks: list[asyncio.Task[None]] = field(default_factory=list[asyncio.Task[None]])
 
@@ -267,11 +277,14 @@ class Process:
         return process
 
     async def die(self) -> None:
-        """End it as SIGKILL does, from inside or outside."""
+        """End it as SIGKILL does, from inside or outside; a second time nothing happens."""
+        if not self._tasks:
+            return
         self.dead = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
         self.world.history.add("killed", generation=self.generation)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
@@ -320,8 +333,12 @@ class Process:
     async def _watched(self, work: Awaitable[None]) -> None:
         try:
             await work
-        except Exception as error:
-            self.world.history.add("fell", generation=self.generation, error=f"{type(error).__name__}: {error}")
+        except* LeaseLost:
+            self.dead = True
+            self.world.history.add("fenced", generation=self.generation)
+        except* Exception as group:
+            causes = _leaves(group)
+            self.world.history.add("fell", generation=self.generation, error="; ".join(map(repr, causes)))
             raise
 
     def _now(self) -> datetime:
@@ -353,7 +370,7 @@ class Process:
         """Go on, unless the process is dead or is killed just here."""
         if self.dead:
             raise Dead
-        if self.world.chaos.kills(weight):
+        if not self.usurped and self.world.chaos.kills(weight):
             self._killed(door)
 
     def pass_door_of_task(self, door: str, weight: float) -> None:
@@ -363,11 +380,14 @@ class Process:
         except Dead:
             raise asyncio.CancelledError from None
 
-    def _killed(self, door: str) -> NoReturn:
-        self.world.history.add("kill", door=door, generation=self.generation)
-        self.dead = True
+    def _killed(self, door: str) -> None:
+        self.usurped = self.usurped or self.world.chaos.rng.random() < 0.15
+        how = "usurped" if self.usurped else "kill"
+        self.world.history.add(how, door=door, generation=self.generation)
         self.died.set()
-        raise Dead
+        if not self.usurped:
+            self.dead = True
+            raise Dead
 
     async def wait(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

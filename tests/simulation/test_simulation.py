@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 import pytest
 
+from hpcflow.core.states import State
 from tests.simulation.bugs import BUGS
 from tests.simulation.check import broken_promises
-from tests.simulation.world import run_world
+from tests.simulation.world import Options, Plan, run_world
 
 #: Seconds of CPU for worlds without a bug, and the first of their seeds: longer and elsewhere at night.
 CPU_S: Final = float(os.environ.get("SIMULATION_CPU_S", "120"))
@@ -44,6 +49,34 @@ def test_a_planted_bug_is_found(bug: str) -> None:
         )
     assert found is not None
     assert not broken_promises(run_world(found)), "that world is broken without the bug as well"
+
+
+@pytest.mark.slow
+def test_a_weekend_without_controller_and_accounting_costs_nothing_but_time() -> None:
+    weekend = 60 * 3600.0
+    calm = replace(
+        Plan.of(1), chaos_s=weekend, fault_rate=0.0, kills=0, trouble_s=1e12, cancel_at=None, median_s=90.0, bad=0.0
+    )
+    world = run_world(1, Options(plan=calm, outage_s=weekend))
+
+    assert broken_promises(world) == []
+    ends = {entry.task: (entry.attempt, entry.state) for entry in world.history.of("task")}
+    assert ends == dict.fromkeys(range(len(calm.deps)), (1, State.COMPLETED))
+    assert sum(1 for _ in world.history.of("command")) <= 2 * weekend / 60 + 100
+
+
+def test_a_seed_is_the_same_world_in_another_process() -> None:
+    told = {
+        subprocess.run(
+            [sys.executable, "-m", "tests.simulation", "--seed", "3"],
+            env={**os.environ, "PYTHONHASHSEED": number},
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            check=True,
+        ).stdout
+        for number in ("1", "2")
+    }
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize("seed", [1, 8, 21])

@@ -21,6 +21,7 @@ from hpcflow.core.plugin import Plugin
 from hpcflow.core.states import Status
 from hpcflow.server.service import Service
 from hpcflow.server.settings import ClusterSettings, Settings
+from hpcflow.server.store import LeaseLost
 from hpcflow_slurm import SlurmPlugin
 from tests.simulation.clock import EPOCH, VirtualLoop
 from tests.simulation.files import SharedFiles
@@ -116,6 +117,10 @@ class Options:
     """What of the real thing a test replaces to see that its absence is noticed."""
 
     plugin: Callable[..., Plugin] = SlurmPlugin
+    #: Instead of the plan that belongs to the seed.
+    plan: Plan | None = None
+    #: Controller and accounting go away for so long, half a minute after the beginning.
+    outage_s: float = 0.0
 
 
 class World:
@@ -123,7 +128,8 @@ class World:
 
     def __init__(self, seed: int, folder: Path, options: Options) -> None:
         self.seed = seed
-        self.plan = Plan.of(seed)
+        self.plan = options.plan or Plan.of(seed)
+        self._outage_s = options.outage_s
         self.loop = VirtualLoop()
         self.history = History(self.loop.time)
         rng = self._random("chaos")
@@ -154,6 +160,7 @@ class World:
             rng=self._random("server"),
             on_network=self.plan.on_network,
         )
+        self._uploads = 0
         self._accepted = False
         self._cancelled = False
 
@@ -197,9 +204,10 @@ class World:
             try:
                 self.loop.run_until_complete(self._main())
             finally:
-                for task in asyncio.all_tasks(self.loop):
+                left = asyncio.all_tasks(self.loop)
+                for task in left:
                     task.cancel()
-                self.loop.run_until_complete(asyncio.sleep(0))
+                self.loop.run_until_complete(asyncio.wait(left) if left else asyncio.sleep(0))
                 self.loop.close()
         return self.history
 
@@ -207,20 +215,24 @@ class World:
         self.history.add("world", seed=self.seed, plan=self.plan)
         rest = self.loop.create_task(self._rest())
         self._trouble_later()
+        if self._outage_s:
+            self.loop.call_later(30.0, self.slurm.hold_controller, self._outage_s)
+            self.loop.call_later(30.0, self.slurm.hold_books, self._outage_s)
         generation = 0
+        processes: list[Process] = []
         down = self._random("down")
         while not rest.done():
             generation += 1
             process = await Process.lives(self._surroundings, generation, self._user)
+            processes.append(process)
             died = self.loop.create_task(process.died.wait())
             await asyncio.wait({rest, died}, return_when=asyncio.FIRST_COMPLETED)
             died.cancel()
-            if not rest.done():
+            if process.dead:
                 await process.die()
                 await asyncio.sleep(down.choice((0.5, 5.0, 60.0, 600.0)))
-            else:
-                process.dead = True
-                await process.die()
+        for process in processes:
+            await process.die()
         self.history.add("rest")
 
     async def _rest(self) -> None:
@@ -237,13 +249,16 @@ class World:
 
     async def _user(self, service: Service) -> None:
         """Dispatch, perhaps cancel; after a server's death ask again for what was not confirmed."""
-        payload = self._folder / "upload"
         while not self._accepted:
+            self._uploads += 1
+            payload = self._folder / f"upload {self._uploads}"
+            payload.write_bytes(b"blob")
             try:
-                payload.write_bytes(b"blob")
                 await service.accept(self.manifest, str(payload))
                 self._accepted = True
                 self.history.add("accepted by server")
+            except LeaseLost:
+                raise
             except HpcflowError as error:
                 self.history.add("not accepted", error=str(error))
                 await asyncio.sleep(5.0)
@@ -257,6 +272,8 @@ class World:
                 await service.cancel(self.manifest["id"], None)
                 self._cancelled = True
                 self.history.add("cancel confirmed")
+            except LeaseLost:
+                raise
             except HpcflowError as error:
                 self.history.add("not cancelled", error=str(error))
                 await asyncio.sleep(5.0)
@@ -270,6 +287,8 @@ class World:
             try:
                 answer = await service.resume(self.manifest["id"])
                 self.history.add("resumed", tasks=answer["moved"])
+            except LeaseLost:
+                raise
             except HpcflowError as error:
                 self.history.add("not resumed", error=str(error))
 
