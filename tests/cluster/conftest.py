@@ -71,9 +71,13 @@ class Login:
         """Return all messages of a dispatch, one line each."""
         return "\n".join(message["text"] for message in self.shown(dispatch)["messages"])
 
+    def sbatches(self, dispatch: str) -> int:
+        """Return how often sbatch was called for a dispatch."""
+        return sum(f"--comment=hpcflow {hpcflow.__version__} {dispatch}" in call for call in self.calls("sbatch"))
+
     def submitted(self, dispatch: str) -> int:
         """Return how many job arrays Slurm got for a dispatch, by the calls of sbatch and by the jobs' names."""
-        calls = sum(f"--comment=hpcflow {hpcflow.__version__} {dispatch}" in call for call in self.calls("sbatch"))
+        calls = self.sbatches(dispatch)
         names = ",".join(array["token"] for array in self.shown(dispatch)["arrays"])
         listed = self.slurm("squeue", "--me", "--states=all", "--array", "--noheader", "--format=%F", f"--name={names}")
         jobs = set(listed.split())

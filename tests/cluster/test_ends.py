@@ -409,7 +409,7 @@ def story():
     # A deadline can be told to Slurm only while it is a minute away; of a job that waits it may then be drawn nearer.
     first = story.job("PENDING")
     slurm("scontrol", "update", f"jobid={first}", "deadline=now+30", "starttime=now")
-    until(lambda: story.submissions == 2, story.told)
+    until(lambda: story.login.sbatches(story.dispatch) == 2, story.told)
     second = story.job("PENDING")
     assert second != first
     slurm("scontrol", "update", f"jobid={second}", "deadline=now+30", "starttime=now")
@@ -582,7 +582,7 @@ def story():
     for pid in processes_on(node):
         os.kill(pid, signal.SIGKILL)
 
-    until(lambda: story.submissions == 3, story.told)
+    until(lambda: story.login.sbatches(story.dispatch) == 3, story.told)
     bring_back()
     story.notes(4)
     story.opens()
