@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
 import secrets
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from hpcflow.core.model import ClusterName, HpcflowError, Limits, Shape, UserErr
 from hpcflow.core.places import Places
 from hpcflow.core.plugin import Command, Plugin
 from hpcflow.server import plugins
-from hpcflow.server.remote import File, Link, ThisMachine, Transport
+from hpcflow.server.remote import File, Link, ThisMachine, Transport, TransportError
 from hpcflow.server.settings import ClusterSettings, Settings
 from hpcflow.server.zipapp import build_worker
 
@@ -37,6 +38,7 @@ _PLACED_HOLDS_S: Final = 60.0
 
 #: The minor versions of Python 3 that workers run under.
 _MINORS: Final = range(11, 20)
+_VERSION: Final = re.compile(r"\d+\.\d+")
 #: Prints "hpcflow-python 3.11 /usr/bin/python3.11" for each interpreter that starts, after the prologue ($1).
 _FIND_PYTHONS: Final = """
 eval "$1" </dev/null >/dev/null 2>&1
@@ -46,6 +48,9 @@ for name in $2; do
 done
 exit 0
 """
+
+#: Prints the f_type of the file system that a directory is on, or will be.
+_FILE_SYSTEM: Final = 'd=$1; until test -e "$d"; do d=${d%/*}; d=${d:-/}; done; stat -f -c %t "$d"'
 
 #: statfs(2) f_type of file systems that one machine has for itself (statfs(2)): ext, XFS, Btrfs, ZFS, tmpfs, overlayfs.
 _OWN_FILE_SYSTEMS: Final = frozenset({0xEF53, 0x58465342, 0x9123683E, 0x2FC12FC1, 0x01021994, 0x794C7630})
@@ -112,6 +117,7 @@ class Cluster:
                 self.problem = str(error)
                 if self.limits is None:
                     raise
+                self.limits_at = now  # one that does not answer is not asked more often than one that does
             return self.limits
 
     async def probe(self) -> str:
@@ -135,16 +141,15 @@ class Cluster:
             now = asyncio.get_running_loop().time()
             if self._placed_at is not None and now - self._placed_at < _PLACED_HOLDS_S:
                 return
-            if self.link is not None and not self._settled:
+            if self.link is None:
+                await self._push_worker()
+            else:
                 await self._settle_in(self.link)
-            name, data = _worker()
-            await self.transport.push(os.path.dirname(self.worker_path), (), [File(name, [data])])
-            if self.link is not None:
-                folder, file = os.path.split(self.key_path)
-                await self.transport.push(folder, (), [File(file, [self.key])])
-                if self.on_network is None:
-                    self.on_network = await self._is_on_network()
             self._placed_at = now
+
+    async def _push_worker(self) -> None:
+        name, data = _worker()
+        await self.transport.push(os.path.dirname(self.worker_path), (), [File(name, [data])])
 
     async def close(self) -> None:
         """Close its connection; what runs there goes on."""
@@ -154,43 +159,54 @@ class Cluster:
     # ---- behind ssh
 
     async def _settle_in(self, link: Link) -> None:
-        """Find out, once, where things go there and which interpreters there are."""
+        """Put worker and key where they go there, and find out, once, which interpreters there are."""
         home = await link.home()
         self.root = _under(home, self.settings.workdir or f"~/.hpcflow/work/{self.name}")
         keys = _under(home, self.settings.keys or "~/.config/hpcflow/keys")
         # Servers of one user share the cluster: each has a key, and the name of its file tells nothing of it.
         self.key_path = os.path.join(keys, hashlib.sha256(self.key).hexdigest()[:16], "key")
         self.worker_path = _worker_path(self.root)
-        names = " ".join([*(f"python3.{minor}" for minor in _MINORS), "python3", "python"])
-        if (named := self._named_python) is not None:
-            names = named
+        folder, file = os.path.split(self.key_path)
+        try:
+            async with asyncio.TaskGroup() as group:  # a far host takes its time for each
+                group.create_task(self.transport.push(folder, (), [File(file, [self.key])]))
+                group.create_task(self._push_worker())
+                if not self._settled:
+                    group.create_task(self._find_pythons())
+                    group.create_task(self._find_file_system())
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        own = (sys.version_info[0], sys.version_info[1])
+        usable = [path for version, path in sorted(self.pythons.items()) if version >= (3, _MINORS[0])]
+        python = self._named_python or self.pythons.get(own) or (usable or ["python3"])[0]
+        self.plugin = type(self.plugin)(python=python, worker=self.worker_path, root=self.root)
+        self._settled = True
+
+    async def _find_pythons(self) -> None:
+        """Ask a login shell which interpreters it has after the prologue."""
+        names = self._named_python or " ".join([*(f"python3.{minor}" for minor in _MINORS), "python3", "python"])
         command = Command(("bash", "-lc", _FIND_PYTHONS, "hpcflow", self.settings.prologue, names))
         reply = await self.transport.run(command, 2 * _FAR_DEADLINE_S)
         if reply.exit_code == 127:
             command = Command(("sh", "-c", *command.argv[2:]))
             reply = await self.transport.run(command, 2 * _FAR_DEADLINE_S)
         if reply.exit_code is None:
-            raise HpcflowError(f"The interpreters of {self.name} could not be looked for: {reply.stderr.decode()}")
+            raise TransportError(f"The interpreters of {self.name} could not be looked for: {reply.stderr.decode()}")
         for line in reply.stdout.decode(errors="replace").splitlines():
             match line.split(maxsplit=2):
-                case ["hpcflow-python", version, path]:
+                case ["hpcflow-python", version, path] if _VERSION.fullmatch(version):
                     major, _, minor = version.partition(".")
                     self.pythons.setdefault((int(major), int(minor)), path)
                 case _:
                     pass
-        own = (sys.version_info[0], sys.version_info[1])
-        usable = [path for version, path in sorted(self.pythons.items()) if version >= (3, _MINORS[0])]
-        python = named or self.pythons.get(own) or (usable or ["python3"])[0]
-        self.plugin = type(self.plugin)(python=python, worker=self.worker_path, root=self.root)
-        self._settled = True
 
-    async def _is_on_network(self) -> bool:
-        """Ask the cluster what its work directory is on; what can't be told is taken for a network file system."""
-        reply = await self.transport.run(Command(("stat", "-f", "-c", "%t", self.root)), _FAR_DEADLINE_S)
+    async def _find_file_system(self) -> None:
+        """Ask what its work directory is on; what can't be told is taken for a network file system."""
+        reply = await self.transport.run(Command(("sh", "-c", _FILE_SYSTEM, "sh", self.root)), _FAR_DEADLINE_S)
         try:
-            return reply.exit_code != 0 or int(reply.stdout, 16) not in _OWN_FILE_SYSTEMS
+            self.on_network = reply.exit_code != 0 or int(reply.stdout, 16) not in _OWN_FILE_SYSTEMS
         except ValueError:
-            return True
+            self.on_network = True
 
     # ---- interpreters
 

@@ -64,7 +64,7 @@ class Far:
 
     async def run(self, command: Command, deadline_s: float) -> Reply:
         self.commands.append(command)
-        if command.argv[0] == "stat":
+        if "stat -f" in command.argv[2]:
             return Reply(0, self._file_system.encode() + b"\n")
         said = "".join(f"hpcflow-python {version} /opt/python{version}\n" for version in self._pythons)
         return Reply(0, f"Welcome\n{said}".encode())
