@@ -338,6 +338,8 @@ class Partition:
     memory_mib_per_node: int | None = None
     gpus_per_node: int | None = None
     total_nodes: int | None = None
+    #: Its nodes are given to one job each, whatever that asks for.
+    exclusive: bool = False
     #: Array tasks in one submission, where that is fewer than `ArrayLimits` allows.
     max_width: int | None = None
 

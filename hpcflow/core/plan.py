@@ -80,7 +80,8 @@ class PlanSettings:
     max_width: int | None = None
     #: Array tasks that may come up at once besides those there are, at least 1; ``None``: no matter.
     room: int | None = None
-    #: Tasks that one array task runs at once; 0: as many as a node of the partition holds.
+    #: Tasks that one array task runs at once; 0: as many as a node of the partition holds, which is so anyway where the
+    #: partition gives whole nodes and this is 1.
     slots: int = 1
 
 
@@ -227,7 +228,8 @@ def _plan_bag(shape: Shape, ready: Sequence[Ready], alone: bool, limits: Limits,
     width = max(1, width if single else min(width, capacity(shape.resources, partition)))
     slots = 1
     if not alone and shape.launcher is None:
-        slots = slots_of(shape.resources, partition, settings.slots, min(width, len(units)))
+        whole = settings.slots == 1 and partition is not None and partition.exclusive
+        slots = slots_of(shape.resources, partition, 0 if whole else settings.slots, min(width, len(units)))
     if settings.room is not None:
         width = min(width, settings.room * slots)
     if limit is not None:
@@ -408,7 +410,9 @@ def chain(
     while len(links) + 1 < most and len(downstream[at]) == 1:
         (child,) = downstream[at]
         task = graph.tasks[child]
-        if {*task.deps, *task.after} != {at} or task.accept_failed or not joins(at, child):
+        # A task that gathers thousands is looked at once for each of them: at its first other upstream it is enough.
+        others = any(upstream != at for upstream in task.deps) or any(upstream != at for upstream in task.after)
+        if others or task.accept_failed or not joins(at, child):
             break
         links.append(child)
         at = child

@@ -140,9 +140,9 @@ class Ranks:
                 os.close(create_own(os.path.join(self._folder, "look")))
         found: list[dict[str, Any]] = []  # Any: JSON
         for name in sorted(os.listdir(self._folder)):
-            if name == "result":
-                continue
             path = os.path.join(self._folder, name)
+            if name == "result" and os.path.getsize(path):
+                continue
             if name.endswith(".said"):
                 found += _read(self._bag, path, "said")
             os.unlink(path)

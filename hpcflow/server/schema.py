@@ -67,6 +67,7 @@ class PartitionLimits(BaseModel):
     memory_mib_per_node: int | None
     gpus_per_node: int | None
     total_nodes: int | None
+    exclusive: bool
 
 
 class ClusterAnswer(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
@@ -225,6 +226,21 @@ def test_a_chain_of_tasks_with_a_limit_is_no_longer_than_a_workers_life() -> Non
     assert chain(0, graph, children, lambda a, b: b != 3, SETTINGS) == (1, 2)
 
 
+def test_a_task_that_gathers_thousands_is_not_read_through_for_each_of_them() -> None:
+    class Upstreams(tuple[int, ...]):
+        """So many that nobody may look at more than two."""
+
+        def __iter__(self) -> Iterator[int]:
+            yield self[0]
+            yield self[1]
+            raise AssertionError("a third upstream was looked at")
+
+    ready = tuple(Task(index=i, name="f", fn=0, args=0) for i in range(3))
+    gathers = Task(index=3, name="g", fn=0, args=0, deps=Upstreams((0, 1, 2)))
+    graph = Graph(name="flow", tasks=(*ready, gathers), output=0, output_deps=())
+    assert [chain(i, graph, [[3], [3], [3], []], lambda a, b: True, SETTINGS) for i in range(3)] == [()] * 3
+
+
 @pytest.mark.parametrize(
     ("units_left", "mean", "workers", "most", "expected"),
     [(900, 60.0, 64, 1000, 116), (900, 0.1, 64, 1000, 0), (900, 6000.0, 64, 500, 436), (10, 6000.0, 64, 500, 0)],
@@ -324,6 +340,26 @@ def test_whole_nodes_hold_as_many_tasks_as_fit_and_no_more_than_there_are() -> N
 
 def test_more_slots_than_a_node_has_cores_are_as_many_as_fit() -> None:
     assert the_plan(some_ready(100, a_shape(cpus=8)), settings=replace(SETTINGS, slots=64)).slots == 2
+
+
+def test_a_partition_that_gives_whole_nodes_is_used_so_unless_slots_says_otherwise() -> None:
+    whole = replace(LIMITS, partitions=(replace(DEBUG, exclusive=True),))
+    assert the_plan(some_ready(48, a_shape()), limits=whole).slots == 16
+    assert the_plan(some_ready(48, a_shape()), limits=whole, settings=replace(SETTINGS, slots=4)).slots == 4
+
+
+def test_every_task_with_a_launcher_has_an_array_task_of_its_own() -> None:
+    shape = replace(a_shape(ntasks=2, walltime_s=60), launcher="mpirun")
+    plan = the_plan(some_ready(5, shape), settings=replace(SETTINGS, slots=4))
+    assert (plan.slots, plan.widths, plan.cuts) == (1, (5,), (0, 1, 2, 3, 4, 5))
+    assert plan.need_s == plan.worker_walltime_s
+
+
+def test_tasks_with_a_launcher_are_no_links_of_a_chain() -> None:
+    line = a_graph((), (0,), (1,))
+    assert chain(0, line, [[1], [2], []], lambda _a, _b: True, SETTINGS) == (1, 2)
+    launched = replace(line, tasks=tuple(replace(task, launcher="srun") for task in line.tasks))
+    assert chain(0, launched, [[1], [2], []], lambda _a, _b: True, SETTINGS) == ()
 
 
 def test_a_task_that_shall_be_alone_gets_no_company() -> None:

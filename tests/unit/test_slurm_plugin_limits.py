@@ -41,10 +41,10 @@ def answer(*nodes: str, text: str | None = None) -> Reply:
 
 
 NODES: Final = (
-    "debug*|5:00|1-infinite|4|16|32000|gpu:fake:4",
-    "batch|2-00:00:00|1-4|3|16|32000|(null)",
-    "batch|2-00:00:00|1-4|1|64|512000|gpu:a100:4(S:0-1),gpu:v100:2,shard:8",
-    "long|infinite|1|2|48+|190000+|craynetwork:4",
+    "debug*|5:00|1-infinite|4|16|32000|gpu:fake:4|NO",
+    "batch|2-00:00:00|1-4|3|16|32000|(null)|FORCE:4",
+    "batch|2-00:00:00|1-4|1|64|512000|gpu:a100:4(S:0-1),gpu:v100:2,shard:8|FORCE:4",
+    "long|infinite|1|2|48+|190000+|craynetwork:4|EXCLUSIVE",
 )
 
 
@@ -77,6 +77,7 @@ def test_a_cluster_tells_versions_sizes_and_partitions() -> None:
                 memory_mib_per_node=189968,
                 gpus_per_node=0,
                 total_nodes=2,
+                exclusive=True,
             ),
         ),
         scheduler="slurm",
@@ -91,7 +92,7 @@ def test_a_cluster_tells_versions_sizes_and_partitions() -> None:
     [("5:00", 300), ("1:00:00", 3600), ("30:00", 1800), ("7-12:30:15", 649815), ("infinite", None), ("n/a", None)],
 )
 def test_a_partitions_walltime_is_seconds(text: str, seconds: int | None) -> None:
-    limits = PLUGIN.parse_limits(answer(f"debug|{text}|1-infinite|4|16|32000|(null)"))
+    limits = PLUGIN.parse_limits(answer(f"debug|{text}|1-infinite|4|16|32000|(null)|NO"))
 
     assert limits.partitions[0].max_walltime_s == seconds
 
