@@ -34,7 +34,7 @@ def note(ledger, what):
 # ---- what it costs and what comes back
 
 
-def test_two_hundred_tasks_and_their_sum_cost_two_submissions(login: Login) -> None:
+def test_two_hundred_tasks_and_their_sum_cost_one_submission(login: Login) -> None:
     ledger = login.user.folder / "ledger"
     printed = login.user.runs(
         HEAD
@@ -62,10 +62,10 @@ print(json.dumps([result.result, sorted({node.cluster for node in nodes}), sorte
 
     assert value == sum(i * i for i in range(200))
     assert clusters == ["slurm"]
-    assert len(jobs) == 2
+    assert len(jobs) == 1
     assert all(job.isdigit() for job in jobs)
     assert sorted(map(int, lines(ledger))) == list(range(200))
-    assert len(login.calls("sbatch")) == 2
+    assert len(login.calls("sbatch")) == 1
 
 
 def test_annotations_reach_slurm_and_what_it_gives_reaches_the_task(login: Login) -> None:
@@ -199,7 +199,7 @@ hf.dispatch(impossible)()
     said = refused.stderr.splitlines()[-1]
     assert refused.returncode == 1
     assert re.fullmatch(rf"Electron 'one' can't run\. {sentence}", said), said
-    assert (planned.returncode, planned.stderr) == (2, said + "\n")
+    assert (planned.returncode, planned.stderr.splitlines()[-1]) == (2, said)
     assert login.calls("sbatch") == []
 
 
@@ -377,7 +377,7 @@ print(hf.dispatch(stages)(30, *sys.argv[1:]))
     shown = login.user.waits_for(dispatch)
     assert shown["status"] == "COMPLETED", shown
     assert sorted(lines(ledger)) == sorted([*(f"first {i}" for i in range(30)), "total"])
-    assert len(login.calls("sbatch")) == 2
+    assert len(login.calls("sbatch")) == 1
 
 
 def test_a_dispatch_waits_for_a_scheduler_whose_commands_are_missing(own_login: Callable[..., Login]) -> None:
