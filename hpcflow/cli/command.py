@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from hpcflow.cli import clusters, dispatches, server
+from hpcflow.cli import clusters, dispatches, reports, server
 from hpcflow.cli.frame import INTERRUPTED, OK, exit_code
 from hpcflow.core.model import HpcflowError
 
@@ -26,6 +26,8 @@ exit codes:
 ID may be the beginning of a dispatch's id, as long as one dispatch has it.
 State lives in HPCFLOW_HOME (default: ~/.hpcflow).
 """
+
+_SACCT: Final = "JobID,JobName,State,Elapsed,CPUTime,MaxRSS,NodeList,ExitCode,Task,Attempt"
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -98,8 +100,29 @@ def _parser() -> argparse.ArgumentParser:
     _id(show)
     show.add_argument("--task", type=_count, metavar="N", help="task N with its output and traceback")
     show.add_argument("--tasks", action="store_true", help="every task, not only those that failed")
-    show.add_argument("--wait", action="store_true", help="until it has ended; the exit code is 1 unless it completed")
+    waiting = show.add_mutually_exclusive_group()
+    waiting.add_argument(
+        "--wait", action="store_true", help="until it has ended; the exit code is 1 unless it completed"
+    )
+    waiting.add_argument("--watch", action="store_true", help="the same, and show what changes meanwhile")
     _json(show)
+    used = add("usage", reports.usage, "show what a dispatch was charged, and how that was spent")
+    _id(used)
+    _json(used)
+    sacct = add("sacct", reports.sacct, "list a dispatch's tasks as sacct lists jobs, one row for each")
+    _id(sacct)
+    sacct.add_argument("-P", "--parsable2", action="store_true", help="columns with | between them, none cut")
+    sacct.add_argument("-n", "--noheader", action="store_true", help="no line of column names")
+    sacct.add_argument(
+        "-o",
+        "--format",
+        default=_SACCT,
+        metavar="COLUMN[%WIDTH],...",
+        help=f"which columns (default: {_SACCT}); also TotalCPU, NCPUS, ElapsedRaw, Start, End, Cluster",
+    )
+    job = add("which", reports.which, "show what a job was for: its dispatch, its end, and the tasks that ran in it")
+    job.add_argument("job", metavar="JOB", help="an array (8123), or an array task (8123_7)")
+    _json(job)
     cancel = add(
         "cancel", dispatches.cancel, "cancel a dispatch: queued jobs leave the queue, running tasks are killed"
     )

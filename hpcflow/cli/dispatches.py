@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -11,12 +12,14 @@ from typing import TYPE_CHECKING, Final
 from hpcflow.cli.frame import FAILED, OK, the_server, write_json
 
 if TYPE_CHECKING:
-    from hpcflow.sdk.answers import Summary, TaskRecord
+    from hpcflow.sdk.answers import ArrayLine, Summary, TaskRecord
     from hpcflow.sdk.results import NodeResult
 
 __all__ = ["cancel", "list_dispatches", "pause", "resume", "retry", "show"]
 
 _SHOWN_FAILURES: Final = 20
+#: Home, and all that is there erased (ECMA-48: CUP, ED).
+_CLEAR: Final = "\x1b[H\x1b[2J"
 
 
 def list_dispatches(options: argparse.Namespace) -> int:
@@ -49,8 +52,9 @@ def _status(summary: Summary) -> str:
 
 def show(options: argparse.Namespace) -> int:
     from hpcflow.core.states import State, Status
-    from hpcflow.sdk.answers import parse_summary
-    from hpcflow.sdk.client import until_ended, whole_id
+    from hpcflow.core.usage import sentences
+    from hpcflow.sdk.answers import parse_summary, parse_usage
+    from hpcflow.sdk.client import changes, until_ended, whole_id
     from hpcflow.sdk.plain import plain
     from hpcflow.sdk.results import Result, task_records
     from hpcflow.sdk.terminal import table
@@ -58,11 +62,15 @@ def show(options: argparse.Namespace) -> int:
     server = the_server()
     dispatch_id = whole_id(server, options.id)
     raw = server.ask("GET", f"/dispatches/{dispatch_id}")
-    if options.wait and not parse_summary(raw).ended:
-        until_ended(server, parse_summary(raw))
+    waits = options.wait or options.watch
+    if waits and not parse_summary(raw).ended:
+        if options.watch and not options.json:
+            _watch(changes(server, parse_summary(raw)))
+        else:
+            until_ended(server, parse_summary(raw))
         raw = server.ask("GET", f"/dispatches/{dispatch_id}")
     summary = parse_summary(raw)
-    code = FAILED if options.wait and summary.status is not Status.COMPLETED else OK
+    code = FAILED if waits and summary.status is not Status.COMPLETED else OK
     if options.task is not None:
         node = Result(server, summary).get_node_result(options.task)
         if options.json:
@@ -83,6 +91,9 @@ def show(options: argparse.Namespace) -> int:
         write_json({**raw, "tasks_shown": [asdict(record) for record in records]})
         return code
     _write_dispatch(summary)
+    if summary.ended and summary.arrays:
+        for sentence in sentences(parse_usage(server.ask("GET", f"/dispatches/{dispatch_id}/usage"))):
+            print(sentence)
     if records:
         print()
         table(
@@ -112,11 +123,47 @@ def _write_dispatch(summary: Summary) -> None:
         print()
         table(
             ("CLUSTER", "JOB", "WIDTH", "STATE", "REASON"),
-            ((line.cluster, line.job_id or "-", str(line.width), line.state, line.reason) for line in summary.arrays),
+            ((line.cluster, line.job_id or "-", str(line.width), line.state, _why(line)) for line in summary.arrays),
         )
     for asked in summary.asked:
         when = f"was asked last at {clock(asked.at)}" if asked.at else "has not been asked yet"
         print(plain(f"{asked.cluster} {when}{f', and did not answer: {asked.problem}' if asked.problem else '.'}"))
+
+
+def _why(line: ArrayLine) -> str:
+    return f"{line.why} ({line.reason})" if line.why else line.reason
+
+
+def _watch(summaries: Iterable[Summary]) -> None:
+    """Show a dispatch anew with each change; where nobody sees a screen, only the lines that are new."""
+    from hpcflow.sdk.plain import plain
+
+    before: list[str] = []
+    for summary in summaries:
+        if sys.stdout.isatty():
+            sys.stdout.write(_CLEAR)
+            _write_dispatch(summary)
+        else:
+            lines = _lines(summary)
+            for line in lines:
+                if line not in before:
+                    print(f"{datetime.now():%H:%M:%S}  {plain(line)}")
+            before = lines
+        sys.stdout.flush()
+
+
+def _lines(summary: Summary) -> list[str]:
+    """Return what is worth a line when it changes."""
+    from hpcflow.sdk.terminal import counts, why_paused
+
+    arrays = [
+        f"job {line.job_id} on {line.cluster}, {line.width} wide, {line.state}" + (f": {why}" if why else "")
+        for line in summary.arrays
+        if line.job_id is not None
+        for why in (_why(line),)
+    ]
+    paused = [why_paused(summary)] if summary.paused else []
+    return [counts(summary), *arrays, *summary.messages, *paused]
 
 
 def _task_row(record: TaskRecord) -> tuple[str, ...]:

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
 from hpcflow.core.model import HpcflowError
 from hpcflow.core.states import FINAL, State, Status
+from hpcflow.core.usage import Spent
 
 __all__ = [
     "ArrayLine",
+    "ArrayTask",
     "Asked",
     "Item",
+    "Job",
     "Plan",
     "PlannedBag",
     "Summary",
+    "TaskOfJob",
     "TaskRecord",
     "parse_items",
+    "parse_jobs",
     "parse_plan",
     "parse_summary",
     "parse_task",
     "parse_tasks",
     "parse_time",
+    "parse_usage",
 ]
 
 JsonObject = Mapping[str, Any]  # Any: JSON
@@ -46,8 +52,9 @@ class ArrayLine:
     job_id: str | None
     width: int
     state: str
-    #: Why it waits, in the scheduler's words; empty when it does not.
+    #: Why it waits, in the scheduler's words and in plain ones; empty when it does not, or nobody knows plain ones.
     reason: str
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +124,7 @@ def parse_summary(raw: JsonObject) -> Summary:
                 width=line["width"],
                 state=line["state"],
                 reason=line.get("reason") or "",
+                why=line.get("why") or "",
             )
             for line in raw.get("arrays", ())
         ),
@@ -149,11 +157,16 @@ class TaskRecord:
     cpu_s: float | None
     max_rss_kib: int | None
     error: str | None
+    cores: int
+    #: How its worker saw it end: "ok", "error", "exit", "signal", "timeout", "memory", or "killed" with its worker.
+    end: str | None
+    #: The scheduler's words for the end of its worker.
+    raw: str | None
+    exit_code: int | None
+    signal: int | None
     # Only in the answer about a single task:
     error_type: str | None = None
     traceback: str | None = None
-    signal: int | None = None
-    exit_code: int | None = None
     workdir: str | None = None
 
 
@@ -174,10 +187,13 @@ def parse_task(raw: JsonObject) -> TaskRecord:
         cpu_s=raw.get("cpu_s"),
         max_rss_kib=raw.get("max_rss_kib"),
         error=raw.get("error"),
+        cores=raw["cores"],
+        end=raw.get("end"),
+        raw=raw.get("raw"),
+        exit_code=raw.get("exit_code"),
+        signal=raw.get("signal"),
         error_type=raw.get("error_type"),
         traceback=raw.get("traceback"),
-        signal=raw.get("signal"),
-        exit_code=raw.get("exit_code"),
         workdir=raw.get("workdir"),
     )
 
@@ -186,6 +202,104 @@ def parse_tasks(raw: JsonObject) -> tuple[TaskRecord, ...]:
     """Return one page of a dispatch's tasks."""
     columns: Sequence[str] = raw["columns"]
     return tuple(parse_task(dict(zip(columns, row, strict=True))) for row in raw["rows"])
+
+
+# ---- jobs
+
+
+def parse_usage(raw: JsonObject) -> Spent:
+    """Return what a dispatch cost."""
+    return Spent(**{field.name: raw[field.name] for field in fields(Spent)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrayTask:
+    """One array task of a job."""
+
+    index: int
+    #: "waiting", "running", "ended", "not begun", or "unknown" where no scheduler told its end.
+    state: str
+    #: Attempts of tasks that ended in it.
+    tasks: int
+    #: How it ended, in the scheduler's words; empty before.
+    raw: str
+    host: str | None
+    #: What was charged for it, and how long it ran, in seconds.
+    core_seconds: float | None
+    elapsed_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOfJob:
+    """One attempt of a task that ran in an array task."""
+
+    index: int
+    name: str
+    attempt: int
+    state: State
+    started_at: datetime | None
+    wall_s: float | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One job array, and what ran in it."""
+
+    dispatch: str
+    #: The lattice's name.
+    name: str
+    cluster: str
+    job_id: str
+    width: int
+    state: str
+    #: Those that began, or the one that was asked for.
+    array_tasks: tuple[ArrayTask, ...]
+    #: How many left the queue before they began.
+    not_begun: int
+    #: In the order in which they began; empty when the whole array was asked for.
+    tasks: tuple[TaskOfJob, ...]
+
+
+def parse_jobs(raw: JsonObject) -> tuple[Job, ...]:
+    """Return the jobs that have an id, most often one."""
+    return tuple(map(_job, raw["arrays"]))
+
+
+def _job(raw: JsonObject) -> Job:
+    return Job(
+        dispatch=raw["dispatch"],
+        name=raw["name"],
+        cluster=raw["cluster"],
+        job_id=raw["job_id"],
+        width=raw["width"],
+        state=raw["state"],
+        array_tasks=tuple(
+            ArrayTask(
+                index=line["index"],
+                state=line["state"],
+                tasks=line["tasks"],
+                raw=line["raw"] or "",
+                host=line["host"],
+                core_seconds=line["core_seconds"],
+                elapsed_s=line["elapsed_s"],
+            )
+            for line in raw["array_tasks"]
+        ),
+        not_begun=raw["not_begun"],
+        tasks=tuple(
+            TaskOfJob(
+                index=line["index"],
+                name=line["name"],
+                attempt=line["attempt"],
+                state=State(line["state"]),
+                started_at=parse_time(line["started_at"]),
+                wall_s=line["wall_s"],
+                error=line["error"],
+            )
+            for line in raw["tasks"]
+        ),
+    )
 
 
 # ---- values

@@ -33,6 +33,7 @@ __all__ = [
     "Planned",
     "Result",
     "cancel",
+    "changes",
     "dispatch",
     "dispatch_sync",
     "get_result",
@@ -298,34 +299,41 @@ def _summary(server: Server, dispatch_id: str, since: int | None = None) -> Summ
 
 def until_ended(server: Server, summary: Summary) -> Summary:
     """Return the summary of the dispatch's end. An interrupt leaves the dispatch running and says how to come back."""
-    away_since: float | None = None
-    told: str | None = None
+    now, told = summary, None
     try:
         with progress(wanted=client_settings(os.environ).progress) as show:
-            show(summary)
-            while not summary.ended:
-                if summary.paused not in (None, told):
-                    _tell(plain(why_paused(summary)))
-                told = summary.paused
-                try:
-                    summary = _summary(server, summary.id, since=summary.version)
-                    away_since = None
-                except ServerElsewhere:
-                    raise
-                except ServerUnreachable:
-                    # A restart takes a moment. It is not ours to undo somebody's `hpcflow stop`.
-                    away_since = away_since or time.monotonic()
-                    if time.monotonic() - away_since > AWAY_S:
-                        raise
-                    time.sleep(0.5)
-                show(summary)
+            for now in changes(server, summary):
+                if now.paused not in (None, told):
+                    _tell(plain(why_paused(now)))
+                told = now.paused
+                show(now)
     except KeyboardInterrupt:
         # The last line of what Python prints is the one that is read; how far the waiting had come helps nobody.
         raise KeyboardInterrupt(
             f"Dispatch {summary.id} goes on. Come back to it with `hpcflow.get_result({summary.id!r}, wait=True)` or "
             f"`hpcflow show {summary.id}`; end it with `hpcflow cancel {summary.id}`."
         ) from None
-    return summary
+    return now
+
+
+def changes(server: Server, summary: Summary) -> Iterator[Summary]:
+    """Yield a dispatch as it is now and after each change, up to its end, by long polls."""
+    away_since: float | None = None
+    yield summary
+    while not summary.ended:
+        try:
+            summary = _summary(server, summary.id, since=summary.version)
+        except ServerElsewhere:
+            raise
+        except ServerUnreachable:
+            # A restart takes a moment. It is not ours to undo somebody's `hpcflow stop`.
+            away_since = away_since or time.monotonic()
+            if time.monotonic() - away_since > AWAY_S:
+                raise
+            time.sleep(0.5)
+        else:
+            away_since = None
+            yield summary
 
 
 def _check_lattice(lattice: object) -> None:

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from hpcflow.core.model import HpcflowError, NotFound
 from hpcflow.core.states import State, Status
-from hpcflow.sdk.answers import Item, Summary, TaskRecord, parse_items, parse_task, parse_tasks
+from hpcflow.core.usage import Spent
+from hpcflow.sdk.answers import Item, Summary, TaskRecord, parse_items, parse_task, parse_tasks, parse_usage
 from hpcflow.sdk.connection import Server
 from hpcflow.sdk.workflow import load_with
 
@@ -68,6 +69,14 @@ class Result:
     def paused(self) -> str | None:
         """Why nothing more of it is submitted until `hpcflow.resume`, as a sentence; ``None`` unless it is paused."""
         return self._summary.paused
+
+    @cached_property
+    def usage(self) -> Spent:
+        """What schedulers charged for it and how that was spent, in core-seconds, as far as it is known.
+
+        All of it is known once its last job has left the cluster, some seconds after the last task: see `complete`.
+        """
+        return parse_usage(self._server.ask("GET", f"/dispatches/{self.dispatch_id}/usage"))
 
     @cached_property
     def result(self) -> Any:  # Any: whatever the lattice returned
@@ -252,11 +261,11 @@ class NodeResult:
 
     @property
     def exit_code(self) -> int | None:
-        return self._detail.exit_code
+        return self._record.exit_code
 
     @property
     def signal(self) -> int | None:
-        return self._detail.signal
+        return self._record.signal
 
     @property
     def traceback(self) -> str | None:

@@ -186,6 +186,11 @@ def a_task(index: int = 0, **changes: object) -> dict[str, object]:
         "cpu_s": 1.5,
         "max_rss_kib": 20480,
         "error": None,
+        "cores": 4,
+        "end": "ok",
+        "raw": None,
+        "exit_code": None,
+        "signal": None,
     } | changes
 
 
@@ -193,6 +198,33 @@ def a_page(*tasks: Mapping[str, object]) -> dict[str, object]:
     """Tasks as the server lists them."""
     columns = list(a_task())
     return {"columns": columns, "rows": [[task[column] for column in columns] for task in tasks]}
+
+
+def a_usage(**changes: object) -> dict[str, object]:
+    """Two array tasks, one of them used."""
+    return {
+        "id": DISPATCH,
+        "charged_s": 7200.0,
+        "tasks_s": 6480.0,
+        "overhead_s": 72.0,
+        "idle_s": 360.0,
+        "slots_s": 0.0,
+        "startup_s": 289.0,
+        "killed_s": 0.0,
+        "beyond_s": 0.0,
+        "rest_s": -1.0,
+        "rounding_s": 2.0,
+        "unexplained_s": 0.0,
+        "requeued_s": 0.0,
+        "submitted": 2,
+        "used": 1,
+        "in_vain": 0,
+        "not_begun": 1,
+        "open": 0,
+        "unknown": 0,
+        "complete": True,
+        "sentences": [],
+    } | changes
 
 
 def an_item(task: int | None, kind: str, pickle: bytes = b"", **fields: object) -> bytes:

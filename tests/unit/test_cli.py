@@ -22,6 +22,7 @@ from tests.unit.fake_server import (
     a_plan,
     a_summary,
     a_task,
+    a_usage,
     write_record,
 )
 
@@ -32,6 +33,8 @@ OTHER = "01K0000000000000000000000B"
 def fake(hpcflow_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
     monkeypatch.setenv("HPCFLOW_AUTOSTART", "0")
     with FakeServer(hpcflow_home) as server:
+        for dispatch in (DISPATCH, OTHER):
+            server.answers["GET", f"/dispatches/{dispatch}/usage"] = (200, a_usage(id=dispatch))
         yield server
 
 
@@ -345,6 +348,197 @@ def test_show_wait_exits_with_1_unless_the_dispatch_completed(fake: FakeServer) 
     assert main(["show", DISPATCH, "--wait"]) == 1
     fake.answers["GET", f"/dispatches/{DISPATCH}"] = [running, (200, a_summary())]
     assert main(["show", DISPATCH, "--wait"]) == 0
+
+
+def test_show_says_what_a_dispatch_cost_once_it_has_ended(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary())
+    assert main(["show", DISPATCH]) == 0
+    assert _lines(capsys)[-2:] == [
+        "Used 90 % of 2.0 core-hours charged: 5 % waiting for more, 4 % start-up and end, 1 % workers' own work.",
+        "2 array tasks: 1 used, 1 cancelled before they began.",
+    ]
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary(status="RUNNING"))
+    assert main(["show", DISPATCH]) == 0
+    assert "Used" not in capsys.readouterr().out
+    assert len(fake.sent("GET", f"/dispatches/{DISPATCH}/usage")) == 1
+
+
+def test_show_says_why_a_job_waits_in_plain_words_beside_the_schedulers(
+    fake: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = {"token": "t", "cluster": "slurm", "job_id": "41", "width": 2, "state": "submitted"}
+    arrays = [{**line, "reason": "PENDING Priority", "why": "Waits its turn"}, {**line, "reason": "PENDING Moonphase"}]
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary(status="RUNNING", arrays=arrays))
+    assert main(["show", DISPATCH]) == 0
+    shown = [text.split("submitted")[1].strip() for text in _lines(capsys) if "submitted" in text]
+    assert shown == ["Waits its turn (PENDING Priority)", "PENDING Moonphase"]
+
+
+def test_watching_without_a_terminal_writes_a_line_for_each_thing_that_changed(
+    fake: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = {"token": "t", "cluster": "slurm", "job_id": "41", "width": 2, "state": "submitted"}
+    waits = [{**line, "reason": "PENDING Priority", "why": "Waits its turn"}]
+    runs = [{**line, "reason": None, "why": None}]
+    messages = [{"at": "2026-01-01T10:00:02Z", "text": "Node n7 lost a worker."}]
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = [
+        (200, a_summary(status="RUNNING", version=1, counts={"queued": 2}, arrays=waits)),
+        (200, a_summary(status="RUNNING", version=2, counts={"running": 2}, arrays=runs)),
+        (200, a_summary(status="RUNNING", version=3, counts={"running": 2}, arrays=runs, messages=messages)),
+        (200, a_summary(status="RUNNING", version=3, counts={"running": 2}, arrays=runs, messages=messages)),
+        (200, a_summary(status="FAILED", counts={"completed": 1, "failed": 1}, messages=messages)),
+    ]
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks"] = (200, a_page(a_task(1, state="failed", error="no")))
+    assert main(["show", DISPATCH, "--watch"]) == 1
+    lines = _lines(capsys)
+    end = lines.index(f"flow  {DISPATCH}  FAILED")
+    assert [text[10:] for text in lines[:end]] == [
+        "0 of 2 done, 2 queued · slurm",
+        "job 41 on slurm, 2 wide, submitted: Waits its turn (PENDING Priority)",
+        "0 of 2 done, 2 running · slurm",
+        "job 41 on slurm, 2 wide, submitted",
+        "Node n7 lost a worker.",
+        "1 of 2 done, 1 failed · slurm",
+        "job 41 on slurm, 2 wide, ended",
+    ]
+    assert [request.query.get("since") for request in fake.sent("GET", f"/dispatches/{DISPATCH}")] == [
+        None, "1", "2", "3", "3", None,
+    ]  # fmt: skip
+
+
+def test_to_wait_and_to_watch_are_one_or_the_other() -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["show", DISPATCH, "--wait", "--watch"])
+    assert end.value.code == 2
+
+
+# ---- reports
+
+
+def test_usage_is_a_table_that_adds_up(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["usage", DISPATCH]) == 0
+    lines = _lines(capsys)
+    assert [text.split(None, 3) for text in lines[:7]] == [
+        ["CORE-SECONDS", "SHARE", "SPENT", "IN"],
+        ["6480.0", "90.0", "%", "tasks"],
+        ["360.0", "5.0", "%", "waiting for more"],
+        ["289.0", "4.0", "%", "start-up and end"],
+        ["72.0", "1.0", "%", "workers' own work"],
+        ["-1.0", "-0.0", "%", "rounding"],
+        ["7200.0", "100.0", "%", "all that was charged"],
+    ]
+    assert lines[-1] == "Schedulers count whole seconds: that may be up to 2 core-seconds here."
+
+
+def test_usage_says_what_is_not_known(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    nothing = {part: 0.0 for part in a_usage() if part.endswith("_s")} | {"requeued_s": 3.0}
+    answer = a_usage(**nothing, used=0, not_begun=0, open=1, unknown=1, complete=False)
+    fake.answers["GET", f"/dispatches/{DISPATCH}/usage"] = (200, answer)
+    assert main(["usage", DISPATCH]) == 0
+    assert _lines(capsys) == [
+        "2 array tasks: 1 not over yet.",
+        "Accounting did not tell what 1 array task cost.",
+        "Runs before a requeue, which accounting keeps apart: 3.0 core-seconds.",
+    ]
+    assert main(["usage", DISPATCH, "--json"]) == 0
+    assert _json_of(capsys) == answer
+
+
+def test_sacct_has_saccts_columns(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks"] = (
+        200,
+        a_page(
+            a_task(name="relax_the_whole_cell"),
+            a_task(1, state="failed", end="signal", signal=11, attempt=2),
+            a_task(
+                2, state="waiting", end=None, job_id=None, array_index=None, host=None, wall_s=None, started_at=None,
+                cpu_s=None, max_rss_kib=None,
+            ),
+        ),
+    )  # fmt: skip
+    assert main(["sacct", DISPATCH]) == 0
+    header, dashes, *rows = _lines(capsys)
+    assert " ".join(header.split()) == "JobID JobName State Elapsed CPUTime MaxRSS NodeList ExitCode Task Attempt"
+    assert [len(dash) for dash in dashes.split(" ")] == [12, 10, 13, 10, 10, 10, 15, 8, 8, 7]
+    assert [row.split() for row in rows] == [
+        ["41_3", "relax_the+", "COMPLETED", "00:00:02", "00:00:08", "20480K", "node7", "0:0", "0", "1"],
+        ["41_3", "relax", "FAILED", "00:00:02", "00:00:08", "20480K", "node7", "0:11", "1", "2"],
+        ["relax", "PENDING", "00:00:00", "00:00:00", "2", "1"],
+    ]
+    assert {len(row) for row in (header, dashes, *rows)} == {len(dashes)}
+
+
+def test_sacct_for_programs_cuts_nothing_and_keeps_its_columns(
+    fake: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks"] = (
+        200,
+        a_page(a_task(name="a|lambda\n\x1b[2J"), a_task(1, end=None)),
+    )
+    columns = "task,JobName%4,TotalCPU,elapsedraw,NCPUS,Cluster,ExitCode"
+    assert main(["sacct", DISPATCH, "--parsable2", "-n", f"--format={columns}"]) == 0
+    assert _lines(capsys) == ["0|a/lambda \\x1b[2J|00:01.500|2.000|4|slurm|0:0", "1|relax|00:01.500|2.000|4|slurm|"]
+    assert main(["sacct", DISPATCH, "-P", "-o", "JobName"]) == 0
+    assert _lines(capsys)[0] == "JobName"
+    assert main(["sacct", DISPATCH, "-n", "-o", "JobName%-12,Task%3"]) == 0
+    assert _lines(capsys)[1] == "relax          1"
+
+
+@pytest.mark.parametrize("columns", ["Priority", "JobID,,State", "JobID%x", ""])
+def test_a_column_that_is_none_is_the_users_mistake(
+    fake: FakeServer, capsys: pytest.CaptureFixture[str], columns: str
+) -> None:
+    assert main(["sacct", DISPATCH, f"--format={columns}"]) == 2
+    assert "There is no column" in capsys.readouterr().err
+    assert fake.requests == []
+
+
+def _a_job(**changes: object) -> dict[str, object]:
+    entry = {"index": 7, "state": "ended", "tasks": 2, "raw": "COMPLETED", "host": "node7"}
+    task = {"index": 5, "name": "relax", "attempt": 1, "state": "completed", "started_at": "2026-01-01T10:00:00Z"}
+    return {
+        "dispatch": DISPATCH,
+        "name": "flow",
+        "cluster": "slurm",
+        "job_id": "8123",
+        "width": 64,
+        "state": "ended",
+        "array_tasks": [{**entry, "core_seconds": 103.0, "elapsed_s": 103.0}],
+        "not_begun": 0,
+        "tasks": [
+            {**task, "wall_s": 60.5, "error": None},
+            {**task, "index": 2, "attempt": 2, "state": "failed", "wall_s": None, "error": "ValueError: no\nmore"},
+        ],
+    } | changes
+
+
+def test_which_says_what_ran_in_an_array_task(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answers["GET", "/jobs/8123_7"] = (200, {"arrays": [_a_job()]})
+    assert main(["which", "8123_7"]) == 0
+    lines = _lines(capsys)
+    assert lines[:2] == [f"flow  {DISPATCH}", "job 8123 on slurm, 64 wide, ended"]
+    assert lines[3].split() == ["8123_7", "ended", "2", "node7", "00:01:43", "103.0", "COMPLETED"]
+    assert lines[6].split()[:4] == ["5", "relax", "1", "completed"]
+    assert lines[6].endswith("60.5 s")
+    assert lines[7].split()[0] == "2"
+    assert lines[7].endswith("ValueError: no")
+
+
+def test_which_of_a_whole_array_says_how_many_never_began(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    twins = [_a_job(tasks=[], not_begun=48), _a_job(cluster="other", tasks=[], array_tasks=[])]
+    fake.answers["GET", "/jobs/8123"] = (200, {"arrays": twins})
+    assert main(["which", "8123"]) == 0
+    lines = _lines(capsys)
+    assert lines[4:] == [
+        "48 left the queue before they began.",
+        "",
+        f"flow  {DISPATCH}",
+        "job 8123 on other, 64 wide, ended",
+    ]
+    assert main(["which", "8124"]) == 5
+    assert capsys.readouterr().err == "Nothing at /jobs/8124 here.\n"
+    assert main(["which", "8123", "--json"]) == 0
+    assert _json_of(capsys) == twins
 
 
 def test_cancel_passes_the_tasks_on(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
