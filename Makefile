@@ -13,8 +13,9 @@ SOURCES := $(shell find hpcflow executors templates -type f -not -name '*.pyc')
 # What follows `make bench --` is for the program, and no target.
 ifeq (bench,$(firstword $(MAKECMDGOALS)))
 BENCH := $(wordlist 2,$(words $(MAKECMDGOALS)),$(MAKECMDGOALS))
-.PHONY: $(BENCH)
-$(BENCH): ;@:
+.PHONY: $(sort $(BENCH))
+$(sort $(BENCH)): ;@:
+MAKEFLAGS += --silent
 endif
 
 .PHONY: help demo test test-oldest bench lint audit clean

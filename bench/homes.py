@@ -59,9 +59,9 @@ class Home:
             summary = self._summary(dispatch, since=summary.version, wait=_LONG_POLL_S)
             yield summary.tasks_ended, time.time()
 
-    def jobs(self, dispatch: str) -> list[str]:
-        """Return the scheduler's ids of the job arrays of a dispatch."""
-        return [array.job_id for array in self._summary(dispatch).arrays if array.job_id is not None]
+    def jobs(self, dispatch: str) -> dict[str, int]:
+        """Return array tasks of each job array of a dispatch, by the scheduler's id of it."""
+        return {array.job_id: array.width for array in self._summary(dispatch).arrays if array.job_id is not None}
 
     def wait_for_accounting(self, dispatch: str) -> None:
         """Wait until the server has heard from accounting how all array tasks of a dispatch ended.

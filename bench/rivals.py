@@ -182,7 +182,9 @@ def array_of_imports(tasks: int) -> float:
     with _scratch() as folder:
         job = _submit(_IMPORT.format(python=sys.executable), folder, f"--array=0-{tasks - 1}")
         _wait_for_job(job)
-        return charge_of([job]).cpu_s
+        charge = charge_of({job: tasks})
+        check(charge.completed, tasks)
+        return charge.cpu_s
 
 
 # ---- on this machine

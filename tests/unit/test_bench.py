@@ -75,29 +75,45 @@ SACCT = """\
 688_0.batch|COMPLETED|00:00.236|2
 688_1|CANCELLED by 1001|01:00.250|61
 688_1.batch|CANCELLED|01:00.250|62
-689_[4-63]|CANCELLED by 1001|00:00:00|0
+689_[1-60,62,64%8]|CANCELLED by 1001|00:00:00|0
+689_0|FAILED|00:00.000|0
 """
 
 
+WIDTHS = {"688": 2, "689": 63}
+
+
 def test_accounting_is_summed_over_array_tasks_and_not_over_their_steps() -> None:
-    charge = parse_charge(SACCT, {"688", "689"})
+    charge = parse_charge(SACCT, WIDTHS)
     assert charge is not None
-    assert charge.core_s == 63
+    assert (charge.core_s, charge.completed) == (63, 1)
     assert charge.cpu_s == pytest.approx(60.486)
 
 
+def test_accounting_is_not_read_before_all_array_tasks_are_there() -> None:
+    for line in SACCT.splitlines():
+        without = "".join(f"{other}\n" for other in SACCT.splitlines() if other != line)
+        assert (parse_charge(without, WIDTHS) is None) == (".batch" not in line)
+    assert parse_charge(SACCT, {**WIDTHS, "690": 1}) is None
+    assert parse_charge("", WIDTHS) is None
+
+
+def test_an_array_that_was_cancelled_before_any_task_started_is_one_row() -> None:
+    charge = parse_charge(SACCT + "690|CANCELLED by 0|00:00:00|0\n", {**WIDTHS, "690": 48})
+    assert charge is not None
+    assert charge.core_s == 63
+
+
 @pytest.mark.parametrize("state", ["RUNNING", "PENDING", "REQUEUED"])
-def test_accounting_is_not_read_before_all_jobs_are_there_and_over(state: str) -> None:
-    assert parse_charge(SACCT, {"688", "689", "690"}) is None
-    assert parse_charge(SACCT + f"690_1|{state}|00:00:00|0\n", {"688", "689", "690"}) is None
-    assert parse_charge("", {"688"}) is None
+def test_accounting_is_not_read_before_all_array_tasks_are_over(state: str) -> None:
+    assert parse_charge(SACCT + f"690_1|{state}|00:00:00|0\n", {**WIDTHS, "690": 1}) is None
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"), [("00:00.236", 0.236), ("02:03", 123), ("01:02:03", 3723), ("2-01:00:00", 176400)]
 )
 def test_every_shape_of_cpu_time_is_read(text: str, seconds: float) -> None:
-    charge = parse_charge(f"1_0|COMPLETED|{text}|1", {"1"})
+    charge = parse_charge(f"1_0|COMPLETED|{text}|1", {"1": 1})
     assert charge is not None
     assert charge.cpu_s == pytest.approx(seconds)
 
