@@ -75,6 +75,12 @@ class _Answer:
     #: Nothing was cut, skipped or refused: what is not in it is not there.
     whole: bool = True
     problems: tuple[str, ...] = ()
+    #: Arrays about which it has a row that can't be read: it may say anything of these.
+    doubtful: frozenset[str] = frozenset()
+
+    def is_whole_about(self, token: str) -> bool:
+        """Say whether nothing of what it had to say about an array was lost."""
+        return self.whole and token not in self.doubtful
 
 
 _Key = tuple[str, JobId, int]
@@ -110,41 +116,49 @@ def parse_query(arrays: Sequence[JobArray], replies: Sequence[Reply]) -> Observa
     widths = {array.token: array.width for array in arrays}
     filtered = len(",".join(widths)) <= _NAMES_LIMIT
     queue = _answer("squeue", replies[0], 7, _queue_row, widths, filtered=filtered)
-    books, booked = None, dict[_Key, _Row]()
+    books, booked, unstarted = None, dict[_Key, _Row](), dict[tuple[str, JobId], _Row]()
     if len(replies) > 1:
         stdout, used = used_apart(replies[1].stdout)
         books = _answer("sacct", replace(replies[1], stdout=stdout), 8, _accounting_row, widths, filtered=filtered)
         asked = {array.token: array.resources for array in arrays}
-        booked = {key: _with_memory(row, used, key, asked) for key, row in _by_task(books.rows)[0].items()}
-        if not books.whole:
-            # What was lost of it may have been about their memory.
-            booked = {key: row for key, row in booked.items() if not _is_sigkill(row)}
+        booked, unstarted = _by_task(books.rows)
+        booked = {key: _with_memory(row, used, key, asked) for key, row in booked.items()}
+        # What was lost of it may have been about their memory.
+        booked = {key: row for key, row in booked.items() if books.is_whole_about(key[0]) or not _is_sigkill(row)}
 
     live, rest = _by_task(queue.rows)
     chosen: dict[_Key, _Row] = {}
     awaited: set[str] = set()
     known = live.keys() | booked.keys()
     for key in known:
-        row = _choose(live.get(key), booked.get(key), queue_whole=queue.whole)
+        token = key[0]
+        row = _choose(live.get(key), booked.get(key), queue_whole=queue.is_whole_about(token))
         if row is None:
             continue
-        if books is not None and row is live.get(key) and _is_awaited(row, booked.get(key), answered=books.whole):
-            awaited.add(key[0])
+        if (
+            books is not None
+            and row is live.get(key)
+            and _is_awaited(row, booked.get(key), answered=books.is_whole_about(token))
+        ):
+            awaited.add(token)
         else:
             chosen[key] = row
-    if books is not None and queue.whole and books.whole:
-        # Whatever ran has a row, since both answers are whole.
-        chosen |= {key: row for key, row in _never_started(rest, widths) if key not in known}
+    if books is not None:
+        for key, row in _never_started({**rest, **unstarted}, widths):
+            # Whatever ran has a row, since both answers are whole.
+            if key not in known and queue.is_whole_about(key[0]) and books.is_whole_about(key[0]):
+                chosen[key] = row
 
     order = {token: place for place, token in enumerate(widths)}
     whole = queue.whole and (books is None or books.whole)
     asked_there = _asked(arrays)
     here = {array.token for array in arrays if cluster_of(array) in asked_there}
+    doubtful = queue.doubtful | (books.doubtful if books else frozenset())
     return Observations(
         rows=tuple(
             _observation(key, chosen[key]) for key in sorted(chosen, key=lambda k: (order[k[0]], int(k[1]), k[2]))
         ),
-        complete=frozenset(here - awaited) if whole else frozenset(),
+        complete=frozenset(here - awaited - doubtful) if whole else frozenset(),
         problems=tuple(dict.fromkeys((*queue.problems, *(books.problems if books else ())))),
     )
 
@@ -187,8 +201,8 @@ def _choose(live: _Row | None, booked: _Row | None, *, queue_whole: bool) -> _Ro
 def _never_started(rest: Mapping[tuple[str, JobId], _Row], widths: Mapping[str, int]) -> Iterator[tuple[_Key, _Row]]:
     """Yield a row for every array task that may have been cancelled before it started.
 
-    squeue (22.05) shows them as one row with the array's bare id; accounting has no row for them once some of the array
-    had run, or while the array was held.
+    squeue (22.05) shows them as one row with the array's bare id. So does accounting, which then knows who cancelled
+    them, or it has no row for them: once some of the array had run, or while the array was held.
     """
     for (token, job_id), row in rest.items():
         for index in range(widths[token]):
@@ -268,6 +282,7 @@ def _answer(
     rows: list[_Row] = []
     problems: list[str] = []
     whole = True
+    doubtful: set[str] = set()
     if "error:" in said and not reply.stdout.strip():
         # squeue (22.05) ends with 0 for an unknown user; beside rows it is some site's noise.
         whole = False
@@ -292,13 +307,14 @@ def _answer(
         try:
             row, problem = read(cells, width)
         except ValueError:
-            whole = False
+            # It has all its columns and the name that it is about: what it says of others stays true.
+            doubtful.add(cells[-1])
             problems.append(f"{program} printed a row about {cells[-1]} that can't be read.")
             continue
         rows.append(row)
         if problem:
             problems.append(problem)
-    return _Answer(tuple(rows), whole, tuple(problems))
+    return _Answer(tuple(rows), whole, tuple(problems), frozenset(doubtful))
 
 
 def _lines(stdout: bytes) -> tuple[Iterator[str], bool]:
@@ -336,10 +352,10 @@ def _queue_row(cells: Sequence[str], width: int) -> tuple[_Row, str | None]:
 def _accounting_row(cells: Sequence[str], width: int) -> tuple[_Row, str | None]:
     job, state, code, start, end, core_seconds, nodes, token = cells
     job_id, indices, own = _job(job, width)
-    if indices is None:
-        raise ValueError(f"{job}: no index")
     # "CANCELLED by 1001"
     phase, cause, problem = state_of(state.partition(" ")[0], job)
+    if indices is None and cause is not Cause.CANCELLED:
+        raise ValueError(f"{job}: no index")
     exit_code, number = _exit(code)
     ended = phase is Phase.ENDED
     row = _Row(

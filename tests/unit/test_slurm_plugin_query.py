@@ -404,6 +404,42 @@ def test_the_bare_id_of_a_cancelled_array_is_all_that_never_started() -> None:
     assert seen.complete == {TOKEN}
 
 
+def test_accounting_may_have_a_row_with_the_bare_id_too() -> None:
+    # As sacct (22.05) booked an array of eight of which four were cancelled while they were pending.
+    rows = [f"2016_{i}|COMPLETED|0:0|1795461650|1795461651|4|node4|{TOKEN}\n" for i in range(4)]
+    answer = a_reply("".join([*rows, f"2016|CANCELLED by 0|0:0|1795461651|1795461651|0|None assigned|{TOKEN}\n"]))
+
+    seen = observe(SILENT, answer, width=8)
+
+    assert causes(seen) == {**dict.fromkeys(range(4), Cause.DONE), **dict.fromkeys(range(4, 8), Cause.CANCELLED)}
+    assert {row.by for row in seen.rows} == {None, "root"}
+    assert seen.complete == {TOKEN}
+    assert seen.problems == ()
+    assert causes(observe(queue("2016_5|RUNNING|None"), answer, width=8))[5] is None
+    assert phases(observe(a_reply("", "down", 1), answer, width=8)).keys() == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("whose", ["squeue", "sacct"])
+def test_a_row_that_can_not_be_read_makes_its_own_array_unknown_and_no_other(whose: str) -> None:
+    arrays = [an_array("relax-1"), an_array("relax-2")]
+    squeue = a_reply("17_0|RUNNING|None|1795446266|1795446366|node1|relax-1\n")
+    sacct = a_reply("18_0|FAILED|0:9|1795446266|1795446366|100|node1|relax-2\n")
+    odd = {
+        "squeue": b"17|PENDING|None|N/A|N/A||relax-2\n",
+        "sacct": b"18|FAILED|1:0|1795446266|1795446366|0|None assigned|relax-2\n",
+    }
+    if whose == "squeue":
+        squeue = replace(squeue, stdout=squeue.stdout + odd[whose])
+    else:
+        sacct = replace(sacct, stdout=sacct.stdout + odd[whose])
+
+    seen = PLUGIN.parse_query(arrays, [squeue, sacct])
+
+    assert seen.complete == {"relax-1"}
+    assert seen.problems == (f"{whose} printed a row about relax-2 that can't be read.",)
+    assert ("relax-1", Phase.RUNNING) in [(row.token, row.phase) for row in seen.rows]
+
+
 def test_the_bare_id_says_nothing_about_the_others_while_accounting_is_silent() -> None:
     bare = queue("6|CANCELLED|JobArrayTaskLimit")
 
