@@ -113,7 +113,7 @@ def run_series(bag: BagDirectory, series: Series) -> NoReturn:
         # What a task's own children leave behind comes here, where it is seen before the next task begins.
         adopt_orphans()
         message = _run_all(bag, series, me)
-        say_and_leave(series.assignment.outlet, message)
+        say_and_leave(series.assignment.outlet, message, bag.grace_s)
     finally:
         os._exit(EXIT_STORAGE)
 

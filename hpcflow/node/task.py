@@ -103,25 +103,40 @@ def run_task(bag: BagDirectory, assignment: Assignment, function: Callable[..., 
         settle(assignment)
         message = outcome(bag, assignment, function)
         if os.getpid() == me:
-            say_and_leave(assignment.outlet, message)
+            say_and_leave(assignment.outlet, message, bag.grace_s)
         os._exit(0)  # the function forked and returned in both processes; the first one speaks
     finally:
         os._exit(EXIT_STORAGE)
 
 
-def say_and_leave(outlet: Outlet, message: Mapping[str, object]) -> NoReturn:
-    """Tell the worker how the last task of this process ended, and end as any program does."""
+def say_and_leave(outlet: Outlet, message: Mapping[str, object], grace_s: float) -> NoReturn:
+    """Tell the worker how the last task of this process ended, and end as any program does, within ``grace_s``."""
     code = EXIT_STORAGE
     try:
         flush_output()
         append_all(outlet.pipe, encode(message, outlet.message_limit))
         if "fault" not in message:
-            # The functions registered with atexit, as at the end of any program; threads are cut off.
-            atexit._run_exitfuncs()
+            _run_exit_functions(grace_s)
             flush_output()
             code = 0 if message["st"] == "ok" else 1
     finally:
         os._exit(code)
+
+
+def _run_exit_functions(grace_s: float) -> None:
+    """Do what any program does at its end, but for threads that still run: they are cut off.
+
+    `multiprocessing` waits there for the processes that a task did not wait for. The result is safe by now, and an
+    allocation is not held for them: SIGALRM ends it.
+    """
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+    signal.setitimer(signal.ITIMER_REAL, max(grace_s, 0.1))
+    # What `concurrent.futures` shuts its pools down with; without it, their processes are waited for in vain.
+    for function in reversed(getattr(sys.modules.get("threading"), "_threading_atexits", [])):
+        with contextlib.suppress(Exception):
+            function()
+    atexit._run_exitfuncs()
 
 
 def settle(assignment: Assignment) -> None:

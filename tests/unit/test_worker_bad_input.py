@@ -339,7 +339,7 @@ def test_a_wrong_clock_ends_nothing_early_or_late(tmp_path: Path, offset: str) -
         Call(time.sleep, (600,)),
         Call(double, (6,)),
         cuts=[0, 7],
-        limit=0.5,
+        limit=1.5,
         grace=0.2,
         walltime=300,
         need=100,
@@ -348,7 +348,7 @@ def test_a_wrong_clock_ends_nothing_early_or_late(tmp_path: Path, offset: str) -
     )
     assert run_with_clock(bag, tmp_path, offset) == (0, "")
     assert [bag.end(index)["st"] for index in range(7)] == ["ok"] * 5 + ["timeout", "ok"]
-    assert all(0 <= record["wall"] < 30 for record in bag.records("end"))
+    assert all(0 <= record["wall"] < 300 for record in bag.records("end"))
     assert abs(bag.records("up")[0]["t"] - time.time()) > 500
     assert bag.records("exit")[0]["why"] == "drained"
 

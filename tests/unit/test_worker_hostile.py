@@ -185,6 +185,10 @@ def abandon_a_pool() -> int:
     return pool.submit(abs, -4).result()
 
 
+def abandon_a_process() -> None:
+    multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,)).start()
+
+
 def leave_threads() -> None:
     for _ in range(3):
         threading.Thread(target=time.sleep, args=(600,)).start()
@@ -272,6 +276,7 @@ HOSTILE: dict[Callable[[], object], Callable[[Record], bool]] = {
     delete_my_directory: has_result,
     use_a_pool: has_result,
     abandon_a_pool: has_result,
+    abandon_a_process: is_left(1),
     leave_threads: has_result,
     lower_all_limits: has_result,
     end_my_parent: has_result,
@@ -279,6 +284,8 @@ HOSTILE: dict[Callable[[], object], Callable[[Record], bool]] = {
     scribble_into_every_descriptor: has_result,
     fork_and_raise: has_result,
 }
+
+HANGING = {ignore_sigterm, stop_myself, become_a_program_that_hangs, wait_in_a_thread}
 
 
 def look_around() -> tuple[object, ...]:
@@ -312,7 +319,8 @@ def test_a_hostile_task_has_an_end_of_its_own(
     tmp_path: Path, hostile: Callable[[], object], others_before: int
 ) -> None:
     tasks = [*[look_around] * others_before, hostile, look_around, look_around]
-    bag = write_bag(tmp_path, *(Call(act, (each,)) for each in tasks), cuts=[0, len(tasks)], limit=0.8, grace=0.2)
+    limit_s = 1.5 if hostile in HANGING else 60
+    bag = write_bag(tmp_path, *(Call(act, (each,)) for each in tasks), cuts=[0, len(tasks)], limit=limit_s, grace=0.2)
     code, stderr = run_worker(bag)
     assert code == 0
     assert stderr in ("", "scribble")  # the scheduler's log is open to tasks like any descriptor of their worker
