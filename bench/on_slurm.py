@@ -210,9 +210,9 @@ def numpy(size: Size) -> list[Row]:
 def charged(size: Size) -> list[Row]:
     """Core-seconds that accounting charged for two stages of one-second tasks, and what the journals say of them.
 
-    The span of a worker's journal is tasks, waiting (linger), and what lies between tasks. Accounting counts in whole
-    seconds, and from the moment of the allocation to the node's last word: what starts and ends a worker is
-    unexplained, so workers have 50 s of work here.
+    The span of a worker's journal is tasks, waiting (linger), and what lies between tasks. Accounting counts from the
+    allocation to the node's last word, in whole seconds, and all workers start within the same one: what is unexplained
+    is off by a second for each of them at most, so each has 100 s of work.
     """
     if not _is_here():
         return [_without_slurm("charged core-seconds")]

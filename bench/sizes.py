@@ -28,7 +28,7 @@ class Size:
     stage_width: int = 100
     imports: int = 200
     #: Tasks of a second in each of two stages.
-    charged: int = 1200
+    charged: int = 2400
     #: Ends whose way to the page is timed.
     ends: int = 40
     repetitions: int = 3
