@@ -10,6 +10,7 @@ from typing import Final
 
 from hpcflow.cli import clusters, dispatches, reports, server
 from hpcflow.cli.frame import INTERRUPTED, OK, exit_code
+from hpcflow.cli.path import path
 from hpcflow.core.model import HpcflowError
 
 __all__ = ["main"]
@@ -123,6 +124,9 @@ def _parser() -> argparse.ArgumentParser:
     job = add("which", reports.which, "show what a job was for: its dispatch, its end, and the tasks that ran in it")
     job.add_argument("job", metavar="JOB", help="an array (8123), or an array task (8123_7)")
     _json(job)
+    place = add("path", path, "print the directory in which a task ran and left files")
+    _id(place)
+    place.add_argument("task", type=_count, metavar="N", help="its number, as `hpcflow show ID --tasks` lists it")
     cancel = add(
         "cancel", dispatches.cancel, "cancel a dispatch: queued jobs leave the queue, running tasks are killed"
     )

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 
 from hpcflow.core.bag import DamagedError, checked
 from hpcflow.core.follow import array_task_of
-from hpcflow.core.model import ClusterName, DispatchId, HpcflowError, NotFound, UserError, ulid
+from hpcflow.core.model import Bag, ClusterName, DispatchId, HpcflowError, NotFound, UserError, ulid
 from hpcflow.core.places import Places
 from hpcflow.core.states import State, Status
 from hpcflow.server.again import check_at_hand, nothing_to_retry, number_of
@@ -374,7 +374,7 @@ class Service:
                 "traceback": record.get("tb"),
                 "stdout_bytes": _span(record, "out")[1],
                 "stderr_bytes": _span(record, "err")[1],
-                "workdir": os.path.join(bag.bag.path, record["dir"]) if bag is not None and "dir" in record else None,
+                "workdir": _workdir(bag.bag, record) if bag is not None else None,
             }
 
         return await asyncio.to_thread(read)
@@ -574,6 +574,11 @@ class Service:
 
 def _head(task: int | None, kind: str, size: int, **more: Any) -> bytes:  # Any: JSON
     return json.dumps({"task": task, "kind": kind, "size": size, **more}).encode() + b"\n"
+
+
+def _workdir(bag: Bag, record: Mapping[str, Any]) -> str | None:  # Any: JSON
+    """Return where a task left files, or may have: its electron's own ``workdir=``."""
+    return os.path.join(bag.path, record["dir"]) if "dir" in record else bag.shape.workdir
 
 
 def _span(record: Mapping[str, Any], stream: str) -> tuple[int, int]:  # Any: JSON
