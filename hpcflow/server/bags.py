@@ -334,7 +334,8 @@ class LiveBag:
                 if end.cause is not Cause.CANCELLED or array.cancel_wanted or name in self.cancelled:
                     continue
                 ran = any(array_task_of(worker) == name for worker in self.ledger.workers)
-                if ran or not array.trimmed:
+                # What would have found no work was perhaps trimmed by a server before this one, and nobody misses it.
+                if ran or not (array.trimmed or self.ledger.all_claimed):
                     news.append((name, end))
         self.cancelled.update(name for name, _ in news)
         return news[0] if news else None
