@@ -174,7 +174,7 @@ def test_the_server_dies_and_the_next_one_finds_what_runs(laptop: Laptop, tmp_pa
         (dispatch,) = set(laptop.user.dispatches()) - earlier
         laptop.user.kills_the_server()
         assert laptop.user.hpcflow("start").returncode == 0
-        assert laptop.user.waits_for(dispatch)["status"] == "COMPLETED"
+        until(lambda: laptop.user.asks("show", dispatch)["status"] == "COMPLETED", laptop.user.log)
     assert sorted(lines(ledger)) == [str(i) for i in range(6)]
 
 
