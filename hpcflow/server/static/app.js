@@ -6,6 +6,8 @@ const KEY = "hpcflow-key";
 const FINAL = new Set(["COMPLETED", "FAILED", "CANCELLED"]);
 const view = document.getElementById("view");
 let shown = 0;
+// What the server answered to the last button, and of which dispatch.
+let said = { id: "", text: "" };
 
 class Refused extends Error {
   constructor(status, sentence) {
@@ -129,38 +131,74 @@ async function failedTasks(id) {
   ]);
 }
 
+function waiting(array) {
+  if (!array.why) return array.reason ?? "";
+  return make("span", {}, `${array.why} `, make("span", { class: "soft" }, `(${array.reason})`));
+}
+
+function tasks(count) {
+  return `${count} task${count === 1 ? "" : "s"}`;
+}
+
+function buttons(id, summary) {
+  const button = (name, verb, body, question) => {
+    const element = make("button", { type: "button", onclick: async () => {
+      if (question && !confirm(question)) return;
+      element.disabled = true;
+      try {
+        said = { id, text: (await ask("POST", `/api/v1/dispatches/${id}/${verb}`, body)).message };
+      } catch (error) {
+        if (!(error instanceof Refused) || error.status === 401) return fault(error);
+        said = { id, text: error.message };
+      }
+      await route();
+    } }, name);
+    return element;
+  };
+  const { failed = 0, running = 0 } = summary.counts;
+  const left = summary.tasks - ended(summary);
+  const jobs = summary.arrays.filter((array) => !["ended", "refused"].includes(array.state)).length;
+  const found = [];
+  if (failed) found.push(button(`Retry ${failed} failed`, "retry", { failed_only: true }));
+  if (!FINAL.has(summary.status)) {
+    found.push(summary.paused ? button("Resume", "resume") : button("Pause", "pause"));
+    found.push(button("Cancel", "cancel", { tasks: null },
+      `Cancel ${tasks(left)} of "${summary.name}" (${running} running, ${left - running} waiting) and ${jobs} job${jobs === 1 ? "" : "s"}?`));
+  }
+  return make("div", { class: "actions" }, ...found);
+}
+
 async function detail(turn, id) {
   let summary = await ask("GET", `/api/v1/dispatches/${id}`);
   while (turn === shown) {
     const failed = summary.counts.failed ? await failedTasks(id) : [];
+    const usage = FINAL.has(summary.status) ? await ask("GET", `/api/v1/dispatches/${id}/usage`) : null;
     if (turn !== shown) return;
-    const current = summary;
-    const cancel = make("button", { type: "button", onclick: async () => {
-      if (!confirm(`Cancel "${current.name}"? Tasks that run are ended.`)) return;
-      cancel.disabled = true;
-      try {
-        await ask("POST", `/api/v1/dispatches/${id}/cancel`, { tasks: null });
-      } catch (error) {
-        fault(error);
-      }
-    } }, "Cancel");
     show(
-      make("div", { class: "bar" }, make("h1", {}, summary.name), FINAL.has(summary.status) ? "" : cancel),
+      make("div", { class: "bar" }, make("h1", {}, summary.name), buttons(id, summary)),
       make("p", {}, state(summary.status), " ", make("span", { class: "id soft" }, summary.id)),
+      said.id === id ? make("p", { class: "notice" }, said.text) : "",
       make("progress", { max: summary.tasks || 1, value: ended(summary), "aria-label": "Tasks that have ended" }),
-      make("p", {}, `${ended(summary)} of ${summary.tasks} tasks have ended: ${countsText(summary)}. `,
+      make("p", {}, `${ended(summary)} of ${tasks(summary.tasks)} ended: ${countsText(summary)}. `,
         make("span", { class: "soft" }, seconds(summary.started_at, summary.ended_at))),
+      ...(usage ? usage.sentences.map((sentence) => make("p", {}, sentence)) : []),
       summary.error ? make("p", { class: "notice fault" }, summary.error) : "",
       summary.paused ? make("p", { class: "notice" }, `Paused: ${summary.paused} Go on with \`hpcflow resume ${id}\`.`) : "",
       ...(failed.length ? [make("h2", {}, "Failed tasks"), table(["Task", "Electron", "Error", "Host"], failed)] : []),
       make("h2", {}, "Job arrays"),
       summary.arrays.length
-        ? table(["Cluster", "Job", "Width", "State", "Reason"], summary.arrays.map((array) => [array.cluster, array.job_id ?? "", `${array.width}`, state(array.state), array.reason ?? ""]))
+        ? table(["Cluster", "Job", "Width", "State", "Reason"], summary.arrays.map((array) => [array.cluster, array.job_id ?? "", `${array.width}`, state(array.state), waiting(array)]))
         : make("p", { class: "soft" }, "None yet."),
       make("h2", {}, "Messages"),
       make("ul", { class: "plain" }, ...summary.messages.map((message) => make("li", {}, when(message.at), " ", message.text))),
     );
-    if (FINAL.has(summary.status)) return;
+    if (usage) {
+      // Jobs end some seconds after the last task, and what they cost is known then.
+      if (!usage.open) return;
+      await pause(document.hidden ? 30000 : 5000);
+      if (turn === shown) summary = await ask("GET", `/api/v1/dispatches/${id}`);
+      continue;
+    }
     const [next] = await Promise.all([ask("GET", `/api/v1/dispatches/${id}?since=${summary.version}&wait=25`), pause(500)]);
     summary = next;
   }
