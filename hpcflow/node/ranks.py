@@ -44,6 +44,8 @@ _RANK: Final[Mapping[str, tuple[str, ...]]] = {
     "srun": ("SLURM_PROCID",),
     "mpirun": ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK"),
 }
+#: How Open MPI (4 and 5) binds ranks: by itself to one core each, of a pair, which is wrong for ranks with threads.
+_BINDING: Final = ("OMPI_MCA_hwloc_base_binding_policy", "PRTE_MCA_hwloc_default_binding_policy")
 #: A pickled exception that is larger stays where it was raised: its text says it all.
 _LARGEST_EXCEPTION: Final = 64 * 1024
 
@@ -99,6 +101,8 @@ class Ranks:
                     sentence = f"{command[0]} is not on PATH on {here}: load it in the prologue of clusters.toml."
                     self._say(assignment.task, refusal("LauncherNotFound", sentence))
                 else:
+                    if self._bag.cpus > 1:
+                        os.environ.update({name: "none" for name in _BINDING if name not in os.environ})
                     os.execvp(command[0], command)
             finally:
                 os._exit(_EXIT_NOT_FOUND)

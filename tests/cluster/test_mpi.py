@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.conftest import Login, log_in
+from tests.integration.world import until
 
 pytestmark = [
     pytest.mark.cluster,
@@ -22,13 +23,19 @@ pytestmark = [
 
 #: Debian's mpi4py for Debian's Python, whichever environment the tests run in; and Open MPI wants to be told that root
 #: may use it.
-CLUSTERS = """
-[slurm]
-scheduler = "slurm"
+PROLOGUE = """
 prologue = '''
 export PYTHONPATH=/usr/lib/python3/dist-packages
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 '''
+"""
+CLUSTERS = f"""
+[local]
+scheduler = "local"
+{PROLOGUE}
+[slurm]
+scheduler = "slurm"
+{PROLOGUE}
 """
 
 HEAD = """
@@ -217,6 +224,55 @@ told(hf.dispatch_sync(several)())
     value, _ = completed(printed)
 
     assert sorted(value) == [["0", "0"], ["1", "0"], ["2", "0"]]
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_ranks_on_this_machine_need_no_slurm(mpi: Login) -> None:
+    printed = mpi.user.runs(
+        HEAD
+        + """
+@hf.electron(ntasks=2, launcher="mpirun", walltime="1 min")
+def sums():
+    from mpi4py import MPI
+
+    return MPI.COMM_WORLD.allreduce(MPI.COMM_WORLD.rank + 1)
+
+@hf.lattice(executor="local")
+def parallel():
+    return sums()
+
+told(hf.dispatch_sync(parallel)())
+"""
+    )
+
+    assert completed(printed)[0] == 3
+
+
+def test_ranks_whose_job_is_cancelled_are_not_their_tasks_failure(mpi: Login, tmp_path: Path) -> None:
+    up = tmp_path / "up"
+    dispatch = mpi.user.runs(
+        HEAD
+        + """
+@hf.electron(ntasks=2, launcher="srun", walltime="20 min", partition="batch", memory="1 GB")
+def endless(up):
+    open(up, "w").close()
+    signal.pause()
+
+@hf.lattice(executor="slurm")
+def parallel(up):
+    return endless(up)
+
+print(hf.dispatch(parallel)(sys.argv[1]))
+""",
+        str(up),
+    )
+    until(up.exists)
+
+    mpi.slurm("scancel", mpi.queue(dispatch)[0][0])
+
+    shown = until(lambda: (found := mpi.shown(dispatch))["paused"] and found)
+    assert shown["counts"] == {"paused": 1}
+    assert mpi.user.hpcflow("cancel", dispatch).returncode == 0
 
 
 @pytest.mark.parametrize("launcher", ["mpirun", "srun"])
