@@ -127,7 +127,9 @@ class Collector:
         partition = self._partition(bag)
         nodes = partition.total_nodes if partition is not None else None
         most = min(_AVOIDED, (nodes - 1) if nodes is not None else _AVOIDED)
-        if live.node_losses[cluster, end.host] == LOSSES and end.host not in avoided and len(avoided) < most:
+        if self._shared.clusters[cluster].limits is None:
+            return  # it may have no other node
+        if live.node_losses[cluster, end.host] >= LOSSES and end.host not in avoided and len(avoided) < most:
             live.avoided[cluster] = (*avoided, end.host)
             self._writer.say(
                 live,

@@ -178,8 +178,19 @@ class Slurm:
         config = _CONFIG.format(
             books="slurmdbd" if traits.accounting else "none", size=traits.max_array, age=int(traits.min_job_age_s)
         )
-        info = f"batch*|2-00:00:00|1-infinite|{traits.nodes}|{traits.cpus}|32000|(null)\n"
-        return Reply(0, f"{config}{mark}\n{info}{mark}\n".encode())
+        cells = {
+            "P": "batch*",
+            "l": "2-00:00:00",
+            "s": "1-infinite",
+            "D": str(traits.nodes),
+            "c": str(traits.cpus),
+            "m": "32000",
+            "G": "(null)",
+            "h": "NO",
+        }
+        fields = script.partition("--format='")[2].partition("'")[0].split("|")
+        info = "|".join(cells[field.lstrip("%")] for field in fields)
+        return Reply(0, f"{config}{mark}\n{info}\n{mark}\n".encode())
 
     def _squeue(self, options: Sequence[str]) -> Reply:
         if not self.controller_up:

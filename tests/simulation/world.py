@@ -53,6 +53,10 @@ class Plan:
     #: Seconds between two troubles of the cluster.
     trouble_s: float
     cancel_at: float | None
+    pause_at: float | None
+    on_cancelled: str
+    #: Tasks that run though what they wait for has failed.
+    accepting: frozenset[int]
     foreign_cancels: bool
     #: Nodes fail more often than anything else, and what ran there goes on.
     lossy: bool
@@ -75,6 +79,9 @@ class Plan:
             kills=0 if calm else rng.choice((0, 1, 2, 4, 8)),
             trouble_s=1e9 if calm else rng.choice((60.0, 200.0, 600.0)),
             cancel_at=rng.uniform(1, 1000) if rng.random() < 0.2 else None,
+            pause_at=rng.uniform(1, 1000) if rng.random() < 0.1 else None,
+            on_cancelled=rng.choice(("pause", "retry")),
+            accepting=frozenset(index for index in range(32) if rng.random() < 0.2),
             foreign_cancels=rng.random() < 0.2,
             lossy=rng.random() < 0.3,
             on_network=rng.random() < 0.7,
@@ -169,17 +176,24 @@ class World:
 
     def _manifest(self) -> dict[str, Any]:  # Any: JSON
         plan = self.plan
-        resources = {} if plan.walltime_s is None else {"walltime_s": plan.walltime_s}
+        shape = {
+            "executor": "slurm",
+            "resources": {} if plan.walltime_s is None else {"walltime_s": plan.walltime_s},
+            "workdir": None,
+            "retries": {"times": plan.retries},
+            "on_cancelled": plan.on_cancelled,
+        }
         return {
             "v": 1,
             "id": ulid(int(EPOCH.timestamp() * 1000), self._random("id").randbytes(10)),
             "name": "flow",
             "python": [3, 11],
             "executable": "/usr/bin/python3",
-            "shapes": [
-                {"executor": "slurm", "resources": resources, "workdir": None, "retries": {"times": plan.retries}}
+            "shapes": [{**shape, "accept_failed": accepts} for accepts in (False, True)],
+            "tasks": [
+                [f"step{index % 3}", 0, 0, int(index in plan.accepting), list(needs), []]
+                for index, needs in enumerate(plan.deps)
             ],
-            "tasks": [[f"step{index % 3}", 0, 0, 0, list(needs), []] for index, needs in enumerate(plan.deps)],
             "output": 0,
             "output_deps": [],
             "blobs": [[4, hashlib.sha256(b"blob").hexdigest()]],
@@ -280,9 +294,18 @@ class World:
 
     async def _resume_now_and_then(self, service: Service) -> None:
         """Look now and then, and tell a dispatch to go on that waits for that."""
+        if self.plan.pause_at is not None:
+            await asyncio.sleep(max(0.0, self.plan.pause_at - self.loop.time()))
+            try:
+                await service.pause(self.manifest["id"])
+                self.history.add("paused")
+            except LeaseLost:
+                raise
+            except HpcflowError as error:
+                self.history.add("not paused", error=str(error))
         while True:
             await asyncio.sleep(900.0)
-            if not any(entry.what in {"foreign", "held", "message"} for entry in self.history.entries):
+            if not any(entry.what in {"foreign", "held", "message", "paused"} for entry in self.history.entries):
                 continue
             try:
                 answer = await service.resume(self.manifest["id"])
