@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from hpcflow.core.model import ArrayLimits, HpcflowError, Limits, Partition
@@ -111,7 +111,7 @@ def _partitions(server: Json, queues: Mapping[str, Json], nodes: Mapping[str, Js
     )
 
 
-def _partition(name: str, queue: Json, server: Json, nodes: Iterable[Json]) -> Partition:
+def _partition(name: str, queue: Json, server: Json, nodes: Sequence[Json]) -> Partition:
     most = _object(queue.get("resources_max"))
     has = [_object(node.get("resources_available")) for node in nodes]
     memory = _largest(_mib(each.get("mem")) for each in has)
@@ -121,6 +121,7 @@ def _partition(name: str, queue: Json, server: Json, nodes: Iterable[Json]) -> P
     return Partition(
         name=name,
         is_default=server.get("default_queue") == name,
+        exclusive=bool(nodes) and all(str(node.get("sharing", "")).startswith("force_excl") for node in nodes),
         max_walltime_s=seconds(str(most.get("walltime", ""))),
         max_nodes=_number(most.get("nodect")),
         cpus_per_node=_largest(_number(each.get("ncpus")) for each in has),

@@ -67,15 +67,22 @@ class Place:
 
 
 @contextmanager
-def place(name: str, folder: Path, **environment: str) -> Generator[Place]:
-    """Start a server of its own at a scheduler: ``local``, ``slurm`` (as SLURM_CONF says), ``pbs`` or ``lsf``."""
+def place(name: str, folder: Path, *, table: str = "", **environment: str) -> Generator[Place]:
+    """Start a server of its own at a scheduler: ``local``, ``slurm`` (as SLURM_CONF says), ``pbs`` or ``lsf``.
+
+    Args:
+        name: the scheduler's, and its cluster's.
+        folder: where nothing of this was made before.
+        table: further lines of the cluster's table in clusters.toml.
+        environment: the server's settings.
+    """
     with ExitStack() as stack:
         double: Double | None = None
         path: tuple[Path | str, ...] = PATH
-        clusters = ""
+        # By name, because a busy machine may not answer within the few seconds that a scheduler is looked for.
+        clusters = f'[{name}]\nscheduler = "{name}"\n{table}' if table or name == "slurm" else ""
         if name == "slurm":
             path = (PATH[0], "/usr/local/bin", *PATH[1:])
-            clusters = '[slurm]\nscheduler = "slurm"\n'
             environment = {"SLURM_CONF": os.environ["SLURM_CONF"], **environment}
         elif name != "local":
             double = stack.enter_context(running(name, folder / "double", cores=4))

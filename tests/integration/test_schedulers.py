@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.double import running
+from tests.fakes.double import Double, running
 from tests.integration.places import PATH, Place, place
 from tests.integration.sshd import sshd
 from tests.integration.world import is_alive, open_gate, served, until
@@ -47,8 +47,8 @@ def own(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[...
     """A function that starts a double and a server for this test alone."""
     with ExitStack() as stack:
 
-        def start(**environment: str) -> Place:
-            return stack.enter_context(place(request.param, tmp_path, **environment))
+        def start(*, table: str = "", **environment: str) -> Place:
+            return stack.enter_context(place(request.param, tmp_path, table=table, **environment))
 
         yield start
 
@@ -277,6 +277,53 @@ def test_a_refusal_comes_in_the_sites_own_words(own: Callable[..., Place]) -> No
     assert any("no jobs on Mondays" in str(task["error"]) for task in shown["tasks_shown"])
 
 
+@pytest.mark.parametrize(
+    ("annotations", "words"),
+    [
+        ({"partition": "nosuch"}, "has no partition 'nosuch'"),
+        ({"cpus": 500}, "there are at most 4"),
+        ({"qos": "high"}, "means nothing to"),
+        ({"extra": ["-J 5"]}, "hpcflow"),
+        ({"extra": ["script.sh"]}, "begins with '-'"),
+    ],
+    ids=["queue", "cores", "qos", "option", "word"],
+)
+def test_what_can_never_be_is_refused_in_a_sentence(
+    own: Callable[..., Place], annotations: dict[str, object], words: str
+) -> None:
+    here = own()
+
+    tried = here.user.tries(here.program(ASKING.replace("ANNOTATIONS", repr(annotations))))
+    said = tried.stderr + tried.stdout
+    if not tried.returncode:
+        said = str(here.user.waits_for(tried.stdout.strip())["tasks_shown"][0]["error"])
+
+    assert words in said
+
+
+ASKING = """
+@hf.electron(**ANNOTATIONS)
+def asks():
+    return 1
+
+@hf.lattice(executor="PLACE")
+def asking():
+    return asks()
+
+print(hf.dispatch(asking)())
+"""
+
+
+def test_a_prologue_that_fails_is_told_with_what_it_wrote(own: Callable[..., Place]) -> None:
+    here = own(table="prologue = 'echo no such module >&2; exit 9'\n")
+
+    shown = here.user.waits_for(here.dispatches(SQUARES, 1, here.user.folder / "ledger"))
+
+    assert shown["status"] == "FAILED"
+    assert "no such module" in str(shown["tasks_shown"][0]["error"])
+    assert "exit code 9" in str(shown["tasks_shown"][0]["error"])
+
+
 def test_a_full_queue_is_waited_for(own: Callable[..., Place]) -> None:
     here = own()
     assert here.double is not None
@@ -366,13 +413,7 @@ def test_a_job_that_somebody_else_deletes_pauses_its_tasks(own: Callable[..., Pl
 # ---- what dies
 
 
-def test_servers_that_die_again_and_again_lose_and_double_nothing(own: Callable[..., Place]) -> None:
-    here = own()
-    assert here.double is not None
-    ledger, gate = here.user.folder / "ledger", here.user.folder / "gate"
-    os.mkfifo(gate)
-    dispatch = here.dispatches(
-        """
+STAGES = """
 @hf.electron(walltime="5 min")
 def first(i, ledger, gate):
     note(ledger, f"first {i}")
@@ -390,11 +431,16 @@ def stages(n, ledger, gate):
     ones = [first(i, ledger, gate if i == 7 else None) for i in range(n)]
     return [second(i, ledger) for i in ones]
 
-print(hf.dispatch(stages)(40, *sys.argv[1:]))
-""",
-        ledger,
-        gate,
-    )
+print(hf.dispatch(stages)(int(sys.argv[1]), *sys.argv[2:]))
+"""
+
+
+def test_servers_that_die_again_and_again_lose_and_double_nothing(own: Callable[..., Place]) -> None:
+    here = own()
+    assert here.double is not None
+    ledger, gate = here.user.folder / "ledger", here.user.folder / "gate"
+    os.mkfifo(gate)
+    dispatch = here.dispatches(STAGES, 40, ledger, gate)
     for _ in range(5):
         here.user.kills_the_server()
         assert here.user.hpcflow("start").returncode == 0
@@ -407,6 +453,33 @@ print(hf.dispatch(stages)(40, *sys.argv[1:]))
     assert here.noted(ledger) == sorted(f"{stage} {i}" for stage in ("first", "second") for i in range(40))
     names = [job["name"] for job in here.double.control()["jobs"]]
     assert len(names) == len(set(names))
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_at_every_turn_loses_and_doubles_nothing(own: Callable[..., Place]) -> None:
+    here = own()
+    assert here.double is not None
+    double, ledger, gate = here.double, here.user.folder / "ledger", here.user.folder / "gate"
+    os.mkfifo(gate)
+    dispatch = here.dispatches(STAGES, 40, ledger, gate)
+
+    for _ in range(12):
+        asked = len(double.control()["calls"])
+        here.user.kills_the_server()
+        assert here.user.hpcflow("start").returncode == 0
+        # Each of them gets as far as one question or submission, and sometimes further.
+        _calls(double, asked + 1)
+    open_gate(gate)
+
+    assert here.ended(dispatch) == "COMPLETED", here.user.log()
+    assert here.noted(ledger) == sorted(f"{stage} {i}" for stage in ("first", "second") for i in range(40))
+    names = [job["name"] for job in double.control()["jobs"]]
+    assert len(names) == len(set(names))
+
+
+def _calls(double: Double, number: int) -> None:
+    """Wait until so many commands of the scheduler were called."""
+    until(lambda: len(double.control()["calls"]) >= number)
 
 
 # ---- what it costs

@@ -60,6 +60,16 @@ def test_server_queues_and_nodes_are_limits() -> None:
     assert (queues["workq"].total_nodes, queues["workq"].gpus_per_node) == (1, 0)
 
 
+def test_nodes_that_are_given_whole_make_a_queue_exclusive() -> None:
+    parts = [
+        recorded("pbs", "03", command).stdout
+        for command in ("qstat -B -f -F json", "qstat -Q -f -F json", "pbsnodes -a -F json")
+    ]
+    parts[2] = parts[2].replace(b"default_shared", b"force_exclhost")
+
+    assert all(queue.exclusive for queue in PLUGIN.parse_limits(a_reply(MARK.join(parts))).partitions)
+
+
 def test_the_double_has_the_same_limits(double: Double) -> None:
     found = PLUGIN.parse_limits(ask(double, PLUGIN.limits()))
 
