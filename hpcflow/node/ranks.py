@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-import shutil
 import sys
 import time
 from collections.abc import Mapping, MutableMapping
@@ -31,14 +29,25 @@ _EXIT_NOT_FOUND: Final = 127
 #: What Slurm (22.05) tells a batch shell as if it were a rank, what srun tells its steps, and what MPI's launchers tell
 #: theirs. A setting of the user's, such as OMPI_MCA_btl or SLURM_MPI_TYPE, is none of these; nor is SLURM_STEPMGR,
 #: which srun needs (24.05).
-_OF_RANKS: Final = re.compile(
-    r"SLURM_(?:PROCID|LOCALID|NODEID|GTIDS|TASK_PID|PRIO_PROCESS|LAUNCH_NODE_IPADDR)"
-    r"|SLURM_STEP(?!MGR$)\w+|SLURM_SRUN_\w+"
-    r"|PMI2?_\w+|PMIX_(?!MCA_)\w+"
-    r"|OMPI_(?:COMM_WORLD_\w+|UNIVERSE_SIZE|APP_CTX_\w+|NUM_APP_CTX|FIRST_RANKS|FILE_LOCATION|COMMAND|ARGV)"
-    r"|OMPI_MCA_(?:ess(?:_\w+)?|orte_\w+|pmix|initial_wdir)"
-    r"|MV2_COMM_WORLD_\w+|MPI_LOCALN?RANKS?(?:ID)?"
+_OF_RANKS: Final = frozenset(
+    {
+        "SLURM_PROCID",
+        "SLURM_LOCALID",
+        "SLURM_NODEID",
+        "SLURM_GTIDS",
+        "SLURM_TASK_PID",
+        "SLURM_PRIO_PROCESS",
+        "SLURM_LAUNCH_NODE_IPADDR",
+        "OMPI_MCA_pmix",
+        "OMPI_MCA_initial_wdir",
+    }
 )
+_OF_RANKS_BEGIN: Final = (
+    "SLURM_STEP", "SLURM_SRUN_", "PMI_", "PMI2_", "PMIX_", "MV2_COMM_WORLD_", "MPI_LOCALRANK", "MPI_LOCALNRANKS",
+    "OMPI_COMM_WORLD_", "OMPI_UNIVERSE_", "OMPI_APP_CTX_", "OMPI_NUM_APP_CTX", "OMPI_FIRST_RANKS", "OMPI_FILE_LOCATION",
+    "OMPI_COMMAND", "OMPI_ARGV", "OMPI_MCA_ess", "OMPI_MCA_orte_",
+)  # fmt: skip
+_SETTINGS_BEGIN: Final = ("SLURM_STEPMGR", "PMIX_MCA_")
 #: Where ranks find their number, by what started them.
 _RANK: Final[Mapping[str, tuple[str, ...]]] = {
     "srun": ("SLURM_PROCID",),
@@ -55,8 +64,9 @@ def own_the_allocation(environ: MutableMapping[str, str]) -> None:
 
     From 22.05 on srun does not take them from sbatch's ``--cpus-per-task``.
     """
-    for name in [name for name in environ if _OF_RANKS.fullmatch(name)]:
-        del environ[name]
+    for name in [*environ]:
+        if name in _OF_RANKS or (name.startswith(_OF_RANKS_BEGIN) and not name.startswith(_SETTINGS_BEGIN)):
+            del environ[name]
     if "SLURM_CPUS_PER_TASK" in environ:
         environ.setdefault("SRUN_CPUS_PER_TASK", environ["SLURM_CPUS_PER_TASK"])
 
@@ -96,14 +106,14 @@ class Ranks:
         if not pid:
             try:
                 settle(assignment)
-                if shutil.which(command[0]) is None:
+                if self._bag.cpus > 1:
+                    os.environ.update({name: "none" for name in _BINDING if name not in os.environ})
+                try:
+                    os.execvp(command[0], command)
+                except FileNotFoundError:
                     here = os.uname().nodename
                     sentence = f"{command[0]} is not on PATH on {here}: load it in the prologue of clusters.toml."
                     self._say(assignment.task, refusal("LauncherNotFound", sentence))
-                else:
-                    if self._bag.cpus > 1:
-                        os.environ.update({name: "none" for name in _BINDING if name not in os.environ})
-                    os.execvp(command[0], command)
             finally:
                 os._exit(_EXIT_NOT_FOUND)
         return pid
