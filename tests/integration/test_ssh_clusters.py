@@ -45,7 +45,7 @@ def a_laptop(folder: Path, *options: str, user: str | None = None, table: str = 
         if user is None:
             text += f'workdir = "{work}"\nkeys = "{folder}/keys"\npython = "{sys.executable}"\n'
         else:
-            text += f'workdir = "~/.hpcflow/work/{work.name}"\n'
+            text += f'workdir = "~/.hpcflow/work/{work.name}"\nkeys = "~/.hpcflow/work/{work.name}/keys"\n'
         environment = {"HOME": str(home), "HPCFLOW_SSH_JOURNAL_POLL": "0.1", "HPCFLOW_SSH_JOURNAL_POLL_MAX": "0.5"}
         yield Laptop(stack.enter_context(served(folder, environment, PATH, clusters=text)), node, proxy, work)
 
