@@ -788,6 +788,43 @@ def test_a_missing_script_is_the_users_mistake(hpcflow_home: Path, capsys: pytes
 # ---- a terminal
 
 
+def test_watching_in_a_terminal_keeps_one_screen_up_to_date(fake: FakeServer) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = [
+        (200, a_summary(status="RUNNING", version=1, counts={"queued": 2}, ended_at=None)),
+        (200, a_summary(status="RUNNING", version=2, counts={"running": 2}, ended_at=None)),
+        (200, a_summary()),
+    ]
+    screen, keyboard = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "hpcflow.cli", "show", DISPATCH, "--watch"],
+        stdout=keyboard,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    ) as command:
+        os.close(keyboard)
+        frames = _all_of(screen).split(b"\x1b[H\x1b[2J")
+    assert command.returncode == 0
+    assert [b"2 queued" in frame for frame in frames] == [False, True, False, False]
+    assert [b"2 running" in frame for frame in frames] == [False, False, True, False]
+    assert b"2 of 2 done" in frames[3]
+    assert b"Used 90 % of 2.0 core-hours" in frames[3]
+
+
+def _all_of(screen: int) -> bytes:
+    """Return what a terminal was sent until its other side closed."""
+    shown = b""
+    while True:
+        try:
+            piece = os.read(screen, 4096)
+        except OSError:  # Linux says EIO when the other side has closed
+            break
+        if not piece:
+            break
+        shown += piece
+    os.close(screen)
+    return shown
+
+
 def test_waiting_in_a_terminal_shows_a_bar(fake: FakeServer) -> None:
     fake.answers["GET", f"/dispatches/{DISPATCH}"] = [
         (200, a_summary(status="RUNNING", version=1, counts={"running": 2})),
@@ -803,16 +840,7 @@ def test_waiting_in_a_terminal_shows_a_bar(fake: FakeServer) -> None:
         env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
     ) as command:
         os.close(keyboard)
-        shown = b""
-        while True:
-            try:
-                piece = os.read(screen, 4096)
-            except OSError:  # Linux says EIO when the other side has closed
-                break
-            if not piece:
-                break
-            shown += piece
-    os.close(screen)
+        shown = _all_of(screen)
     assert command.returncode == 0
     assert "0 of 2 done, 1 paused, 1 running · slurm".encode() in shown
     assert b"Paused: You paused it. Go on with `hpcflow resume" in shown

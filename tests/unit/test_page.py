@@ -25,7 +25,11 @@ Json = dict[str, Any]  # Any: JSON
 
 def shown(summary: Json | list[Json], *click: str, confirm: bool = True, **answers: object) -> Json:
     """Open a dispatch's page, click these buttons, and return what is there then, and what was asked."""
-    known = {"GET /status": STATUS, SHOWN: summary, f"{SHOWN}/usage": a_usage(sentences=["Used 90 %.", "2 used."])}
+    known: Json = {
+        "GET /status": STATUS,
+        SHOWN: summary,
+        f"{SHOWN}/usage": a_usage(sentences=["Used 90 %.", "2 used."]),
+    }
     known |= {f"{SHOWN}/tasks": a_page(a_task(1, state="failed", error="ValueError: no"))}
     known |= {f"POST /dispatches/{DISPATCH}/{verb}": answer for verb, answer in answers.items()}
     plan = {"hash": f"#/{DISPATCH}", "answers": known, "click": click, "confirm": confirm}

@@ -330,6 +330,36 @@ def test_arrays_that_a_scheduler_may_still_know_are_open(filled: Store) -> None:
     assert open_states == [ArrayState.AMBIGUOUS, ArrayState.SUBMITTED, ArrayState.INTENT]
 
 
+def test_an_array_is_found_by_its_jobs_id_alone_whether_its_row_is_compressed_or_not(filled: Store) -> None:
+    def named(token: str, job: str, **fields: Any) -> ArrayRow:  # Any: the fields of JobArray
+        return ArrayRow(array=replace(an_array(token), job_id=JobId(job), **fields), state=ArrayState.ENDED)
+
+    long = "module load chemistry\n" * 1000
+    rows = [
+        named("short", "8123"),
+        named("compressed", "8123", prologue=long),
+        named("longer", "81234"),
+        named("other", "812", prologue=long),
+        named("trap", "7", prologue='"job_id":"8123"'),
+    ]
+    filled.apply(Changes(NOW, arrays=rows))
+    assert {row.array.token for row in filled.arrays_of_job(JobId("8123"))} == {"short", "compressed"}
+    assert filled.arrays_of_job(JobId("23")) == []
+
+
+def test_what_ran_in_an_array_is_told_by_its_workers_names(filled: Store) -> None:
+    array = replace(an_array(), job_id=JobId("8123"))
+    workers = ("8123_0_0", "8123+1_0_0", "81230_0_0")
+    ends = [an_end(index, worker=worker) for index, worker in enumerate(workers)]
+    other = replace(an_end(0, attempt=2), bag=BagId("another"))
+    running = a_task(2, State.RUNNING, worker="8123_1_0", bag=BAG)
+    filled.apply(Changes(NOW, ends=[*ends, other], tasks=[running, a_task(1, State.RUNNING, worker="7_0_0", bag=BAG)]))
+    assert filled.ended_in(array) == {"8123_0_0": 1, "8123+1_0_0": 1}
+    found = filled.ends_in(array, ["8123+1_0_0"])
+    assert [(end.index, end.worker, name) for end, name in found] == [(1, "8123+1_0_0", a_task(1).name)]
+    assert [task.index for task in filled.running_in(array)] == [2]
+
+
 # ---- the log, messages, settings
 
 
