@@ -47,6 +47,11 @@ IMPOSSIBLE = {
         "return one(1)",
         r"Electron 'one' can't run\. .* 4000 cores on one node, and there are at most \d+ on local, .*ask for less\.",
     ),
+    "srun where there is no Slurm": (
+        "executor='local', launcher='srun'",
+        "return one(1)",
+        r"Electron 'one': launcher='srun' needs Slurm, and 'local' is not under it; write launcher='mpirun'\.",
+    ),
     "more memory than the machine has": (
         "executor='local', memory='100 TB'",
         "return one(1)",
