@@ -42,6 +42,7 @@ from tests.unit.fake_server import (
     a_plan,
     a_summary,
     a_task,
+    a_usage,
     an_item,
 )
 
@@ -256,6 +257,13 @@ def test_an_exception_that_could_not_be_pickled_is_none(fake: FakeServer) -> Non
     fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1"] = (200, a_task(1, state="failed", error="Odd: odd"))
     fake.answers["GET", f"/dispatches/{DISPATCH}/results"] = (200, an_item(1, "error"))
     assert get_result(DISPATCH).get_node_result(1).exception is None
+
+
+def test_a_result_says_what_it_cost(fake: FakeServer) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary())
+    fake.answers["GET", f"/dispatches/{DISPATCH}/usage"] = (200, a_usage(open=1))
+    usage = get_result(DISPATCH).usage
+    assert (usage.charged_s, usage.tasks_s, usage.submitted, usage.used, usage.complete) == (7200, 6480, 2, 1, False)
 
 
 def test_a_task_tells_where_and_how_it_ran(fake: FakeServer) -> None:
