@@ -23,7 +23,10 @@ def in_a_new_python(code: str, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("package", ["hpcflow", "hpcflow_local", "hpcflow_lsf", "hpcflow_pbs", "hpcflow_slurm", "hpcflow_templates"])
+SCHEDULERS = ("local", "lsf", "pbs", "slurm")
+
+
+@pytest.mark.parametrize("package", ["hpcflow", "hpcflow_templates", *(f"hpcflow_{name}" for name in SCHEDULERS)])
 def test_every_package_is_found_from_any_folder_and_typed(package: str, tmp_path: Path) -> None:
     code = f"from importlib.resources import files; print((files({package!r}) / 'py.typed').is_file())"
     assert in_a_new_python(code, tmp_path).strip() == "True"
@@ -31,11 +34,12 @@ def test_every_package_is_found_from_any_folder_and_typed(package: str, tmp_path
 
 def test_the_executors_are_found_by_their_entry_points() -> None:
     found = {point.name: point.load().name for point in entry_points(group="hpcflow.executors")}
-    assert found == {"local": "local", "slurm": "slurm"}
+    assert found == {name: name for name in SCHEDULERS}
 
 
 def test_the_batch_templates_and_the_page_are_installed() -> None:
-    assert (files("hpcflow_templates") / "batch" / "slurm.mustache").read_text().startswith("#!")
+    for name in ("lsf", "pbs", "slurm"):
+        assert (files("hpcflow_templates") / "batch" / f"{name}.mustache").read_text().startswith("#!")
     assert (files("hpcflow.server") / "static" / "index.html").is_file()
 
 

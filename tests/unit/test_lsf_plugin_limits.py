@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -26,12 +28,14 @@ def double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Double]:
         yield started
 
 
-def ask(double: Double, command: Command) -> Reply:
+def ask(double: Double, command: Command, *, first: Path | None = None) -> Reply:
+    """Run a plugin's command as the transport does; ``first``: a folder that comes before all others on PATH."""
+    before = "" if first is None else f"{first}:"
     done = subprocess.run(
         command.argv,
         input=command.stdin,
         capture_output=True,
-        env={"PATH": f"{double.path}:/usr/bin:/bin", "HOME": str(double.folder), **command.environment},
+        env={"PATH": f"{before}{double.path}:/usr/bin:/bin", "HOME": str(double.folder), **command.environment},
         cwd="/",
         check=False,
     )
@@ -140,6 +144,24 @@ def test_only_what_waits_is_ended_when_only_that_is_wished(double: Double) -> No
     assert sorted(states(double, number)) == ["EXIT"] * 5 + ["RUN"] * 4
     assert cancel(double, "waits", 9, None, pending_only=False) is None
     until(lambda: states(double, number) == ["EXIT"] * 9)
+
+
+@pytest.mark.parametrize("awk", ["gawk", "mawk", "busybox"])
+def test_any_awk_finds_what_waits(awk: str, double: Double, tmp_path: Path) -> None:
+    program = shutil.which(awk)
+    if program is None:
+        pytest.skip(f"needs {awk}")
+    (tmp_path / "awk").symlink_to(program)
+    number = a_job(double, f"by-{awk}", 6, script="sleep 300\n")
+    until(lambda: states(double, number).count("RUN") == 4)
+    before = len(double.calls("bkill"))
+
+    wish = PLUGIN.cancel([an_array(f"by-{awk}", width=6, job_id=number)], pending_only=True)
+    assert PLUGIN.parse_cancel(ask(double, wish, first=tmp_path)) is None
+
+    assert double.calls("bkill")[before:] == [["bkill", f"{number}[5,6]"]]
+    assert cancel(double, f"by-{awk}", 6, number, pending_only=False) is None
+    until(lambda: states(double, number) == ["EXIT"] * 6)
 
 
 def test_bkill_is_never_called_without_an_id(double: Double) -> None:

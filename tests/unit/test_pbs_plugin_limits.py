@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -26,12 +28,14 @@ def double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Double]:
         yield started
 
 
-def ask(double: Double, command: Command) -> Reply:
+def ask(double: Double, command: Command, *, first: Path | None = None) -> Reply:
+    """Run a plugin's command as the transport does; ``first``: a folder that comes before all others on PATH."""
+    before = "" if first is None else f"{first}:"
     done = subprocess.run(
         command.argv,
         input=command.stdin,
         capture_output=True,
-        env={"PATH": f"{double.path}:/usr/bin:/bin", "HOME": str(double.folder), **command.environment},
+        env={"PATH": f"{before}{double.path}:/usr/bin:/bin", "HOME": str(double.folder), **command.environment},
         cwd="/",
         check=False,
     )
@@ -158,6 +162,23 @@ def test_a_cancel_spares_the_records_of_what_has_ended(double: Double) -> None:
     assert [row.exit_code for row in rows if row.exit_code is not None] == [3, 3]
     # Never a range beside another id: the server does not survive that.
     assert [call[1:] for call in double.calls("qdel")[before:]] == [[f"{number}[1]"], [f"{number}[3-7]"]]
+
+
+@pytest.mark.parametrize("awk", ["gawk", "mawk", "busybox"])
+def test_any_awk_finds_what_lives(awk: str, double: Double, tmp_path: Path) -> None:
+    program = shutil.which(awk)
+    if program is None:
+        pytest.skip(f"needs {awk}")
+    (tmp_path / "awk").symlink_to(program)
+    number = a_job(double, f"by-{awk}", 8)
+    until(lambda: states(double, number, 8).count("X") == 2)
+    before = len(double.calls("qdel"))
+
+    wish = PLUGIN.cancel([an_array(f"by-{awk}", width=8, job_id=number)], pending_only=False)
+    assert PLUGIN.parse_cancel(ask(double, wish, first=tmp_path)) is None
+
+    assert [call[1:] for call in double.calls("qdel")[before:]] == [[f"{number}[1]"], [f"{number}[3-7]"]]
+    until(lambda: set(states(double, number, 8)) == {"F"})
 
 
 def test_only_what_waits_is_ended_when_only_that_is_wished(double: Double) -> None:
