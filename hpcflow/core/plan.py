@@ -21,6 +21,7 @@ __all__ = [
     "core_hours_bound",
     "cuts",
     "for_slots",
+    "is_as_long_as_possible",
     "is_reserve_worth",
     "is_worth_waiting",
     "more_workers",
@@ -217,9 +218,8 @@ def _plan_bag(shape: Shape, ready: Sequence[Ready], alone: bool, limits: Limits,
     longest = partition.max_walltime_s if partition else None
     margin = int(settings.kill_grace_s) + MARGIN_S
     limit = shape.resources.walltime_s
-    single = (
-        alone or shape.launcher is not None or (limit is not None and longest is not None and limit + margin >= longest)
-    )
+    full = is_as_long_as_possible(shape.resources, limits, settings.kill_grace_s)
+    single = alone or shape.launcher is not None or full
     width = len(units)
     if not single and limit_is_short(shape.resources):
         # While nobody knows how long they run, and beyond that for what workers are worth their start.
@@ -263,6 +263,14 @@ def _plan_bag(shape: Shape, ready: Sequence[Ready], alone: bool, limits: Limits,
         need_s=need,
         slots=slots,
     )
+
+
+def is_as_long_as_possible(resources: Resources, limits: Limits, kill_grace_s: float) -> bool:
+    """Say whether a task's walltime leaves its array task no time for another, within the partition's limit."""
+    partition = partition_of(resources, limits)
+    longest = partition.max_walltime_s if partition is not None else None
+    limit = resources.walltime_s
+    return limit is not None and longest is not None and limit + int(kill_grace_s) + MARGIN_S >= longest
 
 
 def slots_of(resources: Resources, partition: Partition | None, slots: int, workers: int) -> int:

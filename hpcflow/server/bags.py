@@ -225,8 +225,21 @@ class LiveBag:
 
     @property
     def workers(self) -> int:
-        """Array tasks that live or may yet come up, as far as accounting says."""
-        return sum(array.array.width - len(array.ends) for array in self.arrays if array.open)
+        """Array tasks that live or may yet come up, as far as journals and accounting say."""
+        left = self._left()
+        return sum(
+            sum(
+                index not in array.ends and f"{array.array.job_id}_{index}" not in left
+                for index in range(array.array.width)
+            )
+            for array in self.arrays
+            if array.open
+        )
+
+    def _left(self) -> set[str]:
+        """Return the array tasks, as "8123_7", of which every worker chose to leave."""
+        staying = {array_task_of(name) for name, worker in self.ledger.workers.items() if worker.exit is None}
+        return {array_task_of(name) for name in self.ledger.left_by_themselves()} - staying
 
     @property
     def came_up(self) -> int:
@@ -271,11 +284,10 @@ class LiveBag:
 
         Only their own last lines tell: of one that accounting calls ended the journal may not be seen here yet (S3).
         """
-        left = {array_task_of(name) for name in self.ledger.left_by_themselves()}
-        staying = {array_task_of(name) for name, worker in self.ledger.workers.items() if worker.exit is None}
+        left = self._left()
         return all(
             array.state is ArrayState.SUBMITTED
-            and all(f"{array.array.job_id}_{index}" in left - staying for index in range(array.array.width))
+            and all(f"{array.array.job_id}_{index}" in left for index in range(array.array.width))
             for array in self.arrays
             if array.open
         )

@@ -20,7 +20,17 @@ from hpcflow.core.model import (
     Task,
     UserError,
 )
-from hpcflow.core.plan import BagPlan, Ready, chain, check_graph, check_resources, core_hours_bound, plan_bags, waves
+from hpcflow.core.plan import (
+    BagPlan,
+    Ready,
+    chain,
+    check_graph,
+    check_resources,
+    core_hours_bound,
+    is_as_long_as_possible,
+    plan_bags,
+    waves,
+)
 from hpcflow.server.bags import array_of, bag_of
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.engine import plan_settings
@@ -79,6 +89,11 @@ class Intake:
                 raise UserError(f"Electron {name!r} can't run. {error}") from None
             if shape.resources.walltime_s is None and limits.bounded:
                 messages.append(_no_walltime(cluster, shape, limits, self._settings.worker_walltime))
+            elif is_as_long_as_possible(shape.resources, limits, self._settings.kill_grace):
+                messages.append(
+                    f"Tasks with a walltime of {shape.resources.walltime_s} s fill their partition's limit on "
+                    f"{cluster.name!r}: each gets an array task of its own. With a little less, several can share one."
+                )
         return graph, shapes, list(dict.fromkeys(messages))
 
     def shapes(self, graph: Graph, manifest: Manifest) -> list[Shape]:

@@ -82,6 +82,8 @@ class Reconciler:
                 gone = bag.ledger.left_by_themselves()
                 last = bool(gone) and not bag.ledger.drained and bag.deserted
                 self._collector.release(bag, bag.ledger.lost(gone, last=last), {})
+                if gone and bag.dispatch.ready:
+                    self._shared.plan[cluster.name].set()  # there may be room now for what waits
                 failpoint("after_journal_read_before_commit")
             return news
 
