@@ -75,6 +75,16 @@ async def test_nobody_answers_and_others_go_on(tmp_path: Path) -> None:
 
 
 @in_loop
+async def test_a_server_that_ends_waits_for_nobody_at_a_prompt(tmp_path: Path) -> None:
+    async with served(tmp_path, Door(password="sesame")) as connection:
+        transport, logins = SshTransport(connection), Logins()
+        _, question = await logins.begin("far", transport)
+        assert question is not None
+        await transport.close()
+        await logins.close()
+
+
+@in_loop
 async def test_this_machine_asks_nobody() -> None:
     with pytest.raises(UserError, match="nothing to log in to"):
         await Logins().begin("local", None)

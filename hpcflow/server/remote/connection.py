@@ -220,15 +220,14 @@ class Connection:
             return self._conn
 
     async def close(self) -> None:
-        """Close it; a later call connects again."""
-        async with self._connecting:
-            conn, self._conn = self._conn, None
-            hops, self._hops = self._hops, []
-            for each in filter(None, (conn, *reversed(hops))):
-                each.close()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(5):
-                        await each.wait_closed()
+        """Close it; a later call connects again. Whoever is just connecting is not waited for: it may be a person."""
+        conn, self._conn = self._conn, None
+        hops, self._hops = self._hops, []
+        for each in filter(None, (conn, *reversed(hops))):
+            each.close()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(5):
+                    await each.wait_closed()
 
     async def execute(
         self, program: str, stdin: AsyncIterable[bytes] | bytes, *, deadline_s: float, most: int
