@@ -270,8 +270,8 @@ print(hf.dispatch(parallel)(sys.argv[1]))
 
     mpi.slurm("scancel", mpi.queue(dispatch)[0][0])
 
-    shown = until(lambda: (found := mpi.shown(dispatch))["paused"] and found)
-    assert shown["counts"] == {"paused": 1}
+    until(lambda: mpi.shown(dispatch)["counts"] == {"paused": 1}, lambda: str(mpi.shown(dispatch)))
+    assert "was cancelled" in mpi.shown(dispatch)["paused"]
     assert mpi.user.hpcflow("cancel", dispatch).returncode == 0
 
 
