@@ -184,6 +184,8 @@ class LiveBag:
     telling: asyncio.Lock = field(default_factory=asyncio.Lock)
     grown_at: datetime | None = None
     closed: bool = False
+    #: What the user was told last of a place where it can't be written.
+    complaint: str | None = None
     #: Its directory is known to be on the cluster.
     pushed: bool = False
     #: Its directory was there once and was deleted.

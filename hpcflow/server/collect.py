@@ -110,11 +110,16 @@ class Collector:
             )
             task.alone = True
             self._charge(bag, index, attempt, verdict)
-        for (index, _), worker in lost.cut:
-            end = ends.get(worker)
+        for (index, attempt), worker in lost.cut:
+            task, end = live.tasks[index], ends.get(worker)
             # Who was cut off by time needs more of it; who was told to leave, by a cancel or preemption, does not.
-            live.tasks[index].alone = end is None or end.cause in {Cause.TIMEOUT, Cause.DONE}
-        for index, attempt in (*(key for key, _ in lost.cut), *lost.free):
+            task.alone = end is None or end.cause in {Cause.TIMEOUT, Cause.DONE}
+            if task.attempt == attempt and end is not None and end.cause is Cause.FAILED:
+                task.losses += 1  # nobody says why it was told to leave: that can't go on for ever
+                if task.losses > LOSSES:
+                    self._charge(bag, index, attempt, judge_death(end, first=False, losses=task.losses))
+            self.move(bag, index, attempt, Event.RELEASED, None)
+        for index, attempt in lost.free:
             self.move(bag, index, attempt, Event.RELEASED, None)
 
     def note_node(self, bag: LiveBag, end: Observation) -> None:

@@ -399,13 +399,14 @@ class Engine:
 
     async def _follow_turn(self, cluster: Cluster) -> None:
         wake = self._shared.follow[cluster.name]
-        delay = self.settings.journal_poll
+        floor, ceiling = cluster.follow_poll(self.settings)
+        delay = floor
         while bags := [bag for bag in self._shared.bags_on(cluster) if not bag.ledger.drained]:
             news = await self._reconciler.read_all(cluster, bags)
-            delay = self.settings.journal_poll if news else min(delay * 1.1, self.settings.journal_poll_max)
+            delay = floor if news else min(delay * 1.1, ceiling)
             if await self._nap(wake, delay):
                 wake.clear()
-                delay = self.settings.journal_poll
+                delay = floor
 
     async def _account_turn(self, cluster: Cluster) -> None:
         delay = self._poll(cluster)

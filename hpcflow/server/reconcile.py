@@ -203,6 +203,8 @@ class Reconciler:
                 )
             elif array.held is None:
                 array.told_held = False
+            if array.held is not None and bag.dispatch.ended_at is not None:
+                self._submitter.want_cancelled(bag)  # requeued and held after the end: nobody needs it
             if array.hopeless is not None and array.hopeless_for >= _HOPELESS and not array.cancel_wanted:
                 self._submitter.want_cancelled(bag)
                 bag.refusal = (
@@ -215,12 +217,14 @@ class Reconciler:
         dead, last = bag.dead(), bag.over
         if not dead and not last:
             return
-        if self._shared.on_network and not bag.ledger.drained:
+        on_network = self._shared.on_network if cluster.on_network is None else cluster.on_network
+        if on_network and not bag.ledger.drained:
             # What a worker wrote last may take a while to be seen here (S3).
             names = (*dead, "the bag") if last else dead
             if bag.dead_for(names, self._shared.now()) < self._shared.settings.visibility_grace:
                 return
-        await self.read(cluster, bag)
+        while await self.read(cluster, bag):  # as many pieces as there are: a long absence left much to read
+            pass
         dead = bag.dead()  # a worker may have come and gone since the last look
         ends = {name: end for name, end in dead.items() if end is not None}
         self._look_for_cancels(cluster, bag)

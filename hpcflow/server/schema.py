@@ -74,7 +74,7 @@ class ClusterAnswer(BaseModel):
     name: str
     scheduler: str
     version: str
-    state: Literal["ok", "unreachable", "unknown"]
+    state: Literal["ok", "unreachable", "needs login", "unknown"]
     problem: str | None
     partitions: list[PartitionLimits]
     max_array_size: int | None

@@ -210,12 +210,11 @@ class Service:
         return {"clusters": [self._cluster(cluster) for _, cluster in sorted(self._engine.clusters.items())]}
 
     def _cluster(self, cluster: Cluster) -> Json:
-        asked = cluster.version or cluster.limits is not None
         return {
             "name": cluster.name,
             "scheduler": cluster.settings.scheduler,
             "version": cluster.version,
-            "state": "unreachable" if cluster.problem else "ok" if asked else "unknown",
+            "state": cluster.state,
             "problem": cluster.problem,
             "partitions": [asdict(partition) for partition in cluster.limits.partitions] if cluster.limits else [],
             "max_array_size": cluster.limits.array.max_width if cluster.limits else None,

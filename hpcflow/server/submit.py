@@ -151,7 +151,10 @@ class Submitter:
                     await push_part(bag.dispatch, bag.bag, bag.told + 1, self._shared.clusters)
                     bag.told += 1
         except TransportError as error:
-            self._writer.say(bag.dispatch, f"Nothing could be written on {cluster.name}: {error}. Trying again.")
+            text = f"Nothing could be written on {cluster.name}: {error}. Trying again."
+            if text != bag.complaint:
+                bag.complaint = text
+                self._writer.say(bag.dispatch, text)
             await self._writer.flush()
             raise
 

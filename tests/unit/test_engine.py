@@ -11,6 +11,8 @@ from functools import wraps
 from pathlib import Path
 from typing import ParamSpec
 
+import pytest
+
 from hpcflow.core.model import Cause, Phase
 from hpcflow.core.states import State, Status
 from hpcflow.server.live import LiveDispatch
@@ -700,3 +702,37 @@ async def test_an_array_task_with_slots_is_alive_until_the_last_of_its_workers_l
         workers[3].leave("walltime")
         PlayedWorker(await stage.job(1), 0).run(0, 3, attempt=2)
         assert (await stage.ended(live)).status is Status.COMPLETED
+
+
+@in_loop
+async def test_a_task_that_is_told_to_leave_again_and_again_for_no_reason_is_charged_at_last(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        live = await stage.dispatch([])
+        for number in range(4):
+            job = await stage.job(number)
+            worker = PlayedWorker(job, 0)
+            worker.claim(0)
+            worker.start(0, number + 1)
+            worker.end(0, "interrupted", number + 1)
+            worker.leave("term")
+            stage.world.end(job, 0, Cause.FAILED, "FAILED", exit_code=143)
+        row = await stage.ended(live)
+        assert row.error is not None and "The task's worker was ended by exit code 143 (FAILED)" in row.error
+        assert stage.world.count("submit") == 4
+
+
+@in_loop
+async def test_a_journal_that_grew_long_meanwhile_is_read_to_its_end_before_anybody_is_charged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpcflow.server.remote.this_machine._READ_AT_ONCE", 400)
+    async with a_stage(tmp_path, journal_poll=60, journal_poll_max=60) as stage:
+        live = await stage.dispatch(*[[]] * 5)
+        job = await stage.job()
+        worker = PlayedWorker(job, 0)
+        for task in range(5):
+            worker.run(task, task)
+        for index in range(5):
+            stage.world.end(job, index, Cause.FAILED, "FAILED", exit_code=1)
+        assert (await stage.ended(live)).status is Status.COMPLETED
+        assert stage.world.count("submit") == 1

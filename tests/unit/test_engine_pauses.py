@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,7 +96,7 @@ async def test_who_wants_it_so_is_submitted_again_after_a_cancel_but_not_for_eve
 
 @in_loop
 async def test_a_held_job_is_told_and_nothing_is_submitted_beside_it(tmp_path: Path) -> None:
-    async with a_stage(tmp_path, ramp_width=1, ramp_after=0.2) as stage:
+    async with a_stage(tmp_path, ramp_width=1, ramp_after=1.0) as stage:
         live = await stage.dispatch([], [])
         job = await stage.job()
         job.tasks[0] = (Phase.PENDING, None, "PENDING JobHeldAdmin")
@@ -106,6 +107,7 @@ async def test_a_held_job_is_told_and_nothing_is_submitted_beside_it(tmp_path: P
             f"until it is released: `hpcflow resume {live.id}` asks for that."
         )
         assert states(stage, live) == [State.QUEUED] * 2
+        await asyncio.sleep(1.2)  # the other array would come now
         await stage.engine.resume(live)
         assert stage.world.count("release") == 1
         assert stage.world.count("submit") == 1
