@@ -81,7 +81,8 @@ def test_a_worker_that_dies_in_its_slot_is_followed_by_another_and_its_task_is_t
     assert (bag.end(0)["st"], bag.end(0)["sig"]) == ("signal", signal.SIGKILL)
     assert bag.result(1) == 2
     heir = died[0].rpartition("_")[0] + "_1"
-    assert [record["ev"] for record in bag.journals()[heir]] == ["up", "inherit", "claim", "exit"]
+    assert [record["ev"] for record in bag.journals()[heir]][:2] == ["up", "inherit"]
+    assert [record["i"] for record in bag.records("end")].count(0) == 1
 
 
 def test_a_signal_of_the_scheduler_reaches_every_slot(tmp_path: Path) -> None:
