@@ -50,7 +50,15 @@ class Reconciler:
 
     async def read_all(self, cluster: Cluster, bags: Sequence[LiveBag]) -> bool:
         """Read the journals of these bags once, and do what follows; return whether there was any news."""
-        news = [bag for bag in bags if bag.readable and await self.read(cluster, bag)]
+        news: list[LiveBag] = []
+        problem: TransportError | None = None
+        for bag in bags:
+            try:
+                if bag.readable and await self.read(cluster, bag):
+                    news.append(bag)
+            except TransportError as error:  # the others may well be readable
+                problem = error
+                self._complain(cluster, bag, error)
         await self._writer.flush()
         for bag in bags:
             if bag.gone:
@@ -59,6 +67,8 @@ class Reconciler:
             await self._after_news(cluster, bag)
         for bag in bags:
             await self._call_reserve(cluster, bag)
+        if problem is not None:
+            raise problem
         return bool(news)
 
     async def read(self, cluster: Cluster, bag: LiveBag) -> int:
@@ -86,6 +96,13 @@ class Reconciler:
                     self._shared.plan[cluster.name].set()  # there may be room now for what waits
                 failpoint("after_journal_read_before_commit")
             return news
+
+    def _complain(self, cluster: Cluster, bag: LiveBag, error: TransportError) -> None:
+        """Tell the user, once, that nothing is known of tasks because their journals can't be read."""
+        text = f"{cluster.name} can't be read: {error}. What its tasks do is not known until that is mended."
+        if text != bag.complaint and bag.dispatch.ended_at is None:
+            bag.complaint = text
+            self._writer.say(bag.dispatch, text)
 
     async def _leave_deleted(self, cluster: Cluster, bag: LiveBag) -> None:
         """End the workers of a bag whose directory was deleted: nothing that they do can be known any more."""
@@ -180,13 +197,20 @@ class Reconciler:
                     self._writer.pending.arrays.append(array.row())
                     logger.info("job %s: %s", array.array.job_id, array.state)
                     self._shared.plan[cluster.name].set()  # there may be room now for what waits
+        problem: TransportError | None = None
         for bag in self._shared.bags_on(cluster):
             self._look_at_queue(cluster, bag)
-            await self._settle(cluster, bag)
+            try:
+                await self._settle(cluster, bag)
+            except TransportError as error:
+                problem = error
+                self._complain(cluster, bag, error)
         await self._writer.flush()
         await self._submitter.cancel_wanted(cluster)
         for bag in self._shared.bags_on(cluster):
             await self._submitter.submit_due(cluster, bag)
+        if problem is not None:
+            raise problem
         return changed
 
     def _look_at_queue(self, cluster: Cluster, bag: LiveBag) -> None:
@@ -223,8 +247,12 @@ class Reconciler:
             names = (*dead, "the bag") if last else dead
             if bag.dead_for(names, self._shared.now()) < self._shared.settings.visibility_grace:
                 return
-        while await self.read(cluster, bag):  # as many pieces as there are: a long absence left much to read
-            pass
+        try:
+            while await self.read(cluster, bag):  # as many pieces as there are: a long absence left much to read
+                pass
+        except TransportError:
+            if not last or bag.dispatch.ended_at is None:  # of one that has ended nothing more is wanted
+                raise
         dead = bag.dead()  # a worker may have come and gone since the last look
         ends = {name: end for name, end in dead.items() if end is not None}
         self._look_for_cancels(cluster, bag)

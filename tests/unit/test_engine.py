@@ -352,6 +352,42 @@ async def test_a_bag_that_somebody_deletes_is_left_and_its_tasks_run_in_another(
 
 
 @in_loop
+async def test_a_bag_without_its_journals_is_left_and_keeps_no_other_bag_waiting(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        first = await stage.dispatch([], cpus=1)
+        job = await stage.job()
+        await stage.until(lambda: stage.store.arrays(first.id)[0].state is ArrayState.SUBMITTED)
+        second = await stage.dispatch([], cpus=2)
+        other = await stage.job(1)
+        shutil.rmtree(Path(job.path, "journal"))
+        PlayedWorker(other, 0).run(0, 0)
+        assert (await stage.ended(second)).status is Status.COMPLETED
+        again = await stage.job(2)
+        PlayedWorker(again, 0).run(0, 0, attempt=2)
+        assert (await stage.ended(first)).status is Status.COMPLETED
+
+
+@in_loop
+async def test_a_bag_that_cannot_be_read_is_said_once_and_keeps_no_other_waiting(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, after_fault=0.02) as stage:
+        first = await stage.dispatch([], cpus=1)
+        job = await stage.job()
+        await stage.until(lambda: stage.store.arrays(first.id)[0].state is ArrayState.SUBMITTED)
+        journals = Path(job.path, "journal")
+        journals.rename(tmp_path / "elsewhere")
+        journals.write_text("no directory")
+        second = await stage.dispatch([], cpus=2)
+        PlayedWorker(await stage.job(1), 0).run(0, 0)
+        assert (await stage.ended(second)).status is Status.COMPLETED
+        journals.unlink()
+        (tmp_path / "elsewhere").rename(journals)
+        PlayedWorker(job, 0).run(0, 0)
+        assert (await stage.ended(first)).status is Status.COMPLETED
+        (said,) = [text for _, text in stage.store.messages(first.id)]
+        assert said.startswith(f"mini can't be read: {journals}")
+
+
+@in_loop
 async def test_bags_that_are_deleted_again_and_again_end_their_tasks(tmp_path: Path) -> None:
     async with a_stage(tmp_path) as stage:
         live = await stage.dispatch([])

@@ -115,8 +115,8 @@ def _read_new(directory: str, offsets: Mapping[str, int]) -> dict[str, bytes]:
     except FileNotFoundError:
         bag = os.path.dirname(directory)
         # A file system that is not mounted has no directory for bags at all.
-        if not os.path.lexists(bag) and os.path.isdir(os.path.dirname(bag)):
-            raise Gone(f"{bag} was deleted") from None
+        if os.path.isdir(os.path.dirname(bag)):
+            raise Gone(f"{directory} was deleted") from None
         raise
     with entries:
         for entry in entries:

@@ -37,7 +37,7 @@ class TransportError(HpcflowError):
 
 
 class Gone(TransportError):
-    """A bag's directory was deleted: it is missing, though that of all bags is there."""
+    """A bag's directory was deleted, or its journals: they are missing, though the directory of all bags is there."""
 
 
 class NeedsLogin(TransportError):
@@ -74,7 +74,7 @@ class Transport(Protocol):
         """Return what the directory's files hold beyond the given offsets; files without news are left out.
 
         Raises:
-            Gone: there is no such directory, nor its parent, though its grandparent exists.
+            Gone: there is no such directory, though the one of its parent exists.
         """
         ...
 
