@@ -409,9 +409,7 @@ class Engine:
                 delay = floor
 
     async def _account_turn(self, cluster: Cluster) -> None:
-        # What may exist or not, after a restart or a lost answer, is looked for at once.
-        sought = any(array.state is ArrayState.AMBIGUOUS for array in self._shared.open_arrays(cluster))
-        delay = 0.0 if sought else self._poll(cluster)
+        delay = self._poll(cluster)
         while self._shared.bags_on(cluster):
             await asyncio.sleep(delay)
             changed = await self._reconciler.reconcile(cluster, self._shared.open_arrays(cluster))

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -60,8 +61,11 @@ def test_a_weekend_without_controller_and_accounting_costs_nothing_but_time() ->
     world = run_world(1, Options(plan=calm, outage_s=weekend))
 
     assert broken_promises(world) == []
-    ends = {entry.task: (entry.attempt, entry.state) for entry in world.history.of("task")}
-    assert ends == dict.fromkeys(range(len(calm.deps)), (1, State.COMPLETED))
+    # A warm worker may leave what it was given and had not begun: that is another attempt, and no other run.
+    assert {entry.task: entry.state for entry in world.history.of("task")} == dict.fromkeys(
+        range(len(calm.deps)), State.COMPLETED
+    )
+    assert Counter(entry.task for entry in world.history.of("run begins")) == dict.fromkeys(range(len(calm.deps)), 1)
     assert sum(1 for _ in world.history.of("command")) <= 2 * weekend / 60 + 100
 
 
