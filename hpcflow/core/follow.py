@@ -147,8 +147,8 @@ class Ledger:
         self.claimed: set[int] = set()
         self.ended = 0
         self.wall_s = 0.0
-        #: For the tasks of units that hold several: what follows them there.
-        self._followers: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        #: For the tasks of units that hold several: their unit, and their place in it.
+        self._places: dict[tuple[int, int], tuple[tuple[int, ...], int]] = {}
         self.grow(bag)
         #: By array task, the newest restart that inherited; by task and attempt, the workers that began it.
         self._heirs: dict[str, int] = {}
@@ -162,11 +162,11 @@ class Ledger:
         """Take the bag as it is with a further part."""
         known = len(self.bag.units) if bag is not self.bag else 0
         self.bag = bag
-        self._followers |= {
-            bag.tasks[unit[place]]: [bag.tasks[position] for position in unit[place + 1 :]]
+        self._places |= {
+            bag.tasks[position]: (unit, place)
             for unit in bag.units[known:]
             if len(unit) > 1
-            for place in range(len(unit) - 1)
+            for place, position in enumerate(unit)
         }
 
     @property
@@ -196,12 +196,14 @@ class Ledger:
         mean = self.mean_wall_s
         return None if mean is None else mean * len(self.bag.tasks) / len(self.bag.units)
 
-    def usage(self, job_id: str, index: int) -> Usage | None:
-        """Return how the workers of one array task spent their time; ``None``: none came up."""
-        name = f"{job_id}_{index}"
-        mine = {key: worker for key, worker in self.workers.items() if array_task_of(key) == name}
-        if not mine:
-            return None
+    def usage(self) -> dict[str, Usage]:
+        """Return how the workers of each array task that came up, as "8123_7", spent their time."""
+        mine: dict[str, dict[str, Worker]] = {}
+        for name, worker in self.workers.items():
+            mine.setdefault(array_task_of(name), {})[name] = worker
+        return {array_task: self._usage(workers) for array_task, workers in mine.items()}
+
+    def _usage(self, mine: Mapping[str, Worker]) -> Usage:
         newest = max(map(_restart_of, mine))
         last = [worker for key, worker in mine.items() if _restart_of(key) == newest]
         spans = {key: worker.last_at - (worker.first_at or worker.last_at) for key, worker in mine.items()}
@@ -228,7 +230,8 @@ class Ledger:
 
     def followers(self, index: int, attempt: int) -> list[tuple[int, int]]:
         """Return (index, attempt) of the tasks that come after one in its unit."""
-        return self._followers.get((index, attempt), [])
+        unit, place = self._places.get((index, attempt), ((), 0))
+        return [self.bag.tasks[position] for position in unit[place + 1 :]]
 
     def left_by_themselves(self) -> list[str]:
         """Return the workers whose last line says that they chose to leave: what they had can go to others at once.

@@ -246,7 +246,11 @@ class LiveBag:
     @property
     def came_up(self) -> int:
         """Array tasks whose worker wrote a line, however often it was requeued."""
-        return len({array_task_of(name) for name in self.ledger.workers})
+        return len(self._up())
+
+    def _up(self) -> set[str]:
+        """Return the array tasks, as "8123_7", whose worker wrote a line."""
+        return {array_task_of(name) for name in self.ledger.workers}
 
     def hold_back(self) -> None:
         """Keep the arrays for later that are not submitted at once, as long as no others were."""
@@ -273,7 +277,7 @@ class LiveBag:
 
     def on_their_way(self) -> int:
         """Return how many array tasks may still come up: submitted or about to be, and not ended or trimmed before."""
-        up = {array_task_of(name) for name in self.ledger.workers}
+        up = self._up()
         return sum(
             sum(f"{array.array.job_id}_{index}" not in up for index in range(array.array.width))
             for array in self.arrays
@@ -342,14 +346,14 @@ class LiveBag:
     def cancelled_by_others(self) -> tuple[str, Observation] | None:
         """Return an array task, as "8123_7", that somebody else cancelled since the last call, and its end."""
         news: list[tuple[str, Observation]] = []
+        up = self._up()
         for array in self.arrays:
             for index, end in array.ends.items():
                 name = f"{array.array.job_id}_{index}"
                 if end.cause is not Cause.CANCELLED or array.cancel_wanted or name in self.cancelled:
                     continue
-                ran = any(array_task_of(worker) == name for worker in self.ledger.workers)
                 # What would have found no work was perhaps trimmed by a server before this one, and nobody misses it.
-                if ran or not (array.trimmed or self.ledger.all_claimed):
+                if name in up or not (array.trimmed or self.ledger.all_claimed):
                     news.append((name, end))
         self.cancelled.update(name for name, _ in news)
         return news[0] if news else None

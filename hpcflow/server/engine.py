@@ -334,7 +334,8 @@ class Engine:
             mine = [
                 task for task in left if task.shape == bag.bag.shape and not task.alone and task.index in live.ready
             ]
-            left = [task for task in left if task not in mine]
+            taken = {task.index for task in mine}
+            left = [task for task in left if task.index not in taken]
             age = (self.now() - (bag.grown_at or bag.created_at)).total_seconds()
             if age < min(GROW_MOST_S, GROW_S * len(bag.bag.parts)):
                 later = True  # each part is a file and a line: the more there are, the longer others are waited for

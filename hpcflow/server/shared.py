@@ -62,10 +62,12 @@ class Shared:
         """Forget a bag whose arrays are all over."""
         if self.bags.pop(bag.bag.id, None) is not None:
             self.writer.pending.bags.append(bag.row(closed_at=self.now()))
+            spent = bag.ledger.usage()
             for array in bag.arrays:
-                ended = array.ends.keys() | array.ends_before.keys()
-                found = {index: bag.ledger.usage(str(array.array.job_id), index) for index in ended}
-                array.usage = {index: usage for index, usage in found.items() if usage is not None}
+                names = {
+                    index: f"{array.array.job_id}_{index}" for index in array.ends.keys() | array.ends_before.keys()
+                }
+                array.usage = {index: spent[name] for index, name in names.items() if name in spent}
                 self.writer.pending.arrays.append(array.row())
 
     def bags_on(self, cluster: Cluster) -> list[LiveBag]:

@@ -162,7 +162,7 @@ def test_an_array_tasks_time_is_that_of_its_slots_in_its_newest_run() -> None:
     waited = {"ev": "exit", "t": 110.0, "why": "drained", "n": 1, "idle": 2.5}
     ledger.read("7+1_0_1", [{"ev": "up", "t": 101.0}, claim(1), start(1), end(1) | {"t": 103.0}, waited])
     ledger.read("7_1_0", [{"ev": "up", "t": 1.0}])
-    assert ledger.usage("7", 0) == Usage(
+    assert ledger.usage()["7_0"] == Usage(
         workers=2,
         cores=1,
         unfinished=0,
@@ -173,7 +173,7 @@ def test_an_array_tasks_time_is_that_of_its_slots_in_its_newest_run() -> None:
         idle_s=2.5,
         earlier_s=1.0,
     )
-    silent = ledger.usage("7", 1)
+    silent = ledger.usage()["7_1"]
     assert silent is not None
     assert (silent.unfinished, silent.tasks, silent.span_s) == (1, 0, 0.0)
-    assert ledger.usage("7", 2) is None
+    assert "7_2" not in ledger.usage()
