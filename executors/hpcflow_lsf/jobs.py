@@ -7,39 +7,29 @@ array and fails on a job with a reason, and its scripts hide exit codes.
 
 from __future__ import annotations
 
-import io
 import re
-import shlex
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from psij import Job, JobAttributes, JobSpec, ResourceSpecV1, SubmitException
 from psij.executors.batch.lsf import LsfExecutorConfig, LsfJobExecutor
 from psij.executors.batch.script_generator import TemplatedScriptGenerator
 
-from hpcflow.core.model import JobArray, JobId
+from hpcflow.core.model import WORKER_MEMORY_MIB, JobArray, JobId
 from hpcflow_lsf.options import selection
 from hpcflow_templates import batch_template
+from hpcflow_templates.renderer import STDIN, Renderer
 
-__all__ = ["WORKER_MEMORY_MIB", "LsfJobs"]
-
-#: What the worker needs beside its task.
-WORKER_MEMORY_MIB: Final = 32
+__all__ = ["LsfJobs"]
 
 _MIB: Final = 1024 * 1024
 
 # bsub talks on the same stream: "Cannot connect to LSF. Please wait ..." before it, a site's words around it.
 _SUBMITTED: Final = re.compile(r"^Job <([1-9][0-9]*)> is submitted to (?:default )?queue <[^>\n]+>\.\r?$", re.MULTILINE)
 
-# The prologue may need `module`, which only login shells know; without one the smallest shell is the fastest.
-_LOGIN_SHELL: Final = "/bin/bash -l"
-_SHELL: Final = "/bin/sh"
 
-_STDIN: Final = Path("/dev/stdin")
-
-
-class LsfJobs(LsfJobExecutor):
+class LsfJobs(Renderer, LsfJobExecutor):
     """PSI/J's LSF executor as a renderer: it writes scripts and argvs, and runs nothing."""
 
     # PSI/J sets this where it makes executors by name.
@@ -53,19 +43,11 @@ class LsfJobs(LsfJobExecutor):
 
     def script(self, array: JobArray) -> str:
         """Return the batch script of an array."""
-        context: dict[str, object] = {
-            "interpreter": _LOGIN_SHELL if array.prologue.strip() else _SHELL,
-            "directory": shlex.quote(array.path),
-            "prologue": array.prologue.strip("\n"),
-            "command": shlex.join(array.command),
-        }
-        out = io.StringIO()
-        self.generate_submit_script(self.job(array), context, out)
-        return out.getvalue()
+        return self.batch_script(self.job(array), directory=array.path, prologue=array.prologue, command=array.command)
 
     def submit_argv(self, array: JobArray) -> list[str]:
         """Return the submit command of an array, without its ``extra``; the script is read from stdin."""
-        return self.get_submit_command(self.job(array), _STDIN)
+        return self.get_submit_command(self.job(array), STDIN)
 
     def job(self, array: JobArray) -> Job:
         """Return an array in PSI/J's words; what PSI/J has no word for is a custom attribute ``lsf.<option>``."""
@@ -159,15 +141,3 @@ class LsfJobs(LsfJobExecutor):
         if len(found) != 1:
             raise SubmitException(f"bsub printed no job id: {out.strip()[-200:]!r}")
         return JobId(found[0])
-
-    # ---- shut
-
-    def _start_queue_poll_thread(self) -> Any:  # Any: PSI/J's thread class; none is made, and none of its users is left
-        return None
-
-    def submit(self, job: Job) -> NoReturn:
-        """Refuse: hpcflow's server submits."""
-        raise NotImplementedError("hpcflow submits through its own transport, never through PSI/J")
-
-    def _run_command(self, cmd: list[str]) -> NoReturn:
-        raise NotImplementedError(f"hpcflow runs {cmd[0]} through its own transport, never through PSI/J")

@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from hpcflow.core.model import ArrayLimits, HpcflowError, Limits, Partition
+from hpcflow.core.model import WORKER_MEMORY_MIB, ArrayLimits, HpcflowError, Limits, Partition
 from hpcflow.core.plugin import Command, Reply
-from hpcflow_lsf.jobs import WORKER_MEMORY_MIB
 from hpcflow_lsf.text import decoded, first_words, kib, not_found
 
 __all__ = ["limits", "parse_limits", "parse_probe", "probe"]

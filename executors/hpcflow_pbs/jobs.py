@@ -7,36 +7,26 @@ jobs only, and its scripts hide exit codes.
 
 from __future__ import annotations
 
-import io
 import re
-import shlex
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from psij import Job, JobAttributes, JobSpec, ResourceSpecV1, SubmitException
 from psij.executors.batch.pbs import PBSJobExecutor
 from psij.executors.batch.pbs_base import PBSExecutorConfig
 from psij.executors.batch.script_generator import TemplatedScriptGenerator
 
-from hpcflow.core.model import JobArray, JobId
+from hpcflow.core.model import WORKER_MEMORY_MIB, JobArray, JobId
 from hpcflow_templates import batch_template
+from hpcflow_templates.renderer import SHELL, STDIN, Renderer
 
-__all__ = ["WORKER_MEMORY_MIB", "PbsJobs", "full_id"]
-
-#: What the worker needs beside its task.
-WORKER_MEMORY_MIB: Final = 32
+__all__ = ["PbsJobs", "full_id"]
 
 _MIB: Final = 1024 * 1024
 
 # "26.pbs01" or "26[].pbs01". Hooks may print before it; nothing else on the line will do.
 _SUBMITTED: Final = re.compile(r"([0-9]+)(\[\])?\.[A-Za-z0-9][A-Za-z0-9.-]*")
-
-# The prologue may need `module`, which only login shells know; without one the smallest shell is the fastest.
-_LOGIN_SHELL: Final = "/bin/bash -l"
-_SHELL: Final = "/bin/sh"
-
-_STDIN: Final = Path("/dev/stdin")
 
 
 def full_id(job_id: JobId, width: int) -> str:
@@ -44,7 +34,7 @@ def full_id(job_id: JobId, width: int) -> str:
     return f"{job_id}[]" if width > 1 else job_id
 
 
-class PbsJobs(PBSJobExecutor):
+class PbsJobs(Renderer, PBSJobExecutor):
     """PSI/J's PBS executor as a renderer: it writes scripts and argvs, and runs nothing."""
 
     # PSI/J sets this where it makes executors by name.
@@ -58,19 +48,13 @@ class PbsJobs(PBSJobExecutor):
 
     def script(self, array: JobArray) -> str:
         """Return the batch script of an array."""
-        context: dict[str, object] = {
-            "interpreter": _LOGIN_SHELL if array.prologue.strip() else _SHELL,
-            "directory": shlex.quote(array.path),
-            "prologue": array.prologue.strip("\n"),
-            "command": shlex.join(array.command),
-        }
-        out = io.StringIO()
-        self.generate_submit_script(self.job(array, place=None), context, out)
-        return out.getvalue()
+        return self.batch_script(
+            self.job(array, place=None), directory=array.path, prologue=array.prologue, command=array.command
+        )
 
     def submit_argv(self, array: JobArray, *, place: str | None) -> list[str]:
         """Return the submit command of an array, without its ``extra``; the script is read from stdin."""
-        return self.get_submit_command(self.job(array, place=place), _STDIN)
+        return self.get_submit_command(self.job(array, place=place), STDIN)
 
     def job(self, array: JobArray, *, place: str | None) -> Job:
         """Return an array in PSI/J's words; what PSI/J has no word for is a custom attribute ``pbs.<option>``."""
@@ -121,7 +105,7 @@ class PbsJobs(PBSJobExecutor):
             "-q": attributes.queue_name,
             "-A": attributes.account,
             # The user's login shell may be csh.
-            "-S": _SHELL,
+            "-S": SHELL,
             # The script writes to a file of its own: PBS copies these after the end, and mails what it can't copy.
             "-o": "/dev/null",
             "-e": "/dev/null",
@@ -156,18 +140,6 @@ class PbsJobs(PBSJobExecutor):
         if found is None or not out.endswith("\n"):
             raise SubmitException(f"qsub printed no job id: {last[:200]!r}")
         return JobId(found[1])
-
-    # ---- shut
-
-    def _start_queue_poll_thread(self) -> Any:  # Any: PSI/J's thread class; none is made, and none of its users is left
-        return None
-
-    def submit(self, job: Job) -> NoReturn:
-        """Refuse: hpcflow's server submits."""
-        raise NotImplementedError("hpcflow submits through its own transport, never through PSI/J")
-
-    def _run_command(self, cmd: list[str]) -> NoReturn:
-        raise NotImplementedError(f"hpcflow runs {cmd[0]} through its own transport, never through PSI/J")
 
 
 def _select(asked: ResourceSpecV1, chunk: str | None) -> str:

@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from hpcflow.core.model import ArrayLimits, HpcflowError, Limits, Partition
+from hpcflow.core.model import WORKER_MEMORY_MIB, ArrayLimits, HpcflowError, Limits, Partition
 from hpcflow.core.plugin import Command, Reply
 from hpcflow_pbs.answer import read_object
-from hpcflow_pbs.jobs import WORKER_MEMORY_MIB
 from hpcflow_pbs.text import decoded, first_words, not_found, seconds
 
 __all__ = ["limits", "parse_limits", "parse_probe", "probe"]

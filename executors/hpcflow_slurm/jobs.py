@@ -6,25 +6,21 @@ ways to act are shut: its poller takes a job that it can't see for completed, an
 
 from __future__ import annotations
 
-import io
 import re
-import shlex
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final
 
 from psij import Job, JobAttributes, JobSpec, ResourceSpecV1, SubmitException
 from psij.executors.batch.script_generator import TemplatedScriptGenerator
 from psij.executors.batch.slurm import SlurmExecutorConfig, SlurmJobExecutor
 
-from hpcflow.core.model import JobArray, JobId
+from hpcflow.core.model import WORKER_MEMORY_MIB, JobArray, JobId
 from hpcflow_slurm.options import excluded
 from hpcflow_templates import batch_template
+from hpcflow_templates.renderer import STDIN, Renderer
 
-__all__ = ["WORKER_MEMORY_MIB", "SlurmJobs"]
-
-#: What the worker needs beside its task: Slurm counts the pages that both share twice.
-WORKER_MEMORY_MIB: Final = 32
+__all__ = ["SlurmJobs"]
 
 _MIB: Final = 1024 * 1024
 
@@ -32,17 +28,11 @@ _MIB: Final = 1024 * 1024
 # option. Nothing else on the line will do: a wrapper's chatter may end in a number.
 _SUBMITTED: Final = re.compile(r"(?:Submitted batch job )?([1-9][0-9]*)(?:;[\w.-]+| on cluster [\w.-]+)?")
 
-# The prologue may need `module`, which only login shells know; without one the smallest shell is the fastest.
-_LOGIN_SHELL: Final = "/bin/bash -l"
-_SHELL: Final = "/bin/sh"
-
 # Slurm looks at limits every half minute or so and may warn up to a minute early: not worth it below this.
 _WARNED_FROM: Final = timedelta(minutes=30)
 
-_STDIN: Final = Path("/dev/stdin")
 
-
-class SlurmJobs(SlurmJobExecutor):
+class SlurmJobs(Renderer, SlurmJobExecutor):
     """PSI/J's Slurm executor as a renderer: it writes scripts and argvs, and runs nothing."""
 
     # PSI/J sets this where it makes executors by name.
@@ -56,18 +46,13 @@ class SlurmJobs(SlurmJobExecutor):
 
     def script(self, array: JobArray) -> str:
         """Return the batch script of an array."""
-        context: dict[str, object] = {
-            "interpreter": _LOGIN_SHELL if array.prologue.strip() else _SHELL,
-            "prologue": array.prologue.strip("\n"),
-            "command": shlex.join(array.command),
-        }
-        out = io.StringIO()
-        self.generate_submit_script(self.job(array, comment=""), context, out)
-        return out.getvalue()
+        return self.batch_script(
+            self.job(array, comment=""), directory=array.path, prologue=array.prologue, command=array.command
+        )
 
     def submit_argv(self, array: JobArray, *, comment: str) -> list[str]:
         """Return the submit command of an array, without its ``extra``; the script is read from stdin."""
-        return self.get_submit_command(self.job(array, comment=comment), _STDIN)
+        return self.get_submit_command(self.job(array, comment=comment), STDIN)
 
     def job(self, array: JobArray, *, comment: str) -> Job:
         """Return an array in PSI/J's words; what PSI/J has no word for is a custom attribute ``slurm.<option>``."""
@@ -164,15 +149,3 @@ class SlurmJobs(SlurmJobExecutor):
         if found is None or not out.endswith("\n"):
             raise SubmitException(f"sbatch printed no job id: {last[:200]!r}")
         return JobId(found[1])
-
-    # ---- shut
-
-    def _start_queue_poll_thread(self) -> Any:  # Any: PSI/J's thread class; none is made, and none of its users is left
-        return None
-
-    def submit(self, job: Job) -> NoReturn:
-        """Refuse: hpcflow's server submits."""
-        raise NotImplementedError("hpcflow submits through its own transport, never through PSI/J")
-
-    def _run_command(self, cmd: list[str]) -> NoReturn:
-        raise NotImplementedError(f"hpcflow runs {cmd[0]} through its own transport, never through PSI/J")

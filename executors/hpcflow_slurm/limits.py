@@ -6,9 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from hpcflow.core.model import ArrayLimits, HpcflowError, Limits, Partition
+from hpcflow.core.model import WORKER_MEMORY_MIB, ArrayLimits, HpcflowError, Limits, Partition
 from hpcflow.core.plugin import Command, Reply
-from hpcflow_slurm.jobs import WORKER_MEMORY_MIB
 from hpcflow_slurm.text import decoded, first_words, not_found
 
 __all__ = ["limits", "parse_limits", "parse_probe", "probe"]

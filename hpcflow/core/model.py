@@ -11,6 +11,7 @@ from typing import Final, Literal, NewType
 from hpcflow.core.errors import HpcflowError, NotFound, UserError
 
 __all__ = [
+    "WORKER_MEMORY_MIB",
     "ArrayLimits",
     "Bag",
     "BagId",
@@ -220,6 +221,10 @@ class Bag:
     #: Array tasks of each array planned for it at first, and how many of these arrays are submitted at once.
     widths: tuple[int, ...] = ()
     at_once: int = 0
+
+
+#: What a worker needs beside its task, in MiB. Slurm's own poll counts the pages that both share twice (22.05).
+WORKER_MEMORY_MIB: Final = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Final
 
-from hpcflow.core.model import ClusterName, Graph, Limits, Partition, Resources, Shape, UserError
+from hpcflow.core.model import WORKER_MEMORY_MIB, ClusterName, Graph, Limits, Partition, Resources, Shape, UserError
 
 __all__ = [
     "RANGE_S",
@@ -43,8 +43,6 @@ PAYS_S: Final = 0.5
 RANGE_S: Final = 10.0
 #: Schedulers look at their queues about this often: further workers for less than this come too late.
 LAUNCH_S: Final = 30.0
-#: What a worker needs beside its task.
-_WORKER_MIB: Final = 32
 #: An array task without any limit of its own still gets a number that every scheduler can write: ten years.
 UNBOUNDED_S: Final = 10 * 365 * 86400
 
@@ -298,7 +296,7 @@ def for_slots(resources: Resources, slots: int) -> Resources:
         resources,
         cpus=resources.cpus * slots,
         # Schedulers' plugins add one worker to a task's memory; here there are several.
-        memory_mib=memory * slots + _WORKER_MIB * (slots - 1) if memory is not None else None,
+        memory_mib=memory * slots + WORKER_MEMORY_MIB * (slots - 1) if memory is not None else None,
         gpus=resources.gpus * slots,
     )
 

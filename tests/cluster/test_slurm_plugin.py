@@ -20,9 +20,18 @@ from typing import Final
 
 import pytest
 
-from hpcflow.core.model import Cause, JobArray, Limits, Observation, Observations, Phase, Resources, Stuck
+from hpcflow.core.model import (
+    WORKER_MEMORY_MIB,
+    Cause,
+    JobArray,
+    Limits,
+    Observation,
+    Observations,
+    Phase,
+    Resources,
+    Stuck,
+)
 from hpcflow.core.plugin import Accepted, Command, Refused, Reply, Submission
-from hpcflow_slurm.jobs import WORKER_MEMORY_MIB
 from tests.unit.scheduler_replies import ONE_CORE, PLUGIN, an_array
 
 pytestmark = pytest.mark.cluster
