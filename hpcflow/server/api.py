@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect
 from hpcflow.core.model import HpcflowError, NotFound, UserError
 from hpcflow.core.states import State
 from hpcflow.server import schema
+from hpcflow.server.cluster_api import ClusterDesk, cluster_routes
 from hpcflow.server.guard import KEY_HEADER, Guard, Sessions, Token, cookie_name
 from hpcflow.server.home import Notice
 from hpcflow.server.upload import MEDIA_TYPE, TooLarge, Upload, is_ulid
@@ -65,9 +66,8 @@ class Service(Protocol):
         """``clusters``, ``default_cluster`` and ``live_dispatches``."""
         ...
 
-    def clusters(self) -> Json: ...
-
-    async def test_cluster(self, name: str) -> Json: ...
+    @property
+    def roster(self) -> ClusterDesk: ...
 
     async def dispatches(self, limit: int, before: str | None, prefix: str | None) -> Json:
         """Return dispatches, the newest first; with a ``prefix`` up to ten whose ids begin so."""
@@ -193,13 +193,7 @@ def routes(service: Service, desk: Desk) -> APIRouter:
             }
         )
 
-    @api.get("/clusters", response_model=schema.Clusters)
-    async def clusters() -> Response:
-        return _Json(service.clusters())
-
-    @api.post("/clusters/{name}/test", response_model=schema.ClusterTest)
-    async def test_cluster(name: str) -> Response:
-        return _Json(await service.test_cluster(name))
+    api.include_router(cluster_routes(service.roster))
 
     @api.post(
         "/dispatches",

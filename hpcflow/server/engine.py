@@ -125,6 +125,11 @@ class Engine:
         """The bags that are not over."""
         return self._shared.bags
 
+    def wake(self, cluster: Cluster) -> None:
+        """Look at a cluster that answers again, before its turn comes."""
+        self._shared.plan[cluster.name].set()
+        self._shared.listen(cluster)
+
     async def cancel(self, live: LiveDispatch, tasks: Sequence[int] | None) -> int:
         """Cancel tasks that have not ended (``None``: all) and the arrays nobody needs then; return how many tasks."""
         if tasks is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr
 
 from hpcflow.core.states import State, Status
 
@@ -19,6 +19,8 @@ __all__ = [
     "Dispatches",
     "Health",
     "Job",
+    "LoginAnswer",
+    "LoginRequest",
     "Moved",
     "PageKey",
     "Plan",
@@ -95,6 +97,38 @@ class ClusterTestStep(BaseModel):
 class ClusterTest(BaseModel):
     ok: bool
     steps: list[ClusterTestStep]
+
+
+class LoginPrompt(BaseModel):
+    text: str
+    #: Whether the answer may be shown while it is typed.
+    echo: bool
+
+
+class LoginQuestion(BaseModel):
+    #: From 1; the answer names it.
+    number: int
+    #: Who asks, as ``user@host``.
+    host: str
+    text: str
+    prompts: list[LoginPrompt]
+
+
+class LoginAnswer(BaseModel):
+    #: Names this login; only who began it knows it.
+    login: str
+    #: ``None``: the cluster has let us in.
+    question: LoginQuestion | None
+    cluster: ClusterAnswer
+
+
+class LoginRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    login: str
+    number: Annotated[int, Field(ge=1)]
+    #: One for each prompt. Used once, and kept nowhere.
+    answers: list[SecretStr]
 
 
 class Accepted(BaseModel):

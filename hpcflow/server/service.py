@@ -11,7 +11,6 @@ import sys
 from array import array
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
@@ -29,6 +28,7 @@ from hpcflow.server.intake import Intake
 from hpcflow.server.live import LiveDispatch, Stored
 from hpcflow.server.manifest import read_graph
 from hpcflow.server.reports import array_task, spelled, usage, which
+from hpcflow.server.roster import Roster
 from hpcflow.server.settings import Settings, read_clusters
 from hpcflow.server.store import ArrayRow, ArrayState, BagRow, DispatchRow, EndRow, Store, TaskRow
 
@@ -96,8 +96,7 @@ async def running(
             finally:
                 loop.cancel()
     finally:
-        for cluster in clusters.values():
-            await cluster.close()
+        await service.roster.close()
 
 
 def _now() -> datetime:
@@ -117,6 +116,8 @@ class Service:
         self._where = where
         self._default = default
         self._intake = Intake(engine.clusters, default, reason, engine.settings, engine.now)
+        #: What the API asks about clusters.
+        self.roster = Roster(engine, default)
         self._retrying = asyncio.Lock()
         self._cores_of: dict[DispatchId, array[int]] = {}
 
@@ -205,56 +206,6 @@ class Service:
             "live_dispatches": len(self._engine.writer.dispatches),
             "problem": self._engine.writer.problem,
         }
-
-    def clusters(self) -> Json:
-        return {"clusters": [self._cluster(cluster) for _, cluster in sorted(self._engine.clusters.items())]}
-
-    def _cluster(self, cluster: Cluster) -> Json:
-        return {
-            "name": cluster.name,
-            "scheduler": cluster.settings.scheduler,
-            "version": cluster.version,
-            "state": cluster.state,
-            "problem": cluster.problem,
-            "partitions": [asdict(partition) for partition in cluster.limits.partitions] if cluster.limits else [],
-            "max_array_size": cluster.limits.array.max_width if cluster.limits else None,
-            "default": cluster.name == self._default,
-        }
-
-    async def test_cluster(self, name: str) -> Json:
-        """Ask the scheduler for its version and limits, and put the worker in place, step by step."""
-        cluster = self._engine.clusters.get(ClusterName(name))
-        if cluster is None:
-            raise NotFound(
-                f"There is no cluster {name!r}; the clusters are {', '.join(sorted(self._engine.clusters))}."
-            )
-        steps: list[Json] = []
-
-        async def scheduler() -> str:
-            return await cluster.probe()
-
-        async def limits() -> str:
-            known = await cluster.known_limits(self._engine.now())
-            partitions = ", ".join(partition.name for partition in known.partitions)
-            books = "accounting is kept" if known.accounting else "no accounting: the queue alone is asked"
-            return f"partitions {partitions}; arrays of up to {known.array.max_width}; {books}"
-
-        async def workdir() -> str:
-            await cluster.place_worker()
-            return f"the worker is at {cluster.worker_path}"
-
-        for step, ask, command in (
-            ("scheduler answers", scheduler, cluster.plugin.probe()),
-            ("limits", limits, cluster.plugin.limits()),
-            ("work directory", workdir, None),
-        ):
-            spelled = " ".join(command.argv) if command is not None else None
-            try:
-                steps.append({"step": step, "ok": True, "detail": await ask(), "command": spelled})
-            except HpcflowError as error:
-                steps.append({"step": step, "ok": False, "detail": str(error), "command": spelled})
-                break
-        return {"ok": all(step["ok"] for step in steps), "steps": steps}
 
     # ---- answers about dispatches
 

@@ -19,6 +19,7 @@ from hpcflow.core.bag import stream_parts
 from hpcflow.core.model import HpcflowError, NotFound, UserError
 from hpcflow.core.states import State
 from hpcflow.server.api import Desk, Service, application
+from hpcflow.server.cluster_api import ClusterDesk
 from hpcflow.server.guard import Sessions, Token
 from hpcflow.server.home import Notice, listen_unix
 from hpcflow.server.listen import Listener, listen_tcp, tcp_port
@@ -31,10 +32,45 @@ OTHER = "01JD0000000000000000000002"
 
 
 @dataclass
+class MemoryRoster:
+    """Knows names, and one that lets in who says "sesame"."""
+
+    names: list[str]
+    answers: list[Sequence[str]] = field(default_factory=list[Sequence[str]])
+
+    def clusters(self) -> Json:
+        return {"clusters": []}
+
+    async def test(self, name: str) -> Json:
+        if name not in self.names:
+            raise NotFound(f"There is no cluster called {name!r}.")
+        return {"ok": True, "steps": []}
+
+    async def login(self, name: str) -> Json:
+        prompts = [{"text": "Password: ", "echo": False}]
+        return self._asks(name, {"number": 1, "host": f"ada@{name}", "text": "", "prompts": prompts})
+
+    async def answer(self, name: str, login: str, number: int, answers: Sequence[str]) -> Json:
+        self.answers.append(answers)
+        if answers != ["sesame"]:
+            raise HpcflowError(f"{name} needs login: ada@{name} did not accept what was answered.")
+        return self._asks(name, None)
+
+    def _asks(self, name: str, question: Json | None) -> Json:
+        cluster: Json = {"name": name, "scheduler": "slurm", "version": "", "state": "needs login", "problem": None}
+        cluster |= {"partitions": [], "max_array_size": None, "default": False}
+        return {"login": "a-login", "question": question, "cluster": cluster}
+
+
+_is_desk: type[ClusterDesk] = MemoryRoster
+
+
+@dataclass
 class MemoryService:
     """Takes dispatches and never runs them."""
 
     names: list[str] = field(default_factory=lambda: ["local"])
+    roster: MemoryRoster = field(init=False)
     manifests: dict[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])  # Any: JSON
     payloads: dict[str, bytes] = field(default_factory=dict[str, bytes])
     versions: dict[str, int] = field(default_factory=dict[str, int])
@@ -44,6 +80,9 @@ class MemoryService:
     extra: Json = field(default_factory=dict[str, Any])  # Any: JSON
     changed_event: asyncio.Event = field(default_factory=asyncio.Event)
     polls: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.roster = MemoryRoster(self.names)
 
     async def accept(self, manifest: Mapping[str, Any], payload: str) -> Json:  # Any: JSON
         if manifest["name"] == "refused":
@@ -59,14 +98,6 @@ class MemoryService:
 
     def status(self) -> Json:
         return {"clusters": self.names, "default_cluster": self.names[0], "live_dispatches": len(self.versions)}
-
-    def clusters(self) -> Json:
-        return {"clusters": []}
-
-    async def test_cluster(self, name: str) -> Json:
-        if name not in self.names:
-            raise NotFound(f"There is no cluster called {name!r}.")
-        return {"ok": True, "steps": []}
 
     async def dispatches(self, limit: int, before: str | None, prefix: str | None) -> Json:
         ids = sorted((known for known in self.manifests if before is None or known < before), reverse=True)

@@ -22,7 +22,19 @@ from hpcflow.core.bag import stream_parts
 from hpcflow.core.model import Resources
 from hpcflow.server import schema
 from hpcflow.server.upload import ResourcesNote, Upload, is_ulid
-from tests.unit.served import BLOBS, FIRST, OTHER, Json, MemoryService, Served, a_manifest, a_shape, an_upload, served
+from tests.unit.served import (
+    BLOBS,
+    FIRST,
+    OTHER,
+    Answer,
+    Json,
+    MemoryService,
+    Served,
+    a_manifest,
+    a_shape,
+    an_upload,
+    served,
+)
 
 
 @pytest.fixture
@@ -451,6 +463,22 @@ def test_an_unknown_cluster_is_not_found(shared: Served) -> None:
     assert shared.ask("POST", "/api/v1/clusters/local/test").json == {"ok": True, "steps": []}
     answer = shared.ask("POST", "/api/v1/clusters/slrum/test")
     assert (answer.status, answer.error) == (404, "There is no cluster called 'slrum'.")
+
+
+def test_a_login_asks_and_takes_an_answer_and_no_reply_repeats_it(shared: Served) -> None:
+    first = shared.ask("POST", "/api/v1/clusters/local/login").json
+    assert first["question"]["prompts"] == [{"text": "Password: ", "echo": False}]
+
+    def answers(*given: object) -> Answer:
+        body = json.dumps({"login": "a-login", "number": 1, "answers": given}).encode()
+        return shared.ask("POST", "/api/v1/clusters/local/login/answer", body=body)
+
+    wrong = answers("guess")
+    assert (wrong.status, "did not accept" in wrong.error, b"guess" in wrong.body) == (409, True, False)
+    assert answers("sesame").json["question"] is None
+    odd = answers("sesame", 7)
+    assert (odd.status, b"sesame" in odd.body) == (422, False)
+    assert shared.service.roster.answers == [["guess"], ["sesame"]]
 
 
 def test_the_link_for_a_browser_has_its_code_where_no_log_sees_it(shared: Served) -> None:

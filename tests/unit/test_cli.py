@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -678,6 +679,47 @@ def test_a_cluster_that_fails_its_test_exits_with_1(fake: FakeServer, capsys: py
         "FAILED  submit: Invalid account.",
         "        sbatch -A x",
     ]
+
+
+def a_login(number: int, *prompts: tuple[str, bool], state: str = "needs login") -> Answer:
+    """What the server answers during a login; without prompts it is over."""
+    question = {"number": number, "host": "ada@far", "text": "Say \x1b[31mwho", "prompts": []}
+    question["prompts"] = [{"text": text, "echo": echo} for text, echo in prompts]
+    cluster = {"name": "far", "state": state, "version": "slurm 23.02", "problem": None}
+    return 200, {"login": "an-id", "question": question if prompts else None, "cluster": cluster}
+
+
+def test_a_login_asks_a_person_and_shows_only_what_may_be_shown(fake: FakeServer) -> None:
+    fake.answers["POST", "/clusters/far/login"] = a_login(1, ("Password: ", False))
+    fake.answers["POST", "/clusters/far/login/answer"] = [a_login(2, ("Code: ", True)), a_login(0, state="ok")]
+    screen, keyboard = pty.openpty()
+    command = ["setsid", "--ctty", "--wait", sys.executable, "-m", "hpcflow.cli", "clusters", "login", "far"]
+    with subprocess.Popen(command, stdin=keyboard, stdout=keyboard, stderr=keyboard) as login:
+        os.close(keyboard)
+        shown = b""
+        for prompt, answer in ((b"Password: ", b"sesame\n"), (b"Code: ", b"123456\n"), (b"goes on.", b"")):
+            while prompt not in shown:
+                shown += os.read(screen, 1000)
+            os.write(screen, answer)
+        assert login.wait(30) == 0
+    os.close(screen)
+    assert b"You are in: far answers (slurm 23.02)." in shown
+    assert (b"sesame" in shown, b"123456" in shown, b"\x1b" in shown) == (False, True, False)
+    sent = [json.loads(request.body) for request in fake.sent("POST", "/clusters/far/login/answer")]
+    assert sent == [
+        {"login": "an-id", "number": 1, "answers": ["sesame"]},
+        {"login": "an-id", "number": 2, "answers": ["123456"]},
+    ]
+
+
+def test_a_login_without_a_terminal_asks_nobody(
+    fake: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.answers["POST", "/clusters/far/login"] = a_login(1, ("Password: ", False))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("sesame\n"))
+    assert main(["clusters", "login", "far"]) == 2
+    assert capsys.readouterr().err == "far asks for a person: run `hpcflow clusters login far` in a terminal.\n"
+    assert fake.sent("POST", "/clusters/far/login/answer") == []
 
 
 def test_the_pages_address_is_all_of_stdout(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hpcflow.core.model import NotFound, UserError
 from hpcflow.core.plugin import Command
 from hpcflow.server.remote import Ask, Challenge, NeedsLogin
-from hpcflow.server.remote.login import Logins
+from hpcflow.server.remote.login import Logins, Question
 from hpcflow.server.remote.ssh import SshTransport
 from tests.unit.ssh_server import Door, served
 from tests.unit.test_engine import in_loop
@@ -20,18 +20,23 @@ from tests.unit.test_ssh_login import FACTORS
 
 @in_loop
 async def test_two_factors_are_two_questions(tmp_path: Path) -> None:
-    async with served(tmp_path, Door(rounds=FACTORS)) as connection:
+    door = Door(rounds=FACTORS)
+    async with served(tmp_path, door) as connection:
         transport, logins = SshTransport(connection), Logins()
         login, first = await logins.begin("far", transport)
         assert first is not None
-        assert first.prompts == (("Password: ", False),)
-        second = await logins.answer("far", login, ["sesame"])
+        assert first.challenge.prompts == (("Password: ", False),)
+        second = await logins.answer("far", login, 1, ["sesame"])
         assert second is not None
-        assert second.prompts == (("One-time code: ", True),)
-        assert await logins.answer("far", login, ["123456"]) is None
+        assert second.challenge.prompts == (("One-time code: ", True),)
+        assert (
+            await logins.answer("far", login, 1, ["sesame"]) == second
+        )  # the reply was lost, and the request repeated
+        assert await logins.answer("far", login, 2, ["123456"]) is None
+        assert door.answers == [["sesame"], ["123456"]]
         assert (await transport.run(Command(("echo", "in")), 60)).stdout == b"in\n"
         with pytest.raises(NotFound):
-            await logins.answer("far", login, ["123456"])
+            await logins.answer("far", login, 2, ["123456"])
 
 
 @in_loop
@@ -41,10 +46,10 @@ async def test_a_wrong_answer_ends_the_login(tmp_path: Path) -> None:
         logins = Logins()
         login, _ = await logins.begin("far", SshTransport(connection))
         with pytest.raises(NeedsLogin, match="did not accept") as refused:
-            await logins.answer("far", login, ["guess"])
+            await logins.answer("far", login, 1, ["guess"])
         assert "guess" not in str(refused.value)
         with pytest.raises(NotFound):
-            await logins.answer("far", login, ["sesame"])
+            await logins.answer("far", login, 1, ["sesame"])
         assert door.answers == [["guess"]]
 
 
@@ -54,12 +59,12 @@ async def test_who_begins_again_ends_the_first_login(tmp_path: Path) -> None:
         transport, logins = SshTransport(connection), Logins()
         first, _ = await logins.begin("far", transport)
         second, question = await logins.begin("far", transport)
-        assert question == Challenge("ada@cluster", "", (("Password: ", False),))
+        assert question == Question(1, Challenge("ada@cluster", "", (("Password: ", False),)))
         with pytest.raises(NotFound):
-            await logins.answer("far", first, ["sesame"])
+            await logins.answer("far", first, 1, ["sesame"])
         with pytest.raises(UserError, match="asks 1 things, and 2 were answered"):
-            await logins.answer("far", second, ["sesame", "sesame"])
-        assert await logins.answer("far", second, ["sesame"]) is None
+            await logins.answer("far", second, 1, ["sesame", "sesame"])
+        assert await logins.answer("far", second, 1, ["sesame"]) is None
 
 
 @in_loop
@@ -70,7 +75,7 @@ async def test_nobody_answers_and_others_go_on(tmp_path: Path) -> None:
         assert question is not None
         assert (await transport.run(Command(("true",)), 60)).exit_code is None
         with pytest.raises((UserError, NotFound)):
-            await logins.answer("far", login, ["sesame"])
+            await logins.answer("far", login, 1, ["sesame"])
         assert transport.needs_login
 
 

@@ -9,11 +9,19 @@ import asyncio
 import secrets
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from hpcflow.core.model import NotFound, UserError
 from hpcflow.server.remote.transport import Challenge, Link
 
-__all__ = ["Login", "Logins"]
+__all__ = ["Login", "Logins", "Question"]
+
+
+class Question(NamedTuple):
+    """What a host asks in one login, numbered from 1."""
+
+    number: int
+    challenge: Challenge
 
 
 class Login:
@@ -31,7 +39,10 @@ class Login:
         self._patience_s = patience_s
         self._questions: asyncio.Queue[Challenge] = asyncio.Queue()
         self._answers: asyncio.Queue[Sequence[str]] = asyncio.Queue()
+        self._waiting = asyncio.Lock()
         self._asked: Challenge | None = None
+        #: How many questions were asked: the last one's number, by which an answer that comes twice is known.
+        self.number = 0
         self._task = asyncio.create_task(link.login(self._ask))
         self._task.add_done_callback(_seen)
 
@@ -46,24 +57,30 @@ class Login:
             NeedsLogin: it did not.
             TransportError: it can't be reached, or is not who it should be.
         """
-        if self._asked is None:
-            question = asyncio.create_task(self._questions.get())
-            try:
-                await asyncio.wait([question, self._task], return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                question.cancel()
-            if not question.done() or question.cancelled():
-                await self._task
-                return None
-            self._asked = question.result()
-        return self._asked
+        async with self._waiting:  # a request that was repeated waits beside the first
+            if self._asked is None:
+                question = asyncio.create_task(self._questions.get())
+                try:
+                    await asyncio.wait([question, self._task], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    question.cancel()
+                if not question.done() or question.cancelled():
+                    await self._task
+                    return None
+                self._asked = question.result()
+                self.number += 1
+            return self._asked
 
-    async def answer(self, answers: Sequence[str]) -> Challenge | None:
-        """Give an answer for each prompt, and return what is asked next, as `next` does.
+    async def answer(self, number: int, answers: Sequence[str]) -> Challenge | None:
+        """Give an answer for each prompt of a question, and return what is asked next, as `next` does.
+
+        An answer that comes again, because the reply to it was lost, is never taken for one to the next question.
 
         Raises:
             UserError: nothing was asked, or another number of answers.
         """
+        if number < self.number or (number == self.number and self._asked is None and not self.over):
+            return await self.next()
         asked, self._asked = self._asked, None
         if asked is None or self.over:
             raise UserError("Nothing is asked of you: begin the login anew.")
@@ -95,7 +112,7 @@ class Logins:
         self._patience_s = patience_s
         self._open: dict[str, Login] = {}
 
-    async def begin(self, cluster: str, link: Link | None) -> tuple[str, Challenge | None]:
+    async def begin(self, cluster: str, link: Link | None) -> tuple[str, Question | None]:
         """Begin a login, and return its id and the first question, ``None`` where there is none.
 
         Raises:
@@ -110,8 +127,8 @@ class Logins:
         login = self._open[cluster] = Login(link, self._patience_s)
         return login.id, await self._forget_if_over(cluster, login, login.next())
 
-    async def answer(self, cluster: str, login_id: str, answers: Sequence[str]) -> Challenge | None:
-        """Answer one question, and return the next one, ``None`` once the cluster has let us in.
+    async def answer(self, cluster: str, login_id: str, number: int, answers: Sequence[str]) -> Question | None:
+        """Answer the question of this number, and return the next one, ``None`` once the cluster has let us in.
 
         Raises:
             NotFound: no such login is under way.
@@ -121,7 +138,7 @@ class Logins:
         login = self._open.get(cluster)
         if login is None or not secrets.compare_digest(login.id.encode(), login_id.encode()):
             raise NotFound(f"No such login to {cluster!r} is under way: begin it anew.")
-        return await self._forget_if_over(cluster, login, login.answer(answers))
+        return await self._forget_if_over(cluster, login, login.answer(number, answers))
 
     async def close(self) -> None:
         """End all of them."""
@@ -130,9 +147,10 @@ class Logins:
 
     async def _forget_if_over(
         self, cluster: str, login: Login, asking: Coroutine[None, None, Challenge | None]
-    ) -> Challenge | None:
+    ) -> Question | None:
         try:
-            return await asking
+            challenge = await asking
+            return None if challenge is None else Question(login.number, challenge)
         finally:
             if login.over and self._open.get(cluster) is login:
                 del self._open[cluster]

@@ -1,0 +1,59 @@
+"""The routes of one cluster. Like all routes they only read a request and spell an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, Protocol
+
+from fastapi import APIRouter
+from fastapi import Path as PathParameter
+
+from hpcflow.server import schema
+
+__all__ = ["ClusterDesk", "cluster_routes"]
+
+Json = dict[str, Any]  # Any: JSON; schema.py describes it for clients
+
+
+class ClusterDesk(Protocol):
+    """What these routes need. Raises `UserError`, `NotFound` or another `HpcflowError`; each text reaches the user."""
+
+    def clusters(self) -> Json: ...
+
+    async def test(self, name: str) -> Json: ...
+
+    async def login(self, name: str) -> Json:
+        """Begin a login; whoever begins another one ends the first."""
+        ...
+
+    async def answer(self, name: str, login: str, number: int, answers: Sequence[str]) -> Json:
+        """Answer a question of a login; the same answer again changes nothing."""
+        ...
+
+
+_Name = Annotated[str, PathParameter(description="The cluster's name in clusters.toml.")]
+_PREFIX: Final = "/clusters"
+
+
+def cluster_routes(desk: ClusterDesk) -> APIRouter:
+    """Return the routes of ``/clusters``, below whatever the caller puts before it."""
+    api = APIRouter(prefix=_PREFIX)
+
+    @api.get("", response_model=schema.Clusters)
+    async def clusters() -> Json:
+        return desk.clusters()
+
+    @api.post("/{name}/test", response_model=schema.ClusterTest)
+    async def test(name: _Name) -> Json:
+        return await desk.test(name)
+
+    @api.post("/{name}/login", response_model=schema.LoginAnswer)
+    async def login(name: _Name) -> Json:
+        return await desk.login(name)
+
+    @api.post("/{name}/login/answer", response_model=schema.LoginAnswer)
+    async def answer(name: _Name, body: schema.LoginRequest) -> Json:
+        answers = [each.get_secret_value() for each in body.answers]
+        return await desk.answer(name, body.login, body.number, answers)
+
+    return api
