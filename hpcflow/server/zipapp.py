@@ -1,4 +1,4 @@
-"""The worker's zipapp, made from the installed files: all that a compute node needs beyond Python itself."""
+"""Zipapps made from the installed files: all that a cluster needs beyond Python itself."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import importlib.util
 import io
 import marshal
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
 from hpcflow.core.model import HpcflowError
 
-__all__ = ["build_worker"]
+__all__ = ["build_environment_maker", "build_worker"]
 
 #: What a worker starts from; the modules of ours that these import when they are imported go along.
 _ROOTS: Final = ("hpcflow.node.worker", "hpcflow.node.local", "hpcflow.sdk.workflow")
@@ -25,17 +25,28 @@ _DATE: Final = (1980, 1, 1, 0, 0, 0)
 
 def build_worker() -> tuple[str, bytes]:
     """Return a file name that is unique for its content, and the content: Python runs it as ``python <file>``."""
-    files = dict(_files())
-    files |= {f"{name}c": _compiled(name, source) for name, source in files.items()}
+    main = (_folder("hpcflow") / "node" / "__main__.py").read_bytes()
+    return _zipapp("worker", main, _ROOTS, ["cloudpickle"])
+
+
+def build_environment_maker() -> tuple[str, bytes]:
+    """Return the same for `hpcflow.node.environment`, which installs wheels on the cluster."""
+    main = b"import sys\nfrom hpcflow.node.environment import main\nsys.exit(main(sys.argv[1:]))\n"
+    return _zipapp("environment", main, ["hpcflow.node.environment"], ["installer"])
+
+
+def _zipapp(name: str, main: bytes, roots: Iterable[str], libraries: Iterable[str]) -> tuple[str, bytes]:
+    files = {"__main__.py": main, **dict(_files(roots, libraries))}
+    files |= {f"{file}c": _compiled(file, source) for file, source in files.items()}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
-        for name in sorted(files):
-            entry = zipfile.ZipInfo(name, _DATE)
+        for file in sorted(files):
+            entry = zipfile.ZipInfo(file, _DATE)
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = 0o600 << 16
-            archive.writestr(entry, files[name])
+            archive.writestr(entry, files[file])
     content = buffer.getvalue()
-    return f"worker-{_version()}-{hashlib.sha256(content).hexdigest()[:12]}.pyz", content
+    return f"{name}-{_version()}-{hashlib.sha256(content).hexdigest()[:12]}.pyz", content
 
 
 def _compiled(name: str, source: bytes) -> bytes:
@@ -49,10 +60,9 @@ def _compiled(name: str, source: bytes) -> bytes:
     return header + marshal.dumps(code)
 
 
-def _files() -> Iterator[tuple[str, bytes]]:
+def _files(roots: Iterable[str], libraries: Iterable[str]) -> Iterator[tuple[str, bytes]]:
     own = _folder("hpcflow")
-    yield "__main__.py", (own / "node" / "__main__.py").read_bytes()
-    waiting: list[str] = [*_ROOTS]
+    waiting: list[str] = [*roots]
     seen: set[Path] = set()
     while waiting:
         for path in _module_files(own, waiting.pop()):
@@ -61,9 +71,10 @@ def _files() -> Iterator[tuple[str, bytes]]:
                 source = path.read_bytes()
                 waiting.extend(_imported(source))
                 yield f"hpcflow/{path.relative_to(own).as_posix()}", source
-    cloudpickle = _folder("cloudpickle")
-    for path in cloudpickle.glob("*.py"):
-        yield f"cloudpickle/{path.name}", path.read_bytes()
+    for library in libraries:
+        folder = _folder(library)
+        for path in folder.rglob("*.py"):
+            yield f"{library}/{path.relative_to(folder).as_posix()}", path.read_bytes()
 
 
 def _module_files(own: Path, module: str) -> Iterator[Path]:
