@@ -19,8 +19,9 @@ from typing import Final
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from bench import on_slurm, on_this_machine
-from bench.rows import Row, as_markdown, as_text
+from bench.rows import Row, as_markdown, as_text, left_out
 from bench.sizes import FULL, QUICK, Size
+from bench.telling import tell
 
 #: In the order of the table. The first sentence of each one's docstring says what is measured.
 ROWS: Final[dict[str, Callable[[Size], list[Row]]]] = {
@@ -52,14 +53,24 @@ def main(arguments: Sequence[str]) -> int:
     chosen = parser.parse_args(arguments)
     size = QUICK if chosen.quick else FULL
     machine = describe_machine()
-    rows = [row for name, measure in ROWS.items() if name in (chosen.only or ROWS) for row in measure(size)]
+    rows: list[Row] = []
+    failed = False
+    for name, measure in ROWS.items():
+        if name not in (chosen.only or ROWS):
+            continue
+        try:
+            rows += measure(size)
+        except Exception as error:  # hours of other rows shall not be lost for one
+            failed = True
+            tell(f"{name} failed: {error}")
+            rows.append(left_out(name, f"it failed: {error}"))
     print(as_markdown(rows) if chosen.markdown else as_text(rows))
     print()
     print(f"{machine}. Medians of {size.repetitions} repetitions that take turns; lowest and highest in brackets.")
     if chosen.quick:
         print("Small counts, run once: no figure here means anything.")
     print("Repeat: `make bench`; on a cluster of your own: `python bench/table.py` where sbatch is on the PATH.")
-    return 0
+    return 1 if failed else 0
 
 
 def summary(name: str) -> str:

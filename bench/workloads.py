@@ -272,10 +272,17 @@ def check(value: object, expected: object) -> None:
         raise RuntimeError(f"A measured run gave {str(value)[:80]} instead of {str(expected)[:80]}.")
 
 
+def _value(result: Result) -> object:
+    if result.error is not None:
+        raise RuntimeError(f"A measured run ended as {result.status}: {result.error}")
+    return result.result
+
+
 def _timed(lattice: Any, *args: object, expected: object) -> float:  # Any: a lattice with any parameters
     run: Callable[..., Result] = hpcflow.dispatch_sync(lattice)
     begun_at = time.perf_counter()
-    value = run(*args).result
+    result = run(*args)
+    value = _value(result)
     took = time.perf_counter() - begun_at
     check(value, expected)
     return took
@@ -285,7 +292,7 @@ def _span(lattice: Any, *args: object, expected: object) -> Span:  # Any: as abo
     run: Callable[..., Result] = hpcflow.dispatch_sync(lattice)
     begun_at = time.perf_counter()
     result = run(*args)
-    check(result.result, expected)
+    check(_value(result), expected)
     whole_s = time.perf_counter() - begun_at
     nodes = result.get_all_node_results()
     starts = [node.started_at for node in nodes if node.started_at is not None]
