@@ -360,8 +360,13 @@ def _maker(
 
 def _by_ssh(name: str, host: str, table: ClusterSettings, settings: Settings) -> SshTransport:
     """Return the way to a cluster behind ssh. asyncssh takes a while to import: servers without such clusters don't."""
-    from hpcflow.server.remote.connection import Connection
     from hpcflow.server.remote.ssh import SshTransport
+
+    if table.transport == "openssh":
+        from hpcflow.server.remote.openssh import OpenSsh
+
+        return SshTransport(OpenSsh(host, cluster=name, keepalive_s=settings.ssh_keepalive, channels=table.channels))
+    from hpcflow.server.remote.connection import Connection
 
     return SshTransport(Connection(host, cluster=name, keepalive_s=settings.ssh_keepalive, channels=table.channels))
 

@@ -103,6 +103,8 @@ class ClusterSettings(BaseModel):
     scheduler: str
     #: How it is reached by ssh: an alias of ssh_config or a name, after ``user@`` if need be. Without it: from here.
     host: Annotated[str, Field(pattern=r"^([^@\s-][^@\s]*@)?[A-Za-z0-9][A-Za-z0-9_.:-]*$")] | None = None
+    #: What logs in and carries everything: our own client, or `ssh` with the user's ControlMaster.
+    transport: Literal["asyncssh", "openssh"] = "asyncssh"
     #: Commands that may run at once over its connection.
     channels: Annotated[int, Field(ge=1, le=10)] = 5
     #: Where the key lies that signs bags, on a cluster behind ssh: compute nodes must see it.
@@ -185,6 +187,8 @@ def _check_places(at: str, name: str, table: ClusterSettings) -> None:
     """Raise `UserError` for a path that leads nowhere, or a key that means nothing beside the others."""
     if table.host is None and table.keys is not None:
         raise UserError(f"{at}: keys= is for clusters that are reached by ssh; this one has no host.")
+    if table.host is None and table.transport != "asyncssh":
+        raise UserError(f"{at}: transport= is for clusters that are reached by ssh; this one has no host.")
     if table.host is not None and name == "local":
         raise UserError(f"{at}: `local` is this machine; give a cluster behind ssh another name.")
     for key in ("workdir", "keys"):

@@ -13,17 +13,22 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import pytest
 
+from hpcflow.server.remote.carrier import Carrier
 from hpcflow.server.remote.connection import Connection
+from hpcflow.server.remote.openssh import OpenSsh
 from hpcflow.server.remote.ssh import SshTransport
 from tests.integration.world import PATIENCE_S, User
 
 #: sshd wants to be started by its full path; Debian keeps it out of users' PATH.
 _SSHD: Final = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 _PATIENCE_S: Final = 30.0
+
+Way = Literal["asyncssh", "openssh"]
+WAYS: Final[tuple[Way, ...]] = ("asyncssh", "openssh")
 
 
 def key(path: Path) -> str:
@@ -41,6 +46,8 @@ class Sshd:
     user: str
     #: The public keys that it lets in.
     authorized: Path
+    #: What carries programs to it.
+    way: Way = "asyncssh"
 
     @property
     def home(self) -> Path:
@@ -68,32 +75,34 @@ class Sshd:
         channels: int = 5,
         keepalive_s: float = 5.0,
         slept: Callable[[], float] | None = None,
-    ) -> Connection:
+        config: str | None = None,
+    ) -> Carrier:
+        """Return a connection that nobody has used yet, to the host that an ssh_config calls ``cluster``."""
+        config = config or self.config(port)
+        if self.way == "openssh":
+            return OpenSsh(
+                "cluster", cluster="far", keepalive_s=keepalive_s, channels=channels, config=config, slept=slept
+            )
         return Connection(
-            "cluster",
-            cluster="far",
-            keepalive_s=keepalive_s,
-            channels=channels,
-            config=[self.config(port)],
-            slept=slept,
+            "cluster", cluster="far", keepalive_s=keepalive_s, channels=channels, config=[config], slept=slept
         )
 
     def transport_of(self, config: Path) -> SshTransport:
-        """Return a transport to the host that an ssh_config calls ``cluster``."""
-        return SshTransport(Connection("cluster", cluster="far", keepalive_s=5.0, channels=5, config=[str(config)]))
+        return SshTransport(self.connection(config=str(config)))
 
     def transport(self, port: int | None = None, *, channels: int = 5, keepalive_s: float = 5.0) -> SshTransport:
         return SshTransport(self.connection(port, channels=channels, keepalive_s=keepalive_s))
 
 
 @contextmanager
-def sshd(folder: Path, *options: str, user: str | None = None) -> Generator[Sshd]:
+def sshd(folder: Path, *options: str, user: str | None = None, way: Way = "asyncssh") -> Generator[Sshd]:
     """Run an sshd while the context is open.
 
     Args:
         folder: where nothing of this was made before.
         options: lines of sshd_config.
         user: who logs in; another one than the test's own needs root.
+        way: what carries programs to it.
     """
     if _SSHD is None:
         pytest.skip("needs sshd: apt install openssh-server")
@@ -138,7 +147,7 @@ def sshd(folder: Path, *options: str, user: str | None = None) -> Generator[Sshd
             if process.poll() is not None or time.monotonic() > end:
                 raise AssertionError(f"sshd does not answer: {log.read_text()}")
             time.sleep(0.02)
-        yield Sshd(folder, port, user, authorized)
+        yield Sshd(folder, port, user, authorized, way)
     finally:
         process.terminate()
         process.wait(_PATIENCE_S)

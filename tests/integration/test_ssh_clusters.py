@@ -6,7 +6,7 @@ import os
 import pwd
 import shutil
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +32,9 @@ class Laptop:
 
 
 @contextmanager
-def a_laptop(folder: Path, *options: str, user: str | None = None, table: str = "") -> Generator[Laptop]:
+def a_laptop(
+    folder: Path, *options: str, user: str | None = None, table: str = "", path: Sequence[str | Path] = PATH
+) -> Generator[Laptop]:
     """Run sshd, proxy and server. ``table``: further lines of the cluster's table."""
     with ExitStack() as stack:
         node = stack.enter_context(sshd(folder / "node", *options, user=user))
@@ -47,7 +49,7 @@ def a_laptop(folder: Path, *options: str, user: str | None = None, table: str = 
         else:
             text += f'workdir = "~/.hpcflow/work/{work.name}"\nkeys = "~/.hpcflow/work/{work.name}/keys"\n'
         environment = {"HOME": str(home), "HPCFLOW_SSH_JOURNAL_POLL": "0.1", "HPCFLOW_SSH_JOURNAL_POLL_MAX": "0.5"}
-        yield Laptop(stack.enter_context(served(folder, environment, PATH, clusters=text)), node, proxy, work)
+        yield Laptop(stack.enter_context(served(folder, environment, path, clusters=text)), node, proxy, work)
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +98,19 @@ def test_its_key_lies_private_and_in_nobodys_argv(laptop: Laptop, tmp_path: Path
     assert key.read_bytes() == (Path(laptop.user.home.keys) / "far").read_bytes()
     log = Path(laptop.user.home.log).read_text()
     assert key.read_bytes().hex() not in log
+
+
+def test_a_dispatch_runs_by_openssh_over_one_connection_and_its_end_is_the_servers(tmp_path: Path) -> None:
+    # ssh takes the home of the user database; here it has to be the laptop's.
+    ssh = tmp_path / "ssh-of-the-laptop/ssh"
+    ssh.parent.mkdir()
+    ssh.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F "$HOME/.ssh/config" "$@"\n')
+    ssh.chmod(0o755)
+    with a_laptop(tmp_path, table='transport = "openssh"', path=(ssh.parent, *PATH)) as laptop:
+        ledger = tmp_path / "ledger"
+        assert laptop.user.runs(MANY, str(ledger), "30") == str(sum(i * i for i in range(30)))
+        assert sorted(map(int, lines(ledger))) == list(range(30))
+        assert laptop.proxy.connections == 1
 
 
 #: The electron of `MANY` that takes its time, in seconds.

@@ -17,20 +17,20 @@ from hpcflow.core.plugin import Command
 from hpcflow.server.remote import File, NeedsLogin, TransportError
 from hpcflow.server.remote.connection import Connection
 from hpcflow.server.remote.ssh import SshTransport
-from tests.integration.sshd import Sshd, key, sshd
+from tests.integration.sshd import WAYS, Sshd, key, sshd
 from tests.integration.test_ssh_transport import PATIENCE_S, in_loop, sh
 from tests.proxy import Proxy
 
 NOISE = r"printf 'Welcome!\r\n\377\376 4711 jobs\n<0123> </0123 0>\n'; echo quota exceeded >&2"
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Sshd]]:
+@pytest.fixture(params=WAYS)
+def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Sshd]]:
     """A function that starts an sshd with further lines of sshd_config, until the test ends."""
     with ExitStack() as stack:
 
         def begin(*options: str, name: str = "node") -> Sshd:
-            return stack.enter_context(sshd(tmp_path / name, *options))
+            return stack.enter_context(sshd(tmp_path / name, *options, way=request.param))
 
         yield begin
 
@@ -153,8 +153,10 @@ async def test_an_unknown_host_is_refused_with_its_fingerprint(start: Callable[.
     fingerprint = asyncssh.read_public_key(node.folder / "host.pub").get_fingerprint()
     with pytest.raises(TransportError) as refused:
         await transport.reach()
+    # ssh calls a host by its HostKeyAlias, without the port.
+    place = "login" if node.way == "openssh" else f"[login]:{node.port}"
     assert str(refused.value) == (
-        f"The host [login]:{node.port} is unknown: it shows the ED25519 key {fingerprint}, and known_hosts holds none "
+        f"The host {place} is unknown: it shows the ED25519 key {fingerprint}, and known_hosts holds none "
         "for it. Compare the fingerprint with the one that the site publishes, then run `ssh cluster` once and accept "
         "it."
     )

@@ -13,7 +13,7 @@ import pytest
 
 from hpcflow.core.plugin import Command
 from hpcflow.server.remote import File, Gone, TransportError
-from tests.integration.sshd import Sshd, sshd
+from tests.integration.sshd import WAYS, Sshd, sshd
 from tests.proxy import Proxy
 
 P = ParamSpec("P")
@@ -31,9 +31,9 @@ def in_loop(test: Callable[P, Coroutine[None, None, None]]) -> Callable[P, None]
     return run
 
 
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
-    with sshd(tmp_path_factory.mktemp("node")) as running:
+@pytest.fixture(scope="module", params=WAYS)
+def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    with sshd(tmp_path_factory.mktemp("node"), way=request.param) as running:
         yield running
 
 

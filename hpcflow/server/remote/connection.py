@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import shlex
-import time
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,31 +18,32 @@ from typing import Any, Final, NoReturn
 
 import asyncssh
 
-from hpcflow.server.remote.shell import LINE, Answer, framed, parse_answer
+from hpcflow.server.remote.carrier import (
+    Carrier,
+    Gate,
+    LinkLost,
+    SessionRefused,
+    Sessions,
+    Stdin,
+    answered,
+    cant_be_reached,
+    changed_key,
+    split_host,
+    time_asleep,
+    unknown_host,
+)
+from hpcflow.server.remote.shell import LINE, Answer, framed
 from hpcflow.server.remote.transport import Ask, Challenge, NeedsLogin, TransportError
 
-__all__ = ["Connection", "LinkLost"]
+__all__ = ["Connection"]
 
 #: How long a host may take to let us in: by itself, and with a person who looks for a phone.
 _LOGIN_S: Final = 30.0
 _PERSON_S: Final = 300.0
-#: After a failure nobody tries again for this long, doubled each time up to the second number.
-_PAUSE_S: Final = (1.0, 60.0)
-#: The same where the host said no: fail2ban and its like count such tries.
-_REFUSED_PAUSE_S: Final = (60.0, 900.0)
-#: A session that the host refused is asked for again after these times; nothing has run.
-_REOPEN_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0, 5.0)
-#: Two refusals in a row while others run: the host allows fewer at once than we thought.
-_PATIENT: Final = 2
 _HOPS_AT_MOST: Final = 8
 #: Kinds of host keys and their signatures (RFC 8332, RFC 8709, RFC 5656); SHA-1 signatures are none of them.
 _RSA: Final = ("rsa-sha2-256", "rsa-sha2-512")
 _HOST_KEYS: Final = ("ssh-ed25519", *(f"ecdsa-sha2-nistp{bits}" for bits in (256, 384, 521)), *_RSA)
-_SAID_AT_MOST: Final = 400
-
-
-class LinkLost(TransportError):
-    """The connection broke before the end was seen: what was asked for may have happened or not."""
 
 
 @dataclass(slots=True)
@@ -168,60 +167,34 @@ class Connection:
             config: ssh_config files; ``None``: the user's own.
             slept: tells how long this machine has slept since it started, in seconds.
         """
-        self.host = host
+        self._host = host
         self._cluster = cluster
         self._keepalive_s = keepalive_s
         self._config = [path for path in _default_config() if os.access(path, os.R_OK)] if config is None else config
-        self._conn: asyncssh.SSHClientConnection | None = None
+        self._gate: Gate[asyncssh.SSHClientConnection] = Gate(self._open_all)
+        self._sessions = Sessions(host, channels)
         self._hops: list[asyncssh.SSHClientConnection] = []
-        self._connecting = asyncio.Lock()
-        self._places = asyncio.Semaphore(channels)
-        self._most = channels
-        self._open = 0
-        self._failure: TransportError | None = None
-        self._failures = 0
-        self._not_before = 0.0
-        self._slept = slept or _time_asleep
+        self._slept = slept or time_asleep
         self._slept_before = self._slept()
-        #: How often it was connected, this time included.
-        self.count = 0
+
+    @property
+    def host(self) -> str:
+        return self._host
+
+    @property
+    def count(self) -> int:
+        return self._gate.count
 
     @property
     def needs_login(self) -> bool:
-        return isinstance(self._failure, NeedsLogin)
+        return isinstance(self._gate.failure, NeedsLogin)
 
     async def connect(self, ask: Ask | None = None, *, now: bool = False) -> asyncssh.SSHClientConnection:
-        """Return the connection; make it first where there is none. However many wait for it, it is made once.
-
-        Args:
-            ask: asks a person what the host asks.
-            now: try even if that failed a moment ago.
-
-        Raises:
-            NeedsLogin: only a person can get in.
-            TransportError: the host can't be reached, or is not who it should be.
-        """
-        loop = asyncio.get_running_loop()
-        async with self._connecting:
-            self._drop_if_slept()
-            if self._conn is not None:
-                return self._conn
-            if self._failure is not None and not now and ask is None and loop.time() < self._not_before:
-                raise type(self._failure)(str(self._failure))
-            try:
-                self._conn = await self._open_all(ask)
-            except TransportError as error:
-                first, most = _REFUSED_PAUSE_S if isinstance(error, NeedsLogin) else _PAUSE_S
-                self._not_before = loop.time() + min(most, first * 2**self._failures)
-                self._failure, self._failures = error, self._failures + 1
-                raise
-            self._failure, self._failures = None, 0
-            self.count += 1
-            return self._conn
+        return await self._gate.enter(ask, now=now, stale=self._drop_if_slept)
 
     async def close(self) -> None:
         """Close it; a later call connects again. Whoever is just connecting is not waited for: it may be a person."""
-        conn, self._conn = self._conn, None
+        conn, self._gate.held = self._gate.held, None
         hops, self._hops = self._hops, []
         for each in filter(None, (conn, *reversed(hops))):
             each.close()
@@ -229,90 +202,44 @@ class Connection:
                 async with asyncio.timeout(5):
                     await each.wait_closed()
 
-    async def execute(
-        self, program: str, stdin: AsyncIterable[bytes] | bytes, *, deadline_s: float, most: int
-    ) -> Answer:
-        """Run one program in a shell there, and return what it wrote once its end was seen.
+    async def execute(self, program: str, stdin: Stdin, *, deadline_s: float, most: int) -> Answer:
+        return await self._sessions.use(lambda: self._execute(program, stdin, deadline_s, most))
 
-        Args:
-            program: one line of sh.
-            stdin: what it reads.
-            deadline_s: for all but connecting.
-            most: bytes that it may write.
-
-        Raises:
-            LinkLost: its end was not seen; it may have run, or still run.
-            TransportError: it did not run.
-        """
+    async def _execute(self, program: str, stdin: Stdin, deadline_s: float, most: int) -> Answer:
         nonce = secrets.token_hex(16)
         first = framed(program, nonce)
-        async with self._channel(most) as (channel, session):
-            try:
-                async with asyncio.timeout(deadline_s):
-                    await _feed(channel, session, first, stdin)
-                    await session.ended.wait()
-            except TimeoutError:
-                raise LinkLost(f"{self.host} gave no answer within {deadline_s:g} s") from None
-            finally:
-                if not session.ended.is_set():
-                    channel.abort()
-        answer = parse_answer(bytes(session.out), bytes(session.err), nonce)
-        if answer is not None and session.status is not None and session.fault is None:
-            return answer
-        if isinstance(session.fault, LinkLost):
-            raise session.fault
-        if session.fault is not None or session.status is None:
-            reason = f": {session.fault}" if session.fault is not None and str(session.fault) else ""
-            raise LinkLost(f"the connection to {self.host} broke{reason}")
-        said = bytes(session.err or session.out).decode(errors="replace").strip()[-_SAID_AT_MOST:]
-        raise LinkLost(f"the login shell on {self.host} did not run a command. It wrote: {said or 'nothing'}")
-
-    # ---- channels
-
-    @asynccontextmanager
-    async def _channel(self, most: int) -> AsyncGenerator[tuple[asyncssh.SSHClientChannel[bytes], _Session]]:
-        """Open a session channel when there is a place for it."""
-        await self._places.acquire()
-        held = 1
+        channel, session = await self._session(most)
         try:
-            refusals = 0
-            while True:
-                conn = await self.connect()
-                session = _Session(most)
-                try:
-                    channel, _ = await conn.create_session(
-                        partial(_itself, session),
-                        LINE,
-                        encoding=None,
-                        request_pty=False,
-                        env={},
-                        send_env=[],
-                        x11_forwarding=False,
-                    )
-                    break
-                except asyncssh.ChannelOpenError as error:
-                    if refusals == len(_REOPEN_S):
-                        raise TransportError(f"{self.host} refuses a session: {error}") from error
-                except (OSError, asyncssh.Error) as error:
-                    raise LinkLost(f"the connection to {self.host} broke: {error}") from error
-                refusals += 1
-                if self._conn is not conn:
-                    continue  # it broke before anything was asked for
-                await asyncio.sleep(_REOPEN_S[refusals - 1])
-                if refusals >= _PATIENT and self._most > max(1, self._open):
-                    # Somebody else's end makes room: wait for that, with one place less for good.
-                    self._most -= 1
-                    held = 0
-                    await self._places.acquire()
-                    held, refusals = 1, 0
-            self._open += 1
-            try:
-                yield channel, session
-            finally:
-                self._open -= 1
+            async with asyncio.timeout(deadline_s):
+                await _feed(channel, session, first, stdin)
+                await session.ended.wait()
+        except TimeoutError:
+            raise LinkLost(f"{self.host} gave no answer within {deadline_s:g} s") from None
         finally:
-            if held:
-                self._places.release()
+            if not session.ended.is_set():
+                channel.abort()
+        out, err = bytes(session.out), bytes(session.err)
+        return answered(self.host, nonce, out, err, status=session.status, fault=session.fault)
+
+    async def _session(self, most: int) -> tuple[asyncssh.SSHClientChannel[bytes], _Session]:
+        """Open a session channel."""
+        conn = await self.connect()
+        session = _Session(most)
+        try:
+            channel, _ = await conn.create_session(
+                partial(_itself, session),
+                LINE,
+                encoding=None,
+                request_pty=False,
+                env={},
+                send_env=[],
+                x11_forwarding=False,
+            )
+        except asyncssh.ChannelOpenError as error:
+            raise SessionRefused(str(error), gone=self._gate.held is not conn) from error
+        except (OSError, asyncssh.Error) as error:
+            raise LinkLost(f"the connection to {self.host} broke: {error}") from error
+        return channel, session
 
     # ---- connecting
 
@@ -332,7 +259,7 @@ class Connection:
         self, spec: str, tunnel: asyncssh.SSHClientConnection | None, ask: Ask | None, hops: list[Any]
     ) -> asyncssh.SSHClientConnection:
         # Any: a list of connections, which asyncssh makes generic in no way that helps.
-        user, host, port = _split(spec)
+        user, host, port = split_host(spec)
         named: dict[str, Any] = {"username": user} if user else {}  # Any: keyword arguments
         if port:
             named["port"] = port
@@ -353,7 +280,7 @@ class Connection:
             conn: asyncssh.SSHClientConnection | None = None
 
             def lost() -> None:
-                if conn is not None and self._conn is conn:
+                if conn is not None and self._gate.held is conn:
                     self._forget()
 
             conn = await asyncssh.connect(
@@ -383,16 +310,8 @@ class Connection:
         if seen.key is not None:
             place = seen.host if seen.port == 22 else f"[{seen.host}]:{seen.port}"
             shown = f"{seen.key.get_algorithm().removeprefix('ssh-').upper()} key {seen.key.get_fingerprint()}"
-            if seen.changed:
-                raise TransportError(
-                    f"The host key of {place} changed: it shows the {shown}, known_hosts holds another. Somebody "
-                    "may listen in, or the host was set up anew. Ask its administrators; if they confirm that "
-                    f"fingerprint, remove the old key with `ssh-keygen -R {shlex.quote(place)}`."
-                ) from error
-            raise TransportError(
-                f"The host {place} is unknown: it shows the {shown}, and known_hosts holds none for it. Compare "
-                f"the fingerprint with the one that the site publishes, then run `ssh {self.host}` once and accept it."
-            ) from error
+            sentence = changed_key(place, shown) if seen.changed else unknown_host(place, shown, self.host)
+            raise TransportError(sentence) from error
         if isinstance(error, asyncssh.HostKeyNotVerifiable):
             raise TransportError(f"The host key of {who} can't be trusted: {error.reason}.") from error
         # "Too many authentication failures": an agent with many keys; sshd's MaxAuthTries is 6.
@@ -410,37 +329,38 @@ class Connection:
                 "into ssh-agent, or name it with IdentityFile in ~/.ssh/config."
             ) from error
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-        raise TransportError(f"{who} can't be reached: {reason.rstrip('.')}.") from error
+        raise TransportError(cant_be_reached(who, reason)) from error
 
     def _drop_if_slept(self) -> None:
         """Drop a connection that this machine slept through: the other end has forgotten it."""
         before, self._slept_before = self._slept_before, self._slept()
-        if self._slept_before - before > 3 * self._keepalive_s and self._conn is not None:
-            self._conn.abort()
+        if self._slept_before - before > 3 * self._keepalive_s and self._gate.held is not None:
+            self._gate.held.abort()
             self._forget()
 
     def _forget(self) -> None:
         """Take the connection for lost, and close what led to it."""
-        self._conn = None
+        self._gate.held = None
         hops, self._hops = self._hops, []
         for hop in reversed(hops):
             hop.abort()
+
+
+_conforms: type[Carrier] = Connection
 
 
 def _itself(session: _Session) -> _Session:
     return session
 
 
-async def _feed(
-    channel: asyncssh.SSHClientChannel[bytes], session: _Session, first: bytes, stdin: AsyncIterable[bytes] | bytes
-) -> None:
+async def _feed(channel: asyncssh.SSHClientChannel[bytes], session: _Session, first: bytes, stdin: Stdin) -> None:
     """Write to a program until all is written or it has ended, which is no fault: it may not need the rest."""
     with suppress(BrokenPipeError):
         if isinstance(stdin, bytes):
             channel.write(first + stdin)
         else:
             channel.write(first)
-            async for piece in stdin:
+            async for piece in stdin():
                 await session.writable.wait()
                 if session.ended.is_set() or session.status is not None:
                     return
@@ -490,17 +410,3 @@ def _host_key_algorithms(
     held = [name for kind in kinds for name in (_RSA if kind == "ssh-rsa" else (kind,))]
     certified = [f"{kind}-cert-v01@openssh.com" for kind in _HOST_KEYS] if authorities else []
     return tuple(dict.fromkeys([*certified, *held, *_HOST_KEYS])) if keys or authorities else ()
-
-
-def _split(spec: str) -> tuple[str | None, str, int | None]:
-    """Return user, host and port of ``[ssh://][user@]host[:port]``, as ProxyJump writes it."""
-    user, _, place = spec.removeprefix("ssh://").rpartition("@")
-    host, _, port = place.rpartition(":")
-    if host and port.isdigit() and ":" not in host.strip("[]").replace("]", ""):
-        return user or None, host.strip("[]"), int(port)
-    return user or None, place.strip("[]"), None
-
-
-def _time_asleep() -> float:
-    """Return how long this machine has slept since its start, in seconds, but for a constant."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()

@@ -7,10 +7,11 @@ import os
 import uuid
 import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, TypeVar
 
 from hpcflow.core.plugin import Command, Reply
-from hpcflow.server.remote.connection import Connection, LinkLost
+from hpcflow.server.remote.carrier import Carrier, LinkLost
 from hpcflow.server.remote.shell import (
     GONE,
     Answer,
@@ -49,7 +50,7 @@ _TRIES: Final = 3
 class SshTransport:
     """One cluster behind ssh. Nothing is connected before the first call."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Carrier) -> None:
         self.connection = connection
         self._environment: dict[str, str] | None = None
         self._asking = asyncio.Lock()
@@ -74,7 +75,7 @@ class SshTransport:
         async def once() -> Answer:
             part = f"{directory}.part-{uuid.uuid4().hex[:8]}"
             program = push_program(directory, part, [file.name for file in files])
-            stream = _compressed(folders, files)
+            stream = partial(_compressed, folders, files)
             return await self.connection.execute(program, stream, deadline_s=_patience(size), most=_PIECE)
 
         self._check(await self._again(once), directory)
