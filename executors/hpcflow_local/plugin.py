@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 
@@ -27,6 +28,7 @@ from hpcflow.core.model import (
     UserError,
 )
 from hpcflow.core.plugin import Accepted, Ambiguous, Command, Plugin, Refused, Reply, Submission
+from hpcflow.core.queue import NodeState, QueuedJob, QueueNode, QueuePartition, QueueView, spans, told
 
 __all__ = ["LocalPlugin"]
 
@@ -157,6 +159,18 @@ class LocalPlugin:
             complete.add(array.token)
         return Observations(rows=tuple(rows), complete=frozenset(complete), problems=tuple(problems))
 
+    def queue(self) -> tuple[Command, ...]:
+        """Return one request for all that has not ended."""
+        return (self._command("queue"),)
+
+    def parse_queue(self, replies: Sequence[Reply]) -> QueueView:
+        """Return one partition with one node, and hpcflow's own jobs: this machine has no others."""
+        answer = _object(replies[0].stdout) if replies[0].exit_code == 0 else {}
+        try:
+            return _queue(answer)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return QueueView(user=None, problems=(_ended(replies[0]),))
+
     def why_pending(self, raw: str) -> str | None:
         """Return nothing: our own scheduler speaks plainly."""
         del raw
@@ -216,6 +230,47 @@ def _observations(array: JobArray, found: Mapping[str, Any]) -> list[Observation
             )
         )
     return rows
+
+
+def _queue(answer: Mapping[str, Any]) -> QueueView:  # Any: JSON
+    """Read the scheduler's answer; raise what reading broken JSON raises."""
+    user, cores = str(answer["user"]), int(answer["cores"])
+    jobs: list[QueuedJob] = []
+    for array in answer["arrays"]:
+        array_task = QueuedJob(
+            job_id=str(array["job_id"]),
+            name=str(array["token"]),
+            user=user,
+            partition="local",
+            phase=Phase.RUNNING,
+            raw="running",
+            nodes=1,
+            cores=int(array["cpus"]),
+            submitted_at=_instant(array["submitted_at"]),
+        )
+        phases = {int(task["index"]): (Phase(task["phase"]), task) for task in array["tasks"]}
+        for index, (phase, task) in phases.items():
+            if phase is Phase.RUNNING:
+                began = _instant(task["started_at"])
+                jobs.append(replace(array_task, indices=str(index), started_at=began, hosts=str(answer["host"])))
+        if waiting := [index for index, (phase, _) in phases.items() if phase is Phase.PENDING]:
+            reason = str(phases[waiting[0]][1]["raw"])
+            pending = replace(array_task, phase=Phase.PENDING, raw="pending", reason=reason, tasks=len(waiting))
+            jobs.append(replace(pending, indices=spans(waiting), why=reason[:1].upper() + reason[1:]))
+    used = sum(job.cores or 0 for job in jobs if job.phase is Phase.RUNNING)
+    state = NodeState.IDLE if not used else NodeState.MIXED if used < cores else NodeState.ALLOCATED
+    node = QueueNode(
+        name=str(answer["host"]),
+        state=state,
+        raw=state.value,
+        partitions=("local",),
+        cores=cores,
+        cores_used=used,
+        memory_mib=int(answer["memory_mib"]),
+    )
+    machine = QueuePartition(name="local", is_default=True, open=True, raw="up")
+    partitions = told([machine], nodes=[node], jobs=jobs, user=user)
+    return QueueView(user=user, partitions=partitions, nodes=(node,), jobs=tuple(jobs))
 
 
 def _limits(reply: Reply) -> Mapping[str, Any]:  # Any: JSON

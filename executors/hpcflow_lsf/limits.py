@@ -11,7 +11,7 @@ from hpcflow.core.model import WORKER_MEMORY_MIB, ArrayLimits, HpcflowError, Lim
 from hpcflow.core.plugin import Command, Reply
 from hpcflow_lsf.text import decoded, first_words, kib, not_found
 
-__all__ = ["limits", "parse_limits", "parse_probe", "probe"]
+__all__ = ["limits", "parse_limits", "parse_probe", "probe", "queue_sections"]
 
 _MARK: Final = "=== hpcflow 5c1f27e0 ==="
 # Constant text; nothing of a user's is ever put into it.
@@ -104,12 +104,16 @@ def _version(said: str) -> str | None:
 def _partitions(queues: str, hosts: str, default: str) -> tuple[Partition, ...]:
     """Return one partition for each queue; every host is taken to serve all of them."""
     has = _hosts(hosts)
-    starts = list(_QUEUE.finditer(queues))
-    ends = [*(start.start() for start in starts[1:]), len(queues)]
     return tuple(
-        _limited(replace(has, name=start[1], is_default=start[1] == default), queues[start.end() : end])
-        for start, end in zip(starts, ends, strict=True)
+        _limited(replace(has, name=name, is_default=name == default), text) for name, text in queue_sections(queues)
     )
+
+
+def queue_sections(said: str) -> list[tuple[str, str]]:
+    """Return what ``bqueues -l`` says of each queue, by its name."""
+    starts = list(_QUEUE.finditer(said))
+    ends = [*(start.start() for start in starts[1:]), len(said)]
+    return [(start[1], said[start.end() : end]) for start, end in zip(starts, ends, strict=True)]
 
 
 def _limited(queue: Partition, text: str) -> Partition:

@@ -8,9 +8,11 @@ from typing import ClassVar, Final
 
 from hpcflow.core.model import JobArray, Limits, Observations
 from hpcflow.core.plugin import Command, Plugin, Reply, Submission
-from hpcflow_lsf import limits, query
+from hpcflow.core.queue import QueueView
+from hpcflow_lsf import limits, query, queue
 from hpcflow_lsf.jobs import LsfJobs
 from hpcflow_lsf.options import check_array, checked_extra
+from hpcflow_lsf.reasons import in_plain_words
 from hpcflow_lsf.submission import classify
 from hpcflow_lsf.text import decoded, first_words
 
@@ -100,10 +102,17 @@ class LsfPlugin:
         """Merge bjobs's answer with bhist's."""
         return query.parse_query(arrays, replies)
 
+    def queue(self) -> tuple[Command, ...]:
+        """Return bjobs about everybody's jobs, and one command about queues and hosts."""
+        return queue.queue()
+
+    def parse_queue(self, replies: Sequence[Reply]) -> QueueView:
+        """Read both."""
+        return queue.parse_queue(replies)
+
     def why_pending(self, raw: str) -> str | None:
-        """Return nothing: LSF explains itself in sentences."""
-        del raw
-        return None
+        """Return what LSF's pending reasons mean."""
+        return in_plain_words(raw)
 
     def cancel(self, arrays: Sequence[JobArray], *, pending_only: bool) -> Command:
         """Return one command that ends all of them, whether their ids are known or not.

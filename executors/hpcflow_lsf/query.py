@@ -17,7 +17,7 @@ from hpcflow_lsf.history import Past, read_history
 from hpcflow_lsf.states import ALIVE, end_of, ended_by, stuck_of
 from hpcflow_lsf.text import decoded, first_words, instant, kib
 
-__all__ = ["parse_query", "query"]
+__all__ = ["hosts_of", "parse_query", "query", "read_records"]
 
 #: Times come in the zone of the command.
 _ENVIRONMENT: Final = {"TZ": "UTC", "LSB_DISPLAY_YEAR": "Y"}
@@ -92,7 +92,7 @@ def parse_query(arrays: Sequence[JobArray], replies: Sequence[Reply]) -> Observa
 
 
 def _live(arrays: Sequence[JobArray], text: str) -> _Answer:
-    records = _records(text)
+    records = read_records(text)
     if records is None:
         lines = [line for line in text.splitlines() if line.strip() and "Please wait" not in line]
         if lines and all(map(_NOBODY.match, lines)):
@@ -122,7 +122,7 @@ def _live(arrays: Sequence[JobArray], text: str) -> _Answer:
     return _Answer(tuple(rows), whole, tuple(problems))
 
 
-def _records(text: str) -> list[Mapping[str, str]] | None:
+def read_records(text: str) -> list[Mapping[str, str]] | None:
     """Return the records of a whole answer, ``None`` for anything else: LSF counts them itself."""
     begin = _BEGIN.search(text)
     if begin is None:
@@ -180,7 +180,7 @@ def _is_called(name: str, token: str, index: int) -> bool:
 
 def _observation(array: JobArray, number: JobId, index: int, cell: Mapping[str, str]) -> tuple[Observation, str | None]:
     stat, reason = cell["stat"], cell["exit_reason"]
-    host = _hosts(cell["exec_host"])
+    host = hosts_of(cell["exec_host"])
     common = {"token": array.token, "job_id": number, "index": index - 1}
     phase, problem = ALIVE.get(stat), None
     if phase is None:
@@ -261,7 +261,7 @@ def _ended(array: JobArray, past: Past) -> Observation:
 # ---- cells
 
 
-def _hosts(text: str) -> str | None:
+def hosts_of(text: str) -> str | None:
     """Read "4*n1:4*n2" or "n1:n2"; ``None`` for "-"."""
     names = dict.fromkeys(part.rpartition("*")[2] for part in text.split(":"))
     return ",".join(name for name in names if name not in {"", "-"}) or None

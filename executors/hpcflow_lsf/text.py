@@ -9,7 +9,7 @@ from typing import Final
 
 from hpcflow.core.plugin import Reply
 
-__all__ = ["decoded", "first_words", "instant", "kib", "not_found"]
+__all__ = ["count", "decoded", "first_words", "instant", "kib", "not_found", "run_limit_s"]
 
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?)(?:i?bytes|i?B)?", re.IGNORECASE)
 _KIB: Final[Mapping[str, float]] = {"": 1, "K": 1, "M": 1024, "G": 1024**2, "T": 1024**3}
@@ -51,3 +51,17 @@ def instant(text: str) -> datetime | None:
         return datetime.strptime(f"{month} {day} {clock} {year}", form).replace(tzinfo=UTC)
     except ValueError:
         return None
+
+
+def count(text: str) -> int | None:
+    """Return a count; ``None`` for "-"."""
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def run_limit_s(text: str) -> int | None:
+    """Read a run limit, in seconds: "1440.0" and "3.0/hostA" are minutes, "00:10:00" hours; ``None``: no limit."""
+    words = text.partition("/")[0].strip()
+    if re.fullmatch(r"[0-9]+(?:\.[0-9]+)?", words):
+        return int(float(words) * 60) or None
+    found = re.fullmatch(r"([0-9]+):([0-9]{2}):([0-9]{2})", words)
+    return None if found is None else (int(found[1]) * 60 + int(found[2])) * 60 + int(found[3])

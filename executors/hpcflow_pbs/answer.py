@@ -16,21 +16,25 @@ from typing import Any, Final
 from hpcflow.core.plugin import Reply
 from hpcflow_pbs.text import decoded, first_words
 
-__all__ = ["Answer", "Record", "read_answer", "read_object"]
+__all__ = ["Answer", "Record", "Wanted", "read_answer", "read_object"]
 
 Record = Mapping[str, str | int]
 
-#: Attributes that mean something to us; those of a group are called "group.name".
-_WANTED: Final = frozenset(
-    {
-        *("Job_Name", "Job_Owner", "job_state", "substate", "comment", "Exit_status", "Hold_Types"),
-        *("stime", "obittime", "exec_host", "array", "array_index", "array_indices_submitted", "run_count"),
-    }
-)
-_GROUPS: Final[Mapping[str, frozenset[str]]] = {
+#: Names of attributes by group; "" is the record itself. Those of a group are called "group.name" in a `Record`.
+Wanted = Mapping[str, frozenset[str]]
+#: What tells how jobs do and how they ended.
+_ENDS: Final[Wanted] = {
+    "": frozenset(
+        {
+            *("Job_Name", "Job_Owner", "job_state", "substate", "comment", "Exit_status", "Hold_Types"),
+            *("stime", "obittime", "exec_host", "array", "array_index", "array_indices_submitted", "run_count"),
+        }
+    ),
     "resources_used": frozenset({"walltime", "cput", "mem"}),
     "Resource_List": frozenset({"walltime", "cput", "mem", "ncpus"}),
 }
+#: Free text of the user's, of which qstat makes a number when it looks like one: "007" is written 7 (23.06).
+_FREE: Final = frozenset({"Account_Name"})
 _HEAD: Final = frozenset({"pbs_version"})
 _TOP: Final = _HEAD | {"timestamp", "pbs_server", "Jobs"}
 #: 26.pbs01, 26[].pbs01, 26[4].pbs01
@@ -56,10 +60,10 @@ class Answer:
     problems: tuple[str, ...] = ()
 
 
-def read_answer(reply: Reply) -> Answer:
-    """Return what one qstat said. Never raises."""
+def read_answer(reply: Reply, wanted: Wanted = _ENDS) -> Answer:
+    """Return what one qstat said of the attributes that are wanted. Never raises."""
     said = decoded(reply.stderr)
-    jobs, whole = _read(decoded(reply.stdout))
+    jobs, whole = _read(decoded(reply.stdout), wanted)
     complaints = [line for line in said.splitlines() if line.strip()]
     absent = bool(complaints) and all(_ABSENT.fullmatch(line) for line in complaints)
     if reply.exit_code != 0 and not (absent and reply.exit_code in {35, 153}):
@@ -84,23 +88,23 @@ def read_object(text: str, group: str) -> Mapping[str, Mapping[str, Any]]:  # An
     return {str(name): each for name, each in found.items() if isinstance(each, dict)}
 
 
-def _read(text: str) -> tuple[dict[str, Record], bool]:
+def _read(text: str, wanted: Wanted) -> tuple[dict[str, Record], bool]:
     start = _BEGIN.search(text)
     if start is None:
         return {}, False
     try:
         value, end = json.JSONDecoder(strict=False).raw_decode(text, start.start())
     except (ValueError, RecursionError):
-        return _read_lines(text)
+        return _read_lines(text, wanted)
     if not isinstance(value, dict) or not _HEAD <= value.keys() <= _TOP or text[end : end + 1] not in {"", "\n", "\r"}:
-        return _read_lines(text)
+        return _read_lines(text, wanted)
     jobs: dict[str, Record] = {}
     whole = True
     # Without a job there is no "Jobs" at all.
     found = value.get("Jobs", {})
     for name, attributes in found.items() if isinstance(found, dict) else ():
         identifier = _ID.fullmatch(name)
-        record = _record(attributes) if identifier is not None and isinstance(attributes, dict) else None
+        record = _record(attributes, wanted) if identifier is not None and isinstance(attributes, dict) else None
         if identifier is None or record is None:
             whole = False
         else:
@@ -108,13 +112,17 @@ def _read(text: str) -> tuple[dict[str, Record], bool]:
     return jobs, whole and isinstance(found, dict)
 
 
-def _record(attributes: Mapping[str, Any]) -> Record | None:  # Any: JSON
+def _record(attributes: Mapping[str, Any], wanted: Wanted) -> Record | None:  # Any: JSON
     """Return what we want of one job; ``None`` when a value is none that PBS writes."""
-    record: dict[str, str | int] = {name: attributes[name] for name in _WANTED & attributes.keys()}
-    for group, names in _GROUPS.items():
-        inner = attributes.get(group)
+    record: dict[str, str | int] = {}
+    for group, names in wanted.items():
+        inner = attributes.get(group) if group else attributes
         if isinstance(inner, dict):
-            record |= {f"{group}.{name}": inner[name] for name in names & inner.keys()}
+            found = names & inner.keys()
+            record |= {f"{group}.{name}" if group else name: inner[name] for name in found}
+    for name in _FREE & record.keys():
+        if not isinstance(record[name], str):
+            del record[name]
     return record if all(map(_sound, record.values())) else None
 
 
@@ -122,7 +130,7 @@ def _sound(value: object) -> bool:
     return type(value) is int or (isinstance(value, str) and _BROKEN not in value)
 
 
-def _read_lines(text: str) -> tuple[dict[str, Record], bool]:
+def _read_lines(text: str, wanted: Wanted) -> tuple[dict[str, Record], bool]:
     """Read jobs that have a beginning, an end, and nothing but attributes between them."""
     jobs: dict[str, Record] = {}
     whole = closed = False
@@ -166,17 +174,17 @@ def _read_lines(text: str) -> tuple[dict[str, Record], bool]:
         elif depth == 3 and value == "}" and name is None:
             group = None
         elif depth in {3, 4} and name is not None:
-            sound = _take(record, group if depth == 4 else "", name, value) and sound
+            sound = _take(record, wanted, group if depth == 4 else "", name, value) and sound
         else:
             sound = False
     return jobs, whole and closed and identifier is None
 
 
-def _take(record: dict[str, str | int], group: str | None, name: str, value: str) -> bool:
+def _take(record: dict[str, str | int], wanted: Wanted, group: str | None, name: str, value: str) -> bool:
     """Add one attribute; say whether it was whole. Those that we don't want may hold anything."""
     if group is None:
         return False
-    if name not in (_GROUPS.get(group, frozenset()) if group else _WANTED):
+    if name not in wanted.get(group, ()):
         return True
     key = f"{group}.{name}" if group else name
     if re.fullmatch(r"-?[0-9]+", value):
@@ -184,5 +192,7 @@ def _take(record: dict[str, str | int], group: str | None, name: str, value: str
     elif len(value) >= 2 and value[0] == value[-1] == '"':
         kept = value[1:-1]
     else:
-        return False
+        return name in _FREE
+    if name in _FREE and not isinstance(kept, str):
+        return True
     return record.setdefault(key, kept) == kept

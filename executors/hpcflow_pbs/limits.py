@@ -9,7 +9,7 @@ from typing import Any, Final
 from hpcflow.core.model import WORKER_MEMORY_MIB, ArrayLimits, HpcflowError, Limits, Partition
 from hpcflow.core.plugin import Command, Reply
 from hpcflow_pbs.answer import read_object
-from hpcflow_pbs.text import decoded, first_words, not_found, seconds
+from hpcflow_pbs.text import count, decoded, first_words, mib, not_found, seconds
 
 __all__ = ["limits", "parse_limits", "parse_probe", "probe"]
 
@@ -23,8 +23,6 @@ _LIMITS: Final = (
 )
 _PROBE: Final = "qstat --version && qstat -B -f -F json"
 
-_MEMORY: Final = re.compile(r"([0-9]+)(b|kb|mb|gb|tb)", re.IGNORECASE)
-_UNITS: Final[Mapping[str, int]] = {"b": 1, "kb": 1024, "mb": 1024**2, "gb": 1024**3, "tb": 1024**4}
 #: "[u:PBS_GENERIC=200],[o:PBS_ALL=1000]"
 _EACH_USER: Final = re.compile(r"\[(?:u:PBS_GENERIC|o:PBS_ALL)=([0-9]+)\]")
 #: Kept for people: what explains a refusal or a delay.
@@ -81,7 +79,7 @@ def parse_limits(reply: Reply) -> Limits:
         raise HpcflowError(f"PBS did not tell its limits: {first_words(complaint)}.")
     (server,) = servers.values()
     # The server's own default (23.06, and every release since arrays came).
-    width = _number(server.get("max_array_size")) or 10_000
+    width = count(server.get("max_array_size")) or 10_000
     submitted = min(_each_user(server.get("max_queued")), default=None)
     return Limits(
         array=ArrayLimits(max_width=width, max_submitted=submitted),
@@ -113,8 +111,8 @@ def _partitions(server: Json, queues: Mapping[str, Json], nodes: Mapping[str, Js
 def _partition(name: str, queue: Json, server: Json, nodes: Sequence[Json]) -> Partition:
     most = _object(queue.get("resources_max"))
     has = [_object(node.get("resources_available")) for node in nodes]
-    memory = _largest(_mib(each.get("mem")) for each in has)
-    queue_memory = _mib(most.get("mem"))
+    memory = _largest(mib(each.get("mem")) for each in has)
+    queue_memory = mib(most.get("mem"))
     if memory is not None and queue_memory is not None:
         memory = min(memory, queue_memory)
     return Partition(
@@ -122,12 +120,12 @@ def _partition(name: str, queue: Json, server: Json, nodes: Sequence[Json]) -> P
         is_default=server.get("default_queue") == name,
         exclusive=bool(nodes) and all(str(node.get("sharing", "")).startswith("force_excl") for node in nodes),
         max_walltime_s=seconds(str(most.get("walltime", ""))),
-        max_nodes=_number(most.get("nodect")),
-        cpus_per_node=_largest(_number(each.get("ncpus")) for each in has),
+        max_nodes=count(most.get("nodect")),
+        cpus_per_node=_largest(count(each.get("ncpus")) for each in has),
         memory_mib_per_node=None if memory is None else max(0, memory - WORKER_MEMORY_MIB),
-        gpus_per_node=_largest(_number(each.get("ngpus", 0)) for each in has),
+        gpus_per_node=_largest(count(each.get("ngpus", 0)) for each in has),
         total_nodes=len(has) or None,
-        max_width=_number(queue.get("max_array_size")),
+        max_width=count(queue.get("max_array_size")),
     )
 
 
@@ -141,16 +139,3 @@ def _object(value: object) -> Json:
 
 def _largest(numbers: Iterable[int | None]) -> int | None:
     return max((number for number in numbers if number is not None), default=None)
-
-
-def _number(value: object) -> int | None:
-    """Return a count; releases write it as a number or as a text."""
-    text = str(value)
-    return int(text) if text.isascii() and text.isdigit() else None
-
-
-def _mib(value: object) -> int | None:
-    found = _MEMORY.fullmatch(str(value))
-    if found is None:
-        return None
-    return int(found[1]) * _UNITS[found[2].lower()] // 1024**2

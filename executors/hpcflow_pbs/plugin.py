@@ -8,9 +8,11 @@ from typing import ClassVar, Final
 
 from hpcflow.core.model import JobArray, Limits, Observations
 from hpcflow.core.plugin import Command, Plugin, Reply, Submission
-from hpcflow_pbs import limits, query
+from hpcflow.core.queue import QueueView
+from hpcflow_pbs import limits, query, queue
 from hpcflow_pbs.jobs import PbsJobs, full_id
 from hpcflow_pbs.options import check_array, checked_extra, job_resources, own_place
+from hpcflow_pbs.reasons import in_plain_words
 from hpcflow_pbs.submission import classify
 from hpcflow_pbs.text import decoded, first_words
 
@@ -125,10 +127,17 @@ class PbsPlugin:
         """Read the elements' own records."""
         return query.parse_query(arrays, replies)
 
+    def queue(self) -> tuple[Command, ...]:
+        """Return qstat about everybody's jobs, and one command about queues and nodes."""
+        return queue.queue()
+
+    def parse_queue(self, replies: Sequence[Reply]) -> QueueView:
+        """Read both."""
+        return queue.parse_queue(replies)
+
     def why_pending(self, raw: str) -> str | None:
-        """Return nothing: PBS explains itself in sentences."""
-        del raw
-        return None
+        """Return what PBS's comment means."""
+        return in_plain_words(raw)
 
     def cancel(self, arrays: Sequence[JobArray], *, pending_only: bool) -> Command:
         """Return one command that ends all of them, whether their ids are known or not, and spares what has ended.

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Final
 
 from hpcflow.core.model import Cause, JobArray, JobId, Observation, Observations, Phase, Stuck
 from hpcflow.core.plugin import Command, Reply
 from hpcflow_pbs.answer import Record, read_answer
 from hpcflow_pbs.jobs import full_id
-from hpcflow_pbs.text import seconds
+from hpcflow_pbs.text import instant, seconds
 
 __all__ = ["parse_query", "query"]
 
@@ -155,7 +153,7 @@ def _observation(
         "job_id": job_id,
         "index": index,
         "host": _host(str(record["exec_host"])) if began else None,
-        "started_at": _instant(record.get("stime")) if began else None,
+        "started_at": instant(record.get("stime")) if began else None,
     }
     if state in _ENDED:
         cause, status, signal = _end(record)
@@ -169,7 +167,7 @@ def _observation(
             by=by[1] if by and cause is Cause.CANCELLED else None,
             exit_code=status,
             signal=signal,
-            ended_at=_instant(record.get("obittime")),
+            ended_at=instant(record.get("obittime")),
             core_seconds=float(used * cores) if used is not None and isinstance(cores, int) else None,
             # Sampled every few minutes: a short job has 0kb, which is no measurement.
             max_rss_kib=_kib(str(record.get("resources_used.mem", ""))) or None,
@@ -266,14 +264,6 @@ def _host(text: str) -> str | None:
     """Read "n1/0*4+n2/0*4"."""
     names = dict.fromkeys(part.partition("/")[0] for part in text.split("+"))
     return ",".join(name for name in names if name) or None
-
-
-@lru_cache(maxsize=1024)  # elements of an array have few different times, and reading one is slow
-def _instant(text: str | int | None) -> datetime | None:
-    """Read "Sun Nov 22 20:41:59 2026", in UTC because the command asks for it."""
-    if text is None:
-        return None
-    return datetime.strptime(str(text), "%a %b %d %H:%M:%S %Y").replace(tzinfo=UTC)
 
 
 def _kib(text: str) -> int | None:

@@ -8,7 +8,7 @@ from typing import Final
 
 from hpcflow.core.model import WORKER_MEMORY_MIB, ArrayLimits, HpcflowError, Limits, Partition
 from hpcflow.core.plugin import Command, Reply
-from hpcflow_slurm.text import decoded, first_words, not_found
+from hpcflow_slurm.text import count, decoded, first_words, gpus, not_found, seconds
 
 __all__ = ["limits", "parse_limits", "parse_probe", "probe"]
 
@@ -23,8 +23,6 @@ _LIMITS: Final = (
 )
 _PROBE: Final = "scontrol --version && scontrol ping"
 
-_GPU: Final = re.compile(r"(?:^|,)gpu(?::[^:,()]+)?:([0-9]+)")
-_WALLTIME: Final = re.compile(r"(?:([0-9]+)-)?(?:([0-9]+):)?([0-9]+):([0-9]+)")
 #: Kept for people: what explains a refusal or a delay.
 _NOTES: Final = ("ClusterName", "EnforcePartLimits", "JobRequeue", "KillWait", "MaxJobCount", "MinJobAge", "SelectType")
 
@@ -106,13 +104,13 @@ def _partitions(text: str) -> tuple[Partition, ...]:
         found[name] = Partition(
             name=name,
             is_default=label.endswith("*"),
-            max_walltime_s=_seconds(walltime),
+            max_walltime_s=seconds(walltime),
             # "1-infinite", "1-4", "4"
-            max_nodes=_count(size.rpartition("-")[2]),
-            cpus_per_node=_largest(_count(cpus), before.cpus_per_node),
-            memory_mib_per_node=_largest(_for_tasks(_count(memory)), before.memory_mib_per_node),
-            gpus_per_node=_largest(sum(map(int, _GPU.findall(gres))), before.gpus_per_node),
-            total_nodes=(_count(nodes) or 0) + (before.total_nodes or 0),
+            max_nodes=count(size.rpartition("-")[2]),
+            cpus_per_node=_largest(count(cpus), before.cpus_per_node),
+            memory_mib_per_node=_largest(_for_tasks(count(memory)), before.memory_mib_per_node),
+            gpus_per_node=_largest(gpus(gres) or 0, before.gpus_per_node),
+            total_nodes=(count(nodes) or 0) + (before.total_nodes or 0),
             # OverSubscribe=EXCLUSIVE in slurm.conf; NO, YES:4 and FORCE:4 are the others (22.05).
             exclusive=sharing.strip() == "EXCLUSIVE",
         )
@@ -126,18 +124,3 @@ def _largest(one: int | None, other: int | None) -> int | None:
 def _for_tasks(memory_mib: int | None) -> int | None:
     """Return what a node's memory leaves for a task: the worker beside it needs some."""
     return None if memory_mib is None else max(0, memory_mib - WORKER_MEMORY_MIB)
-
-
-def _count(text: str) -> int | None:
-    """Read "16" or "16+"; ``None`` for "infinite"."""
-    digits = text.rstrip("+")
-    return int(digits) if digits.isascii() and digits.isdigit() else None
-
-
-def _seconds(text: str) -> int | None:
-    """Read sinfo's ``[[days-]hours:]minutes:seconds``; ``None`` for "infinite" and "n/a"."""
-    found = _WALLTIME.fullmatch(text)
-    if found is None:
-        return None
-    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds

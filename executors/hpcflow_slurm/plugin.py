@@ -9,7 +9,8 @@ from typing import ClassVar, Final
 from hpcflow import __version__
 from hpcflow.core.model import JobArray, Limits, Observations
 from hpcflow.core.plugin import Command, Plugin, Reply, Submission
-from hpcflow_slurm import limits, query
+from hpcflow.core.queue import QueueView
+from hpcflow_slurm import limits, query, queue
 from hpcflow_slurm.jobs import SlurmJobs
 from hpcflow_slurm.options import check_array, checked_extra, cluster_of, clusters_option
 from hpcflow_slurm.reasons import in_plain_words
@@ -93,6 +94,14 @@ class SlurmPlugin:
     def parse_query(self, arrays: Sequence[JobArray], replies: Sequence[Reply]) -> Observations:
         """Merge squeue's answer with sacct's."""
         return query.parse_query(arrays, replies)
+
+    def queue(self) -> tuple[Command, ...]:
+        """Return squeue about everybody's jobs, and sinfo about every node."""
+        return queue.queue()
+
+    def parse_queue(self, replies: Sequence[Reply]) -> QueueView:
+        """Read both."""
+        return queue.parse_queue(replies)
 
     def why_pending(self, raw: str) -> str | None:
         """Return what Slurm's reason means."""

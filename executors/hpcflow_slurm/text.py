@@ -8,12 +8,14 @@ from typing import Final
 
 from hpcflow.core.plugin import Reply
 
-__all__ = ["decoded", "first_words", "instant", "not_found"]
+__all__ = ["count", "decoded", "first_words", "gpus", "instant", "not_found", "seconds"]
 
 # "sbatch: error: Batch job submission failed: Invalid qos specification": only the end is worth a sentence.
 _PREFIX: Final = re.compile(
     r"^\s*(?:sbatch|squeue|sacct|scancel|scontrol|sinfo): (?:error: |fatal: )?(?:Batch job submission failed: )?"
 )
+_GPU: Final = re.compile(r"(?:^|[,:/])gpu(?::(?![0-9]+(?:$|[,(]))[^:=,()]+)?(?:[:=]([0-9]+))?(?=$|[,(])")
+_WALLTIME: Final = re.compile(r"(?:([0-9]+)-)?(?:([0-9]+):)?([0-9]+):([0-9]+)")
 _NEVER: Final = frozenset({"", "N/A", "NONE", "Unknown", "None", "(null)", "0"})
 
 
@@ -46,3 +48,24 @@ def instant(cell: str) -> datetime | None:
     if cell.isascii() and cell.isdigit():
         return datetime.fromtimestamp(int(cell), UTC)
     return datetime.strptime(cell, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC)
+
+
+def count(text: str) -> int | None:
+    """Read "16" or "16+"; ``None`` for "infinite"."""
+    digits = text.rstrip("+")
+    return int(digits) if digits.isascii() and digits.isdigit() else None
+
+
+def seconds(text: str) -> int | None:
+    """Read ``[[days-]hours:]minutes:seconds``; ``None`` for "infinite" and "n/a"."""
+    found = _WALLTIME.fullmatch(text)
+    if found is None:
+        return None
+    days, hours, minutes, rest = (int(part or 0) for part in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + rest
+
+
+def gpus(gres: str) -> int | None:
+    """Read the GPUs of "gpu:fake:4(S:0-1)", "gres:gpu:2" or "gpu:a100:4,nvme:1"; ``None``: it names none."""
+    found = [int(number or 1) for number in _GPU.findall(gres)]
+    return sum(found) if found else None

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from hpcflow.cli import clusters, dispatches, login, reports, server
+from hpcflow.cli import clusters, dispatches, login, queue, reports, server
 from hpcflow.cli.frame import INTERRUPTED, OK, exit_code
 from hpcflow.cli.path import path
 from hpcflow.core.model import HpcflowError
@@ -146,6 +146,10 @@ def _parser() -> argparse.ArgumentParser:
     retry.add_argument("--walltime", metavar="TIME", help="what failed asks for this long from now on: 2h")
     _json(retry)
 
+    queued = add("queue", queue.show_queue, "show a cluster's queue: partitions, jobs, and why they wait")
+    queued.add_argument("cluster", nargs="?", metavar="CLUSTER", help="which one (default: the default cluster)")
+    queued.add_argument("--mine", action="store_true", help="only your own jobs")
+    _json(queued)
     cluster = add_group("clusters", "list clusters, log in to one, or test one")
     _json(cluster("list", clusters.list_clusters, "list the clusters that the server knows"))
     logged_in = cluster("login", login.login_cluster, "answer what a cluster asks for: a password, a second factor")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 from hpcflow.core.model import JobArray, JobId, Limits, Observations
+from hpcflow.core.queue import QueueView
 
 __all__ = ["Accepted", "Ambiguous", "Command", "Plugin", "Refused", "Reply", "Submission"]
 
@@ -112,6 +113,14 @@ class Plugin(Protocol):
 
     def parse_query(self, arrays: Sequence[JobArray], replies: Sequence[Reply]) -> Observations:
         """Merge the replies, in the order of the commands. Never raises: what can't be read is unknown."""
+        ...
+
+    def queue(self) -> tuple[Command, ...]:
+        """Ask for partitions, nodes and everybody's jobs: a fixed number of commands whatever the number of jobs."""
+        ...
+
+    def parse_queue(self, replies: Sequence[Reply]) -> QueueView:
+        """Read the replies, in the order of the commands. Never raises: what can't be read is unknown."""
         ...
 
     def why_pending(self, raw: str) -> str | None:

@@ -39,6 +39,12 @@ anything else is no answer. Times are seconds since the epoch, as floats.
   ``cause`` is null unless ended. ``cpu_s`` is user and system time of the array task and all that it waited for. A
   supervisor that was killed takes its workers with it; what had not ended is then ended by "node failure".
 
+``queue`` (stdin is not read) answers with every array that has not ended, in the order of arrival::
+
+    {"host": "node1", "user": "ada", "cores": 8, "memory_mib": 31998,
+     "arrays": [{"token": "relax-01J...", "job_id": "17", "cpus": 1, "submitted_at": 1790000000.25,
+                 "tasks": [TASK, ...]}]}
+
 ``cancel`` answers at once; the array tasks end within ``grace_s``::
 
     {"tokens": ["relax-01J..."], "pending_only": false}
@@ -52,6 +58,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import sys
 import time
 from typing import Final
@@ -80,11 +87,11 @@ class _BadRequest(Exception):
 
 def command(verb: str, root: str) -> int:
     """Run one command of the module's docstring and return its exit code."""
-    verbs = {"limits": _limits, "submit": _submit, "query": _query, "cancel": _cancel}
+    verbs = {"limits": _limits, "submit": _submit, "query": _query, "queue": _queue, "cancel": _cancel}
     try:
         if verb not in verbs:
             raise _BadRequest(f"{verb!r} is no command of the local scheduler; it has {', '.join(sorted(verbs))}.")
-        request = {} if verb == "limits" else _request(sys.stdin.buffer.read())
+        request = {} if verb in {"limits", "queue"} else _request(sys.stdin.buffer.read())
         answer = verbs[verb](Desk(root), request)
     except _BadRequest as error:
         print(error, file=sys.stderr)
@@ -201,6 +208,32 @@ def _query(desk: Desk, request: Json) -> Json:
         else:
             arrays[token] = {"job_id": known["job_id"], "host": known["host"], "tasks": _tasks(desk, token, known)}
     return {"arrays": arrays, "problems": problems}
+
+
+def _queue(desk: Desk, request: Json) -> Json:
+    here = machine()
+    with desk.locked() as ledger:
+        live = {token: entry["cpus"] for token, entry in ledger["arrays"].items()}
+    arrays: list[Json] = []
+    for token, cpus in live.items():
+        known = read_json(desk.file(token + ".json"))
+        if known is not None:
+            about = {"token": token, "job_id": known["job_id"], "cpus": cpus, "submitted_at": known["submitted_at"]}
+            arrays.append({**about, "tasks": _tasks(desk, token, known)})
+    return {
+        "host": os.uname().nodename,
+        "user": _user(),
+        "cores": here.cores,
+        "memory_mib": here.memory_mib,
+        "arrays": arrays,
+    }
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a container's uid without an entry in passwd
+        return str(os.geteuid())
 
 
 def _tokens(request: Json) -> list[str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, Protocol
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query, Response
 from fastapi import Path as PathParameter
+from fastapi.responses import JSONResponse
 
 from hpcflow.server import schema
 
@@ -21,6 +22,10 @@ class ClusterDesk(Protocol):
     def clusters(self) -> Json: ...
 
     async def test(self, name: str) -> Json: ...
+
+    async def queue(self, name: str, *, mine: bool, nodes: bool, limit: int) -> Json:
+        """Return a cluster's queue, from the last look when that is young enough."""
+        ...
 
     async def login(self, name: str) -> Json:
         """Begin a login; whoever begins another one ends the first."""
@@ -46,6 +51,16 @@ def cluster_routes(desk: ClusterDesk) -> APIRouter:
     @api.post("/{name}/test", response_model=schema.ClusterTest)
     async def test(name: _Name) -> Json:
         return await desk.test(name)
+
+    @api.get("/{name}/queue", response_model=schema.Queue)
+    async def queue(
+        name: _Name,
+        mine: Annotated[bool, Query(description="Only the user's own jobs.")] = False,
+        nodes: Annotated[bool, Query(description="With the list of nodes.")] = True,
+        limit: Annotated[int, Query(ge=0, le=100_000, description="Rows of jobs.")] = 2000,
+    ) -> Response:
+        # As it is: a check of each of ten thousand rows would cost more than the look.
+        return JSONResponse(await desk.queue(name, mine=mine, nodes=nodes, limit=limit))
 
     @api.post("/{name}/login", response_model=schema.LoginAnswer)
     async def login(name: _Name) -> Json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from typing import Any
 from hpcflow.core.model import ClusterName, HpcflowError, NotFound
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.engine import Engine
+from hpcflow.server.queues import Queues, answer
 from hpcflow.server.remote.login import Logins, Question
 
 __all__ = ["Roster"]
@@ -24,10 +26,12 @@ class Roster:
         self._engine = engine
         self._default = default
         self._logins = Logins()
+        self.queues = Queues(poll_s=engine.settings.queue_poll, deadline_s=engine.settings.command_deadline)
 
     async def close(self) -> None:
         """End what people are at, and all connections; what runs on clusters goes on."""
         await self._logins.close()
+        await self.queues.close()
         for cluster in self._engine.clusters.values():
             await cluster.close()
 
@@ -53,6 +57,21 @@ class Roster:
                 f"There is no cluster {name!r}; the clusters are {', '.join(sorted(self._engine.clusters))}."
             )
         return cluster
+
+    # ---- its queue
+
+    async def queue(self, name: str, *, mine: bool, nodes: bool, limit: int) -> Json:
+        """Return a cluster's queue, from the last look when that is young enough."""
+        cluster = self._known(name)
+        look = await self.queues.look(cluster, self._engine.now())
+        now = self._engine.now()
+
+        def tell() -> Json:
+            arrays = [row.array for row in self._engine.writer.store.open_arrays() if row.array.cluster == cluster.name]
+            ours = {array.job_id: array.dispatch for array in arrays if array.job_id is not None}
+            return answer(cluster, look, now, ours, mine=mine, nodes=nodes, limit=limit)
+
+        return {**await asyncio.to_thread(tell), "poll_s": self.queues.poll_s}
 
     # ---- logging in
 

@@ -25,6 +25,7 @@ __all__ = [
     "PageKey",
     "Plan",
     "Problem",
+    "Queue",
     "RetryRequest",
     "ServerStatus",
     "Summary",
@@ -129,6 +130,119 @@ class LoginRequest(BaseModel):
     number: Annotated[int, Field(ge=1)]
     #: One for each prompt. Used once, and kept nowhere.
     answers: list[SecretStr]
+
+
+class QueueNodeCounts(BaseModel):
+    idle: int
+    #: Some of its cores are taken.
+    mixed: int
+    allocated: int
+    #: Kept for a reservation or a maintenance.
+    reserved: int
+    down: int
+    #: In a state that hpcflow does not know.
+    unknown: int
+    total: int
+
+
+class QueuePartitionAnswer(BaseModel):
+    name: str
+    is_default: bool
+    #: Whether it takes jobs and starts them; ``None``: not told.
+    open: bool | None
+    #: The scheduler's own words for that.
+    raw: str
+    max_walltime_s: int | None
+    #: ``None``, as in all that follows: the scheduler does not tell.
+    nodes: QueueNodeCounts | None
+    #: Of nodes that are not down.
+    cores: int | None
+    cores_used: int | None
+    #: Jobs and array tasks of everybody, as far as the scheduler shows them, and of the user.
+    pending: int | None
+    running: int | None
+    pending_mine: int | None
+    running_mine: int | None
+
+
+class QueueNodeAnswer(BaseModel):
+    name: str
+    #: ``None``: not told.
+    partitions: list[str] | None
+    state: Literal["idle", "mixed", "allocated", "reserved", "down", "unknown"]
+    #: The scheduler's own word for it.
+    raw: str
+    cores: int | None
+    cores_used: int | None
+    memory_mib: int | None
+    gpus: int | None
+    #: What an administrator wrote beside it.
+    reason: str | None
+
+
+class QueuedJobAnswer(BaseModel):
+    """A job, or array tasks of one array that are alike; none that has ended."""
+
+    job_id: str
+    #: Indices of array tasks as the scheduler writes them, "2-9%2"; ``None``: no array, or not told.
+    indices: str | None
+    #: Jobs and array tasks that the row stands for.
+    tasks: int
+    name: str
+    user: str
+    mine: bool
+    #: The dispatch that it works for, where it is a job of this server's.
+    dispatch: str | None
+    account: str | None
+    partition: str
+    state: Literal["pending", "running"]
+    #: The scheduler's own words: its state, and the code or sentence of why it waits.
+    raw: str
+    reason: str | None
+    #: The reason in plain words; ``None``: `reason` is all there is.
+    why: str | None
+    #: "held": only a release starts it. "never": it can't ever start as it was asked for.
+    stuck: Literal["held", "never"] | None
+    #: Asked for by one job or array task; GPUs over all its nodes.
+    nodes: int | None
+    cores: int | None
+    gpus: int | None
+    walltime_s: int | None
+    submitted_at: datetime | None
+    started_at: datetime | None
+    hosts: str | None
+    #: When a pending one is to start, and who says so: the scheduler's own plan, or its own earliest time.
+    starts_at: datetime | None
+    starts_from: Literal["scheduler", "begin time"] | None
+    priority: int | None
+    #: Jobs and array tasks in line for its partition with a higher priority; ``None``: not known.
+    ahead: int | None
+
+
+class Queue(BaseModel):
+    """A cluster's queue at the last look that had an answer; empty lists before the first."""
+
+    cluster: str
+    scheduler: str
+    #: The user's name there; ``None``: not told.
+    user: str | None
+    #: When that look was; ``None``: there was none with an answer yet.
+    asked_at: datetime | None
+    age_s: float | None
+    #: Why a later look had no answer, and when; ``None``: there was none, or it is under way.
+    problem: str | None
+    failed_at: datetime | None
+    #: The next look is no earlier than so many seconds after the last, however many ask.
+    poll_s: float
+    #: What could not be asked or read at that look, as sentences.
+    problems: list[str]
+    partitions: list[QueuePartitionAnswer]
+    #: ``None``: not known.
+    nodes: list[QueueNodeAnswer] | None
+    #: The user's own first, then in the scheduler's order; ``None``: not known.
+    jobs: list[QueuedJobAnswer] | None
+    #: Rows that there are, of which ``jobs`` has the first ``limit``.
+    jobs_total: int | None
 
 
 class Accepted(BaseModel):

@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     #: How often a scheduler's accounting is asked (one query per cluster), and that of the `local` cluster.
     accounting_poll: Seconds = 30.0
     local_poll: Seconds = 2.0
+    #: How often a cluster's queue is looked at, at most, however many pages and commands ask; never when nobody does.
+    queue_poll: Seconds = 30.0
     #: How long an array that no scheduler answer names may still turn up.
     submit_settle: Seconds = 120.0
     #: After a submission that found no room: time to the next, doubled each time up to ten minutes.

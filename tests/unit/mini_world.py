@@ -34,6 +34,7 @@ from hpcflow.core.model import (
     ulid,
 )
 from hpcflow.core.plugin import Accepted, Ambiguous, Command, Plugin, Refused, Reply, Submission
+from hpcflow.core.queue import NodeState, QueuedJob, QueueNode, QueuePartition, QueueView, told
 from hpcflow.core.states import Status
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.engine import Engine
@@ -81,6 +82,8 @@ class World:
     #: Replies to the next submissions instead of the usual one: "lost" (taken, reply lost), "dropped" (neither),
     #: "full" or "refused".
     submit_faults: list[str] = field(default_factory=list[str])
+    #: Jobs of other users: id, name, array tasks, user.
+    others: list[tuple[str, str, int, str]] = field(default_factory=list[tuple[str, str, int, str]])
     #: No answer to any question while true.
     deaf: bool = False
 
@@ -94,6 +97,9 @@ class World:
                 return self._submit(words[0], words[1], int(words[2]))
             case "query":
                 return Reply(0, json.dumps(self._rows(words)).encode())
+            case "queue":
+                waiting = [[job.id, job.token, len(job.tasks)] for job in self.jobs]
+                return Reply(0, json.dumps([*([*each, "ada"] for each in waiting), *self.others]).encode())
             case "cancel":
                 self._cancel(words[1:], pending_only=words[0] == "pending")
                 return Reply(0)
@@ -189,6 +195,20 @@ class MiniPlugin:
             for token, job, index, phase, cause, raw, exit_code, more in json.loads(replies[0].stdout)
         )
         return Observations(rows=rows, complete=frozenset(array.token for array in arrays))
+
+    def queue(self) -> tuple[Command, ...]:
+        return (Command(("queue",)),)
+
+    def parse_queue(self, replies: Sequence[Reply]) -> QueueView:
+        if replies[0].exit_code != 0:
+            return QueueView(user=None, problems=(replies[0].stderr.decode(),))
+        jobs = tuple(
+            QueuedJob(job_id=job, name=name, tasks=tasks, user=user, partition="all", phase=Phase.PENDING, raw="PD")
+            for job, name, tasks, user in json.loads(replies[0].stdout)
+        )
+        nodes = (QueueNode(name="n1", state=NodeState.IDLE, raw="idle", partitions=("all",), cores=4, cores_used=0),)
+        partitions = told([QueuePartition(name="all")], nodes=nodes, jobs=jobs, user="ada")
+        return QueueView(user="ada", partitions=partitions, nodes=nodes, jobs=jobs)
 
     def why_pending(self, raw: str) -> str | None:
         return "Waits its turn" if raw == "PENDING Priority" else None

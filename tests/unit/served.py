@@ -46,6 +46,11 @@ class MemoryRoster:
             raise NotFound(f"There is no cluster called {name!r}.")
         return {"ok": True, "steps": []}
 
+    async def queue(self, name: str, *, mine: bool, nodes: bool, limit: int) -> Json:
+        if name not in self.names:
+            raise NotFound(f"There is no cluster called {name!r}.")
+        return {"cluster": name, "partitions": [], "nodes": [] if nodes else None, "jobs": [], "jobs_total": 0}
+
     async def login(self, name: str) -> Json:
         prompts = [{"text": "Password: ", "echo": False}]
         return self._asks(name, {"number": 1, "host": f"ada@{name}", "text": "", "prompts": prompts})

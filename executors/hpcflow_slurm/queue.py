@@ -1,0 +1,229 @@
+"""The queue as squeue and sinfo show it: everybody's jobs, every node."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from hpcflow.core.model import Phase
+from hpcflow.core.plugin import Command, Reply
+from hpcflow.core.queue import NodeState, QueuedJob, QueueNode, QueuePartition, QueueView, told, with_ahead
+from hpcflow_slurm.reasons import in_plain_words
+from hpcflow_slurm.states import state_of, stuck_of
+from hpcflow_slurm.text import count, decoded, first_words, gpus, instant, seconds
+
+__all__ = ["parse_queue", "queue"]
+
+_ENVIRONMENT: Final = {"SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0", "TZ": "UTC"}
+# The name comes last: a name may hold any character. Without --array what waits of an array is one row.
+_JOB_FIELDS: Final = "%i|%T|%r|%P|%a|%u|%D|%C|%b|%l|%V|%S|%Q|%N|%j"
+# So does the reason that an administrator wrote.
+_NODE_FIELDS: Final = "%N|%P|%a|%l|%T|%C|%m|%G|%E"
+# $1 the format. Constant text.
+_JOBS: Final = 'id -un && exec squeue --noheader --format="$1"'
+
+_JOB: Final = re.compile(r"([1-9][0-9]*)(?:_([0-9]+|\[[0-9,:-]+(?:%[0-9]+)?\])|\+[0-9]+)?")
+_SPAN: Final = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9})(?::([0-9]{1,9}))?)?")
+_NOTHING: Final = frozenset({"", "N/A", "(null)", "None", "none", "None assigned"})
+_BROKEN: Final = "\N{REPLACEMENT CHARACTER}"
+
+#: Reasons with which a job waits for its turn: those that are ahead of others.
+_IN_LINE: Final = frozenset({"Priority", "Resources", "None", "", "WaitingForScheduling"})
+
+#: sinfo(1), 22.05 to 24.11, without the marks behind a state.
+_NODES: Final[Mapping[str, NodeState]] = {
+    "idle": NodeState.IDLE,
+    "planned": NodeState.IDLE,
+    "mixed": NodeState.MIXED,
+    "allocated": NodeState.ALLOCATED,
+    "completing": NodeState.ALLOCATED,
+    "draining": NodeState.ALLOCATED,
+    "failing": NodeState.ALLOCATED,
+    "reserved": NodeState.RESERVED,
+    "maint": NodeState.RESERVED,
+    "blocked": NodeState.RESERVED,
+    "down": NodeState.DOWN,
+    "drained": NodeState.DOWN,
+    "fail": NodeState.DOWN,
+    "error": NodeState.DOWN,
+    "inval": NodeState.DOWN,
+    "future": NodeState.DOWN,
+    "powered_down": NodeState.DOWN,
+    "powering_down": NodeState.DOWN,
+    "reboot": NodeState.DOWN,
+    "reboot_issued": NodeState.DOWN,
+    "rebooting": NodeState.DOWN,
+}
+#: "*": it does not respond; "^": it reboots; "$": in a reservation for maintenance.
+_MARKED: Final[Mapping[str, NodeState]] = {"*": NodeState.DOWN, "^": NodeState.DOWN, "$": NodeState.RESERVED}
+#: Others: asleep, waking up, to be rebooted, planned for a job.
+_MARKS: Final = "*^$~#!%@-+"
+
+
+def queue() -> tuple[Command, ...]:
+    """Return squeue about everybody's jobs, and sinfo about every node."""
+    return (
+        Command(("sh", "-c", _JOBS, "hpcflow-queue", _JOB_FIELDS), environment=_ENVIRONMENT),
+        Command(("sinfo", "--noheader", "--Node", f"--format={_NODE_FIELDS}"), environment=_ENVIRONMENT),
+    )
+
+
+def parse_queue(replies: Sequence[Reply]) -> QueueView:
+    """Read both; a line that can't be read is left out, and said."""
+    problems: list[str] = []
+    user, jobs = _jobs(replies[0], problems)
+    partitions, nodes = _nodes(replies[1], problems)
+    return QueueView(
+        user=user,
+        partitions=told(partitions, nodes=nodes, jobs=jobs, user=user),
+        nodes=nodes,
+        jobs=jobs,
+        problems=tuple(problems),
+    )
+
+
+def _whole_lines(program: str, reply: Reply, problems: list[str]) -> list[str] | None:
+    """Return the lines that have an end; ``None`` for an answer that is none."""
+    if reply.exit_code != 0:
+        how = "did not end" if reply.exit_code is None else f"ended with {reply.exit_code}"
+        problems.append(f"{program} {how}: {first_words(decoded(reply.stderr))}.")
+        return None
+    *lines, last = decoded(reply.stdout).split("\n")
+    if last:
+        problems.append(f"{program}'s answer was cut in the middle of a line.")
+    return [line.rstrip("\r") for line in lines if line.strip()]
+
+
+# ---- jobs
+
+
+def _jobs(reply: Reply, problems: list[str]) -> tuple[str | None, tuple[QueuedJob, ...] | None]:
+    lines = _whole_lines("squeue", reply, problems)
+    if lines is None:
+        return None, None
+    rows: dict[tuple[str, str | None], QueuedJob] = {}
+    # A login script may print before the name; rows have columns.
+    names = [line for line in lines[: next((i for i, line in enumerate(lines) if "|" in line), len(lines))] if line]
+    unread = 0
+    for line in lines[len(names) :]:
+        try:
+            job = _job(line)
+        except ValueError:
+            unread += 1
+            continue
+        if job is not None:
+            rows.setdefault((job.job_id, job.indices), job)
+    if unread:
+        problems.append(f"squeue printed {unread} lines that can't be read.")
+    user = names[-1].strip() if names else ""
+    return (user if user and _BROKEN not in user else None), tuple(with_ahead(list(rows.values())))
+
+
+def _job(line: str) -> QueuedJob | None:
+    """Read one row; ``None`` for a job that has ended."""
+    cells = line.split("|", 14)
+    if len(cells) != 15 or _BROKEN in line.rpartition("|")[0]:
+        raise ValueError(line)
+    job, word, reason, partition, account, user, nodes, cores, gres, limit, submit, start, priority, hosts, name = cells
+    found = _JOB.fullmatch(job)
+    if found is None or not user or not partition:
+        raise ValueError(job)
+    phase, _, _ = state_of(word, job)
+    if phase is Phase.ENDED:
+        return None
+    which = found[2] and found[2].strip("[]")
+    pending = phase is Phase.PENDING
+    node_count = count(nodes)
+    begins = instant(start)
+    waits = reason if pending else None
+    raw = word if reason in _NOTHING else f"{word} {reason}"
+    return QueuedJob(
+        job_id=found[1],
+        indices=which,
+        tasks=_tasks(which) if which else 1,
+        name=name,
+        user=user,
+        account=None if account in _NOTHING else account,
+        partition=partition,
+        phase=phase,
+        raw=word,
+        reason=None if waits in _NOTHING else waits,
+        why=in_plain_words(raw) if pending else None,
+        stuck=stuck_of(word, reason)[0] if pending else None,
+        nodes=node_count,
+        cores=count(cores),
+        gpus=None if (each := gpus(gres)) is None else each * (node_count or 1),
+        walltime_s=seconds(limit),
+        submitted_at=instant(submit),
+        started_at=None if pending else begins,
+        hosts=None if pending or hosts in _NOTHING else hosts,
+        starts_at=begins if pending else None,
+        starts_from=None if not pending or begins is None else "begin time" if reason == "BeginTime" else "scheduler",
+        priority=count(priority) if pending and reason in _IN_LINE else None,
+    )
+
+
+def _tasks(which: str) -> int:
+    """Count "2-3,8-20:4%2"."""
+    total = 0
+    for part in which.partition("%")[0].split(","):
+        found = _SPAN.fullmatch(part)
+        if found is None:
+            raise ValueError(which)
+        first, last, step = int(found[1]), int(found[2] or found[1]), int(found[3] or 1)
+        total += max(0, last - first) // max(1, step) + 1
+    return total
+
+
+# ---- nodes
+
+
+def _nodes(reply: Reply, problems: list[str]) -> tuple[list[QueuePartition], tuple[QueueNode, ...] | None]:
+    lines = _whole_lines("sinfo", reply, problems)
+    if lines is None:
+        return [], None
+    nodes: dict[str, QueueNode] = {}
+    members: dict[str, list[str]] = {}
+    partitions: dict[str, QueuePartition] = {}
+    unread = 0
+    for line in lines:
+        cells = line.split("|", 8)
+        state = _state(cells[4]) if len(cells) == 9 else None
+        cores = cells[5].split("/") if len(cells) == 9 else []
+        if state is None or len(cores) != 4 or _BROKEN in line.rpartition("|")[0]:
+            unread += 1
+            continue
+        name, label, up, limit, raw, _, memory, gres, reason = cells
+        partition = label.rstrip("*")
+        partitions[partition] = QueuePartition(
+            name=partition,
+            is_default=label.endswith("*"),
+            open=up == "up",
+            raw=up,
+            max_walltime_s=seconds(limit),
+        )
+        members.setdefault(name, []).append(partition)
+        nodes[name] = QueueNode(
+            name=name,
+            state=state,
+            raw=raw,
+            partitions=tuple(dict.fromkeys(members[name])),
+            cores=count(cores[3]),
+            cores_used=count(cores[0]),
+            memory_mib=count(memory),
+            gpus=gpus(gres),
+            reason=None if reason in _NOTHING else reason,
+        )
+    if unread:
+        problems.append(f"sinfo printed {unread} lines that can't be read.")
+    return list(partitions.values()), tuple(nodes.values())
+
+
+def _state(word: str) -> NodeState | None:
+    """Return what a node's state means; ``None`` for what is no state."""
+    base = word.rstrip(_MARKS)
+    if not re.fullmatch(r"[a-z_]{3,}", base):
+        return None
+    marked = next((_MARKED[mark] for mark in word[len(base) :] if mark in _MARKED), None)
+    return marked or _NODES.get(base, NodeState.UNKNOWN)

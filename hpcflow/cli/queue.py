@@ -1,0 +1,126 @@
+"""`hpcflow queue`: partitions, jobs and why they wait, of one cluster."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from typing import Any, Final
+
+from hpcflow.cli.frame import FAILED, OK, the_server, write_json
+
+__all__ = ["show_queue"]
+
+Json = Mapping[str, Any]  # Any: JSON of the server's, described in its OpenAPI schema
+
+_ROWS: Final = 200
+_COUNTS: Final = ("idle", "mixed", "allocated", "reserved", "down")
+
+
+def show_queue(options: argparse.Namespace) -> int:
+    from urllib.parse import quote
+
+    server = the_server()
+    cluster = options.cluster
+    if cluster is None:
+        cluster = next(each["name"] for each in server.ask("GET", "/clusters")["clusters"] if each["default"])
+    query = {"mine": "true" if options.mine else "false", "nodes": "true" if options.json else "false"}
+    if not options.json:
+        query["limit"] = str(_ROWS)
+    # The server's own command may take its whole deadline when it has no older answer.
+    answer = server.ask("GET", f"/clusters/{quote(cluster, safe='')}/queue", query=query, wait_s=600)
+    if options.json:
+        write_json(answer)
+        return OK
+    for problem in answer["problems"]:
+        print(problem, file=sys.stderr)
+    if answer["problem"]:
+        print(f"{cluster} did not answer: {answer['problem']}", file=sys.stderr)
+    if answer["asked_at"] is None:
+        return FAILED
+    _show(answer)
+    return OK
+
+
+def _show(answer: Json) -> None:
+    from hpcflow.sdk.terminal import table
+
+    print(f"{answer['cluster']} ({answer['scheduler']}), {_age(answer['age_s'])}")
+    print()
+    head = ("PARTITION", "NODES", *(state.upper() for state in _COUNTS), "CORES USED", "RUNNING", "PENDING", "MINE")
+    table(head, (_partition(each) for each in answer["partitions"]))
+    if answer["jobs"] is None:
+        print("\nIts jobs are not known.")
+        return
+    if not answer["jobs"]:
+        print("\nNo jobs.")
+        return
+    print()
+    columns = ("JOB", "TASKS", "USER", "ACCOUNT", "PARTITION", "STATE", "ASKS", "STARTS", "AHEAD", "WHY")
+    table(columns, (_job(each) for each in answer["jobs"]))
+    if answer["jobs_total"] > len(answer["jobs"]):
+        print(
+            f"{answer['jobs_total'] - len(answer['jobs'])} more rows: `--mine` shows yours, `--json` all that it may."
+        )
+
+
+def _age(seconds: float) -> str:
+    return "just now" if seconds < 1 else f"{seconds:.0f} s ago"
+
+
+def _partition(partition: Json) -> tuple[str, ...]:
+    name = partition["name"] + ("*" if partition["is_default"] else "")
+    if partition["open"] is False:
+        name += f" ({partition['raw']})"
+    nodes = partition["nodes"]
+    counts = ["?"] * (len(_COUNTS) + 1) if nodes is None else [str(nodes[key]) for key in ("total", *_COUNTS)]
+    cores = "?" if partition["cores"] is None else f"{partition['cores_used']}/{partition['cores']}"
+    mine = [partition["running_mine"], partition["pending_mine"]]
+    own = "?" if None in mine else f"{mine[0]} running, {mine[1]} pending" if any(mine) else "-"
+    return (name, *counts, cores, _number(partition["running"]), _number(partition["pending"]), own)
+
+
+def _job(job: Json) -> tuple[str, ...]:
+    indices = job["indices"]
+    name = job["job_id"] if indices is None else f"{job['job_id']}_{indices if indices.isdigit() else f'[{indices}]'}"
+    asks = [f"{job[key]} {word}" for key, word in (("nodes", "n"), ("cores", "c"), ("gpus", "g")) if job[key]]
+    if job["walltime_s"]:
+        asks.append(f"{job['walltime_s'] / 3600:.3g} h")
+    return (
+        name,
+        str(job["tasks"]),
+        job["user"],
+        job["account"] or "-",
+        job["partition"],
+        job["state"],
+        " ".join(asks) or "-",
+        _start(job),
+        "-" if job["ahead"] is None else str(job["ahead"]),
+        _why(job),
+    )
+
+
+def _start(job: Json) -> str:
+    from datetime import datetime
+
+    from hpcflow.sdk.terminal import clock
+
+    if job["stuck"] == "never":
+        return "never"
+    at = job["starts_at"] or job["started_at"]
+    if at is None:
+        return "-"
+    told = clock(datetime.fromisoformat(at))
+    return told if job["starts_from"] is None else f"~{told} ({job['starts_from']})"
+
+
+def _why(job: Json) -> str:
+    """Return the reason in plain words with the raw one beside it."""
+    if job["state"] == "running":
+        return job["hosts"] or ""
+    raw = job["reason"] or job["raw"]
+    return f"{job['why']} ({raw})" if job["why"] and job["why"] != raw else raw
+
+
+def _number(count: int | None) -> str:
+    return "?" if count is None else str(count)

@@ -1,0 +1,192 @@
+"""A queue's counts and lines, and the server's looks at it: few, shared, and kept while a cluster does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpcflow.core.model import NotFound, Phase
+from hpcflow.core.queue import NodeState, QueuedJob, QueueNode, QueuePartition, spans, told, with_ahead
+from hpcflow.server import schema
+from hpcflow.server.queues import Queues
+from hpcflow.server.roster import Roster
+from tests.unit.mini_world import MINI, Stage, a_stage
+from tests.unit.test_engine import in_loop
+from tests.unit.test_service import a_service, dispatched
+
+
+def a_job(job_id: str, priority: int | None = None, **more: object) -> QueuedJob:
+    job = QueuedJob(
+        job_id=job_id, name="x", user="ada", partition="gpu", phase=Phase.PENDING, raw="PENDING", priority=priority
+    )
+    return replace(job, **more)  # type: ignore[arg-type]  # each of these has its field's type
+
+
+def a_node(name: str, state: NodeState, *partitions: str, cores: int = 4, used: int = 0) -> QueueNode:
+    return QueueNode(name=name, state=state, raw=state, partitions=partitions, cores=cores, cores_used=used)
+
+
+# ---- counts
+
+
+def test_nodes_cores_and_jobs_are_counted_for_each_partition() -> None:
+    nodes = [
+        a_node("n1", NodeState.IDLE, "gpu", "all"),
+        a_node("n2", NodeState.MIXED, "gpu", used=3),
+        a_node("n3", NodeState.DOWN, "all"),
+    ]
+    jobs = [a_job("1", tasks=5), a_job("2", user="bob", partition="gpu,all"), a_job("3", phase=Phase.RUNNING)]
+
+    gpu, everything = told([QueuePartition(name="gpu"), QueuePartition(name="all")], nodes=nodes, jobs=jobs, user="ada")
+
+    assert gpu.nodes == {NodeState.IDLE: 1, NodeState.MIXED: 1}
+    assert (gpu.cores, gpu.cores_used) == (8, 3)
+    assert (gpu.pending, gpu.pending_mine, gpu.running, gpu.running_mine) == (6, 5, 1, 1)
+    assert everything.nodes == {NodeState.IDLE: 1, NodeState.DOWN: 1}
+    assert (everything.cores, everything.pending, everything.pending_mine) == (4, 1, 0)
+
+
+def test_what_is_not_known_is_not_counted() -> None:
+    hidden = QueueNode(name="n1", state=NodeState.IDLE, raw="ok", partitions=None)
+
+    (partition,) = told([QueuePartition(name="gpu")], nodes=[hidden], jobs=[a_job("1")], user=None)
+    (blind,) = told([QueuePartition(name="gpu")], nodes=None, jobs=None, user="ada")
+
+    assert (partition.nodes, partition.cores, partition.pending, partition.pending_mine) == (None, None, 1, None)
+    assert (blind.nodes, blind.pending, blind.running_mine) == (None, None, None)
+
+
+def test_those_with_a_higher_priority_are_ahead() -> None:
+    jobs = [
+        a_job("1", 10, tasks=100),
+        a_job("2", 7, partition="gpu,all"),
+        a_job("3", 7),
+        a_job("4", 3),
+        a_job("5", None),
+        a_job("6", 9, partition="all", user="bob"),
+        a_job("7", 99, phase=Phase.RUNNING),
+    ]
+
+    ahead = {job.job_id: job.ahead for job in with_ahead(jobs)}
+
+    assert ahead == {"1": 0, "2": 1, "3": 100, "4": 102, "5": None, "6": 0, "7": None}
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 9)), max_size=30))
+def test_nobody_is_ahead_of_the_first_and_the_line_adds_up(line: list[tuple[int, int]]) -> None:
+    jobs = with_ahead([a_job(str(i), priority, tasks=tasks) for i, (priority, tasks) in enumerate(line)])
+
+    for job in jobs:
+        assert job.priority is not None
+        assert job.ahead == sum(tasks for priority, tasks in line if priority > job.priority)
+
+
+@given(st.sets(st.integers(0, 200)))
+def test_spans_name_exactly_the_indices(numbers: set[int]) -> None:
+    found: set[int] = set()
+    for span in filter(None, spans(sorted(numbers)).split(",")):
+        first, _, last = span.partition("-")
+        found |= set(range(int(first), int(last or first) + 1))
+
+    assert found == numbers
+
+
+# ---- looks
+
+
+def a_roster(stage: Stage, *, poll_s: float = 1000.0) -> Roster:
+    roster = Roster(stage.engine, MINI)
+    roster.queues = Queues(poll_s=poll_s, deadline_s=5.0)
+    return roster
+
+
+@in_loop
+async def test_a_hundred_browsers_cost_one_look(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        roster = a_roster(stage)
+        assert stage.world.count("queue") == 0
+
+        asked = [roster.queue("mini", mine=False, nodes=True, limit=10) for _ in range(100)]
+        answers = await asyncio.gather(*asked)
+        answers.append(await roster.queue("mini", mine=False, nodes=True, limit=10))
+
+        assert stage.world.count("queue") == 1
+        assert {answer["asked_at"] for answer in answers} == {answers[0]["asked_at"]}
+        assert answers[0]["poll_s"] == 1000.0
+
+
+@in_loop
+async def test_an_answer_tells_partitions_nodes_and_jobs_and_which_dispatch_they_work_for(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        roster = a_roster(stage)
+        dispatch = await dispatched(a_service(stage), stage, [])
+        job = await stage.job()
+        await stage.until(lambda: any(row.array.job_id for row in stage.store.arrays(dispatch)))
+        stage.world.others.append(("900", "theirs", 7, "bob"))
+
+        answer = await roster.queue("mini", mine=False, nodes=True, limit=10)
+        mine = await roster.queue("mini", mine=True, nodes=False, limit=10)
+        short = await roster.queue("mini", mine=False, nodes=True, limit=1)
+
+        schema.Queue.model_validate(answer)
+        assert [(row["job_id"], row["mine"], row["dispatch"]) for row in answer["jobs"]] == [
+            (job.id, True, dispatch),
+            ("900", False, None),
+        ]
+        assert (answer["user"], answer["jobs_total"]) == ("ada", 2)
+        (partition,) = answer["partitions"]
+        assert partition["nodes"] == {
+            **dict.fromkeys(("mixed", "allocated", "reserved", "down", "unknown"), 0),
+            "idle": 1,
+            "total": 1,
+        }
+        assert (partition["pending"], partition["pending_mine"], partition["cores"]) == (8, 1, 4)
+        assert [row["name"] for row in answer["nodes"]] == ["n1"]
+        assert [row["user"] for row in mine["jobs"]] == ["ada"]
+        assert mine["nodes"] is None
+        assert (len(short["jobs"]), short["jobs_total"]) == (1, 2)
+
+
+@in_loop
+async def test_what_was_seen_is_kept_with_its_time_while_the_cluster_does_not_answer(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        roster = a_roster(stage, poll_s=1e-9)
+        stage.world.deaf = True
+        nothing = await roster.queue("mini", mine=False, nodes=True, limit=10)
+        stage.world.deaf = False
+        first = await roster.queue("mini", mine=False, nodes=True, limit=10)
+        stage.world.deaf = True
+        second = await roster.queue("mini", mine=False, nodes=True, limit=10)
+
+        schema.Queue.model_validate(nothing)
+        assert (nothing["asked_at"], nothing["age_s"], nothing["problem"]) == (None, None, "no answer")
+        assert (nothing["partitions"], nothing["jobs"]) == ([], [])
+        assert (first["problem"], first["failed_at"]) == (None, None)
+        assert (second["problem"], second["asked_at"]) == ("no answer", first["asked_at"])
+        assert second["failed_at"] is not None
+        assert second["partitions"] == first["partitions"]
+
+
+@in_loop
+async def test_a_cluster_that_does_not_answer_is_not_asked_more_often(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        roster = a_roster(stage)
+        stage.world.deaf = True
+
+        for _ in range(3):
+            answer = await roster.queue("mini", mine=False, nodes=True, limit=10)
+            assert answer["problem"] == "no answer"
+
+        assert stage.world.count("queue") == 1
+
+
+@in_loop
+async def test_a_cluster_that_nobody_knows_is_not_found(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        with pytest.raises(NotFound, match="There is no cluster 'mimi'; the clusters are"):
+            await a_roster(stage).queue("mimi", mine=False, nodes=True, limit=10)
