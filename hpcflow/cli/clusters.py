@@ -27,6 +27,9 @@ def list_clusters(options: argparse.Namespace) -> int:
         scheduler = " ".join(filter(None, (cluster["scheduler"], cluster["version"])))
         rows.append((name, scheduler, cluster["state"], partitions, cluster["problem"] or ""))
     table(("CLUSTER", "SCHEDULER", "STATE", "PARTITIONS", "PROBLEM"), rows)
+    for cluster in answer["clusters"]:
+        if cluster["site"]:
+            print(f"The site of {cluster['name']} rules: {cluster['site']}")
     return OK
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "Failed",
     "Graph",
     "HpcflowError",
+    "Isolation",
     "JobArray",
     "JobId",
     "Launcher",
@@ -46,6 +47,8 @@ BagId = NewType("BagId", str)
 JobId = NewType("JobId", str)
 #: Programs that start the ranks of an MPI program, as they are called on a cluster.
 Launcher = Literal["srun", "mpirun"]
+#: What a task shares with no other: its process, forked from the worker's, or a whole new interpreter.
+Isolation = Literal["process", "interpreter"]
 
 
 _CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -114,6 +117,8 @@ class Shape:
     at_most: tuple[str, int] | None = None
     #: What starts the function on every rank of a task; ``None``: it runs once.
     launcher: Launcher | None = None
+    #: What a task shares with no other: its process, or its interpreter; ``None``: short ones may share a process.
+    isolation: Isolation | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +160,8 @@ class Task:
     max_running: int | None = None
     #: What starts the function on every rank; ``None``: it runs once, and owns all that the task has.
     launcher: Launcher | None = None
+    #: What it shares with no other task; ``None``: short tasks may share a process.
+    isolation: Isolation | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,6 +74,7 @@ class Options(TypedDict, total=False):
     nodes: int
     ntasks: int
     launcher: model.Launcher
+    isolation: model.Isolation
     cpus: int
     memory: str
     gpus: int
@@ -107,6 +108,7 @@ class Annotations:
     nodes: int | None = None
     ntasks: int | None = None
     launcher: model.Launcher | None = None
+    isolation: model.Isolation | None = None
     cpus: int | None = None
     memory_mib: int | None = None
     gpus: int | None = None
@@ -181,6 +183,7 @@ class Annotations:
             on_cancelled=whole.on_cancelled or "pause",
             max_running=whole.max_running,
             launcher=whole.launcher,
+            isolation=whole.isolation,
         )
 
     def _filled(self, weaker: Annotations, without: frozenset[str]) -> Annotations:
@@ -206,6 +209,8 @@ class Placement:
     max_running: int | None
     #: What starts the function on every rank; ``None``: it runs once.
     launcher: model.Launcher | None
+    #: What each task shares with no other; ``None``: short ones may share a process.
+    isolation: model.Isolation | None
 
 
 _FIELDS: Final = tuple(field.name for field in fields(Annotations))
@@ -486,6 +491,19 @@ def _launcher(name: str, value: object) -> model.Launcher:
             )
 
 
+def _isolation(name: str, value: object) -> model.Isolation:
+    match value:
+        case "process":
+            return "process"
+        case "interpreter":
+            return "interpreter"
+        case _:
+            raise UserError(
+                f"{name}={value!r} must be 'process' (each task has one of its own, forked from its worker) or "
+                "'interpreter' (each task starts a new Python); without it, short tasks may share a process."
+            )
+
+
 def _flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise UserError(f"{name}={value!r} must be True or False.")
@@ -509,6 +527,7 @@ _PARSERS: Final = {
     "nodes": ("nodes", _count),
     "ntasks": ("ntasks", _count),
     "launcher": ("launcher", _launcher),
+    "isolation": ("isolation", _isolation),
     "cpus": ("cpus", _count),
     "memory": ("memory_mib", parse_memory),
     "gpus": ("gpus", _count),

@@ -311,6 +311,7 @@ def _task(index: int, call: _Call) -> Task:
         on_cancelled=placement.on_cancelled,
         max_running=placement.max_running,
         launcher=placement.launcher,
+        isolation=placement.isolation,
     )
 
 

@@ -206,7 +206,7 @@ def manifest(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
     tasks: list[list[object]] = []
     for task in graph.tasks:
         wanted = (task.executor, task.resources, task.workdir, task.max_running, task.launcher)
-        asked = (*wanted, task.retries, task.accept_failed, task.on_cancelled)
+        asked = (*wanted, task.isolation, task.retries, task.accept_failed, task.on_cancelled)
         number = numbers.setdefault(asked, len(numbers))
         if number == len(shapes):
             shapes.append(task)
@@ -228,6 +228,7 @@ def manifest(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
                 "on_cancelled": task.on_cancelled,
                 "max_running": task.max_running,
                 "launcher": task.launcher,
+                "isolation": task.isolation,
             }
             for task in shapes
         ],

@@ -74,7 +74,7 @@ async def push_bag(
         "dispatch": bag.dispatch,
         "py": list(bag.shape.python_version),
         **part.listed,
-        "iso": "spawn" if resources.gpus or bag.shape.launcher else "fork",
+        "iso": _isolation(bag.shape),
         "inline": INLINE_LIMIT,
         "limit": bag.limit_s,
         "grace": kill_grace_s,
@@ -126,6 +126,13 @@ async def _tell(bag: Bag, record: Mapping[str, Any], cluster: Cluster) -> None: 
     # The first newline ends a line that was cut.
     line = b"\n" + sign_line(record, bag_key(cluster.key, bag.id))
     await cluster.transport.append(f"{bag.path}/{INBOX}", line)
+
+
+def _isolation(shape: Shape) -> str:
+    """Return how workers keep a bag's tasks apart, as bag.json has it."""
+    if shape.resources.gpus or shape.launcher or shape.isolation == "interpreter":
+        return "spawn"  # what a GPU's driver keeps in a process does not survive a fork
+    return "fork" if shape.isolation is None else "alone"
 
 
 def launch_command(shape: Shape, srun_mpi: str | None) -> list[str] | None:

@@ -20,6 +20,7 @@ from hpcflow.core.plugin import Command, Plugin
 from hpcflow.server import plugins
 from hpcflow.server.remote import File, Link, ThisMachine, Transport, TransportError
 from hpcflow.server.settings import ClusterSettings, Settings
+from hpcflow.server.site import SITE_FILE, SiteError, SiteRules, parse_rules, rules
 from hpcflow.server.zipapp import build_worker
 
 if TYPE_CHECKING:
@@ -77,6 +78,13 @@ class Cluster:
     problem: str | None = None
     limits: Limits | None = None
     limits_at: datetime | None = None
+    #: Where the site's rules lie there; ``None``: it has none to ask for. And what they were when last read.
+    site_file: str | None = None
+    site: SiteRules = field(default_factory=SiteRules)
+    #: What is wrong with them; those read before it hold on.
+    site_problem: str | None = None
+    #: When something was last submitted.
+    submitted_at: datetime | None = None
     #: When it was last asked about jobs, with or without success; ``None``: not since the server's start.
     asked_at: datetime | None = None
     #: The connection of a cluster behind ssh; ``None``: it is reached from this machine.
@@ -92,9 +100,11 @@ class Cluster:
 
     @property
     def state(self) -> str:
-        """``ok``, ``unknown`` (nobody asked yet), ``unreachable``, or ``needs login`` where only a person helps."""
+        """``ok``, ``unknown`` (nobody asked yet), ``unreachable``; ``needs login``, ``needs admin``: only they help."""
         if self.link is not None and self.link.needs_login:
             return "needs login"
+        if self.site_problem and self.limits is None:
+            return "needs admin"
         if self.problem:
             return "unreachable"
         return "ok" if self.version or self.limits is not None else "unknown"
@@ -102,7 +112,10 @@ class Cluster:
     async def known_limits(self, now: datetime) -> Limits:
         """Return the cluster's limits, asked for at most every ten minutes; stale ones when it does not answer.
 
+        The site's rules are read before them, and hold as long.
+
         Raises:
+            SiteError: the site's rules can't be known, and never were.
             HpcflowError: it was never asked with success and does not answer now.
         """
         async with self._asking:
@@ -110,6 +123,7 @@ class Cluster:
                 return self.limits
             try:
                 await self.place_worker()  # the commands of `local` are the worker's
+                await self._read_rules()
                 reply = await self.transport.run(self.plugin.limits(), _LIMITS_DEADLINE_S)
                 self.limits, self.limits_at, self.problem = self.plugin.parse_limits(reply), now, None
                 self.version = f"{self.limits.scheduler} {self.limits.version}".strip()
@@ -119,6 +133,23 @@ class Cluster:
                     raise
                 self.limits_at = now  # one that does not answer is not asked more often than one that does
             return self.limits
+
+    async def _read_rules(self) -> None:
+        if self.site_file is None:
+            return
+        reply = await self.transport.run(rules(self.site_file), _LIMITS_DEADLINE_S)
+        try:
+            self.site, self.site_problem = parse_rules(reply, self.site_file, self.name), None
+        except SiteError as error:
+            self.site_problem = str(error)
+            if self.limits is None:
+                raise
+
+    def wait_s(self, now: datetime) -> float:
+        """Return the seconds that the site wants to pass before the next submission."""
+        if self.submitted_at is None:
+            return 0.0
+        return max(0.0, self.site.submit_interval - (now - self.submitted_at).total_seconds())
 
     async def probe(self) -> str:
         """Return scheduler and version; raise `HpcflowError` when it does not answer within 5 s, 30 s behind ssh."""
@@ -288,6 +319,8 @@ async def find_clusters(
     configured: Mapping[str, ClusterSettings],
     environ: Mapping[str, str],
     python: str,
+    *,
+    site_file: str = SITE_FILE,
 ) -> tuple[dict[ClusterName, Cluster], ClusterName, str]:
     """Return all clusters, the default one, and a sentence that says why it is the default.
 
@@ -297,7 +330,7 @@ async def find_clusters(
     Raises:
         UserError: clusters.toml or the default executor names what does not exist.
     """
-    make = _maker(where, settings, environ, python)
+    make = _maker(where, settings, environ, python, site_file)
     clusters = {ClusterName(name): make(name, table) for name, table in configured.items()}
     clusters.setdefault(LOCAL, make(LOCAL, ClusterSettings(scheduler=LOCAL)))
     found: list[Cluster] = []
@@ -334,7 +367,7 @@ def _default(
 
 
 def _maker(
-    where: Places, settings: Settings, environ: Mapping[str, str], python: str
+    where: Places, settings: Settings, environ: Mapping[str, str], python: str, site_file: str
 ) -> Callable[[str, ClusterSettings], Cluster]:
     def make(name: str, table: ClusterSettings) -> Cluster:
         root = table.workdir or where.work(name)
@@ -353,6 +386,8 @@ def _maker(
             key_path=key_path,
             worker_path=worker_path,
             link=ssh,
+            # This machine's own processes are nobody's business but for where the server may run.
+            site_file=None if ssh is None and table.scheduler == LOCAL else site_file,
         )
 
     return make

@@ -25,6 +25,7 @@ from hpcflow.server.live import Gathering, LiveDispatch
 from hpcflow.server.reconcile import Reconciler
 from hpcflow.server.settings import Settings
 from hpcflow.server.shared import Shared
+from hpcflow.server.site import SiteError, least
 from hpcflow.server.store import ArrayRow, ArrayState, BagRow, LeaseLost, Store, StoreError
 from hpcflow.server.submit import Submitter
 from hpcflow.server.writer import Writer
@@ -40,14 +41,15 @@ GROW_MOST_S: Final = 2.0
 
 def plan_settings(settings: Settings, cluster: Cluster) -> PlanSettings:
     """Return what the planner must know of a server and a cluster."""
+    site = cluster.site
     return PlanSettings(
-        min_worker_time_s=settings.min_worker_time,
+        min_worker_time_s=max(settings.min_worker_time, site.min_worker_time),
         first_width=settings.first_width,
         ramp_width=settings.ramp_width,
-        worker_walltime_s=settings.worker_walltime,
+        worker_walltime_s=min(settings.worker_walltime, site.worker_walltime or settings.worker_walltime),
         kill_grace_s=settings.kill_grace,
         chain_length=settings.chain_length,
-        max_width=cluster.settings.max_width,
+        max_width=least(cluster.settings.max_width, site.max_width),
         slots=0 if cluster.settings.whole_nodes else cluster.settings.slots,
     )
 
@@ -266,6 +268,9 @@ class Engine:
         wake = self._shared.plan[cluster.name]
         await asyncio.sleep(self.settings.settle)
         wake.clear()
+        if cluster.site.submit_interval:
+            for bag in self._shared.bags_on(cluster):  # what had to wait for its turn
+                await self._submitter.submit_due(cluster, bag)
         if await self._plan(cluster):
             await self._nap(wake, max(0.1, self._gather(cluster) / 10))
             wake.set()
@@ -283,6 +288,9 @@ class Engine:
         held = False
         for live in list(self.writer.dispatches.values()):
             await self._stop_or_pause(live)
+            if not any(live.tasks[index].shape.cluster == cluster.name for index in live.ready):
+                continue
+            limits = await self._limits(cluster, live)  # and the site's rules with them
             planning = plan_settings(self.settings, cluster)
             blocked = {bag.bag.shape for bag in self._shared.bags_of(live) if any(a.held for a in bag.arrays)}
             ready = [
@@ -299,7 +307,6 @@ class Engine:
             ]
             if not ready:
                 continue
-            limits = await self._limits(cluster, live)
             ready, later = await self._give_to_warm(cluster, live, ready, limits, planning)
             held = held or later
             waiting = self._gathering(cluster, live, ready)
@@ -366,7 +373,8 @@ class Engine:
         except HpcflowError as error:
             if cluster.name not in live.told:
                 live.told.add(cluster.name)
-                self.writer.say(live, f"Tasks wait, because {cluster.name} does not answer: {error}")
+                why = str(error) if isinstance(error, SiteError) else f"{cluster.name} does not answer: {error}"
+                self.writer.say(live, f"Tasks wait, because {why[0].lower()}{why[1:]}")
                 await self.writer.flush()
             raise
 
@@ -427,4 +435,4 @@ class Engine:
             if cluster.limits is None or cluster.limits.bounded
             else self.settings.local_poll
         )
-        return max(floor, cluster.settings.poll or floor)
+        return max(floor, cluster.settings.poll or floor, cluster.site.poll)

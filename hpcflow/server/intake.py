@@ -13,7 +13,6 @@ from hpcflow.core.model import (
     DispatchId,
     Graph,
     HpcflowError,
-    Launcher,
     Limits,
     Resources,
     Shape,
@@ -37,6 +36,7 @@ from hpcflow.server.engine import plan_settings
 from hpcflow.server.live import downstream
 from hpcflow.server.manifest import read_graph
 from hpcflow.server.settings import Settings
+from hpcflow.server.site import SiteError
 
 __all__ = ["Intake"]
 
@@ -74,6 +74,8 @@ class Intake:
             cluster = self._clusters[shape.cluster]
             try:
                 limits = await cluster.known_limits(self._now())
+            except SiteError as error:
+                raise UserError(str(error)) from None
             except HpcflowError as error:
                 hint = "If it answers in your shell, `hpcflow restart` gives the server that shell's environment."
                 messages.append(
@@ -88,7 +90,8 @@ class Intake:
                 name = graph.tasks[shapes.index(shape)].name
                 raise UserError(f"Electron {name!r} can't run. {error}") from None
             if shape.resources.walltime_s is None and limits.bounded:
-                messages.append(_no_walltime(cluster, shape, limits, self._settings.worker_walltime))
+                most_s = plan_settings(self._settings, cluster).worker_walltime_s
+                messages.append(_no_walltime(cluster, shape, limits, most_s))
             elif is_as_long_as_possible(shape.resources, limits, self._settings.kill_grace):
                 messages.append(
                     f"Tasks with a walltime of {shape.resources.walltime_s} s fill their partition's limit on "
@@ -98,11 +101,11 @@ class Intake:
 
     def shapes(self, graph: Graph, manifest: Manifest) -> list[Shape]:
         """Return what each task asks for, with its cluster's defaults filled in; equal tasks share one object."""
-        known: dict[tuple[str | None, Resources, str | None, tuple[str, int] | None, Launcher | None], Shape] = {}
+        known: dict[tuple[object, ...], Shape] = {}
         shapes: list[Shape] = []
         for task in graph.tasks:
             at_most = (task.name, task.max_running) if task.max_running is not None else None
-            asked = (task.executor, task.resources, task.workdir, at_most, task.launcher)
+            asked = (task.executor, task.resources, task.workdir, at_most, task.launcher, task.isolation)
             if asked not in known:
                 known[asked] = self._shape(task, at_most, manifest)
             shapes.append(known[asked])
@@ -134,6 +137,7 @@ class Intake:
             workdir=task.workdir,
             at_most=at_most,
             launcher=task.launcher,
+            isolation=task.isolation,
         )
 
     async def preview(self, manifest: Manifest) -> Json:

@@ -22,17 +22,18 @@ def read_graph(manifest: Manifest) -> Graph:
     try:
         if manifest["v"] != 1:
             raise UserError(f"The dispatch is written in version {manifest['v']}; this server reads version 1.")
-        shapes = [
-            (
-                shape.get("executor"),
-                _resources(shape.get("resources") or {}),
-                shape.get("workdir"),
-                _retries(shape.get("retries", 0)),
-                bool(shape.get("accept_failed", False)),
-                shape.get("on_cancelled", "pause"),
-                shape.get("max_running"),
-                shape.get("launcher"),
-            )
+        shapes: list[dict[str, Any]] = [  # Any: as many types as `Task` has fields
+            {
+                "executor": shape.get("executor"),
+                "resources": _resources(shape.get("resources") or {}),
+                "workdir": shape.get("workdir"),
+                "retries": _retries(shape.get("retries", 0)),
+                "accept_failed": bool(shape.get("accept_failed", False)),
+                "on_cancelled": shape.get("on_cancelled", "pause"),
+                "max_running": shape.get("max_running"),
+                "launcher": shape.get("launcher"),
+                "isolation": shape.get("isolation"),
+            }
             for shape in manifest["shapes"]
         ]
         blobs = range(len(manifest["blobs"]))
@@ -40,7 +41,6 @@ def read_graph(manifest: Manifest) -> Graph:
         for index, (name, fn, args, shape, deps, after) in enumerate(manifest["tasks"]):
             if fn not in blobs or args not in blobs:
                 raise UserError(f"Task {index} ({name}) names a blob that the dispatch does not hold.")
-            executor, resources, workdir, retries, accept_failed, on_cancelled, max_running, launcher = shapes[shape]
             tasks.append(
                 Task(
                     index=index,
@@ -49,14 +49,7 @@ def read_graph(manifest: Manifest) -> Graph:
                     args=args,
                     deps=tuple(deps),
                     after=tuple(after),
-                    executor=executor,
-                    resources=resources,
-                    workdir=workdir,
-                    retries=retries,
-                    accept_failed=accept_failed,
-                    on_cancelled=on_cancelled,
-                    max_running=max_running,
-                    launcher=launcher,
+                    **shapes[shape],
                 )
             )
         if manifest["output"] not in blobs:

@@ -55,7 +55,7 @@ class Queues:
         going = self._going.get(cluster.name)
         if going is None or going.done():
             begun = self._begun.get(cluster.name)
-            if begun is not None and loop.time() - begun < self.poll_s:
+            if begun is not None and loop.time() - begun < max(self.poll_s, cluster.site.poll):
                 return known
             self._begun[cluster.name] = loop.time()
             # Of its own: whoever asked first may leave, and others wait for the same.

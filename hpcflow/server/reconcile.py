@@ -20,6 +20,7 @@ from hpcflow.server.collect import Collector
 from hpcflow.server.failpoints import failpoint
 from hpcflow.server.remote import Gone, ThisMachine, TransportError
 from hpcflow.server.shared import Shared
+from hpcflow.server.site import least
 from hpcflow.server.store import ArrayState
 from hpcflow.server.submit import Submitter
 
@@ -155,11 +156,12 @@ class Reconciler:
             mean_wall_s=mean,
             workers=width * bag.bag.slots,
             most=(limits.array.max_width if limits.bounded else width) * bag.bag.slots,
-            min_worker_time_s=self._shared.settings.min_worker_time,
+            min_worker_time_s=max(self._shared.settings.min_worker_time, cluster.site.min_worker_time),
         )
         more = -(-more // bag.bag.slots)
         if more:
-            await self._submitter.widen(cluster, bag, [min(more, cluster.settings.max_width or more)])
+            most = least(more, cluster.settings.max_width, cluster.site.max_width, limits.array.max_width) or more
+            await self._submitter.widen(cluster, bag, [most])
 
     async def give_up(self, cluster: Cluster, bag: LiveBag) -> None:
         """End a bag's arrays though tasks of it have not run; what follows for those is decided when they are gone."""

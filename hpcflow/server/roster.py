@@ -13,6 +13,7 @@ from hpcflow.server.clusters import Cluster
 from hpcflow.server.engine import Engine
 from hpcflow.server.queues import Queues, answer
 from hpcflow.server.remote.login import Logins, Question
+from hpcflow.server.site import SiteError
 
 __all__ = ["Roster"]
 
@@ -44,7 +45,8 @@ class Roster:
             "scheduler": cluster.settings.scheduler,
             "version": cluster.version,
             "state": cluster.state,
-            "problem": cluster.problem,
+            "problem": cluster.problem or cluster.site_problem,
+            "site": cluster.site.said(),
             "partitions": [asdict(partition) for partition in cluster.limits.partitions] if cluster.limits else [],
             "max_array_size": cluster.limits.array.max_width if cluster.limits else None,
             "default": cluster.name == self._default,
@@ -71,7 +73,7 @@ class Roster:
             ours = {array.job_id: array.dispatch for array in arrays if array.job_id is not None}
             return answer(cluster, look, now, ours, mine=mine, nodes=nodes, limit=limit)
 
-        return {**await asyncio.to_thread(tell), "poll_s": self.queues.poll_s}
+        return {**await asyncio.to_thread(tell), "poll_s": max(self.queues.poll_s, cluster.site.poll)}
 
     # ---- logging in
 
@@ -118,6 +120,12 @@ class Roster:
         async def scheduler() -> str:
             return await cluster.probe()
 
+        async def site() -> str:
+            await cluster.known_limits(self._engine.now())
+            if cluster.site_problem is not None:
+                raise SiteError(f"{cluster.site_problem} Until then what was read before holds on.")
+            return cluster.site.said() or f"there is no {cluster.site_file}: your settings hold"
+
         async def limits() -> str:
             known = await cluster.known_limits(self._engine.now())
             partitions = ", ".join(partition.name for partition in known.partitions)
@@ -130,6 +138,7 @@ class Roster:
 
         for step, ask, command in (
             ("scheduler answers", scheduler, cluster.plugin.probe()),
+            *((("site's rules", site, None),) if cluster.site_file is not None else ()),
             ("limits", limits, cluster.plugin.limits()),
             ("work directory", workdir, None),
         ):

@@ -77,8 +77,10 @@ class ClusterAnswer(BaseModel):
     name: str
     scheduler: str
     version: str
-    state: Literal["ok", "unreachable", "needs login", "unknown"]
+    state: Literal["ok", "unreachable", "needs login", "needs admin", "unknown"]
     problem: str | None
+    #: The site's rules as "poll 60, linger 0"; "": it makes none, or they were not read yet.
+    site: str
     partitions: list[PartitionLimits]
     max_array_size: int | None
     default: bool

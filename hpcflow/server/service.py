@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import secrets
+import socket
 import sys
 from array import array
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -27,9 +28,11 @@ from hpcflow.server.failpoints import failpoint
 from hpcflow.server.intake import Intake
 from hpcflow.server.live import LiveDispatch, Stored
 from hpcflow.server.manifest import read_graph
+from hpcflow.server.remote import ThisMachine
 from hpcflow.server.reports import array_task, spelled, usage, which
 from hpcflow.server.roster import Roster
 from hpcflow.server.settings import Settings, read_clusters
+from hpcflow.server.site import SITE_FILE, check_server, parse_rules, rules
 from hpcflow.server.store import ArrayRow, ArrayState, BagRow, DispatchRow, EndRow, Store, TaskRow
 
 __all__ = ["Service", "running"]
@@ -66,18 +69,29 @@ _BREATHS: Final = 5
 _RESULTS_AT_ONCE: Final = 2000
 _CORES_KEPT: Final = 4
 _PIECE: Final = 8 * 2**20
+_RULES_DEADLINE_S: Final = 10.0
 
 
 @asynccontextmanager
 async def running(
-    store: Store, settings: Settings, where: Places, *, on_network: bool, environ: Mapping[str, str]
+    store: Store,
+    settings: Settings,
+    where: Places,
+    *,
+    on_network: bool,
+    environ: Mapping[str, str],
+    site_file: str = SITE_FILE,
 ) -> AsyncGenerator[Service]:
     """Find the clusters, take up what an earlier server left, and run the engine while the context is open.
 
     Raises:
+        SiteError: no server may run here.
         ExceptionGroup: the engine ended by itself. Nobody may go on to take dispatches that nothing runs.
     """
-    clusters, default, reason = await find_clusters(where, settings, read_clusters(where), environ, sys.executable)
+    await _check_here(environ, site_file)
+    clusters, default, reason = await find_clusters(
+        where, settings, read_clusters(where), environ, sys.executable, site_file=site_file
+    )
     engine = Engine(
         settings,
         store,
@@ -97,6 +111,18 @@ async def running(
                 loop.cancel()
     finally:
         await service.roster.close()
+
+
+async def _check_here(environ: Mapping[str, str], site_file: str) -> None:
+    """Raise `SiteError` where the site of this machine lets no server run."""
+    reply = await ThisMachine(environ).run(rules(site_file), _RULES_DEADLINE_S)
+    host = socket.gethostname()
+    try:
+        found = parse_rules(reply, site_file, host)
+    except HpcflowError as error:  # a scheduler here is told of it as well; nothing is submitted to it
+        logger.error("%s", error)
+        return
+    check_server(found, host, environ)
 
 
 def _now() -> datetime:

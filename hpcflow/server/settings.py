@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from hpcflow.core.model import UserError
 from hpcflow.core.places import Places
 
-__all__ = ["ClusterSettings", "Settings", "read_clusters", "read_settings"]
+__all__ = ["ClusterSettings", "Seconds", "Settings", "first_fault", "read_clusters", "read_settings"]
 
 #: Cluster names are names of files as well.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -157,7 +157,7 @@ def read_settings(where: Places, overrides: Mapping[str, Any] | None = None) -> 
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{where.config} is not TOML: {error}") from None
     except ValidationError as error:
-        raise UserError(f"{where.config} or the environment (HPCFLOW_*): {_first(error)}") from None
+        raise UserError(f"{where.config} or the environment (HPCFLOW_*): {first_fault(error)}") from None
 
 
 def read_clusters(where: Places) -> dict[str, ClusterSettings]:
@@ -180,7 +180,7 @@ def read_clusters(where: Places) -> dict[str, ClusterSettings]:
         try:
             clusters[name] = ClusterSettings.model_validate(table)
         except ValidationError as error:
-            raise UserError(f"{where.clusters}, [{name}]: {_first(error)}") from None
+            raise UserError(f"{where.clusters}, [{name}]: {first_fault(error)}") from None
         _check_places(f"{where.clusters}, [{name}]", name, clusters[name])
     return clusters
 
@@ -201,7 +201,7 @@ def _check_places(at: str, name: str, table: ClusterSettings) -> None:
         raise UserError(f"{at}: {key} is {path!r}; {here}.")
 
 
-def _first(error: ValidationError) -> str:
+def first_fault(error: ValidationError) -> str:
     """Say the first fault in words; more than one at a time helps nobody."""
     fault = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in fault["loc"])

@@ -14,6 +14,7 @@ from hpcflow.server.bags import LiveArray, LiveBag
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.live import LiveDispatch
 from hpcflow.server.settings import Settings
+from hpcflow.server.site import least
 from hpcflow.server.store import RunTimeKey
 from hpcflow.server.writer import Writer
 
@@ -51,6 +52,10 @@ class Shared:
         """Let journals and accounting of a cluster be looked at soon."""
         self.follow[cluster.name].set()
         self.account[cluster.name].set()
+
+    def plan_later(self, cluster: Cluster, seconds: float) -> None:
+        """Let the planner look at a cluster after a while."""
+        asyncio.get_running_loop().call_later(seconds, self.plan[cluster.name].set)
 
     def keep(self, bag: Bag, live: LiveDispatch, created_at: datetime) -> LiveBag:
         key = bag_key(self.clusters[bag.shape.cluster].key, bag.id)
@@ -91,8 +96,8 @@ class Shared:
         if live.graph.max_running is not None:
             limits.append(live.graph.max_running - sum(bag.workers for bag in self.bags_of(live)))
         cluster = self.clusters[shape.cluster]
-        if cluster.settings.max_running is not None:
-            limits.append(cluster.settings.max_running - sum(bag.workers for bag in self.bags_on(cluster)))
+        if (most := least(cluster.settings.max_running, cluster.site.max_running)) is not None:
+            limits.append(most - sum(bag.workers for bag in self.bags_on(cluster)))
         return max(0, min(limits)) if limits else None
 
     def pause(self, live: LiveDispatch, shape: Shape, reason: str) -> None:

@@ -61,9 +61,10 @@ class Submitter:
         """Return how long workers wait for more of a shape: not at all where nothing more of it can come."""
         if shape.launcher is not None or not live.expects(shape):
             return 0.0
-        if cluster.settings.linger is not None:
-            return cluster.settings.linger
-        return 0.0 if shape.resources.gpus else self._shared.settings.linger  # an idle GPU is too dear
+        linger = cluster.settings.linger
+        if linger is None:
+            linger = 0.0 if shape.resources.gpus else self._shared.settings.linger  # an idle GPU is too dear
+        return linger if cluster.site.linger is None else min(linger, cluster.site.linger)
 
     async def extend(self, cluster: Cluster, bag: LiveBag, plan: BagPlan) -> None:
         """Give further tasks to a bag whose workers live, and more workers when they are worth it."""
@@ -129,6 +130,13 @@ class Submitter:
             return
         for array in bag.arrays:
             if self._may_go(bag, array):
+                if (wait_s := cluster.wait_s(self._shared.now())) > 0:
+                    text = f"The site lets hpcflow submit once in {cluster.site.submit_interval:g} s."
+                    if array.reason != text:
+                        array.reason = text
+                        self._writer.pending.arrays.append(array.row())
+                    self._shared.plan_later(cluster, wait_s)
+                    return
                 await self._submit(cluster, bag, array)
 
     async def _push(self, cluster: Cluster, bag: LiveBag) -> None:
@@ -170,7 +178,7 @@ class Submitter:
             await self._writer.flush()
             return
         failpoint("before_submit")
-        array.submitting = True
+        array.submitting, cluster.submitted_at = True, self._shared.now()
         try:
             reply = await cluster.transport.run(command, settings.command_deadline)
         finally:

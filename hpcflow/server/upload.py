@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from hpcflow.core.bag import DamagedError, stream_head
-from hpcflow.core.model import HpcflowError, Launcher, UserError
+from hpcflow.core.model import HpcflowError, Isolation, Launcher, UserError
 
 __all__ = ["MEDIA_TYPE", "Manifest", "TooLarge", "Upload", "is_ulid"]
 
@@ -96,6 +96,7 @@ class ShapeNote(TypedDict):
     on_cancelled: Literal["pause", "retry"]
     max_running: Amount | None
     launcher: Launcher | None
+    isolation: Isolation | None
 
 
 class Manifest(TypedDict):

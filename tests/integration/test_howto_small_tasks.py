@@ -25,9 +25,9 @@ def test_the_programs_about_small_tasks_say_what_the_page_says(hpcflow_home: Pat
         assert done.returncode == 0, done.stderr
         dispatches = ask("dispatches", cwd=tmp_path)
     said = re.findall(r"print\(.*\)  # ([^,:\n]*)", page)
-    assert len(said) == 5
+    assert len(said) == 6
     assert done.stdout.splitlines() == said
-    assert [dispatch["status"] for dispatch in dispatches] == ["COMPLETED"] * 4
+    assert [dispatch["status"] for dispatch in dispatches] == ["COMPLETED"] * 5
 
 
 def test_the_function_that_no_program_calls_is_right() -> None:

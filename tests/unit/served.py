@@ -354,6 +354,7 @@ def a_shape(**changes: object) -> Json:
         "on_cancelled": "pause",
         "max_running": None,
         "launcher": None,
+        "isolation": None,
         **changes,
     }
 

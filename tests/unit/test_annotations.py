@@ -27,6 +27,7 @@ def test_everything_an_electron_may_ask_for_reaches_its_task() -> None:
         nodes=2,
         ntasks=8,
         launcher="srun",
+        isolation="interpreter",
         cpus=4,
         memory="8 GiB",
         gpus=1,
@@ -50,7 +51,7 @@ def test_everything_an_electron_may_ask_for_reaches_its_task() -> None:
     task = hf.lattice(lambda: simulate()).build_graph().graph.tasks[0]
     assert (task.executor, task.workdir) == ("slurm", "/scratch/me")
     assert (task.retries, task.accept_failed, task.on_cancelled) == (Retries(times=2), True, "retry")
-    assert (task.max_running, task.launcher) == (5, "srun")
+    assert (task.max_running, task.launcher, task.isolation) == (5, "srun", "interpreter")
     assert task.resources == Resources(
         nodes=2,
         ntasks=8,
@@ -104,6 +105,10 @@ def test_an_annotation_like_no_other_is_refused_with_all_names() -> None:
         ({"max_failures": 3}, "max_failures belongs to the lattice"),
         ({"max_running": 0}, "max_running=0 must be between 1 and 1000000"),
         ({"nodes": 4, "ntasks": 2}, "nodes=4 needs ntasks of at least 4"),
+        (
+            {"isolation": "thread"},
+            "isolation='thread' must be 'process' (each task has one of its own",
+        ),
         ({"launcher": "mpiexec"}, "launcher='mpiexec' must be 'srun' or 'mpirun'; without it the function runs once"),
         ({"partition": ""}, "partition='' must be a text"),
         ({"partition": "a b"}, "must not hold white space"),

@@ -656,6 +656,7 @@ def test_clusters_list_shows_the_default_and_the_problems(fake: FakeServer, caps
             "state": "unreachable",
             "problem": "sinfo does not answer.",
             "partitions": [{"name": "cpu"}, {"name": "gpu"}],
+            "site": "poll 60, linger 0",
             "default": True,
         }
     ]
@@ -664,6 +665,7 @@ def test_clusters_list_shows_the_default_and_the_problems(fake: FakeServer, caps
     assert _lines(capsys) == [
         "CLUSTER          SCHEDULER    STATE        PARTITIONS  PROBLEM",
         "slurm (default)  slurm 23.02  unreachable  cpu, gpu    sinfo does not answer.",
+        "The site of slurm rules: poll 60, linger 0",
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from hpcflow.cli import main
 from hpcflow.sdk.annotations import LatticeOptions
 from hpcflow.server.settings import ClusterSettings, Settings
+from hpcflow.server.site import SiteRules
 from tests.unit.served import served
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -39,6 +41,14 @@ def test_the_page_names_every_setting_with_its_default() -> None:
 def test_the_page_names_every_key_of_a_cluster() -> None:
     written = [name for row in rows(CONFIGURATION, "clusters: begin", "clusters: end") for name in codes(row[0])]
     assert sorted(written) == sorted(ClusterSettings.model_fields)
+
+
+def test_the_page_names_every_rule_of_a_site_and_the_example_has_them_all() -> None:
+    written = [name for row in rows(CONFIGURATION, "site: begin", "site: end") for name in codes(row[0])]
+    assert written == list(SiteRules.model_fields)
+    page = (DOCS / "howto/for-admins.md").read_text()
+    example = tomllib.loads(page.split("```toml\n")[1].split("```")[0])
+    assert sorted(SiteRules.model_validate(example).model_fields_set) == sorted(SiteRules.model_fields)
 
 
 def test_the_page_names_every_annotation() -> None:

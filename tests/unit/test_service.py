@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -62,6 +63,23 @@ def fail(job: Job, *, attempt: int = 1) -> None:
     worker.claim(0)
     worker.start(0, attempt)
     worker.end(0, "error", attempt, exc="ValueError", msg="no minimum", kinds=["ValueError"])
+
+
+# ---- what a bag says
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "written"),
+    [(None, 0, "fork"), ("process", 0, "alone"), ("interpreter", 0, "spawn"), ("process", 1, "spawn")],
+)
+@in_loop
+async def test_workers_are_told_what_tasks_share(tmp_path: Path, asked: str | None, gpus: int, written: str) -> None:
+    async with a_stage(tmp_path) as stage:
+        service = a_service(stage)
+        (tmp_path / "upload").write_bytes(b"blob")
+        await service.accept(a_manifest([], isolation=asked, gpus=gpus), str(tmp_path / "upload"))
+        bag = json.loads((Path((await stage.job()).path) / "bag.json").read_text())
+        assert bag["iso"] == written
 
 
 # ---- pause and resume
