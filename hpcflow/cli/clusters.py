@@ -10,7 +10,7 @@ from dataclasses import asdict
 from hpcflow.cli.frame import FAILED, MISTAKE, OK, the_server, write_json
 from hpcflow.core.model import HpcflowError, UserError
 
-__all__ = ["demo", "list_clusters", "plan", "show_page", "test_cluster"]
+__all__ = ["demo", "list_clusters", "plan", "show_page", "show_test", "test_cluster"]
 
 
 def list_clusters(options: argparse.Namespace) -> int:
@@ -34,10 +34,15 @@ def list_clusters(options: argparse.Namespace) -> int:
 
 
 def test_cluster(options: argparse.Namespace) -> int:
+    return show_test(options.name, json=options.json)
+
+
+def show_test(name: str, *, json: bool = False) -> int:
+    """Test a cluster, and show each step; return the exit code."""
     from urllib.parse import quote
 
-    answer = the_server().ask("POST", f"/clusters/{quote(options.name, safe='')}/test", wait_s=600)
-    if options.json:
+    answer = the_server().ask("POST", f"/clusters/{quote(name, safe='')}/test", wait_s=600)
+    if json:
         write_json(answer)
     else:
         for step in answer["steps"]:

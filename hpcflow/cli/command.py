@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from hpcflow.cli import clusters, dispatches, login, queue, reports, server
+from hpcflow.cli import adding, clusters, dispatches, login, queue, reports, server
 from hpcflow.cli.frame import INTERRUPTED, OK, exit_code
 from hpcflow.cli.path import path
 from hpcflow.core.model import HpcflowError
@@ -150,8 +150,29 @@ def _parser() -> argparse.ArgumentParser:
     queued.add_argument("cluster", nargs="?", metavar="CLUSTER", help="which one (default: the default cluster)")
     queued.add_argument("--mine", action="store_true", help="only your own jobs")
     _json(queued)
-    cluster = add_group("clusters", "list clusters, log in to one, or test one")
+    cluster = add_group("clusters", "list clusters, add, test or remove one, log in to one")
     _json(cluster("list", clusters.list_clusters, "list the clusters that the server knows"))
+    added = cluster("add", adding.add_cluster, "describe a cluster, reach it, write it to clusters.toml, and test it")
+    added.add_argument("name", metavar="NAME")
+    for flag, metavar, text in (
+        ("--host", "HOST", "as you would tell ssh; without it the cluster is this machine"),
+        ("--scheduler", "NAME", "slurm, pbs, lsf or local; asked for when it is left out"),
+        ("--workdir", "PATH", "where bags lie there"),
+        ("--python", "PATH", "the interpreter of the workers"),
+        ("--prologue", "SHELL", "lines of shell before the worker starts"),
+        ("--account", "NAME", "who pays"),
+        ("--partition", "NAME", "for electrons that name none"),
+    ):
+        added.add_argument(flag, metavar=metavar, help=text)
+    added.add_argument(
+        "--accept-host-key",
+        action="append",
+        metavar="SHA256:...",
+        help="write this key to known_hosts if an unknown host shows it; once for each host on the way",
+    )
+    added.add_argument("--no-test", action="store_true", help="add it without a test")
+    removed = cluster("remove", adding.remove_cluster, "take a cluster out of clusters.toml")
+    removed.add_argument("name", metavar="NAME")
     logged_in = cluster("login", login.login_cluster, "answer what a cluster asks for: a password, a second factor")
     logged_in.add_argument("name", metavar="NAME")
     test = cluster("test", clusters.test_cluster, "test a cluster: answer, limits, work directory")

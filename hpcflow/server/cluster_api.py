@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Protocol
 
 from fastapi import APIRouter, Query, Response
@@ -34,6 +34,16 @@ class ClusterDesk(Protocol):
     async def answer(self, name: str, login: str, number: int, answers: Sequence[str]) -> Json:
         """Answer a question of a login; the same answer again changes nothing."""
         ...
+
+    async def draft(self, name: str, settings: Mapping[str, Any], accepted: Sequence[str]) -> Json:  # Any: JSON
+        """Reach a cluster that may become one of ours; nothing is written but host keys that a person accepted."""
+        ...
+
+    async def add(self, name: str) -> Json:
+        """Write a draft to clusters.toml and serve it from now on."""
+        ...
+
+    async def remove(self, name: str) -> Json: ...
 
 
 _Name = Annotated[str, PathParameter(description="The cluster's name in clusters.toml.")]
@@ -70,5 +80,17 @@ def cluster_routes(desk: ClusterDesk) -> APIRouter:
     async def answer(name: _Name, body: schema.LoginRequest) -> Json:
         answers = [each.get_secret_value() for each in body.answers]
         return await desk.answer(name, body.login, body.number, answers)
+
+    @api.post("/{name}/draft", response_model=schema.ClusterDraftAnswer)
+    async def draft(name: _Name, body: schema.ClusterDraft) -> Json:
+        return await desk.draft(name, body.settings, body.accept_host_keys)
+
+    @api.post("/{name}/add", response_model=schema.ClusterChange)
+    async def add(name: _Name) -> Json:
+        return await desk.add(name)
+
+    @api.post("/{name}/remove", response_model=schema.ClusterChange)
+    async def remove(name: _Name) -> Json:
+        return await desk.remove(name)
 
     return api

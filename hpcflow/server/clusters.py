@@ -26,7 +26,7 @@ from hpcflow.server.zipapp import build_worker
 if TYPE_CHECKING:
     from hpcflow.server.remote.ssh import SshTransport
 
-__all__ = ["LOCAL", "Cluster", "find_clusters"]
+__all__ = ["LOCAL", "Cluster", "Default", "cluster_maker", "find_clusters"]
 
 LOCAL: Final = ClusterName("local")
 _PROBE_DEADLINE_S: Final = 5.0
@@ -321,8 +321,8 @@ async def find_clusters(
     python: str,
     *,
     site_file: str = SITE_FILE,
-) -> tuple[dict[ClusterName, Cluster], ClusterName, str]:
-    """Return all clusters, the default one, and a sentence that says why it is the default.
+) -> tuple[dict[ClusterName, Cluster], Default]:
+    """Return all clusters, and which of them is the default one.
 
     ``local`` is always there. A scheduler that clusters.toml does not name and whose submit command is on PATH is a
     cluster under the scheduler's name, and the default one when it answers within 5 s.
@@ -330,7 +330,7 @@ async def find_clusters(
     Raises:
         UserError: clusters.toml or the default executor names what does not exist.
     """
-    make = _maker(where, settings, environ, python, site_file)
+    make = cluster_maker(where, settings, environ, python, site_file=site_file)
     clusters = {ClusterName(name): make(name, table) for name, table in configured.items()}
     clusters.setdefault(LOCAL, make(LOCAL, ClusterSettings(scheduler=LOCAL)))
     found: list[Cluster] = []
@@ -342,33 +342,62 @@ async def find_clusters(
         found.append(cluster)
         with suppress(HpcflowError):  # who names it all the same is told why it does not answer
             await cluster.probe()
-    default, reason = _default(settings, clusters, found)
-    return clusters, default, reason
+    return clusters, Default(settings, clusters, found)
 
 
-def _default(
-    settings: Settings, clusters: Mapping[ClusterName, Cluster], found: Sequence[Cluster]
-) -> tuple[ClusterName, str]:
-    if settings.default_executor:
-        if settings.default_executor not in clusters:
-            raise UserError(
-                f"default_executor is {settings.default_executor!r}; the clusters are {', '.join(sorted(clusters))}."
-            )
-        return ClusterName(settings.default_executor), "as default_executor says"
-    for cluster in found:
-        if cluster.problem is None:
-            return cluster.name, f"because {cluster.version} answers here"
-    others = [cluster.name for cluster in clusters.values() if cluster.name != LOCAL and cluster not in found]
-    if len(others) == 1:
-        return others[0], "the one cluster of clusters.toml"
-    if found:
-        return LOCAL, f"because {found[0].name} does not answer: {(found[0].problem or '').rstrip('.')}"
-    return LOCAL, "because no scheduler was found on this machine"
+class Default:
+    """The cluster of electrons that name none; another one, perhaps, when clusters come and go."""
+
+    def __init__(
+        self, settings: Settings, clusters: Mapping[ClusterName, Cluster], found: Sequence[Cluster] = ()
+    ) -> None:
+        """Decide among clusters.
+
+        Args:
+            settings: may name it.
+            clusters: those there are, now and later.
+            found: those of them that clusters.toml does not name. What they answered just now decides for good.
+
+        Raises:
+            UserError: the settings name what does not exist.
+        """
+        self._clusters = clusters
+        self._chosen: tuple[ClusterName, str] | None = None
+        self._otherwise = (LOCAL, "because no scheduler was found on this machine")
+        self._found = {cluster.name for cluster in found}
+        named = settings.default_executor
+        if named and named not in clusters:
+            raise UserError(f"default_executor is {named!r}; the clusters are {', '.join(sorted(clusters))}.")
+        answering = [cluster for cluster in found if cluster.problem is None]
+        if named:
+            self._chosen = ClusterName(named), "as default_executor says"
+        elif answering:
+            self._chosen = answering[0].name, f"because {answering[0].version} answers here"
+        elif found:
+            problem = (found[0].problem or "").rstrip(".")
+            self._otherwise = (LOCAL, f"because {found[0].name} does not answer: {problem}")
+
+    @property
+    def name(self) -> ClusterName:
+        return self._choice()[0]
+
+    @property
+    def reason(self) -> str:
+        """Why it is the default, to be said after a comma."""
+        return self._choice()[1]
+
+    def _choice(self) -> tuple[ClusterName, str]:
+        if self._chosen is not None:
+            return self._chosen
+        others = [name for name in self._clusters if name != LOCAL and name not in self._found]
+        return (others[0], "the one cluster of clusters.toml") if len(others) == 1 else self._otherwise
 
 
-def _maker(
-    where: Places, settings: Settings, environ: Mapping[str, str], python: str, site_file: str
+def cluster_maker(
+    where: Places, settings: Settings, environ: Mapping[str, str], python: str, *, site_file: str = SITE_FILE
 ) -> Callable[[str, ClusterSettings], Cluster]:
+    """Return what makes a cluster of a name and its table; nothing is connected before it is used."""
+
     def make(name: str, table: ClusterSettings) -> Cluster:
         root = table.workdir or where.work(name)
         worker_path = _worker_path(root)

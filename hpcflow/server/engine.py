@@ -61,7 +61,7 @@ class Engine:
         self,
         settings: Settings,
         store: Store,
-        clusters: Mapping[ClusterName, Cluster],
+        clusters: dict[ClusterName, Cluster],
         *,
         now: Callable[[], datetime],
         new_id: Callable[[], str],
@@ -72,6 +72,8 @@ class Engine:
         self.writer = Writer(store, now)
         self.now = now
         self._shared = Shared(settings, clusters, self.writer, now, new_id, on_network)
+        self._group: asyncio.TaskGroup | None = None
+        self._turns: dict[ClusterName, list[asyncio.Task[None]]] = {}
         self._collector = Collector(self._shared)
         self._submitter = Submitter(self._shared, self._collector)
         self._reconciler = Reconciler(self._shared, self._collector, self._submitter)
@@ -81,12 +83,38 @@ class Engine:
     async def run(self) -> None:
         """Serve until cancelled, or until another server took the lease (`LeaseLost`)."""
         self._shared.run_times |= await asyncio.to_thread(self.writer.store.run_times)
-        async with asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as self._group:
             for cluster in self.clusters.values():
-                name = cluster.name
-                group.create_task(self._forever(cluster, self._plan_turn, self._shared.plan[name]))
-                group.create_task(self._forever(cluster, self._follow_turn, self._shared.follow[name]))
-                group.create_task(self._forever(cluster, self._account_turn, self._shared.account[name]))
+                self._serve(self._group, cluster)
+
+    def _serve(self, group: asyncio.TaskGroup, cluster: Cluster) -> None:
+        name = cluster.name
+        self._turns[name] = [
+            group.create_task(self._forever(cluster, self._plan_turn, self._shared.plan[name])),
+            group.create_task(self._forever(cluster, self._follow_turn, self._shared.follow[name])),
+            group.create_task(self._forever(cluster, self._account_turn, self._shared.account[name])),
+        ]
+
+    def add_cluster(self, cluster: Cluster) -> None:
+        """Serve a further cluster from now on."""
+        self.clusters[cluster.name] = cluster
+        self._shared.know(cluster.name)
+        if self._group is not None:
+            self._serve(self._group, cluster)
+
+    async def remove_cluster(self, cluster: Cluster) -> None:
+        """Serve a cluster no longer; it must have nothing to do here."""
+        turns = self._turns.pop(cluster.name, [])
+        for turn in turns:
+            turn.cancel()
+        await asyncio.gather(*turns, return_exceptions=True)
+        del self.clusters[cluster.name]
+
+    def has_to_do(self, cluster: Cluster) -> bool:
+        """Say whether a dispatch that lives, or an array that is not over, needs the cluster."""
+        return bool(self._shared.bags_on(cluster)) or any(
+            cluster.name in live.clusters for live in self.writer.dispatches.values()
+        )
 
     def add(self, live: LiveDispatch) -> None:
         """Run a dispatch that is in the store."""
@@ -141,7 +169,7 @@ class Engine:
         self._collector.close_if_done(live)
         await self.writer.flush()
         failpoint("after_cancel_commit")
-        for cluster in self.clusters.values():
+        for cluster in tuple(self.clusters.values()):
             await self._submitter.cancel_wanted(cluster)
             self._shared.account[cluster.name].set()
         return cancelled

@@ -31,7 +31,7 @@ from hpcflow.core.plan import (
     waves,
 )
 from hpcflow.server.bags import array_of, bag_of
-from hpcflow.server.clusters import Cluster
+from hpcflow.server.clusters import Cluster, Default
 from hpcflow.server.engine import plan_settings
 from hpcflow.server.live import downstream
 from hpcflow.server.manifest import read_graph
@@ -50,15 +50,12 @@ class Intake:
     def __init__(
         self,
         clusters: Mapping[ClusterName, Cluster],
-        default: ClusterName,
-        reason: str,
+        default: Default,
         settings: Settings,
         now: Callable[[], datetime],
     ) -> None:
         self._clusters = clusters
         self._default = default
-        #: Why that is the default, to be said after a comma.
-        self._reason = reason
         self._settings = settings
         self._now = now
 
@@ -69,7 +66,7 @@ class Intake:
         shapes = self.shapes(graph, manifest)
         messages: list[str] = []
         if any(task.executor is None for task in graph.tasks):
-            messages.append(f"Electrons without executor= run on {self._default!r}, {self._reason}.")
+            messages.append(f"Electrons without executor= run on {self._default.name!r}, {self._default.reason}.")
         for shape in dict.fromkeys(shapes):
             cluster = self._clusters[shape.cluster]
             try:
@@ -112,7 +109,7 @@ class Intake:
         return shapes
 
     def _shape(self, task: Task, at_most: tuple[str, int] | None, manifest: Manifest) -> Shape:
-        cluster = self._clusters.get(ClusterName(task.executor or self._default))
+        cluster = self._clusters.get(ClusterName(task.executor or self._default.name))
         if cluster is None:
             names = ", ".join(sorted(self._clusters))
             raise UserError(f"There is no executor {task.executor!r}; the clusters are {names}.")

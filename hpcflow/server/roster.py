@@ -1,39 +1,69 @@
-"""What the API asks about clusters: what is known of them, logging in to one, testing one."""
+"""What the API asks about clusters: what is known of them, who comes and goes, logging in to one, testing one."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
-from hpcflow.core.model import ClusterName, HpcflowError, NotFound
-from hpcflow.server.clusters import Cluster
+from hpcflow.core.model import ClusterName, HpcflowError, NotFound, UserError
+from hpcflow.core.places import Places
+from hpcflow.server.cluster_file import add_table, remove_table
+from hpcflow.server.clusters import Cluster, Default
 from hpcflow.server.engine import Engine
 from hpcflow.server.queues import Queues, answer
+from hpcflow.server.remote import NeedsLogin, UnknownHost
+from hpcflow.server.remote.known_hosts import remember
 from hpcflow.server.remote.login import Logins, Question
+from hpcflow.server.settings import ClusterSettings, cluster_settings
 from hpcflow.server.site import SiteError
 
 __all__ = ["Roster"]
 
 Json = dict[str, Any]  # Any: JSON, described in schema.py
 
+#: Drafts of clusters that nobody has added yet, at most: each may hold a connection.
+_DRAFTS_KEPT: Final = 4
+
 
 class Roster:
     """The clusters of one server, as people see them."""
 
-    def __init__(self, engine: Engine, default: ClusterName) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        where: Places,
+        default: Default,
+        make: Callable[[str, ClusterSettings], Cluster],
+        came: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Take the clusters of an engine.
+
+        Args:
+            engine: serves them.
+            where: has clusters.toml.
+            default: which of them is the default one.
+            make: makes a cluster of a name and its table.
+            came: is called when there is one more.
+        """
         self._engine = engine
+        self._where = where
         self._default = default
+        self._make = make
+        self._came = came
         self._logins = Logins()
         self.queues = Queues(poll_s=engine.settings.queue_poll, deadline_s=engine.settings.command_deadline)
+        #: Clusters that somebody is about to add, by name; nothing but their connections exists of them.
+        self._drafts: dict[str, Cluster] = {}
+        self._changing = asyncio.Lock()
 
     async def close(self) -> None:
         """End what people are at, and all connections; what runs on clusters goes on."""
         await self._logins.close()
         await self.queues.close()
-        for cluster in self._engine.clusters.values():
+        for cluster in (*self._drafts.values(), *self._engine.clusters.values()):
             await cluster.close()
 
     def clusters(self) -> Json:
@@ -49,16 +79,17 @@ class Roster:
             "site": cluster.site.said(),
             "partitions": [asdict(partition) for partition in cluster.limits.partitions] if cluster.limits else [],
             "max_array_size": cluster.limits.array.max_width if cluster.limits else None,
-            "default": cluster.name == self._default,
+            "default": cluster.name == self._default.name,
         }
 
     def _known(self, name: str) -> Cluster:
-        cluster = self._engine.clusters.get(ClusterName(name))
+        cluster = self._engine.clusters.get(ClusterName(name)) or self._drafts.get(name)
         if cluster is None:
-            raise NotFound(
-                f"There is no cluster {name!r}; the clusters are {', '.join(sorted(self._engine.clusters))}."
-            )
+            raise self._no_such(name)
         return cluster
+
+    def _no_such(self, name: str) -> NotFound:
+        return NotFound(f"There is no cluster {name!r}; the clusters are {', '.join(sorted(self._engine.clusters))}.")
 
     # ---- its queue
 
@@ -74,6 +105,88 @@ class Roster:
             return answer(cluster, look, now, ours, mine=mine, nodes=nodes, limit=limit)
 
         return {**await asyncio.to_thread(tell), "poll_s": max(self.queues.poll_s, cluster.site.poll)}
+
+    # ---- coming and going
+
+    async def draft(self, name: str, settings: Mapping[str, Any], accepted: Sequence[str]) -> Json:  # Any: JSON
+        """Reach a cluster that may become one of ours; nothing is written but host keys that a person accepted.
+
+        Args:
+            name: what it shall be called.
+            settings: its table of clusters.toml.
+            accepted: fingerprints of host keys.
+
+        Raises:
+            UserError: it can't be called so, or the table holds what it can't.
+            HpcflowError: it can't be reached, its host key changed, or it is another than the accepted one.
+        """
+        if ClusterName(name) in self._engine.clusters:
+            raise UserError(f"There is a cluster {name!r} already; its table in {self._where.clusters} can be changed.")
+        table = cluster_settings(f"Cluster {name!r}", name, settings)
+        cluster = self._drafts.get(name)
+        if cluster is None or cluster.settings != table:
+            cluster = await self._new_draft(name, table)
+        answer: Json = {"state": "ok", "problem": None, "host_key": None}
+        try:
+            await _reach(cluster, accepted)
+        except UnknownHost as unknown:
+            if unknown.key is None:
+                raise
+            key = {name: getattr(unknown.key, name) for name in ("place", "kind", "fingerprint", "file")}
+            return {"state": "unknown host", "problem": str(unknown), "host_key": key}
+        except NeedsLogin as closed:
+            return {**answer, "state": "needs login", "problem": str(closed)}
+        return answer
+
+    async def _new_draft(self, name: str, table: ClusterSettings) -> Cluster:
+        cluster = self._make(name, table)
+        dropped = [self._drafts.pop(name, None)]
+        if len(self._drafts) >= _DRAFTS_KEPT:
+            dropped.append(self._drafts.pop(next(iter(self._drafts))))
+        self._drafts[name] = cluster
+        for other in filter(None, dropped):
+            await other.close()
+        return cluster
+
+    async def add(self, name: str) -> Json:
+        """Write a draft to clusters.toml, and serve it from now on over the connection that it has.
+
+        Raises:
+            NotFound: there is no such draft.
+            UserError: clusters.toml can't be read, or names it already.
+        """
+        async with self._changing:
+            cluster = self._drafts.get(name)
+            if cluster is None:
+                raise NotFound(f"Nobody has described a cluster {name!r}: `hpcflow clusters add {name}` does.")
+            settings = cluster.settings.model_dump(mode="json", exclude_unset=True)
+            await asyncio.to_thread(add_table, self._where.clusters, name, settings)
+            del self._drafts[name]
+            self._engine.add_cluster(cluster)
+            await self._came()
+        return self._change()
+
+    async def remove(self, name: str) -> Json:
+        """Take a cluster out of clusters.toml, and serve it no longer. What lies there stays there.
+
+        Raises:
+            HpcflowError: something runs or waits for it.
+        """
+        async with self._changing:
+            cluster = self._engine.clusters.get(ClusterName(name))
+            if cluster is None:
+                raise self._no_such(name)
+            if self._engine.has_to_do(cluster):
+                raise HpcflowError(f"{name!r} has tasks that are not over: wait for them, or cancel their dispatches.")
+            if name == self._engine.settings.default_executor:
+                raise HpcflowError(f"{name!r} is the default_executor of your settings: change that first.")
+            await asyncio.to_thread(remove_table, self._where.clusters, name)
+            await self._engine.remove_cluster(cluster)
+            await cluster.close()
+        return self._change()
+
+    def _change(self) -> Json:
+        return {"file": self._where.clusters, "default": self._default.name, "reason": self._default.reason}
 
     # ---- logging in
 
@@ -100,7 +213,8 @@ class Roster:
         if question is None:
             with suppress(HpcflowError):  # that we are in is one thing, what the scheduler says another: `problem`
                 await cluster.probe()
-            self._engine.wake(cluster)
+            if cluster.name in self._engine.clusters:
+                self._engine.wake(cluster)
             return {"login": login, "question": None, "cluster": self._told(cluster)}
         asked = {
             "number": question.number,
@@ -149,3 +263,29 @@ class Roster:
                 steps.append({"step": step, "ok": False, "detail": str(error), "command": spelled})
                 break
         return {"ok": all(step["ok"] for step in steps), "steps": steps}
+
+
+async def _reach(cluster: Cluster, accepted: Sequence[str]) -> None:
+    """Connect, and write down every unknown host's key that was accepted; bastions come first.
+
+    Raises:
+        UnknownHost: a further host is unknown.
+        HpcflowError: an unknown host shows another key than the accepted ones, or anything else is wrong.
+    """
+    if cluster.link is None:
+        return
+    left = list(accepted)
+    while True:
+        try:
+            return await cluster.link.reach()
+        except UnknownHost as unknown:
+            key = unknown.key
+            if key is None or not accepted or (len(left) < len(accepted) and key.fingerprint not in left):
+                raise
+            if key.fingerprint not in left:
+                raise HpcflowError(
+                    f"{key.place} shows the {key.kind} key {key.fingerprint}, and {', '.join(accepted)} was to be "
+                    "accepted: no key was accepted, and nothing was written."
+                ) from None
+            left.remove(key.fingerprint)
+            await asyncio.to_thread(remember, key)

@@ -13,6 +13,9 @@ __all__ = [
     "Accepted",
     "CancelAnswer",
     "CancelRequest",
+    "ClusterChange",
+    "ClusterDraft",
+    "ClusterDraftAnswer",
     "ClusterTest",
     "Clusters",
     "Code",
@@ -245,6 +248,38 @@ class Queue(BaseModel):
     jobs: list[QueuedJobAnswer] | None
     #: Rows that there are, of which ``jobs`` has the first ``limit``.
     jobs_total: int | None
+
+
+class ClusterDraft(BaseModel):
+    """A cluster to be: a table of clusters.toml as JSON, and what a person has accepted."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    settings: dict[str, JsonValue]
+    #: Fingerprints of host keys, ``SHA256:…``, that are written to known_hosts if a host that is unknown shows one.
+    accept_host_keys: list[str] = []
+
+
+class UnknownHostKey(BaseModel):
+    place: str
+    kind: str
+    fingerprint: str
+    #: Where it would be written down.
+    file: str
+
+
+class ClusterDraftAnswer(BaseModel):
+    state: Literal["ok", "unknown host", "needs login"]
+    problem: str | None
+    host_key: UnknownHostKey | None
+
+
+class ClusterChange(BaseModel):
+    #: The clusters.toml that was written.
+    file: str
+    #: The default cluster now, and why it is.
+    default: str
+    reason: str
 
 
 class Accepted(BaseModel):

@@ -10,19 +10,19 @@ import secrets
 import socket
 import sys
 from array import array
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 from hpcflow.core.bag import DamagedError, checked
 from hpcflow.core.follow import array_task_of
-from hpcflow.core.model import Bag, ClusterName, DispatchId, HpcflowError, NotFound, UserError, ulid
+from hpcflow.core.model import Bag, DispatchId, HpcflowError, NotFound, UserError, ulid
 from hpcflow.core.places import Places
 from hpcflow.core.states import State, Status
 from hpcflow.server.again import check_at_hand, nothing_to_retry, number_of
 from hpcflow.server.bagging import value_bytes
-from hpcflow.server.clusters import Cluster, find_clusters
+from hpcflow.server.clusters import Cluster, Default, cluster_maker, find_clusters
 from hpcflow.server.engine import Engine
 from hpcflow.server.failpoints import failpoint
 from hpcflow.server.intake import Intake
@@ -31,7 +31,7 @@ from hpcflow.server.manifest import read_graph
 from hpcflow.server.remote import ThisMachine
 from hpcflow.server.reports import array_task, spelled, usage, which
 from hpcflow.server.roster import Roster
-from hpcflow.server.settings import Settings, read_clusters
+from hpcflow.server.settings import ClusterSettings, Settings, read_clusters
 from hpcflow.server.site import SITE_FILE, check_server, parse_rules, rules
 from hpcflow.server.store import ArrayRow, ArrayState, BagRow, DispatchRow, EndRow, Store, TaskRow
 
@@ -89,7 +89,7 @@ async def running(
         ExceptionGroup: the engine ended by itself. Nobody may go on to take dispatches that nothing runs.
     """
     await _check_here(environ, site_file)
-    clusters, default, reason = await find_clusters(
+    clusters, default = await find_clusters(
         where, settings, read_clusters(where), environ, sys.executable, site_file=site_file
     )
     engine = Engine(
@@ -100,7 +100,9 @@ async def running(
         new_id=_new_id,
         on_network=on_network,
     )
-    service = Service(engine, where, default, reason)
+    service = Service(
+        engine, where, default, cluster_maker(where, settings, environ, sys.executable, site_file=site_file)
+    )
     await service.take_up()
     try:
         async with asyncio.TaskGroup() as group:
@@ -136,24 +138,38 @@ def _new_id() -> str:
 class Service:
     """The engine and the store of one HPCFLOW_HOME, as the API sees them."""
 
-    def __init__(self, engine: Engine, where: Places, default: ClusterName, reason: str) -> None:
+    def __init__(
+        self, engine: Engine, where: Places, default: Default, make: Callable[[str, ClusterSettings], Cluster]
+    ) -> None:
         self._engine = engine
         self._store = engine.writer.store
         self._where = where
         self._default = default
-        self._intake = Intake(engine.clusters, default, reason, engine.settings, engine.now)
+        self._intake = Intake(engine.clusters, default, engine.settings, engine.now)
         #: What the API asks about clusters.
-        self.roster = Roster(engine, default)
+        self.roster = Roster(engine, where, default, make, self.take_up_left)
+        #: Dispatches that wait for a cluster which clusters.toml does not name any more.
+        self._left: list[DispatchRow] = []
         self._retrying = asyncio.Lock()
         self._cores_of: dict[DispatchId, array[int]] = {}
 
     async def take_up(self) -> None:
         """Take up every dispatch that had not ended when the last server did, and what is left of others."""
         for row in await asyncio.to_thread(self._store.live_dispatches):
-            try:
-                await self._take_up(row)
-            except UserError as error:  # its cluster is gone from clusters.toml: it stays as it is until that is back
-                logger.error("dispatch %s can't go on: %s", row.id, error)
+            await self._take_up_if(row)
+
+    async def take_up_left(self) -> None:
+        """Take up what could not be at the start, because its cluster was gone: one came."""
+        left, self._left = self._left, []
+        for row in left:
+            await self._take_up_if(row)
+
+    async def _take_up_if(self, row: DispatchRow) -> None:
+        try:
+            await self._take_up(row)
+        except UserError as error:  # its cluster is gone from clusters.toml: it stays as it is until that is back
+            self._left.append(row)
+            logger.error("dispatch %s can't go on: %s", row.id, error)
 
     async def _take_up(self, row: DispatchRow) -> None:
         live, bags = await self._load(row)
@@ -228,7 +244,7 @@ class Service:
     def status(self) -> Json:
         return {
             "clusters": sorted(self._engine.clusters),
-            "default_cluster": self._default,
+            "default_cluster": self._default.name,
             "live_dispatches": len(self._engine.writer.dispatches),
             "problem": self._engine.writer.problem,
         }
@@ -418,7 +434,10 @@ class Service:
         if bag is None:
             return b""
         path = os.path.join(bag.bag.path, "logs", f"{end.worker}.{'out' if stream == 'stdout' else 'err'}")
-        return await self._engine.clusters[bag.bag.shape.cluster].transport.read(path, start + offset, wanted)
+        cluster = self._engine.clusters.get(bag.bag.shape.cluster)
+        if cluster is None:
+            raise NotFound(f"Its output lies on {bag.bag.shape.cluster}, which clusters.toml does not name any more.")
+        return await cluster.transport.read(path, start + offset, wanted)
 
     async def results(self, dispatch: str, tasks: list[int] | None, output: bool) -> AsyncIterator[bytes]:
         """Yield each item as one line of JSON and its bytes: the output and what it needs, or the tasks asked for."""
@@ -449,7 +468,11 @@ class Service:
                 if kind == "error":
                     said |= {"type": end.record.get("exc"), "message": end.record.get("msg")}
                 stored = Stored.of(end.record, bag.path) or Stored()
-                cluster = self._engine.clusters[bag.shape.cluster]
+                cluster = self._engine.clusters.get(bag.shape.cluster)
+                if cluster is None:
+                    message = f"its value lies on {bag.shape.cluster}, which clusters.toml does not name any more"
+                    small.append(_head(index, "missing", 0, state=said["state"], message=message))
+                    continue
                 try:
                     # All that can be missing is known before a line promises it.
                     data = await value_bytes(stored if stored.size <= _PIECE else stored.last_byte(), cluster)

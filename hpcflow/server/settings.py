@@ -14,7 +14,15 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from hpcflow.core.model import UserError
 from hpcflow.core.places import Places
 
-__all__ = ["ClusterSettings", "Seconds", "Settings", "first_fault", "read_clusters", "read_settings"]
+__all__ = [
+    "ClusterSettings",
+    "Seconds",
+    "Settings",
+    "cluster_settings",
+    "first_fault",
+    "read_clusters",
+    "read_settings",
+]
 
 #: Cluster names are names of files as well.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -173,16 +181,28 @@ def read_clusters(where: Places) -> dict[str, ClusterSettings]:
         return {}
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"{where.clusters} can't be read: {error}") from None
-    clusters: dict[str, ClusterSettings] = {}
-    for name, table in tables.items():
-        if not _NAME.fullmatch(name):
-            raise UserError(f"{where.clusters}: a cluster can't be called {name!r}; use letters, digits, - and _.")
-        try:
-            clusters[name] = ClusterSettings.model_validate(table)
-        except ValidationError as error:
-            raise UserError(f"{where.clusters}, [{name}]: {first_fault(error)}") from None
-        _check_places(f"{where.clusters}, [{name}]", name, clusters[name])
-    return clusters
+    return {name: cluster_settings(f"{where.clusters}, [{name}]", name, table) for name, table in tables.items()}
+
+
+def cluster_settings(at: str, name: str, table: object) -> ClusterSettings:
+    """Return what a table says of one cluster.
+
+    Args:
+        at: where the table is, for a sentence.
+        name: what the cluster shall be called.
+        table: JSON or TOML.
+
+    Raises:
+        UserError: the name is none, or the table holds an unknown key or an impossible value.
+    """
+    if not _NAME.fullmatch(name):
+        raise UserError(f"{at}: a cluster can't be called {name!r}; use letters, digits, - and _.")
+    try:
+        settings = ClusterSettings.model_validate(table)
+    except ValidationError as error:
+        raise UserError(f"{at}: {first_fault(error)}") from None
+    _check_places(at, name, settings)
+    return settings
 
 
 def _check_places(at: str, name: str, table: ClusterSettings) -> None:

@@ -41,7 +41,14 @@ class Shared:
     account: dict[ClusterName, asyncio.Event] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.plan, self.follow, self.account = ({name: asyncio.Event() for name in self.clusters} for _ in range(3))
+        self.plan, self.follow, self.account = {}, {}, {}
+        for name in self.clusters:
+            self.know(name)
+
+    def know(self, name: ClusterName) -> None:
+        """Make what wakes the loops of a cluster."""
+        for events in (self.plan, self.follow, self.account):
+            events[name] = asyncio.Event()
 
     def wake(self, live: LiveDispatch) -> None:
         """Let the planners look at a dispatch."""

@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 from hpcflow.core.model import ClusterName, ulid
 from hpcflow.core.places import Places
 from hpcflow.core.plugin import Command, Plugin, Reply
-from hpcflow.server.clusters import Cluster
+from hpcflow.server.clusters import Cluster, Default, cluster_maker
 from hpcflow.server.engine import Engine
 from hpcflow.server.remote import File, TransportError
 from hpcflow.server.service import Service
@@ -323,7 +323,8 @@ class Process:
                 new_id=self._new_id,
                 on_network=world.on_network,
             )
-            service = Service(engine, world.home, CLUSTER, "the one cluster")
+            make = cluster_maker(world.home, world.settings, {}, "/usr/bin/python3")
+            service = Service(engine, world.home, Default(world.settings, engine.clusters), make)
             await service.take_up()
             self._begin(self._watched(self.user(service)))
             await self._watched(engine.run())

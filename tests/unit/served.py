@@ -61,6 +61,17 @@ class MemoryRoster:
             raise HpcflowError(f"{name} needs login: ada@{name} did not accept what was answered.")
         return self._asks(name, None)
 
+    async def draft(self, name: str, settings: Mapping[str, Any], accepted: Sequence[str]) -> Json:  # Any: JSON
+        return {"state": "ok", "problem": None, "host_key": None}
+
+    async def add(self, name: str) -> Json:
+        self.names.append(name)
+        return {"file": "/home/ada/.hpcflow/clusters.toml", "default": name, "reason": "the one cluster"}
+
+    async def remove(self, name: str) -> Json:
+        self.names.remove(name)
+        return {"file": "/home/ada/.hpcflow/clusters.toml", "default": "local", "reason": "it is always there"}
+
     def _asks(self, name: str, question: Json | None) -> Json:
         cluster: Json = {"name": name, "scheduler": "slurm", "version": "", "state": "needs login", "problem": None}
         cluster |= {"partitions": [], "max_array_size": None, "default": False}

@@ -15,7 +15,7 @@ from hpcflow.core.queue import NodeState, QueuedJob, QueueNode, QueuePartition, 
 from hpcflow.server import schema
 from hpcflow.server.queues import Queues
 from hpcflow.server.roster import Roster
-from tests.unit.mini_world import MINI, Stage, a_stage
+from tests.unit.mini_world import Stage, a_stage
 from tests.unit.test_engine import in_loop
 from tests.unit.test_service import a_service, dispatched
 
@@ -100,7 +100,7 @@ def test_spans_name_exactly_the_indices(numbers: set[int]) -> None:
 
 
 def a_roster(stage: Stage, *, poll_s: float = 1000.0) -> Roster:
-    roster = Roster(stage.engine, MINI)
+    roster = a_service(stage).roster
     roster.queues = Queues(poll_s=poll_s, deadline_s=5.0)
     return roster
 

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import sqlite3
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -18,6 +19,7 @@ from hpcflow.core.model import Cause, DispatchId, HpcflowError, Limits, NotFound
 from hpcflow.core.places import Places
 from hpcflow.core.plugin import Reply
 from hpcflow.core.states import State, Status
+from hpcflow.server.clusters import Default, cluster_maker
 from hpcflow.server.service import Service, running
 from hpcflow.server.settings import Settings
 from hpcflow.server.store import Store, StoreError
@@ -31,7 +33,8 @@ NOTHING: dict[str, Any] = {"failed_only": False, "memory_mib": None, "walltime_s
 def a_service(stage: Stage) -> Service:
     where = Places(str(stage.folder / "home"))
     Path(where.dispatches).mkdir(parents=True, exist_ok=True)
-    return Service(stage.engine, where, MINI, "the only one")
+    make = cluster_maker(where, stage.engine.settings, {}, sys.executable)
+    return Service(stage.engine, where, Default(stage.engine.settings, stage.engine.clusters), make)
 
 
 class SmallPlugin(MiniPlugin):

@@ -292,7 +292,5 @@ async def test_a_server_on_a_forbidden_machine_ends_before_it_does_anything(tmp_
 async def test_every_cluster_but_this_machine_itself_has_the_file(tmp_path: Path) -> None:
     slurm = ClusterSettings(scheduler="slurm")
     far = ClusterSettings(scheduler="local", host="far")
-    clusters, _, _ = await find_clusters(
-        Places(str(tmp_path)), Settings(), {"ada": slurm, "far": far}, {}, sys.executable
-    )
+    clusters, _ = await find_clusters(Places(str(tmp_path)), Settings(), {"ada": slurm, "far": far}, {}, sys.executable)
     assert {name: cluster.site_file for name, cluster in clusters.items()} == {"local": None, "ada": FILE, "far": FILE}

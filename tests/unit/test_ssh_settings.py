@@ -96,7 +96,7 @@ _conforms: type[Transport] = Far
 
 async def a_cluster(folder: Path, far: Far, **table: str) -> Cluster:
     settings = ClusterSettings.model_validate({"scheduler": "local", "host": "far", **table})
-    clusters, _, _ = await find_clusters(Places(str(folder)), Settings(), {"far": settings}, {}, sys.executable)
+    clusters, _ = await find_clusters(Places(str(folder)), Settings(), {"far": settings}, {}, sys.executable)
     cluster = clusters[ClusterName("far")]
     cluster.transport = cluster.link = far
     await cluster.place_worker()
@@ -181,7 +181,7 @@ async def test_a_cluster_that_needs_login_says_so_before_anything_else(tmp_path:
 def test_journals_behind_ssh_are_read_less_often(tmp_path: Path) -> None:
     async def both() -> tuple[tuple[float, float], tuple[float, float]]:
         far = await a_cluster(tmp_path, Far())
-        near, _, _ = await find_clusters(Places(str(tmp_path)), Settings(), {}, {}, sys.executable)
+        near, _ = await find_clusters(Places(str(tmp_path)), Settings(), {}, {}, sys.executable)
         return far.follow_poll(Settings()), near[ClusterName("local")].follow_poll(Settings())
 
     assert asyncio.run(both()) == ((1.0, 5.0), (0.1, 0.5))

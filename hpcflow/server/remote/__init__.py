@@ -6,10 +6,13 @@ from hpcflow.server.remote.transport import (
     Challenge,
     File,
     Gone,
+    HostKey,
     Link,
     NeedsLogin,
     Transport,
     TransportError,
+    UnknownHost,
+    UntrustedHost,
     clean_environment,
 )
 
@@ -18,10 +21,13 @@ __all__ = [
     "Challenge",
     "File",
     "Gone",
+    "HostKey",
     "Link",
     "NeedsLogin",
     "ThisMachine",
     "Transport",
     "TransportError",
+    "UnknownHost",
+    "UntrustedHost",
     "clean_environment",
 ]

@@ -6,6 +6,7 @@ import asyncio
 import shlex
 import time
 from collections.abc import AsyncIterable, Awaitable, Callable
+from copy import copy
 from typing import Final, Generic, Protocol, TypeVar
 
 from hpcflow.server.remote.shell import Answer, parse_answer
@@ -123,7 +124,7 @@ class Gate(Generic[C]):
             if self.held is not None:
                 return self.held
             if self.failure is not None and not now and ask is None and loop.time() < self._not_before:
-                raise type(self.failure)(str(self.failure))
+                raise copy(self.failure)
             try:
                 made = await self._make(ask)
             except TransportError as error:

@@ -33,7 +33,15 @@ from hpcflow.server.remote.carrier import (
     unknown_host,
 )
 from hpcflow.server.remote.shell import LINE, Answer, framed
-from hpcflow.server.remote.transport import Ask, Challenge, NeedsLogin, TransportError
+from hpcflow.server.remote.transport import (
+    Ask,
+    Challenge,
+    HostKey,
+    NeedsLogin,
+    TransportError,
+    UnknownHost,
+    UntrustedHost,
+)
 
 __all__ = ["Connection"]
 
@@ -55,6 +63,9 @@ class _Seen:
     host: str = ""
     port: int = 22
     changed: bool = False
+    #: Where an accepted key would be written down, and under which name; empty: under the one that it was offered with.
+    file: str = ""
+    alias: str = ""
     #: Kinds of answers that only a person has, as the host offered them.
     wants: list[str] = field(default_factory=list[str])
 
@@ -270,6 +281,7 @@ class Connection:
                 asyncssh.SSHClientConnectionOptions, host=host, config=self._config, **named
             )
             known = await asyncio.to_thread(_known_hosts, options.known_hosts)
+            seen.file, seen.alias = _known_hosts_files(options.known_hosts)[0], options.host_key_alias or ""
             named["server_host_key_algs"] = _host_key_algorithms(options, known)
             if tunnel is None and isinstance(options.tunnel, str) and options.tunnel.lower() != "none":
                 for hop in options.tunnel.split(","):
@@ -310,10 +322,16 @@ class Connection:
         if seen.key is not None:
             place = seen.host if seen.port == 22 else f"[{seen.host}]:{seen.port}"
             shown = f"{seen.key.get_algorithm().removeprefix('ssh-').upper()} key {seen.key.get_fingerprint()}"
-            sentence = changed_key(place, shown) if seen.changed else unknown_host(place, shown, self.host)
-            raise TransportError(sentence) from error
+            if seen.changed:
+                raise UntrustedHost(changed_key(place, shown)) from error
+            unknown = UnknownHost(unknown_host(place, shown, self.host))
+            kind, _, fingerprint = shown.partition(" key ")
+            text = seen.key.export_public_key("openssh").decode().split()
+            line = " ".join([seen.alias or place, *text[:2]])
+            unknown.key = HostKey(place, kind, fingerprint, os.path.expanduser(seen.file), line)
+            raise unknown from error
         if isinstance(error, asyncssh.HostKeyNotVerifiable):
-            raise TransportError(f"The host key of {who} can't be trusted: {error.reason}.") from error
+            raise UntrustedHost(f"The host key of {who} can't be trusted: {error.reason}.") from error
         # "Too many authentication failures": an agent with many keys; sshd's MaxAuthTries is 6.
         if isinstance(error, asyncssh.PermissionDenied) or "authentication failures" in str(error):
             wants = " and ".join(dict.fromkeys(seen.wants))
@@ -372,14 +390,18 @@ def _default_config() -> Sequence[str]:
     return [os.path.expanduser("~/.ssh/config")]
 
 
+def _known_hosts_files(paths: object) -> list[str]:
+    """Return the user's own files of host keys, the one that new keys go to first."""
+    return [str(path) for path in paths] if isinstance(paths, list) and paths else ["~/.ssh/known_hosts"]
+
+
 def _known_hosts(paths: object) -> asyncssh.SSHKnownHosts:
     """Return the host keys of the user's and the machine's known_hosts; lines that can't be read are no keys.
 
     Always something to check against: ``UserKnownHostsFile none`` would make asyncssh 2.24 accept every key.
     """
-    named = [str(path) for path in paths] if isinstance(paths, list) and paths else ["~/.ssh/known_hosts"]
     lines: list[str] = []
-    for name in dict.fromkeys((*named, "/etc/ssh/ssh_known_hosts")):
+    for name in dict.fromkeys((*_known_hosts_files(paths), "/etc/ssh/ssh_known_hosts")):
         with suppress(OSError):
             lines += Path(name).expanduser().read_text(errors="replace").splitlines()
     try:

@@ -32,7 +32,7 @@ from hpcflow.server.remote.carrier import (
     unknown_host,
 )
 from hpcflow.server.remote.shell import LINE, Answer, framed
-from hpcflow.server.remote.transport import Ask, NeedsLogin, TransportError
+from hpcflow.server.remote.transport import Ask, NeedsLogin, TransportError, UnknownHost, UntrustedHost
 
 __all__ = ["OpenSsh"]
 
@@ -340,10 +340,10 @@ class OpenSsh:
         lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("debug1: ")]
         text = "\n".join(lines)
         if (changed := _CHANGED.search(text)) is not None or "HOST IDENTIFICATION HAS CHANGED" in text:
-            return TransportError(changed_key(changed[1] if changed is not None else self.host, shown))
+            return UntrustedHost(changed_key(changed[1] if changed is not None else self.host, shown))
         if (unknown := _UNKNOWN.search(text)) is not None or "Host key verification failed" in text:
             places = [unknown[1]] if unknown is not None else (_TO.findall(said) or [self.host])
-            return TransportError(unknown_host(places[-1], shown, self.host))
+            return UnknownHost(unknown_host(places[-1], shown, self.host))
         last = next((line for line in reversed(lines) if not line.startswith(("OpenSSH_", "Authenticated"))), "")
         if "Permission denied" in text or "authentication failures" in text:
             return NeedsLogin(

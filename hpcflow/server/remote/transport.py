@@ -15,10 +15,13 @@ __all__ = [
     "Challenge",
     "File",
     "Gone",
+    "HostKey",
     "Link",
     "NeedsLogin",
     "Transport",
     "TransportError",
+    "UnknownHost",
+    "UntrustedHost",
     "clean_environment",
 ]
 
@@ -38,6 +41,31 @@ class TransportError(HpcflowError):
 
 class Gone(TransportError):
     """A bag's directory was deleted, or its journals: they are missing, though the directory of all bags is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostKey:
+    """A key that a host showed and no known_hosts holds, and what `ssh` would write down if a person accepts it."""
+
+    #: As a sentence calls the host: a name, or ``[name]:port``.
+    place: str
+    #: ``ED25519``.
+    kind: str
+    #: ``SHA256:…``, as sites publish it.
+    fingerprint: str
+    #: The known_hosts file, and the line for it without its end.
+    file: str
+    line: str
+
+
+class UntrustedHost(TransportError):
+    """The host may be another than it should be: its key changed, was revoked, or is not known."""
+
+
+class UnknownHost(UntrustedHost):
+    """No key is known for the host. Only a person may accept the one that it shows."""
+
+    key: HostKey | None = None
 
 
 class NeedsLogin(TransportError):
