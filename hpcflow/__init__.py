@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hpcflow.sdk.client import pause as pause
     from hpcflow.sdk.client import resume as resume
     from hpcflow.sdk.client import retry as retry
+    from hpcflow.sdk.environment import Env as Env
     from hpcflow.sdk.workflow import electron as electron
     from hpcflow.sdk.workflow import lattice as lattice
     from hpcflow.sdk.workflow import wait as wait
@@ -38,6 +39,7 @@ _HOMES = {
     "retry": "hpcflow.sdk.client",
     "Result": "hpcflow.sdk.client",
     "Retries": "hpcflow.sdk.annotations",
+    "Env": "hpcflow.sdk.environment",
     "Failed": "hpcflow.core.model",
     "Status": "hpcflow.core.states",
     "HpcflowError": "hpcflow.core.model",
@@ -45,6 +47,7 @@ _HOMES = {
 }
 
 __all__ = [  # __getattr__ gives them
+    "Env",
     "Failed",
     "HpcflowError",
     "Result",

@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final, Literal, NewType
 
+from hpcflow.core.environment import Environment
 from hpcflow.core.errors import HpcflowError, NotFound, UserError
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Cause",
     "ClusterName",
     "DispatchId",
+    "Environment",
     "Failed",
     "Graph",
     "HpcflowError",
@@ -66,6 +68,9 @@ def ulid(milliseconds: int, randomness: bytes) -> str:
 
 
 # ---- what a task asks for
+
+#: The cluster's own environment.
+_PLAIN: Final = Environment()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +124,7 @@ class Shape:
     launcher: Launcher | None = None
     #: What a task shares with no other: its process, or its interpreter; ``None``: short ones may share a process.
     isolation: Isolation | None = None
+    env: Environment = _PLAIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +168,7 @@ class Task:
     launcher: Launcher | None = None
     #: What it shares with no other task; ``None``: short tasks may share a process.
     isolation: Isolation | None = None
+    env: Environment = _PLAIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,7 +258,7 @@ class JobArray:
     command: tuple[str, ...]
     #: The bag's directory: where the scheduler writes the array tasks' own output (``logs/``).
     path: str
-    #: Lines of shell that the cluster's owner wrote in clusters.toml, run before the worker.
+    #: Lines of shell from clusters.toml and of the tasks' environment, run before the worker.
     prologue: str = ""
     #: Site-wide arguments of the submit command from clusters.toml, before the task's own ``extra``.
     extra: tuple[str, ...] = ()

@@ -92,6 +92,7 @@ class Options(TypedDict, total=False):
     on_cancelled: Literal["pause", "retry"]
     max_running: int
     workdir: str | os.PathLike[str]
+    env: str | model.Environment
 
 
 class LatticeOptions(Options, total=False):
@@ -125,6 +126,7 @@ class Annotations:
     accept_failed: bool | None = None
     on_cancelled: Literal["pause", "retry"] | None = None
     workdir: str | None = None
+    env: model.Environment | None = None
     #: Of an electron, all its tasks in one dispatch; of a lattice, all tasks of the dispatch.
     max_running: int | None = None
     max_failures: int | None = None
@@ -184,6 +186,7 @@ class Annotations:
             max_running=whole.max_running,
             launcher=whole.launcher,
             isolation=whole.isolation,
+            env=whole.env or model.Environment(),
         )
 
     def _filled(self, weaker: Annotations, without: frozenset[str]) -> Annotations:
@@ -211,11 +214,12 @@ class Placement:
     launcher: model.Launcher | None
     #: What each task shares with no other; ``None``: short ones may share a process.
     isolation: model.Isolation | None
+    env: model.Environment
 
 
 _FIELDS: Final = tuple(field.name for field in fields(Annotations))
 _NAMES_ON_A_CLUSTER: Final = frozenset(
-    {"partition", "account", "qos", "constraint", "reservation", "licenses", "exclude", "extra", "workdir"}
+    {"partition", "account", "qos", "constraint", "reservation", "licenses", "exclude", "extra", "workdir", "env"}
 )
 
 
@@ -504,6 +508,12 @@ def _isolation(name: str, value: object) -> model.Isolation:
             )
 
 
+def _env(name: str, value: object) -> model.Environment:
+    from hpcflow.sdk.environment import parse_env  # few programs need it
+
+    return parse_env(name, value)
+
+
 def _flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise UserError(f"{name}={value!r} must be True or False.")
@@ -545,5 +555,6 @@ _PARSERS: Final = {
     "on_cancelled": ("on_cancelled", _on_cancelled),
     "max_running": ("max_running", _count),
     "workdir": ("workdir", _workdir),
+    "env": ("env", _env),
     "max_failures": ("max_failures", _count),
 }

@@ -13,24 +13,26 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, Final, TypeVar, cast
 
 import cloudpickle.cloudpickle as cp
 
-__all__ = ["Shared", "class_by_value", "reduced_by_value", "travels_by_value"]
+__all__ = ["Shared", "class_by_value", "note_import", "reduced_by_value", "travels_by_value", "versions_here"]
 
 
 class Shared:
     """What the pickles of one trace have in common."""
 
-    __slots__ = ("definitions", "modules")
+    __slots__ = ("definitions", "imports", "modules")
 
     def __init__(self) -> None:
         #: Names of the user's modules that went along.
         self.modules: set[str] = set()
         #: For each class among the arguments the id that cloudpickle gave it, and its pickle; ``None``: by name.
         self.definitions: dict[type, tuple[str, bytes] | None] = {}
+        #: Top-level modules of packages that must be where the pickles are opened; whoever pickles may set another.
+        self.imports: set[str] = set()
 
 
 def travels_by_value(module: str) -> bool:
@@ -48,29 +50,37 @@ def travels_by_value(module: str) -> bool:
     return known
 
 
-def reduced_by_value(pickler: Any, obj: Any, travelled: set[str]) -> Any:  # Any: pickle's own protocol
+def reduced_by_value(pickler: Any, obj: Any, shared: Shared) -> Any:  # Any: pickle's own protocol
     """Return how to pickle a function, class, type variable or module; ``None``: as cloudpickle does it.
 
     Args:
         pickler: the cloudpickle.Pickler that asks.
         obj: what it meets.
-        travelled: takes the names of the user's modules that are met.
+        shared: takes the names of the user's modules that are met, and those of packages.
     """
-    kind = type(obj)
+    kind, travelled = type(obj), shared.modules
     if kind is FunctionType:
         if _noted(obj.__module__, travelled):
-            return _with_imports(obj, pickler._dynamic_function_reduce(obj), travelled)
+            return _with_imports(obj, pickler._dynamic_function_reduce(obj), shared)
         reduced = pickler._function_reduce(obj)
-        return _with_imports(obj, reduced, travelled) if isinstance(reduced, tuple) else reduced
+        if isinstance(reduced, tuple):
+            return _with_imports(obj, reduced, shared)
+        note_import(obj.__module__, shared.imports)
+        return reduced
     if isinstance(obj, type):
+        note_import(obj.__module__, shared.imports)
         reduced = cp._dynamic_class_reduce(obj) if _noted(obj.__module__, travelled) else cp._class_reduce(obj)
         # cloudpickle's reduction by value has six parts; what goes by name needs no more care.
         return _portable(obj, reduced) if isinstance(reduced, tuple) and len(reduced) == 6 else reduced
-    if kind is ModuleType and _noted(obj.__name__, travelled):
+    if kind is ModuleType and not _noted(obj.__name__, travelled):
+        note_import(obj.__name__, shared.imports)
+        return None
+    if kind is ModuleType:
         kept = {name: value for name, value in vars(obj).items() if name not in _OF_THE_IMPORT}
         return _new_module, (obj.__name__,), kept, None, None, _fill_module
     if kind is TypeVar and _noted(obj.__module__, travelled):
         return cp._make_typevar, cp._decompose_typevar(obj)
+    note_import(obj.__module__ if kind is BuiltinFunctionType else kind.__module__, shared.imports)
     return None
 
 
@@ -78,6 +88,8 @@ def class_by_value(cls: type, shared: Shared, define: Callable[[type], bytes]) -
     """Return how to pickle a class that ten thousand arguments may be of: ``define`` makes its pickle once."""
     if cls not in shared.definitions:
         by_name = cp._should_pickle_by_reference(cls) and not travels_by_value(cls.__module__)
+        if by_name:
+            note_import(cls.__module__, shared.imports)
         shared.definitions[cls] = None if by_name else (cp._get_or_create_tracker_id(cls), define(cls))
     definition = shared.definitions[cls]
     return NotImplemented if definition is None else (_find_or_load, definition)
@@ -118,6 +130,46 @@ def _is_the_users(name: str, file: str | None, folders: Iterable[str]) -> bool:
     return not path.startswith(_STANDARD_LIBRARY) and _INSTALLED.isdisjoint(path.split(os.sep))
 
 
+# ---- packages that must be there
+
+
+def note_import(module: object, imports: set[str]) -> None:
+    """Note the top-level name of a module that travels by name; Python's own and hpcflow's are everywhere."""
+    if isinstance(module, str):
+        top = module.partition(".")[0]
+        if top not in imports and top not in _EVERYWHERE and not _goes_along(top):
+            imports.add(top)
+
+
+def _goes_along(top: str) -> bool:
+    if top in sys.modules:
+        return travels_by_value(top)
+    try:
+        return _found_at_the_users(top)
+    except (ImportError, ValueError):
+        return False
+
+
+def versions_here(imports: Iterable[str]) -> dict[str, str]:
+    """Return the version of each of these modules that is here; "?" where it tells none, nothing where it is not here.
+
+    Packages' records are not searched: that takes longer than a dispatch.
+    """
+    versions: dict[str, str] = {}
+    for name in imports:
+        loaded = sys.modules.get(name)
+        version = getattr(loaded, "__version__", None)
+        try:
+            here = loaded is not None or importlib.util.find_spec(name) is not None
+        except (ImportError, ValueError):
+            here = False
+        versions[name] = (version if isinstance(version, str) and version else "?") if here else ""
+    return versions
+
+
+_EVERYWHERE: Final = sys.stdlib_module_names | _OWN_PACKAGES | {"__main__", "__mp_main__", "builtins"}
+
+
 # ---- modules
 
 #: Entries of a module that belong to how it was imported here.
@@ -135,9 +187,12 @@ def _fill_module(module: ModuleType, contents: Mapping[str, object]) -> None:
     vars(module).update(contents)
 
 
-def _with_imports(function: FunctionType, reduced: Any, travelled: set[str]) -> Any:  # Any: pickle's own protocol
+def _with_imports(function: FunctionType, reduced: Any, shared: Shared) -> Any:  # Any: pickle's own protocol
     """Return a reduction that brings along the user's modules which the function's body imports."""
-    modules = [sys.modules[name] for name in _imported_inside(function) if _noted(name, travelled)]
+    modules = [sys.modules[name] for name in _imported_inside(function) if _noted(name, shared.modules)]
+    for level, base, _, guarded in _imports[function.__code__]:
+        if not level and not guarded:
+            note_import(base, shared.imports)
     if not modules:
         return reduced
     make, arguments, state = reduced[:3]
@@ -157,7 +212,7 @@ def _imported_inside(function: FunctionType) -> set[str]:
     if code not in _imports:
         _imports[code] = tuple(_import_statements(code))
     names: set[str] = set()
-    for level, base, parts in _imports[code]:
+    for level, base, parts, _ in _imports[code]:
         name = base
         if level:
             try:
@@ -170,20 +225,27 @@ def _imported_inside(function: FunctionType) -> set[str]:
     return names
 
 
-_imports: Final[dict[CodeType, tuple[tuple[int, str, tuple[str, ...]], ...]]] = {}
+_imports: Final[dict[CodeType, tuple[tuple[int, str, tuple[str, ...], bool], ...]]] = {}
 _IMPORT: Final = opcode.opmap["IMPORT_NAME"]
 _EXTENDED: Final = opcode.opmap["EXTENDED_ARG"]
 
 
-def _import_statements(code: CodeType) -> Iterator[tuple[int, str, tuple[str, ...]]]:
-    """Yield (level, module, names) of each import in the code and in the functions inside it."""
+def _import_statements(code: CodeType) -> Iterator[tuple[int, str, tuple[str, ...], bool]]:
+    """Yield (level, module, names) of each import in the code and in the functions inside it.
+
+    The last value: the import stands in a block that catches exceptions, so that the function may do without it.
+    """
     if _IMPORT in code.co_code[::2]:
         import dis  # workers seldom need it
 
         level, parts = 0, None  # loaded just before, in this order
-        for instruction in dis.get_instructions(code):
+        bytecode = dis.Bytecode(code)
+        entries = bytecode.exception_entries  # type: ignore[attr-defined]  # documented nowhere, there since 3.11
+        for instruction in bytecode:
             if instruction.opcode == _IMPORT:
-                yield level, instruction.argval, parts or ()
+                at = instruction.offset
+                guarded = any(entry.start <= at < entry.end for entry in entries)
+                yield level, instruction.argval, parts or (), guarded
             elif instruction.opcode != _EXTENDED:
                 level, parts = cast(int, parts), instruction.argval
     for constant in code.co_consts:

@@ -97,7 +97,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
             return _resolve, self._program(obj)
         if self._deps is not None and isinstance(obj, type):
             return class_by_value(obj, self._shared, self._definition)
-        reduced = reduced_by_value(self, obj, self._shared.modules)
+        reduced = reduced_by_value(self, obj, self._shared)
         return super().reducer_override(obj) if reduced is None else reduced
 
     def _definition(self, cls: type) -> bytes:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import CodeType, FunctionType
 from typing import Final, NoReturn, Protocol, cast
 
 from hpcflow.core.model import Graph, Task, UserError
 from hpcflow.sdk.annotations import Annotations, Placement
-from hpcflow.sdk.by_value import Shared
+from hpcflow.sdk.by_value import Shared, versions_here
 from hpcflow.sdk.pickling import CapturedError, dumps
 from hpcflow.sdk.placeholder import Frozen, Placeholder, result_of
 
@@ -36,6 +36,9 @@ class FunctionText:
     name: str
     module: str
     source: str | None
+    #: Top-level modules of packages that must be where it runs, and their versions here: "?" where they tell none,
+    #: empty where they are not here.
+    imports: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +72,8 @@ class _Function:
     signature: inspect.Signature | None
     #: Its defaults hold placeholders, so each call sends them.
     sends_defaults: bool
+    #: Packages that it and its arguments refer to; it grows.
+    imports: set[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,7 @@ class Trace:
         self._calls: list[_Call] = []
         self._blobs: dict[bytes, int] = {}
         self._texts: dict[int, FunctionText] = {}
+        self._imports: dict[int, set[str]] = {}
         self._functions: dict[int, _Function] = {}
         self._sources: dict[CodeType, str | None] = {}
         self._prepared: dict[tuple[int, int], _Prepared] = {}
@@ -107,6 +113,7 @@ class Trace:
                 bound.apply_defaults()
                 args, kwargs = bound.args, bound.kwargs
         deps: set[int] = set()
+        self._shared.imports = function.imports
         try:
             data = dumps((args, kwargs), resolve_deps=deps, tracer=self, shared=self._shared)
         except Exception as error:  # pickling runs the argument's own code
@@ -158,7 +165,10 @@ class Trace:
                 max_running=self._max_running,
             ),
             blobs=tuple(self._blobs),
-            functions=self._texts,
+            functions={
+                number: replace(text, imports=versions_here(sorted(self._imports[number])))
+                for number, text in self._texts.items()
+            },
             modules_by_value=tuple(sorted(self._shared.modules)),
         )
 
@@ -178,8 +188,11 @@ class Trace:
     def _send(self, function: Callable[..., object]) -> _Function:
         name = name_of(function)
         sends_defaults = self._has_placeholder_defaults(function)
+        imports = self._shared.imports = set[str]()
         fn = self._function_blob(_without_defaults(function) if sends_defaults else function, name)
-        sent = self._functions[id(function)] = _Function(function, name, fn, _signature(function), sends_defaults)
+        imports = self._imports.setdefault(fn, imports)
+        signature = _signature(function)
+        sent = self._functions[id(function)] = _Function(function, name, fn, signature, sends_defaults, imports)
         return sent
 
     def _has_placeholder_defaults(self, function: Callable[..., object]) -> bool:
@@ -312,6 +325,7 @@ def _task(index: int, call: _Call) -> Task:
         max_running=placement.max_running,
         launcher=placement.launcher,
         isolation=placement.isolation,
+        env=placement.env,
     )
 
 

@@ -6,12 +6,12 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Collection
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import update_wrapper
 from types import FunctionType, MethodType
 from typing import Final, Generic, ParamSpec, TypeVar, Unpack, cast, overload
 
-from hpcflow.core.model import Resources, Task, UserError
+from hpcflow.core.model import Environment, Resources, Task, UserError
 from hpcflow.sdk.annotations import Annotations, LatticeOptions, Options, parse_lattice_options, parse_options
 from hpcflow.sdk.mistakes import show_plainly
 from hpcflow.sdk.pickling import dumps, load_with
@@ -205,7 +205,7 @@ def manifest(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
     shapes: list[Task] = []
     tasks: list[list[object]] = []
     for task in graph.tasks:
-        wanted = (task.executor, task.resources, task.workdir, task.max_running, task.launcher)
+        wanted = (task.executor, task.resources, task.workdir, task.max_running, task.launcher, task.env)
         asked = (*wanted, task.isolation, task.retries, task.accept_failed, task.on_cancelled)
         number = numbers.setdefault(asked, len(numbers))
         if number == len(shapes):
@@ -229,6 +229,7 @@ def manifest(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
                 "max_running": task.max_running,
                 "launcher": task.launcher,
                 "isolation": task.isolation,
+                **({"env": written} if (written := _environment(task.env)) else {}),
             }
             for task in shapes
         ],
@@ -243,6 +244,10 @@ def manifest(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
 def _written(resources: Resources) -> dict[str, object]:
     usual = asdict(Resources())
     return {name: value for name, value in asdict(resources).items() if value != usual[name]}
+
+
+def _environment(env: Environment) -> dict[str, object]:
+    return {field.name: value for field in fields(env) if (value := getattr(env, field.name)) != field.default}
 
 
 def _refuse_uncalled(function: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> None:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from hpcflow.core.model import ClusterName, HpcflowError, Limits, Shape, UserError
+from hpcflow.core.environment import environment_key, inside, shell_lines
+from hpcflow.core.model import ClusterName, Environment, HpcflowError, Limits, Shape, UserError
 from hpcflow.core.places import Places
 from hpcflow.core.plugin import Command, Plugin
 from hpcflow.server import plugins
@@ -42,6 +43,7 @@ _MINORS: Final = range(11, 20)
 _VERSION: Final = re.compile(r"\d+\.\d+")
 #: Prints "hpcflow-python 3.11 /usr/bin/python3.11" for each interpreter that starts, after the prologue ($1).
 _FIND_PYTHONS: Final = """
+echo "hpcflow-machine $(uname -m)"
 eval "$1" </dev/null >/dev/null 2>&1
 for name in $2; do
     path=$(command -v "$name" 2>/dev/null) || continue
@@ -93,6 +95,8 @@ class Cluster:
     on_network: bool | None = None
     #: Interpreters found there, by (major, minor).
     pythons: dict[tuple[int, int], str] = field(default_factory=dict[tuple[int, int], str])
+    #: What `uname -m` says there, once somebody asked behind ssh; empty: what it says here.
+    machine: str = ""
     _settled: bool = False
     _placed_at: float | None = None
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -228,6 +232,8 @@ class Cluster:
                 case ["hpcflow-python", version, path] if _VERSION.fullmatch(version):
                     major, _, minor = version.partition(".")
                     self.pythons.setdefault((int(major), int(minor)), path)
+                case ["hpcflow-machine", machine]:
+                    self.machine = machine
                 case _:
                     pass
 
@@ -258,18 +264,57 @@ class Cluster:
         return executable if self.link is None else f"python{version[0]}.{version[1]}"
 
     def interpreter(self, shape: Shape) -> str:
-        """Return the interpreter that array tasks of this shape start."""
-        if self.link is None or self._named_python is not None:
-            return shape.python
-        return self.pythons.get(shape.python_version, shape.python)
+        """Return the interpreter that array tasks of this shape start, after its `prologue` and in its container."""
+        if shape.env.requirements:
+            return os.path.join(self.environment_folder(shape), "bin", "python")
+        return self.base_interpreter(shape)
+
+    def base_interpreter(self, shape: Shape) -> str:
+        """Return the interpreter upon which requirements of the shape are installed."""
+        usual = shape.python
+        # What modules put on PATH goes before what was found without them.
+        if self.link is not None and self._named_python is None and not (shape.env.modules or shape.env.prologue):
+            usual = self.pythons.get(shape.python_version, usual)
+        return shape.env.interpreter(usual)
+
+    def environment_folder(self, shape: Shape) -> str:
+        """Return where the requirements of a shape are, or will be, installed."""
+        machine = self.machine or os.uname().machine
+        key = environment_key(shape.env, cluster=self.name, machine=machine, python=shape.python_version)
+        return os.path.join(self.root, "envs", key)
+
+    def prologue(self, env: Environment) -> str:
+        """Return the lines of shell before the worker: those of clusters.toml, then those of the environment."""
+        own, further = self.settings.prologue, shell_lines(env)
+        return f"{own.rstrip()}\n{further}" if own.strip() and further else further or own
+
+    def in_environment(self, shape: Shape, command: Sequence[str], folders: Sequence[str] = ()) -> tuple[str, ...]:
+        """Return an argv that runs a command in the container of a shape, where it has one.
+
+        Args:
+            shape: what runs.
+            command: an argv that needs no more of the cluster than hpcflow's own folders there, and
+            folders: these.
+        """
+        seen = (self.root, os.path.dirname(self.key_path), *folders)
+        return inside(shape.env, command, folders=seen, gpus=shape.resources.gpus > 0)
+
+    def probe_command(self, shape: Shape, command: Sequence[str]) -> Command:
+        """Return the command that runs another one on the login side as a batch script would on a node."""
+        argv, lines = self.in_environment(shape, command), self.prologue(shape.env)
+        if not lines.strip():
+            return Command(argv)
+        # Their own output is nobody's answer; a failure of theirs is in the exit code.
+        script = f'exec 3>&1 >&2\n{lines}\nexec "$@" >&3 3>&-'
+        return Command(("bash", "-lc", script, "hpcflow", *argv))
 
     def check_interpreter(self, shape: Shape) -> None:
         """Raise `UserError` when the cluster surely has no interpreter for these pickles.
 
         Only for clusters behind ssh: on this machine the interpreter that dispatched is there.
         """
-        if self.link is None or shape.python_version in self.pythons:
-            return
+        if self.link is None or shape.python_version in self.pythons or shape.env.base != Environment():
+            return  # what another environment has is asked of itself
         version = ".".join(map(str, shape.python_version))
         found = ", ".join(f"{major}.{minor} ({path})" for (major, minor), path in sorted(self.pythons.items()))
         if (named := self._named_python) is not None:

@@ -18,8 +18,10 @@ from hpcflow.core.model import BagId, ClusterName, HpcflowError, Limits, Shape
 from hpcflow.core.plan import PlanSettings, Ready, check_resources, is_worth_waiting, plan_bags, waves
 from hpcflow.core.states import FINAL, Event, State
 from hpcflow.server.bags import LiveArray, LiveBag
+from hpcflow.server.building import Builder
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.collect import Collector
+from hpcflow.server.environments import Environments
 from hpcflow.server.failpoints import failpoint
 from hpcflow.server.live import Gathering, LiveDispatch
 from hpcflow.server.reconcile import Reconciler
@@ -77,6 +79,8 @@ class Engine:
         self._collector = Collector(self._shared)
         self._submitter = Submitter(self._shared, self._collector)
         self._reconciler = Reconciler(self._shared, self._collector, self._submitter)
+        self.environments = Environments(settings.wheelhouse)
+        self._builder = Builder(self._shared, self._collector, self.environments)
 
     # ---- what the service asks
 
@@ -84,6 +88,7 @@ class Engine:
         """Serve until cancelled, or until another server took the lease (`LeaseLost`)."""
         self._shared.run_times |= await asyncio.to_thread(self.writer.store.run_times)
         async with asyncio.TaskGroup() as self._group:
+            self._builder.group = self._group
             for cluster in self.clusters.values():
                 self._serve(self._group, cluster)
 
@@ -335,6 +340,8 @@ class Engine:
             ]
             if not ready:
                 continue
+            if unbuilt := await self._builder.unbuilt(cluster, live, {task.shape for task in ready}):
+                ready = [task for task in ready if task.shape not in unbuilt]
             ready, later = await self._give_to_warm(cluster, live, ready, limits, planning)
             held = held or later
             waiting = self._gathering(cluster, live, ready)

@@ -33,8 +33,9 @@ from hpcflow.core.plan import (
 from hpcflow.server.bags import array_of, bag_of
 from hpcflow.server.clusters import Cluster, Default
 from hpcflow.server.engine import plan_settings
+from hpcflow.server.environments import Environments, imports_of
 from hpcflow.server.live import downstream
-from hpcflow.server.manifest import read_graph
+from hpcflow.server.manifest import function_imports, read_graph
 from hpcflow.server.settings import Settings
 from hpcflow.server.site import SiteError
 
@@ -52,12 +53,15 @@ class Intake:
         clusters: Mapping[ClusterName, Cluster],
         default: Default,
         settings: Settings,
+        *,
         now: Callable[[], datetime],
+        environments: Environments,
     ) -> None:
         self._clusters = clusters
         self._default = default
         self._settings = settings
         self._now = now
+        self._environments = environments
 
     async def checked(self, manifest: Manifest) -> tuple[Graph, list[Shape], list[str]]:
         """Return graph, shapes and what the user should be told; raise `UserError` for what can't run."""
@@ -67,6 +71,7 @@ class Intake:
         messages: list[str] = []
         if any(task.executor is None for task in graph.tasks):
             messages.append(f"Electrons without executor= run on {self._default.name!r}, {self._default.reason}.")
+        functions = function_imports(manifest)
         for shape in dict.fromkeys(shapes):
             cluster = self._clusters[shape.cluster]
             try:
@@ -83,6 +88,8 @@ class Intake:
             try:
                 cluster.check_interpreter(shape)
                 check_resources(shape.resources, cluster.name, limits)
+                imports = imports_of(shape, graph.tasks, shapes, functions)
+                messages += await self._environments.check(cluster, shape, imports, own_python=manifest["executable"])
             except UserError as error:
                 name = graph.tasks[shapes.index(shape)].name
                 raise UserError(f"Electron {name!r} can't run. {error}") from None
@@ -102,7 +109,7 @@ class Intake:
         shapes: list[Shape] = []
         for task in graph.tasks:
             at_most = (task.name, task.max_running) if task.max_running is not None else None
-            asked = (task.executor, task.resources, task.workdir, at_most, task.launcher, task.isolation)
+            asked = (task.executor, task.resources, task.workdir, at_most, task.launcher, task.isolation, task.env)
             if asked not in known:
                 known[asked] = self._shape(task, at_most, manifest)
             shapes.append(known[asked])
@@ -118,6 +125,11 @@ class Intake:
             raise UserError(
                 f"Electron {task.name!r}: launcher='srun' needs Slurm, and {cluster.name!r} is not under it; "
                 "write launcher='mpirun'."
+            )
+        if task.launcher is not None and (task.env.container or table.container):
+            raise UserError(
+                f"Electron {task.name!r}: launcher= starts ranks from inside of the worker, where a container has no "
+                f"{task.launcher}; run the container in the function, as in `{task.launcher} apptainer exec …`."
             )
         return Shape(
             cluster=cluster.name,
@@ -135,6 +147,7 @@ class Intake:
             at_most=at_most,
             launcher=task.launcher,
             isolation=task.isolation,
+            env=task.env.over(table.environment),
         )
 
     async def preview(self, manifest: Manifest) -> Json:

@@ -20,7 +20,7 @@ from hpcflow.core.model import (
 )
 from hpcflow.core.plan import PlanSettings, chain
 from hpcflow.core.states import FINAL, Event, State, Status, step
-from hpcflow.server.manifest import Manifest, blob_offsets, function_keys
+from hpcflow.server.manifest import Manifest, blob_offsets, function_imports, function_keys
 from hpcflow.server.store import DispatchRow, EndRow, RunTimeKey, TaskRow
 
 __all__ = ["LiveDispatch", "LiveTask", "Stored", "downstream"]
@@ -129,6 +129,10 @@ class LiveDispatch:
     history: dict[RunTimeKey, tuple[int, float]] = field(default_factory=dict[RunTimeKey, tuple[int, float]])
     #: For each blob that is a function, what tells it from others.
     functions: dict[int, str] = field(default_factory=dict[int, str])
+    #: For each blob that is a function, the modules that it imports, and their versions where it was dispatched.
+    imports: dict[int, Mapping[str, str]] = field(default_factory=dict[int, Mapping[str, str]])
+    #: The interpreter that dispatched it.
+    executable: str = ""
     #: Clusters of which the user was told that they do not answer.
     told: set[ClusterName] = field(default_factory=set[ClusterName])
     #: Bags in a row of which no worker got anything done, by shape; cancels by others after which it went on.
@@ -180,6 +184,8 @@ class LiveDispatch:
             payload=payload,
             left=len(tasks),
             functions=function_keys(manifest),
+            imports=function_imports(manifest),
+            executable=manifest["executable"],
         )
         for index, task in enumerate(tasks):
             if not task.missing:

@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hpcflow.core.model import Graph, Resources, Retries, Task, UserError
+from hpcflow.core.model import Environment, Graph, Resources, Retries, Task, UserError
 
-__all__ = ["Manifest", "blob_offsets", "function_keys", "read_graph"]
+__all__ = ["Manifest", "blob_offsets", "function_imports", "function_keys", "read_graph"]
 
 Manifest = Mapping[str, Any]  # Any: JSON that a client sent
 
@@ -33,6 +33,7 @@ def read_graph(manifest: Manifest) -> Graph:
                 "max_running": shape.get("max_running"),
                 "launcher": shape.get("launcher"),
                 "isolation": shape.get("isolation"),
+                "env": _environment(shape.get("env") or {}),
             }
             for shape in manifest["shapes"]
         ]
@@ -75,6 +76,11 @@ def _resources(fields: Mapping[str, Any]) -> Resources:  # Any: JSON
     return Resources(**given)
 
 
+def _environment(fields: Mapping[str, Any]) -> Environment:  # Any: JSON
+    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    return Environment(**given)
+
+
 def _retries(written: int | Mapping[str, Any]) -> Retries:  # Any: JSON
     if isinstance(written, int):
         return Retries(times=written)
@@ -89,6 +95,11 @@ def function_keys(manifest: Manifest) -> dict[int, str]:
         + hashlib.sha256((note["source"] or "").encode(errors="replace")).hexdigest()[:16]
         for number, note in manifest.get("functions", {}).items()
     }
+
+
+def function_imports(manifest: Manifest) -> dict[int, Mapping[str, str]]:
+    """Return for each function's blob the modules that it imports, and their versions where it was dispatched."""
+    return {int(number): note.get("imports") or {} for number, note in manifest.get("functions", {}).items()}
 
 
 def blob_offsets(manifest: Manifest) -> Iterator[tuple[int, int]]:

@@ -145,7 +145,9 @@ class Service:
         self._store = engine.writer.store
         self._where = where
         self._default = default
-        self._intake = Intake(engine.clusters, default, engine.settings, engine.now)
+        self._intake = Intake(
+            engine.clusters, default, engine.settings, now=engine.now, environments=engine.environments
+        )
         #: What the API asks about clusters.
         self.roster = Roster(engine, where, default, make, self.take_up_left)
         #: Dispatches that wait for a cluster which clusters.toml does not name any more.

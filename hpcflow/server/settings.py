@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from hpcflow.core.model import UserError
+from hpcflow.core.model import Environment, UserError
 from hpcflow.core.places import Places
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
 #: Cluster names are names of files as well.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
+Word = Annotated[str, Field(pattern=r"^[^\s-]\S*$")]
 Seconds = Annotated[float, Field(gt=0)]
 
 
@@ -90,6 +91,8 @@ class Settings(BaseSettings):
     idle_exit: Seconds = 12 * 3600.0
     #: An upload may not unpack to more bytes than this.
     max_upload: Annotated[int, Field(gt=0)] = 16 * 2**30
+    #: A folder of wheels; packages that environments ask for come from there alone, and not through pip's own settings.
+    wheelhouse: str = ""
     #: How long any command of a scheduler may take.
     command_deadline: Seconds = 90.0
 
@@ -126,6 +129,13 @@ class ClusterSettings(BaseModel):
     python: str | None = None
     #: Lines of shell before the worker starts: modules, conda, scratch set-up.
     prologue: str = ""
+    #: What tasks find without env=: modules, and one of conda environment, venv or Apptainer image.
+    modules: tuple[Word, ...] = ()
+    conda: Word | None = None
+    venv: str | None = None
+    container: str | None = None
+    #: Folders that containers see besides hpcflow's own.
+    binds: tuple[str, ...] = ()
     #: Defaults of tasks that say nothing.
     partition: str | None = None
     account: str | None = None
@@ -148,6 +158,13 @@ class ClusterSettings(BaseModel):
     linger: Annotated[float, Field(ge=0)] | None = None
     #: Floor of the accounting poll; never below the server's own.
     poll: Seconds | None = None
+
+    @property
+    def environment(self) -> Environment:
+        """What a task finds that has no ``env=``, the prologue aside."""
+        return Environment(
+            modules=self.modules, conda=self.conda, venv=self.venv, container=self.container, binds=self.binds
+        )
 
 
 def read_settings(where: Places, overrides: Mapping[str, Any] | None = None) -> Settings:  # Any: checked by pydantic
@@ -213,6 +230,18 @@ def _check_places(at: str, name: str, table: ClusterSettings) -> None:
         raise UserError(f"{at}: transport= is for clusters that are reached by ssh; this one has no host.")
     if table.host is not None and name == "local":
         raise UserError(f"{at}: `local` is this machine; give a cluster behind ssh another name.")
+    own = [key for key in ("conda", "venv", "container") if getattr(table, key) is not None]
+    if len(own) > 1:
+        raise UserError(f"{at}: {' and '.join(own)} each bring an interpreter; workers run under one of them.")
+    if table.python not in (None, "auto") and own and own != ["container"]:
+        raise UserError(f"{at}: {own[0]} brings an interpreter of its own; leave python= out.")
+    for key in ("venv", "container"):
+        path = getattr(table, key)
+        fine = path is None or os.path.isabs(path) or (path.startswith("~/") if key == "venv" else "://" in path)
+        if not fine or not (path or "").isprintable():
+            raise UserError(f"{at}: {key} is {path!r}; write an absolute path.")
+    if bad := [bind for bind in table.binds if not os.path.isabs(bind) or "," in bind or not bind.isprintable()]:
+        raise UserError(f"{at}: binds has {bad[0]!r}; write absolute paths.")
     for key in ("workdir", "keys"):
         path = getattr(table, key)
         if path is None or os.path.isabs(path) or (table.host is not None and path.startswith("~/")):

@@ -9,7 +9,7 @@ import secrets
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, cast
+from typing import Annotated, Any, Final, Literal, NotRequired, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
@@ -37,6 +37,11 @@ Factor = Annotated[float, Field(ge=1, le=16, allow_inf_nan=False)]
 Text = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
+#: One word of a command line that no command takes for an option.
+Word = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00-\x20\x7f-][^\x00-\x20\x7f]*$")]
+Place = Annotated[str, Field(max_length=4096, pattern=r"^(~/|/)[^\x00-\x1f\x7f]*$")]
+
+
 class ClientNote(TypedDict):
     """Who dispatched."""
 
@@ -51,6 +56,8 @@ class FunctionNote(TypedDict):
     name: Text
     module: str | None
     source: str | None
+    #: Modules of packages that it needs, and their versions where it was dispatched.
+    imports: NotRequired[dict[Text, Text]]
 
 
 class ResourcesNote(TypedDict, total=False):
@@ -85,6 +92,24 @@ class RetriesNote(TypedDict):
     exceptions: list[Text]
 
 
+class EnvironmentNote(TypedDict, total=False):
+    """The fields of `core.environment.Environment` that differ from their defaults."""
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")  # type: ignore[misc]  # pydantic reads it from here
+
+    modules: list[Word]
+    conda: Word
+    venv: Place
+    container: Text
+    binds: list[Place]
+    python: Word
+    #: The user's own shell: lines of it.
+    prologue: Annotated[str, Field(max_length=2**16, pattern=r"^[^\x00\r]*$")]
+    requirements: list[Text]
+    alone: bool
+    check: bool
+
+
 class ShapeNote(TypedDict):
     """What tasks ask for; whether a cluster can give it is checked where clusters are known."""
 
@@ -97,6 +122,7 @@ class ShapeNote(TypedDict):
     max_running: Amount | None
     launcher: Launcher | None
     isolation: Isolation | None
+    env: NotRequired[EnvironmentNote]
 
 
 class Manifest(TypedDict):

@@ -33,9 +33,14 @@ class Laptop:
 
 @contextmanager
 def a_laptop(
-    folder: Path, *options: str, user: str | None = None, table: str = "", path: Sequence[str | Path] = PATH
+    folder: Path,
+    *options: str,
+    user: str | None = None,
+    table: str = "",
+    path: Sequence[str | Path] = PATH,
+    **settings: str,
 ) -> Generator[Laptop]:
-    """Run sshd, proxy and server. ``table``: further lines of the cluster's table."""
+    """Run sshd, proxy and server. ``table``: further lines of the cluster's table; ``settings``: the server's."""
     with ExitStack() as stack:
         node = stack.enter_context(sshd(folder / "node", *options, user=user))
         proxy = stack.enter_context(proxied(node.port))
@@ -48,7 +53,12 @@ def a_laptop(
             text += f'workdir = "{work}"\nkeys = "{folder}/keys"\npython = "{sys.executable}"\n'
         else:
             text += f'workdir = "~/.hpcflow/work/{work.name}"\nkeys = "~/.hpcflow/work/{work.name}/keys"\n'
-        environment = {"HOME": str(home), "HPCFLOW_SSH_JOURNAL_POLL": "0.1", "HPCFLOW_SSH_JOURNAL_POLL_MAX": "0.5"}
+        environment = {
+            "HOME": str(home),
+            "HPCFLOW_SSH_JOURNAL_POLL": "0.1",
+            "HPCFLOW_SSH_JOURNAL_POLL_MAX": "0.5",
+            **settings,
+        }
         yield Laptop(stack.enter_context(served(folder, environment, path, clusters=text)), node, proxy, work)
 
 

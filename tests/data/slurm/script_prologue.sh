@@ -2,7 +2,7 @@
 umask 077
 # Slurm's warning before the end of the walltime is for the worker alone.
 trap '' USR1
-# From clusters.toml:
+# From clusters.toml and env=:
 module purge
 module load gcc/13
 export OMP_NUM_THREADS=1
