@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 from hpcflow.cli.frame import FAILED, MISTAKE, OK, the_server, write_json
 from hpcflow.core.model import HpcflowError, UserError
+from hpcflow.sdk.link import read_link
 
 __all__ = ["demo", "list_clusters", "plan", "show_page", "show_test", "test_cluster"]
 
@@ -53,7 +54,17 @@ def show_test(name: str, *, json: bool = False) -> int:
 
 
 def show_page(options: argparse.Namespace) -> int:
-    answer = the_server().ask("POST", "/ui")
+    server = the_server()
+    answer = server.ask("POST", "/ui")
+    link = read_link(server.where)
+    if link is not None:
+        from urllib.parse import urlsplit
+
+        from hpcflow.connect.control import open_page
+
+        address = urlsplit(answer["url"])
+        port = open_page(link, address.port or 80)
+        answer |= {"url": address._replace(netloc=f"127.0.0.1:{port}").geturl(), "ssh_forward": None}
     if options.json:
         write_json(answer)
         return OK

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from hpcflow.cli import adding, clusters, dispatches, login, queue, reports, server
+from hpcflow.cli import adding, clusters, connect, dispatches, login, queue, reports, server
 from hpcflow.cli.frame import INTERRUPTED, OK, exit_code
 from hpcflow.cli.path import path
 from hpcflow.core.model import HpcflowError
@@ -91,6 +91,17 @@ def _parser() -> argparse.ArgumentParser:
     logs = add("logs", server.show_log, "show the server's log")
     logs.add_argument("-f", "--follow", action="store_true", help="go on as it grows")
     logs.add_argument("-n", "--lines", type=_count, default=50, metavar="N", help="the last N lines (default: 50)")
+    far = add(
+        "connect", connect.connect_login_node, "install and start the server on a login node, and use it from here"
+    )
+    far.add_argument("to", nargs="?", metavar="USER@LOGIN", help="as ssh is told it; needed the first time")
+    far.add_argument("--prologue", metavar="LINES", help="shell lines that lead to a Python there: module load python")
+    far.add_argument("--home", metavar="DIR", help="HPCFLOW_HOME there (default: what the profile says, or ~/.hpcflow)")
+    far.add_argument("--wheelhouse", metavar="DIR", help="take wheels from this folder here before fetching any")
+    far.add_argument("--upgrade", action="store_true", help="bring the server there to this version; jobs go on")
+    far.add_argument("--take-over", action="store_true", help="move the server to this login node from another one")
+    far.add_argument("--foreground", action="store_true", help="hold the connection until interrupted")
+    add("disconnect", connect.disconnect_login_node, "end the connection; the server on the login node goes on")
     token = add_group("token", "what clients show to the server")
     token("rotate", server.rotate_token, "make a new token; the old one and every browser's session end at once")
 

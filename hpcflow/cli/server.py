@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from hpcflow.cli.connect import bring_back, refuse_while_connected
 from hpcflow.cli.frame import OK, exit_code, write_json
 from hpcflow.core.model import HpcflowError
 from hpcflow.core.places import places
+from hpcflow.sdk.link import read_link
 
 __all__ = ["restart_server", "rotate_token", "show_log", "show_status", "start_server", "stop_server"]
 
@@ -23,6 +25,14 @@ def start_server(options: argparse.Namespace) -> int:
     from hpcflow.sdk.startup import running, server_command, start
 
     where = places(os.environ)
+    link = read_link(where)
+    if link is not None:
+        if options.foreground or options.take_over:
+            refuse_while_connected("hpcflow start", "`hpcflow connect --take-over`, or `hpcflow disconnect` first.")
+        if running(where) is None:
+            bring_back(link)
+        print(f"The server on {link.to} runs.")
+        return OK
     if options.foreground:
         present = running(where) if not options.take_over else None
         if present is not None:
@@ -54,6 +64,8 @@ def stop_server(_: argparse.Namespace) -> int:
     record = stop(where)
     if record is None:
         print(f"No server runs for {where.home}.")
+    elif record.via:
+        print(f"The server on {record.via} has stopped. Jobs in the queue go on; `hpcflow connect` starts it again.")
     else:
         print(f"The server of {where.home} (pid {record.pid}) has stopped. Jobs in the queue go on.")
     return OK
@@ -63,6 +75,7 @@ def restart_server(_: argparse.Namespace) -> int:
     from hpcflow.sdk.startup import start, stop
 
     where = places(os.environ)
+    refuse_while_connected("hpcflow restart", "`hpcflow stop`, then `hpcflow connect`; or `hpcflow connect --upgrade`.")
     stop(where)
     record, _started = start(where)
     print(f"The server of {where.home} is up (pid {record.pid}).")
@@ -81,14 +94,19 @@ def show_status(options: argparse.Namespace) -> int:
         "address": None,
         "home": None,
         "clusters": [],
+        "connected_to": None,
         "problem": None,
     }
     problem: HpcflowError | None = None
     try:
         where = places(os.environ)
-        left = read_record(where)
+        left, link = read_record(where), read_link(where)
         status |= {"home": where.home, "host": left and left.host}
+        if link is not None:
+            status |= {"home": link.server_home, "host": link.server_host, "connected_to": link.to}
         record = running(where)
+        if record is None and link is not None:
+            Server(where, any_version=True).ask("GET", "/status")  # says what is broken, the way or the server
         if record is None:
             raise ServerUnreachable(f"No server runs for {where.home}. Start one with `hpcflow start`.")
         status |= {"pid": record.pid, "version": record.version, "host": record.host, "address": record.address}
@@ -110,17 +128,31 @@ def _write_status(status: Mapping[str, Any]) -> None:  # Any: JSON
     clusters = [name + " (default)" * (name == status.get("default_cluster")) for name in status["clusters"]]
     print(f"hpcflow {status['version']} runs on {status['host']}, pid {status['pid']}, since {status['started_at']}")
     print(f"home        {status['home']}")
+    if status["connected_to"]:
+        print(f"reached     through the connection to {status['connected_to']}")
     if status.get("problem"):
         print(f"problem     {status['problem']}")
     print(f"clusters    {', '.join(clusters)}")
     print(f"dispatches  {status['live_dispatches']} live")
-    print(f"web page    {status.get('ui') or 'off; `hpcflow ui` opens it'}")
+    here = status.get("ui") if not status["connected_to"] else None  # the port there is none of this machine's
+    print(f"web page    {here or 'off; `hpcflow ui` opens it'}")
 
 
 def show_log(options: argparse.Namespace) -> int:
     from hpcflow.sdk.startup import follow_log, tail
 
     where = places(os.environ)
+    link = read_link(where)
+    if link is not None:
+        from hpcflow.connect import control
+
+        if options.follow:
+            refuse_while_connected(
+                "hpcflow logs --follow", f"`ssh {link.to} tail -f {link.server_home}/logs/server.log`."
+            )
+        for line in control.tail(link, options.lines):
+            print(line)
+        return OK
     lines = tail(where, options.lines)
     if not lines and not os.path.exists(where.log):
         print(f"There is no log at {where.log} yet: no server has run.", file=sys.stderr)
@@ -137,10 +169,14 @@ def rotate_token(_: argparse.Namespace) -> int:
     from hpcflow.sdk.startup import running
 
     where = places(os.environ)
+    link = read_link(where)
     if running(where) is not None:
         Server(where).ask("POST", "/token")
+        if link is not None:
+            bring_back(link)  # the token here is the old one now
         print("There is a new token, and the old one is refused. Browsers log in again with `hpcflow ui`.")
     else:
+        refuse_while_connected("hpcflow token rotate", "the server there does not answer; run `hpcflow connect` first.")
         with suppress(FileNotFoundError):
             os.unlink(where.token)
         print("The old token is gone; the next start of the server makes a new one.")

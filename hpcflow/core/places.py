@@ -66,6 +66,24 @@ class Places:
         return os.path.join(self.run, "lock")
 
     @property
+    def link(self) -> str:
+        """Where it is said which login node's server this home is connected to."""
+        return os.path.join(self.run, "connection.json")
+
+    @property
+    def link_token(self) -> str:
+        """Where the token of that server is kept."""
+        return os.path.join(self.run, "connection.token")
+
+    @property
+    def link_lock(self) -> str:
+        return os.path.join(self.run, "connection.lock")
+
+    @property
+    def link_log(self) -> str:
+        return os.path.join(self.home, "logs", "connection.log")
+
+    @property
     def log(self) -> str:
         return os.path.join(self.home, "logs", "server.log")
 

@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 
 from hpcflow.core.model import HpcflowError, NotFound, UserError
 from hpcflow.core.places import Places
+from hpcflow.sdk.link import read_link
 
 __all__ = [
     "DispatchNotFound",
@@ -72,14 +73,16 @@ class ServerFault(HpcflowError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerRecord:
-    """What a running server wrote about itself in ``run/server.json``."""
+    """What a running server wrote about itself in ``run/server.json``, or `hpcflow connect` about it."""
 
     pid: int
     host: str
-    #: Path of its unix socket.
+    #: Path of its unix socket, or of the one here that leads to it.
     address: str
     version: str
     started_at: str = ""
+    #: The login node that it runs on, as `hpcflow connect` was told it; empty: it is this home's own.
+    via: str = ""
 
 
 def read_record(where: Places) -> ServerRecord | None:
@@ -106,11 +109,26 @@ def read_record(where: Places) -> ServerRecord | None:
 
 
 def on_this_host(where: Places) -> ServerRecord | None:
-    """Return the record of a server on this host.
+    """Return the record of a server on this host, or of the login node's that this home is connected to.
 
     Raises:
         ServerElsewhere: the home's server runs on another host.
     """
+    link = read_link(where)
+    if link is not None:
+        if link.host != socket.gethostname():
+            raise ServerElsewhere(
+                f"{where.home} is connected to {link.to} from {link.host}, and this is {socket.gethostname()}. "
+                "Work there, or run `hpcflow disconnect` and `hpcflow connect` here."
+            )
+        return ServerRecord(
+            pid=link.server_pid,
+            host=link.server_host,
+            address=link.address,
+            version=link.version,
+            started_at=link.started_at,
+            via=link.to,
+        )
     record = read_record(where)
     if record is not None and record.host != socket.gethostname():
         since = f", since {record.started_at}" if record.started_at else ""
@@ -226,11 +244,16 @@ class Server:
     ) -> bytes:
         for pause in (*RETRY_PAUSES_S, None):
             record = self._record()
-            token = self._token()
+            token = self._token(record)
             headers = {**headers, "Authorization": f"Bearer {token}"}
             try:
                 status, raw = _once(record.address, method, target, body(), headers, timeout_s=timeout_s)
             except (FileNotFoundError, ConnectionRefusedError) as error:
+                if record.via:
+                    raise ServerUnreachable(
+                        f"Nothing here holds the connection to {record.via} any more. The server there goes on, and "
+                        "`hpcflow connect` leads to it again."
+                    ) from error
                 raise ServerUnreachable(
                     f"The server of {self.where.home} (pid {record.pid}) is gone: nobody answers at {record.address}. "
                     "Start it with `hpcflow start`; dispatches go on where they were."
@@ -250,9 +273,9 @@ class Server:
                 continue
             if status < 300:
                 return raw
-            if status == 401 and pause is not None and token != self._token():
+            if status == 401 and pause is not None and token != self._token(record):
                 continue  # `hpcflow token rotate` came between the look into the file and the request
-            raise self._refusal(status, raw, f"{method} {target}")
+            raise self._refusal(status, raw, f"{method} {target}", record)
         raise AssertionError("the last pass of the loop returns or raises")
 
     def _record(self) -> ServerRecord:
@@ -260,22 +283,30 @@ class Server:
         if record is None:
             raise ServerUnreachable(f"No server runs for {self.where.home}. Start one with `hpcflow start`.")
         if not self._any_version:
-            check_version(record.version)
+            check_version(record.version, via=record.via)
         return record
 
-    def _token(self) -> str:
+    def _token(self, record: ServerRecord) -> str:
+        path = self.where.link_token if record.via else self.where.token
         try:
-            with open(self.where.token, encoding="ascii") as file:
+            with open(path, encoding="ascii") as file:
                 return file.read().strip()
         except (OSError, UnicodeDecodeError) as error:
             raise NotAuthorised(
-                f"The server's token can't be read from {self.where.token}: {error}. "
-                "`hpcflow restart` writes a new one where it is missing."
+                f"The server's token can't be read from {path}: {error}. "
+                f"`hpcflow {'connect' if record.via else 'restart'}` writes a new one where it is missing."
             ) from error
 
-    def _refusal(self, status: int, raw: bytes, request: str) -> HpcflowError:
+    def _refusal(self, status: int, raw: bytes, request: str, record: ServerRecord) -> HpcflowError:
         sentence = _sentence(raw)
         match status:
+            case 503 if record.via:  # what holds the connection answers so when it can't pass a request on
+                return ServerUnreachable(sentence)
+            case 401 | 403 if record.via:
+                return NotAuthorised(
+                    f"The server on {record.via} refused the token in {self.where.link_token}: {sentence} "
+                    "`hpcflow connect` fetches the one that it has now."
+                )
             case 401 | 403:
                 return NotAuthorised(
                     f"The server refused the token in {self.where.token}: {sentence} "
@@ -293,11 +324,15 @@ class Server:
                 )
 
 
-def check_version(version: str) -> None:
+def check_version(version: str, *, via: str = "") -> None:
     """Refuse a server of another release; patch releases of one minor version understand each other."""
     from hpcflow import __version__ as own
 
     if version.split(".")[:2] != own.split(".")[:2]:
+        if via:
+            raise VersionMismatch(
+                f"The server on {via} is hpcflow {version} and this is hpcflow {own}: `hpcflow connect` says more."
+            )
         raise VersionMismatch(
             f"The server is hpcflow {version} and this is hpcflow {own}. `hpcflow restart` from the environment "
             "that you want to use starts the server anew; dispatches go on where they were."

@@ -152,6 +152,9 @@ def stop(where: Places) -> ServerRecord | None:
         ServerUnreachable: it did not end.
     """
     record = on_this_host(where)
+    if record is not None and record.via:
+        _stop_there(where, record)
+        return record
     if record is None or not _is_server(record.pid):
         return None
     try:
@@ -168,6 +171,16 @@ def stop(where: Places) -> ServerRecord | None:
             )
         time.sleep(_TICK_S)
     return record
+
+
+def _stop_there(where: Places, record: ServerRecord) -> None:
+    """Stop a login node's server in order."""
+    Server(where, any_version=True).ask("POST", "/shutdown")
+    deadline = time.monotonic() + PATIENCE_S
+    while answers(record):
+        if time.monotonic() > deadline:
+            raise ServerUnreachable(f"The server on {record.via} did not end within {PATIENCE_S:.0f} s.")
+        time.sleep(_TICK_S)
 
 
 def tail(where: Places, lines: int) -> list[str]:

@@ -161,6 +161,7 @@ def test_status_is_an_object_with_a_null_pid_when_none_runs(
         "address": None,
         "home": str(hpcflow_home),
         "clusters": [],
+        "connected_to": None,
         "problem": f"No server runs for {hpcflow_home}. Start one with `hpcflow start`.",
     }
 

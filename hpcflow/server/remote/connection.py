@@ -166,6 +166,7 @@ class Connection:
         keepalive_s: float,
         channels: int,
         config: Sequence[str] | None = None,
+        login: str = "",
         slept: Callable[[], float] | None = None,
     ) -> None:
         """Connect to nothing yet.
@@ -176,10 +177,12 @@ class Connection:
             keepalive_s: a host that is silent for three times as long is gone.
             channels: sshd's MaxSessions is 10 by default, and it frees a place late: more than 5 are refused at times.
             config: ssh_config files; ``None``: the user's own.
+            login: the command by which a person logs in, for sentences.
             slept: tells how long this machine has slept since it started, in seconds.
         """
         self._host = host
         self._cluster = cluster
+        self._login = login or f"hpcflow clusters login {cluster}"
         self._keepalive_s = keepalive_s
         self._config = [path for path in _default_config() if os.access(path, os.R_OK)] if config is None else config
         self._gate: Gate[asyncssh.SSHClientConnection] = Gate(self._open_all)
@@ -339,8 +342,8 @@ class Connection:
                 raise NeedsLogin(f"{self._cluster} needs login: {who} did not accept what was answered.") from error
             if wants:
                 raise NeedsLogin(
-                    f"{self._cluster} needs login: {who} asks for {wants}. Run `hpcflow clusters login "
-                    f"{self._cluster}`; hpcflow never answers by itself."
+                    f"{self._cluster} needs login: {who} asks for {wants}. Run `{self._login}`; "
+                    "hpcflow never answers by itself."
                 ) from error
             raise NeedsLogin(
                 f"{self._cluster} needs login: {who} accepts none of your keys ({error}). Load the right one "
