@@ -62,14 +62,10 @@ def parse_queue(replies: Sequence[Reply]) -> QueueView:
     """Read both; a record that can't be read is left out, and said."""
     problems: list[str] = []
     jobs = _jobs(replies[0], problems)
+    all_jobs = not problems
     user, partitions, nodes = _places(replies[1], problems)
-    return QueueView(
-        user=user,
-        partitions=told(partitions, nodes=nodes, jobs=jobs, user=user),
-        nodes=nodes,
-        jobs=jobs,
-        problems=tuple(problems),
-    )
+    counted = told(partitions, nodes=nodes, jobs=jobs if all_jobs else None, user=user)
+    return QueueView(user=user, partitions=counted, nodes=nodes, jobs=jobs, problems=tuple(problems))
 
 
 # ---- jobs
@@ -101,12 +97,16 @@ def _jobs(reply: Reply, problems: list[str]) -> tuple[QueuedJob, ...] | None:
 
 def _job(record: Mapping[str, str]) -> tuple[QueuedJob, int]:
     """Return one element, and its index, which is 0 where there is no array."""
-    cells = {name: record.get(name.upper(), "") for name in _FIELDS}
+    if not all(name.upper() in record for name in _FIELDS):
+        raise ValueError("a field is missing")
+    cells = {name: record[name.upper()] for name in _FIELDS}
     found = _JOB.fullmatch(cells["jobid"])
     phase = ALIVE.get(cells["stat"])
-    sure = (cells["jobindex"], cells["stat"], cells["user"], cells["queue"])
-    if found is None or phase is None or not all(sure) or _BROKEN in "".join(sure) or not cells["jobindex"].isdigit():
+    told_of = [text for name, text in cells.items() if name != "job_name"]
+    if found is None or phase is None or not cells["user"] or not cells["queue"] or _BROKEN in "".join(told_of):
         raise ValueError(cells["jobid"])
+    if not cells["jobindex"].isdigit():
+        raise ValueError(cells["jobindex"])
     index = int(found[2] or cells["jobindex"])
     pending = phase is Phase.PENDING
     reason = cells["pend_reason"].strip("- ") if pending else ""
@@ -161,14 +161,15 @@ def _places(reply: Reply, problems: list[str]) -> tuple[str | None, list[QueuePa
         problems.append(f"bqueues or bhosts {how}: {first_words(decoded(reply.stderr) or parts[-1])}.")
         return None, [], None
     names = [line.strip() for line in parts[0].split("\n") if line.strip()]
-    sections = queue_sections(parts[1])
+    sections = {} if _BROKEN in parts[1] else dict(queue_sections(parts[1]))
     if not sections:
         problems.append("bqueues gave no whole answer.")
-    served = {name: _served(text) for name, text in sections}
-    nodes = _nodes(parts[2], served)
+    served = {name: _served(text) for name, text in sections.items()}
+    nodes = None if _BROKEN in parts[2] or not sections else _nodes(parts[2], served)
     if nodes is None:
         problems.append("bhosts gave no whole answer.")
-    return (names[-1] if names else None), [_partition(name, text) for name, text in sections], nodes
+    user = names[-1] if names and _BROKEN not in names[-1] else None
+    return user, [_partition(name, text) for name, text in sections.items()], nodes
 
 
 def _partition(name: str, text: str) -> QueuePartition:
@@ -201,7 +202,7 @@ def _nodes(text: str, served: Mapping[str, frozenset[str] | None]) -> tuple[Queu
     groups = any(hosts is None for hosts in served.values())
     nodes: dict[str, QueueNode] = {}
     for cells in lines[head + 1 :]:
-        if len(cells) != len(lines[head]) or _BROKEN in "".join(cells):
+        if len(cells) != len(lines[head]) or cells == lines[head]:
             continue
         name, raw = cells[0], cells[at["STATUS"]]
         cores, used = count(cells[at["MAX"]]), count(cells[at["NJOBS"]])

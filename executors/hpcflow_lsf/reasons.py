@@ -26,7 +26,7 @@ _WORDS: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
         (r"queue has reached its job slot limit", "waits for others to end: its queue may run no more at once"),
         (r"resource .*limit .*(?:reached|defined)|limit .*reached", "waits for others to end: a limit is reached"),
         (r"licen[cs]e", "waits for a licence to become free"),
-        (r"not enough (?:job )?slots|job slot limit reached|not enough processors", "waits for enough free cores"),
+        (r"not enough (?:job )?slot|job slot limit reached|not enough processors", "waits for enough free cores"),
         (r"not enough hosts|span\w* requirement", "waits for enough free hosts"),
         (r"not enough .*(?:memory|mem\b)|mem\w* .*not (?:enough|satisfied)", "waits for enough memory to become free"),
         (r"not enough .*gpu|gpu.*not (?:enough|available|satisfied)", "waits for enough GPUs to become free"),

@@ -43,6 +43,9 @@ _PENDING: Final = frozenset("QHWT")
 _RUNNING: Final = frozenset("RESUB")
 _COUNTS: Final = re.compile(r"\b(Queued|Running|Exiting):([0-9]+)")
 
+_COMMENT: Final = re.compile(r'"comment":.*')
+_BROKEN: Final = "\N{REPLACEMENT CHARACTER}"
+
 #: Words of a node's state, of which it may have several; the first of these that it has decides (23.06).
 _NODES: Final[Sequence[tuple[str, NodeState]]] = (
     *((word, NodeState.DOWN) for word in ("down", "offline", "state-unknown", "stale", "unresolvable", "sleep")),
@@ -65,14 +68,10 @@ def parse_queue(replies: Sequence[Reply]) -> QueueView:
     """Read both; a record that can't be read is left out, and said."""
     problems: list[str] = []
     jobs = _jobs(replies[0], problems)
+    all_jobs = not problems
     user, partitions, nodes = _places(replies[1], problems)
-    return QueueView(
-        user=user,
-        partitions=told(partitions, nodes=nodes, jobs=jobs, user=user),
-        nodes=nodes,
-        jobs=jobs,
-        problems=tuple(problems),
-    )
+    counted = told(partitions, nodes=nodes, jobs=jobs if all_jobs else None, user=user)
+    return QueueView(user=user, partitions=counted, nodes=nodes, jobs=jobs, problems=tuple(problems))
 
 
 # ---- jobs
@@ -184,9 +183,10 @@ def _places(reply: Reply, problems: list[str]) -> tuple[str | None, list[QueuePa
         how = "did not end" if reply.exit_code is None else f"ended with {reply.exit_code}"
         problems.append(f"qstat -Q or pbsnodes {how}: {first_words(decoded(reply.stderr))}.")
         return None, [], None
-    queues, nodes = read_object(parts[1], "Queue"), read_object(parts[2], "nodes")
-    names = parts[0].split("\n")
-    user = next((name.strip() for name in reversed(names) if name.strip()), None)
+    queues, nodes = (_objects(part, group) for part, group in ((parts[1], "Queue"), (parts[2], "nodes")))
+    user = next((name.strip() for name in reversed(parts[0].split("\n")) if name.strip()), None)
+    if user is not None and _BROKEN in user:
+        user = None
     if not queues:
         problems.append("qstat -Q gave no whole answer.")
     if not nodes:
@@ -195,6 +195,11 @@ def _places(reply: Reply, problems: list[str]) -> tuple[str | None, list[QueuePa
     if nodes:
         rows = tuple(_node(name, node, queues, nodes) for name, node in nodes.items())
     return user, [_partition(name, each) for name, each in queues.items()], rows
+
+
+def _objects(text: str, group: str) -> Mapping[str, Json]:
+    """Return queues or nodes by name; none of them when bytes of it are no text, but for what people wrote."""
+    return {} if _BROKEN in _COMMENT.sub("", text) else read_object(text, group)
 
 
 def _partition(name: str, queue: Json) -> QueuePartition:
@@ -226,7 +231,9 @@ def _node(name: str, node: Json, queues: Mapping[str, Json], nodes: Mapping[str,
         name=name,
         state=state,
         raw=raw,
-        partitions=tuple(each for each, queue in queues.items() if _serves(node, each, queue, nodes)),
+        partitions=tuple(each for each, queue in queues.items() if _serves(node, each, queue, nodes))
+        if queues
+        else None,
         cores=cores,
         cores_used=used,
         memory_mib=mib(has.get("mem")),

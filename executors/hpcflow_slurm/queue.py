@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from hpcflow.core.model import Phase
@@ -18,13 +19,18 @@ __all__ = ["parse_queue", "queue"]
 _ENVIRONMENT: Final = {"SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0", "TZ": "UTC"}
 # The name comes last: a name may hold any character. Without --array what waits of an array is one row.
 _JOB_FIELDS: Final = "%i|%T|%r|%P|%a|%u|%D|%C|%b|%l|%V|%S|%Q|%N|%j"
+_BARS: Final = _JOB_FIELDS.count("|")
 # So does the reason that an administrator wrote.
 _NODE_FIELDS: Final = "%N|%P|%a|%l|%T|%C|%m|%G|%E"
-# $1 the format. Constant text.
-_JOBS: Final = 'id -un && exec squeue --noheader --format="$1"'
+_MARK: Final = "=== hpcflow 5c1f27e0 ==="
+# $1 the format. Constant text. What has no mark at its end was cut.
+_JOBS: Final = f"id -un && squeue --noheader --format=\"$1\" && echo '{_MARK}'"
+_PLACES: Final = f"sinfo --noheader --Node --format=\"$1\" && echo '{_MARK}'"
 
 _JOB: Final = re.compile(r"([1-9][0-9]*)(?:_([0-9]+|\[[0-9,:-]+(?:%[0-9]+)?\])|\+[0-9]+)?")
 _SPAN: Final = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9})(?::([0-9]{1,9}))?)?")
+#: A line that begins so is a row, whatever else it is; others are noise, or the rest of a name with line ends in it.
+_ROW: Final = re.compile(r"[1-9][0-9]*(?:_[0-9\[]|\+|\|)")
 _NOTHING: Final = frozenset({"", "N/A", "(null)", "None", "none", "None assigned"})
 _BROKEN: Final = "\N{REPLACEMENT CHARACTER}"
 
@@ -65,65 +71,64 @@ def queue() -> tuple[Command, ...]:
     """Return squeue about everybody's jobs, and sinfo about every node."""
     return (
         Command(("sh", "-c", _JOBS, "hpcflow-queue", _JOB_FIELDS), environment=_ENVIRONMENT),
-        Command(("sinfo", "--noheader", "--Node", f"--format={_NODE_FIELDS}"), environment=_ENVIRONMENT),
+        Command(("sh", "-c", _PLACES, "hpcflow-nodes", _NODE_FIELDS), environment=_ENVIRONMENT),
     )
 
 
 def parse_queue(replies: Sequence[Reply]) -> QueueView:
     """Read both; a line that can't be read is left out, and said."""
     problems: list[str] = []
-    user, jobs = _jobs(replies[0], problems)
-    partitions, nodes = _nodes(replies[1], problems)
-    return QueueView(
-        user=user,
-        partitions=told(partitions, nodes=nodes, jobs=jobs, user=user),
-        nodes=nodes,
-        jobs=jobs,
-        problems=tuple(problems),
-    )
+    user, jobs, all_jobs = _jobs(replies[0], problems)
+    partitions, nodes, all_nodes = _nodes(replies[1], problems)
+    counted = told(partitions, nodes=nodes if all_nodes else None, jobs=jobs if all_jobs else None, user=user)
+    return QueueView(user=user, partitions=counted, nodes=nodes, jobs=jobs, problems=tuple(problems))
 
 
 def _whole_lines(program: str, reply: Reply, problems: list[str]) -> list[str] | None:
-    """Return the lines that have an end; ``None`` for an answer that is none."""
+    """Return the lines of a whole answer, ``None`` for anything else."""
+    lines = decoded(reply.stdout).replace("\r\n", "\n").split("\n")[:-1]
     if reply.exit_code != 0:
         how = "did not end" if reply.exit_code is None else f"ended with {reply.exit_code}"
         problems.append(f"{program} {how}: {first_words(decoded(reply.stderr))}.")
         return None
-    *lines, last = decoded(reply.stdout).split("\n")
-    if last:
-        problems.append(f"{program}'s answer was cut in the middle of a line.")
-    return [line.rstrip("\r") for line in lines if line.strip()]
+    if _MARK not in lines:
+        problems.append(f"{program}'s answer was cut.")
+        return None
+    return lines[: lines.index(_MARK)]
 
 
 # ---- jobs
 
 
-def _jobs(reply: Reply, problems: list[str]) -> tuple[str | None, tuple[QueuedJob, ...] | None]:
+def _jobs(reply: Reply, problems: list[str]) -> tuple[str | None, tuple[QueuedJob, ...] | None, bool]:
+    """Return the user, the jobs, and whether they are all."""
     lines = _whole_lines("squeue", reply, problems)
     if lines is None:
-        return None, None
+        return None, None, False
     rows: dict[tuple[str, str | None], QueuedJob] = {}
-    # A login script may print before the name; rows have columns.
-    names = [line for line in lines[: next((i for i, line in enumerate(lines) if "|" in line), len(lines))] if line]
-    unread = 0
-    for line in lines[len(names) :]:
+    first = next((place for place, line in enumerate(lines) if _ROW.match(line)), len(lines))
+    # A login script may print before the name.
+    user = next((line.strip() for line in reversed(lines[:first]) if line.strip()), "")
+    unread = sum(line.count("|") >= _BARS for line in lines[:first])
+    for line in lines[first:]:
         try:
             job = _job(line)
         except ValueError:
-            unread += 1
+            unread += bool(_ROW.match(line)) or line.count("|") >= _BARS
             continue
         if job is not None:
             rows.setdefault((job.job_id, job.indices), job)
+    jobs = list(rows.values())
     if unread:
-        problems.append(f"squeue printed {unread} lines that can't be read.")
-    user = names[-1].strip() if names else ""
-    return (user if user and _BROKEN not in user else None), tuple(with_ahead(list(rows.values())))
+        problems.append(f"squeue printed {unread} rows that can't be read.")
+    sound = user and _BROKEN not in user
+    return (user if sound else None), tuple(jobs if unread else with_ahead(jobs)), not unread
 
 
 def _job(line: str) -> QueuedJob | None:
     """Read one row; ``None`` for a job that has ended."""
-    cells = line.split("|", 14)
-    if len(cells) != 15 or _BROKEN in line.rpartition("|")[0]:
+    cells = line.split("|", _BARS)
+    if len(cells) != _BARS + 1 or _BROKEN in "".join(cells[:-1]):
         raise ValueError(line)
     job, word, reason, partition, account, user, nodes, cores, gres, limit, submit, start, priority, hosts, name = cells
     found = _JOB.fullmatch(job)
@@ -179,10 +184,11 @@ def _tasks(which: str) -> int:
 # ---- nodes
 
 
-def _nodes(reply: Reply, problems: list[str]) -> tuple[list[QueuePartition], tuple[QueueNode, ...] | None]:
+def _nodes(reply: Reply, problems: list[str]) -> tuple[list[QueuePartition], tuple[QueueNode, ...] | None, bool]:
+    """Return partitions, nodes, and whether they are all."""
     lines = _whole_lines("sinfo", reply, problems)
     if lines is None:
-        return [], None
+        return [], None, False
     nodes: dict[str, QueueNode] = {}
     members: dict[str, list[str]] = {}
     partitions: dict[str, QueuePartition] = {}
@@ -191,8 +197,9 @@ def _nodes(reply: Reply, problems: list[str]) -> tuple[list[QueuePartition], tup
         cells = line.split("|", 8)
         state = _state(cells[4]) if len(cells) == 9 else None
         cores = cells[5].split("/") if len(cells) == 9 else []
-        if state is None or len(cores) != 4 or _BROKEN in line.rpartition("|")[0]:
-            unread += 1
+        if state is None or len(cores) != 4 or _BROKEN in "".join(cells[:-1]):
+            # Noise has few columns; so has the rest of a reason with line ends in it.
+            unread += line.count("|") > 3 or _BROKEN in line
             continue
         name, label, up, limit, raw, _, memory, gres, reason = cells
         partition = label.rstrip("*")
@@ -216,8 +223,9 @@ def _nodes(reply: Reply, problems: list[str]) -> tuple[list[QueuePartition], tup
             reason=None if reason in _NOTHING else reason,
         )
     if unread:
-        problems.append(f"sinfo printed {unread} lines that can't be read.")
-    return list(partitions.values()), tuple(nodes.values())
+        problems.append(f"sinfo printed {unread} rows that can't be read.")
+        nodes = {name: replace(node, partitions=None) for name, node in nodes.items()}
+    return list(partitions.values()), tuple(nodes.values()), not unread
 
 
 def _state(word: str) -> NodeState | None:

@@ -101,6 +101,8 @@ class Daemon:
                 self.it.kill(job, element, asked["why"], asked.get("by", ""))
             case "hold":
                 self.it.jobs[asked["job"]].held = asked["kind"]
+            case "give":
+                self.it.jobs[asked["job"]].user = asked["user"]
             case "forget":
                 for number in [job.number for job in self.it.jobs.values() if job.over]:
                     del self.it.jobs[number]

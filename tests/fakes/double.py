@@ -16,7 +16,7 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).parents[2]
 COMMANDS: Final[Mapping[str, Sequence[str]]] = {
     "pbs": ("qsub", "qstat", "qdel", "qselect", "pbsnodes", "qhold", "qrls", "qsig"),
-    "lsf": ("bsub", "bjobs", "bkill", "bhist", "bqueues", "bparams", "lsid", "lshosts", "bstop", "bresume"),
+    "lsf": ("bsub", "bjobs", "bkill", "bhist", "bqueues", "bhosts", "bparams", "lsid", "lshosts", "bstop", "bresume"),
 }
 
 

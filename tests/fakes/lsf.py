@@ -216,6 +216,8 @@ class Lsf:
     def _bjobs(self, request: Request) -> Answer:
         flags, values, words = _split(request.argv[1:], flags="aAwlpdrsxX", values=("o", "J", "u", "q", "m"))
         shown, said = self._asked(words, request)
+        if values.get("u") == "all" and not words:
+            shown = [(job, element) for job in self.it.jobs.values() for element in job.elements]
         if "J" in values:
             shown = [(job, element) for job, element in shown if job.name == values["J"].partition("[")[0]]
         forgotten = [job for job, element in shown if element.state == ENDED and self.it.faults.no_history]
@@ -233,6 +235,8 @@ class Lsf:
             records: list[dict[str, str]] = [
                 {field.upper(): self._field(field, job, element, zone) for field in fields} for job, element in shown
             ]
+            if not records and not words:
+                return 255, "", "No unfinished job found\n"
             missing = re.findall(r"Job <(\S+)> is not found", said)
             records += [{"JOBID": number, "ERROR": f"Job <{number}> is not found"} for number in missing]
             document = {"COMMAND": "bjobs", "JOBS": len(records), "RECORDS": records}
@@ -316,6 +320,22 @@ class Lsf:
             case "run_time":
                 end = element.ended_at if element.state == ENDED else time.time()
                 return f"{int(end - element.started_at) if ran else 0} second(s)"
+            case "user":
+                return job.user
+            case "proj_name":
+                return "default"
+            case "queue":
+                return job.queue
+            case "nreq_slot":
+                return str(job.cores)
+            case "runtimelimit":
+                return "" if job.walltime_s is None else f"{job.walltime_s / 60:.1f}"
+            case "submit_time":
+                return _stamp(job.created_at, zone)
+            case "estimated_start_time":
+                plan = self.it.faults.plan_s
+                waits = element.state == WAITING and plan is not None
+                return _stamp(job.created_at + plan, zone) if waits and plan is not None else ""
             case "max_mem":
                 return "2 Mbytes" if ran else ""
             case _:
@@ -540,6 +560,18 @@ class Lsf:
             " loadStop    -     -     -     -       -     -    -     -     -      -      -  \n\n"
             "USERS:  all users\nHOSTS:  all hosts used by the LSF Batch system\n\n\n"
         )
+
+    def _bhosts(self, request: Request) -> Answer:
+        """Write the table of bhosts(1), whose widths are 10.1's."""
+        cores, busy = self.it.cores, self.it.busy
+        running = [element for job in self.it.live.values() for element in job.elements if element.state == RUNNING]
+        held = sum(element.suspended for element in running)
+        status = "closed_Full" if busy >= cores else "ok"
+        head = f"{'HOST_NAME':<18} {'STATUS':<15} {'JL/U':>5}"
+        head += "".join(f" {word:>6}" for word in ("MAX", "NJOBS", "RUN", "SSUSP", "USUSP", "RSV"))
+        row = f"{HOST:<18} {status:<15} {'-':>5}"
+        row += "".join(f" {number:>6}" for number in (cores, busy, busy - held, 0, held, 0))
+        return 0, f"{head} \n{row}\n", ""
 
     def _lshosts(self, request: Request) -> Answer:
         return (

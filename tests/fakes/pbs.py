@@ -166,6 +166,7 @@ class Pbs:
                 "joined": chosen.get("j") in {"oe", "eo"},
                 "executable": executable,
                 "depend": depend,
+                "account": chosen.get("A", ""),
                 "started": self.queues[queue].get("started") != "False",
                 "host": request.environment,
             },
@@ -446,6 +447,8 @@ class Pbs:
             }
             pairs.append(("resources_used", used))
         pairs += [("job_state", state), ("queue", job.queue), ("server", SERVER)]
+        if job.extras["account"]:
+            pairs.append(("Account_Name", job.extras["account"]))
         if not own:
             pairs.append(("Checkpoint", "u"))
         pairs.append(("ctime", stamp(job.created_at)))
@@ -459,6 +462,10 @@ class Pbs:
         if not own:
             holds = "s" if job.extras.get("failed_dependency") else job.held or "n"
             pairs.append(("Hold_Types", holds))
+        plan = self.it.faults.plan_s
+        if plan is not None and state == "Q":
+            # A resource of the attribute `estimated`; qstat writes its time as it does others (23.06).
+            pairs.append(("estimated", {"start_time": stamp(job.created_at + plan)}))
         pairs += [
             ("Join_Path", "oe" if job.extras["joined"] else "n"),
             ("Keep_Files", "n"),

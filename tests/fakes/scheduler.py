@@ -69,6 +69,8 @@ class Faults:
     #: Array tasks that a user may have at once.
     max_queued: int | None = None
     max_array: int | None = None
+    #: The scheduler plans ahead: what waits is to start so many seconds after its submission.
+    plan_s: float | None = None
 
 
 @dataclass

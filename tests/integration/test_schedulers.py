@@ -94,6 +94,44 @@ def test_a_single_task_is_a_job_as_well(there: Place) -> None:
     assert there.result(dispatch) == "0"
 
 
+def test_the_queue_shows_our_own_jobs_and_which_dispatch_they_work_for(there: Place) -> None:
+    gate = there.user.folder / "gate"
+    os.mkfifo(gate)
+    dispatch = there.dispatches(
+        """
+@hf.electron(walltime="2 min")
+def waits(gate):
+    return open(gate).read()
+
+@hf.lattice(executor="PLACE")
+def waiting(gate):
+    return waits(gate)
+
+print(hf.dispatch(waiting)(sys.argv[1]))
+""",
+        gate,
+    )
+
+    def shown() -> list[dict[str, object]]:
+        queue = there.user.asks("queue", there.name, "--mine")
+        assert queue["problem"] is None and queue["problems"] == [], queue
+        return [job for job in queue["jobs"] if job["dispatch"] == dispatch and job["state"] == "running"]
+
+    (job,) = until(shown, there.user.log)
+    assert job["job_id"] in there.jobs(dispatch)
+    assert (job["mine"], job["tasks"], job["cores"]) == (True, 1, 1)
+    assert job["hosts"] and job["started_at"]
+    queue = there.user.asks("queue", there.name)
+    (partition,) = [each for each in queue["partitions"] if each["name"] == job["partition"]]
+    assert partition["running_mine"] >= 1
+    assert partition["nodes"]["total"] >= 1
+    told = there.user.hpcflow("queue", there.name)
+    assert (told.returncode, told.stderr) == (0, "")
+    assert str(job["job_id"]) in told.stdout and "PARTITION" in told.stdout
+    open_gate(gate)
+    assert there.ended(dispatch) == "COMPLETED", there.user.log()
+
+
 def test_every_way_to_fail_is_told_for_what_it_is(there: Place) -> None:
     dispatch = there.dispatches(
         """

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hpcflow.core.model import Cause, JobArray, Observation, Observations, Phase, Stuck
 from hpcflow.core.plugin import Reply
 from hpcflow_pbs import PbsPlugin
+from tests.unit.damage import ANY, cuts, damaged, is_true_or_unknown
 from tests.unit.transcripts import a_reply, an_array, recorded
 
 PLUGIN: Final = PbsPlugin(python="/usr/bin/python3", worker="/home/ada/worker.pyz", root="/home/ada/.hpcflow")
@@ -359,57 +360,19 @@ KNOWN: Final = (
 TRUTH: Final = tuple({row.index: row for row in observe(a_reply(stdout), array).rows} for stdout, array in KNOWN)
 
 
-def check(damaged: bytes, which: int) -> None:
+def check(stdout: bytes, which: int) -> None:
     """Whatever is left of an answer is the truth, or nothing; what is missing is never said to be missing."""
-    _, array = KNOWN[which]
-    seen = observe(a_reply(damaged), array)
-    for row in seen.rows:
-        true = TRUTH[which][row.index]
-        if row.phase is Phase.ENDED is true.phase and row.cause is None:
-            continue  # it ended, and nobody says how
-        assert (row.phase, row.cause, row.exit_code, row.signal) == (
-            true.phase,
-            true.cause,
-            true.exit_code,
-            true.signal,
-        )
-    assert not seen.complete or len(seen.rows) == array.width
+    assert is_true_or_unknown(observe(a_reply(stdout), KNOWN[which][1]), TRUTH[which])
 
 
 @pytest.mark.parametrize("which", range(len(KNOWN)))
 def test_an_answer_cut_at_every_byte_is_true_or_unknown(which: int) -> None:
-    stdout, _ = KNOWN[which]
-    step = max(1, len(stdout) // 1000)
-    for end in range(0, len(stdout), step):
-        check(stdout[:end], which)
+    for cut in cuts(KNOWN[which][0]):
+        check(cut, which)
 
 
 @settings(max_examples=1000, deadline=None)
 @given(data=st.data())
 def test_a_damaged_answer_is_true_or_unknown(data: st.DataObject) -> None:
     which = data.draw(st.integers(0, len(KNOWN) - 1))
-    stdout, _ = KNOWN[which]
-    kind = data.draw(st.sampled_from(["noise", "crlf", "doubled", "bytes", "lost", "inserted"]))
-    lines = stdout.splitlines(keepends=True)
-    at = data.draw(st.integers(0, len(lines) - 1))
-    match kind:
-        case "noise":
-            words = data.draw(st.binary(max_size=60))
-            damaged = words + b"\n" + stdout + words if data.draw(st.booleans()) else stdout + words
-        case "crlf":
-            damaged = stdout.replace(b"\n", b"\r\n")
-        case "doubled":
-            damaged = b"".join([*lines[: at + 1], *lines[at:]])
-        case "bytes":
-            place = data.draw(st.integers(0, len(stdout) - 1))
-            damaged = stdout[:place] + b"\xff" + stdout[place + 1 :]
-        case "lost":
-            damaged = b"".join([*lines[:at], *lines[at + 1 :]])
-        case _:
-            place = data.draw(st.integers(0, len(stdout)))
-            damaged = (
-                stdout[:place]
-                + data.draw(st.sampled_from([b"\n", b"\x00", b"}", b"{", b'"', b"\nslow down!\n"]))
-                + stdout[place:]
-            )
-    check(damaged, which)
+    check(damaged(data, KNOWN[which][0], ANY), which)
