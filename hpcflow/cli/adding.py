@@ -32,8 +32,11 @@ _NOTHING: Final = "Nothing was written."
 
 def add_cluster(options: argparse.Namespace) -> int:
     settings = {key: value for key, *_ in _QUESTIONS if (value := getattr(options, key)) is not None}
+    if options.site is not None:
+        settings["site"] = options.site
+        _tell_of_site(options.site, settings)
     try:
-        if "scheduler" not in settings:
+        if "scheduler" not in settings and "site" not in settings:
             settings = _asked(options.name, settings)
         if not _let_in(options.name, settings, options.accept_host_key or []):
             print(_NOTHING, file=sys.stderr)
@@ -51,6 +54,18 @@ def remove_cluster(options: argparse.Namespace) -> int:
     answer = the_server().ask("POST", _path(options.name, "remove"))
     print(f"[{options.name}] is out of {answer['file']}. What lies on the cluster stays there.")
     return OK
+
+
+def _tell_of_site(site: str, settings: dict[str, Any]) -> None:  # Any: JSON
+    """Say what a site's template can't set by itself; raise `UserError` when there is none."""
+    from hpcflow.server.site_templates import site_template
+
+    template = site_template(site)
+    print(f"{template.title}, as {', '.join(template.source)} said on {template.read}.", file=sys.stderr)
+    for note in template.notes:
+        print(f"  {note}", file=sys.stderr)
+    if "host" not in settings and template.login is not None:
+        print(f"  On this machine; from elsewhere say --host {template.login}.", file=sys.stderr)
 
 
 def _path(name: str, verb: str) -> str:

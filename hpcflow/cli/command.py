@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from hpcflow.cli import adding, clusters, connect, dispatches, login, queue, reports, server
+from hpcflow.cli import adding, clusters, connect, dispatches, login, queue, reports, server, sites
 from hpcflow.cli.frame import INTERRUPTED, OK, exit_code
 from hpcflow.cli.path import path
 from hpcflow.core.model import HpcflowError
@@ -166,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     added = cluster("add", adding.add_cluster, "describe a cluster, reach it, write it to clusters.toml, and test it")
     added.add_argument("name", metavar="NAME")
     for flag, metavar, text in (
+        ("--site", "NAME", "take what a template says of the site; `hpcflow clusters sites` lists them"),
         ("--host", "HOST", "as you would tell ssh; without it the cluster is this machine"),
         ("--scheduler", "NAME", "slurm, pbs, lsf or local; asked for when it is left out"),
         ("--workdir", "PATH", "where bags lie there"),
@@ -182,6 +183,11 @@ def _parser() -> argparse.ArgumentParser:
         help="write this key to known_hosts if an unknown host shows it; once for each host on the way",
     )
     added.add_argument("--no-test", action="store_true", help="add it without a test")
+    sites_known = cluster(
+        "sites", sites.list_sites, "list sites that there are templates for, or what one of them says"
+    )
+    sites_known.add_argument("site", nargs="?", metavar="SITE", help="one of them, with its published limits")
+    _json(sites_known)
     removed = cluster("remove", adding.remove_cluster, "take a cluster out of clusters.toml")
     removed.add_argument("name", metavar="NAME")
     logged_in = cluster("login", login.login_cluster, "answer what a cluster asks for: a password, a second factor")

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from hpcflow.core.model import Environment, UserError
 from hpcflow.core.places import Places
+from hpcflow.server.site_templates import site_template
 
 __all__ = [
     "ClusterSettings",
@@ -114,6 +115,8 @@ class ClusterSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     scheduler: str
+    #: The template whose values are the defaults of this table: `hpcflow clusters sites` lists them.
+    site: str | None = None
     #: How it is reached by ssh: an alias of ssh_config or a name, after ``user@`` if need be. Without it: from here.
     host: Annotated[str, Field(pattern=r"^([^@\s-][^@\s]*@)?[A-Za-z0-9][A-Za-z0-9_.:-]*$")] | None = None
     #: What logs in and carries everything: our own client, or `ssh` with the user's ControlMaster.
@@ -215,11 +218,22 @@ def cluster_settings(at: str, name: str, table: object) -> ClusterSettings:
     if not _NAME.fullmatch(name):
         raise UserError(f"{at}: a cluster can't be called {name!r}; use letters, digits, - and _.")
     try:
-        settings = ClusterSettings.model_validate(table)
+        settings = ClusterSettings.model_validate(_with_defaults(table))
     except ValidationError as error:
         raise UserError(f"{at}: {first_fault(error)}") from None
+    except UserError as error:
+        raise UserError(f"{at}: {error}") from None
     _check_places(at, name, settings)
-    return settings
+    # What only the template says is not what the user set: a newer hpcflow may know better.
+    own = set(table) if isinstance(table, dict) else settings.model_fields_set
+    values = {field: getattr(settings, field) for field in ClusterSettings.model_fields}
+    return ClusterSettings.model_construct(_fields_set=own, **values)
+
+
+def _with_defaults(table: object) -> object:
+    """Return a table with what its site's template says besides."""
+    site = table.get("site") if isinstance(table, dict) else None
+    return {**site_template(site).cluster, **table} if isinstance(table, dict) and isinstance(site, str) else table
 
 
 def _check_places(at: str, name: str, table: ClusterSettings) -> None:
