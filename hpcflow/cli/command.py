@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from hpcflow.cli import adding, clusters, connect, dispatches, login, queue, reports, server, sites
+from hpcflow.cli import adding, clusters, connect, dispatches, files, login, queue, reports, server, sites
 from hpcflow.cli.frame import INTERRUPTED, OK, exit_code
 from hpcflow.cli.path import path
 from hpcflow.core.model import HpcflowError
@@ -138,6 +138,19 @@ def _parser() -> argparse.ArgumentParser:
     place = add("path", path, "print the directory in which a task ran and left files")
     _id(place)
     place.add_argument("task", type=_count, metavar="N", help="its number, as `hpcflow show ID --tasks` lists it")
+    bring = add("fetch", files.fetch, "bring a file, a folder or the result of a task to this machine")
+    _id(bring)
+    bring.add_argument("task", type=_count, metavar="N", help="its number, as `hpcflow show ID --tasks` lists it")
+    bring.add_argument("path", nargs="?", metavar="PATH", help="below the task's directory (. for all), or absolute")
+    bring.add_argument("destination", nargs="?", metavar="DEST", help="here; default: under its own name")
+    bring.add_argument("--result", nargs="?", const="", metavar="DEST", help="what it returned, as a pickle")
+    cleaned = add("clean", files.clean, "remove results and logs of dispatches that have ended from their clusters")
+    cleaned.add_argument("ids", nargs="*", metavar="ID", help="these dispatches")
+    cleaned.add_argument("--older-than", metavar="AGE", help="only what ended so long ago: 30d, 12h")
+    cleaned.add_argument("--cluster", metavar="NAME", help="only what lies there")
+    cleaned.add_argument("--files", action="store_true", help="also what tasks left in directories of their own")
+    cleaned.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    _json(cleaned)
     cancel = add(
         "cancel", dispatches.cancel, "cancel a dispatch: queued jobs leave the queue, running tasks are killed"
     )

@@ -315,6 +315,8 @@ class Item:
     kind: str
     pickle: bytes
     message: str
+    #: Bytes of a value that is asked for by itself.
+    apart: int = 0
 
 
 def parse_items(stream: bytes) -> Iterator[Item]:
@@ -332,7 +334,7 @@ def parse_items(stream: bytes) -> Iterator[Item]:
         start, at = end + 1, end + 1 + int(head["size"])
         if at > len(stream):
             raise HpcflowError(f"The server's stream of results was cut {at - len(stream)} bytes too early; ask again.")
-        yield Item(head["task"], head["kind"], stream[start:at], head.get("message") or "")
+        yield Item(head["task"], head["kind"], stream[start:at], head.get("message") or "", int(head.get("apart") or 0))
 
 
 # ---- a plan

@@ -8,7 +8,8 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -33,6 +34,9 @@ __all__ = [
 
 #: Seconds that one request may take, the wait of a long poll not counted.
 REQUEST_TIMEOUT_S: Final = 60.0
+#: Seconds to the next piece of a stream: the cluster that it comes from may be away for a while.
+STREAM_TIMEOUT_S: Final = 300.0
+_PIECE: Final = 1 << 20
 #: Pauses before a request is sent once more, in seconds. Every request may be repeated: a dispatch carries its own id.
 RETRY_PAUSES_S: Final = (0.1, 0.5)
 
@@ -217,6 +221,53 @@ class Server:
     def fetch(self, path: str, *, query: Mapping[str, str | int] | None = None) -> bytes:
         """Return the bytes at a path below ``/api/v1``."""
         return self._exchange("GET", _target(path, query), lambda: b"", {}, REQUEST_TIMEOUT_S)
+
+    @contextmanager
+    def stream(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str | int] | None = None,
+        body: Mapping[str, object] | None = None,
+    ) -> Generator[tuple[Mapping[str, str], Iterator[bytes]]]:
+        """Give headers (names in small letters) and pieces of an answer too large for memory; nothing is repeated.
+
+        Raises:
+            ServerUnreachable: the server does not answer, or the stream was cut.
+            HpcflowError: it refuses.
+        """
+        record = self._record()
+        raw = json.dumps(body).encode() if body is not None else b""
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        headers["Authorization"] = f"Bearer {self._token(record)}"
+        connection = _UnixConnection(record.address, STREAM_TIMEOUT_S)
+
+        def cut(error: Exception) -> ServerUnreachable:
+            said = f"{type(error).__name__} {error}".strip()
+            return ServerUnreachable(f"The server of {self.where.home} (pid {record.pid}) cut the stream: {said}.")
+
+        def pieces() -> Iterator[bytes]:
+            try:
+                while piece := response.read1(_PIECE):
+                    yield piece
+                if response.length:
+                    raise cut(http.client.IncompleteRead(b"", response.length))
+            except (OSError, http.client.HTTPException) as error:
+                raise cut(error) from error
+
+        try:
+            try:
+                connection.request(method, _target(path, query), raw, headers)
+                response = connection.getresponse()
+                refused = response.read() if response.status >= 300 else None
+            except (OSError, http.client.HTTPException) as error:
+                raise cut(error) from error
+            if refused is not None:
+                raise self._refusal(response.status, refused, f"{method} {path}", record)
+            yield {name.lower(): value for name, value in response.headers.items()}, pieces()
+        finally:
+            connection.close()
 
     def upload(
         self, path: str, pieces: Callable[[], Iterable[bytes]], *, query: Mapping[str, str | int] | None = None

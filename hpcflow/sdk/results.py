@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
+from io import BytesIO
 from typing import Any, Final
 
 from hpcflow.core.model import HpcflowError, NotFound
+from hpcflow.core.places import client_settings
 from hpcflow.core.states import State, Status
 from hpcflow.core.usage import Spent
 from hpcflow.sdk.answers import Item, Summary, TaskRecord, parse_items, parse_task, parse_tasks, parse_usage
@@ -89,7 +93,8 @@ class Result:
         if self.status is not Status.COMPLETED:
             return None
         self._check_python()
-        output, *needed = parse_items(self._server.fetch(f"/dispatches/{self.dispatch_id}/output"))
+        stream = self._server.fetch(f"/dispatches/{self.dispatch_id}/output", query={"apart": 1})
+        output, *needed = map(self._filled, parse_items(stream))
         pickles = {item.task: item for item in needed}
         values: dict[int, object] = {}
 
@@ -148,7 +153,20 @@ class Result:
 
     def _items(self, tasks: str) -> list[Item]:
         self._check_python()
-        return list(parse_items(self._server.fetch(f"/dispatches/{self.dispatch_id}/results", query={"tasks": tasks})))
+        stream = self._server.fetch(f"/dispatches/{self.dispatch_id}/results", query={"tasks": tasks, "apart": 1})
+        return list(map(self._filled, parse_items(stream)))
+
+    def _filled(self, item: Item) -> Item:
+        """Return an item with its value: a large one comes by itself, and goes on where it was cut."""
+        if not item.apart or item.task is None:
+            return item
+        from hpcflow.sdk.download import fetch_value, showing
+
+        held = BytesIO()
+        wanted = client_settings(os.environ).progress
+        with showing(f"value of task {item.task}", item.apart, wanted=wanted) as show:
+            fetch_value(self._server, self.dispatch_id, item.task, held, show=show)
+        return replace(item, pickle=held.getvalue(), apart=0)
 
     def _text(self, task: int, stream: str) -> str:
         pieces: list[bytes] = []

@@ -21,6 +21,7 @@ from hpcflow.core.model import HpcflowError, NotFound, UserError
 from hpcflow.core.states import State
 from hpcflow.server import schema
 from hpcflow.server.cluster_api import ClusterDesk, cluster_routes
+from hpcflow.server.file_api import FileDesk, file_routes
 from hpcflow.server.guard import KEY_HEADER, Guard, Sessions, Token, cookie_name
 from hpcflow.server.home import Notice
 from hpcflow.server.upload import MEDIA_TYPE, TooLarge, Upload, is_ulid
@@ -69,6 +70,9 @@ class Service(Protocol):
     @property
     def roster(self) -> ClusterDesk: ...
 
+    @property
+    def files(self) -> FileDesk: ...
+
     async def dispatches(self, limit: int, before: str | None, prefix: str | None) -> Json:
         """Return dispatches, the newest first; with a ``prefix`` up to ten whose ids begin so."""
         ...
@@ -95,8 +99,13 @@ class Service(Protocol):
         self, dispatch: str, index: int, stream: Literal["stdout", "stderr"], offset: int, limit: int
     ) -> bytes: ...
 
-    def results(self, dispatch: str, tasks: list[int] | None, output: bool) -> AsyncIterator[bytes]:
-        """Yield the results stream: of these tasks (``None``: all), or of the output and what it needs."""
+    def results(
+        self, dispatch: str, tasks: list[int] | None, output: bool, *, apart: bool = False
+    ) -> AsyncIterator[bytes]:
+        """Yield the results stream: of these tasks (``None``: all), or of the output and what it needs.
+
+        With ``apart`` large values are named in it and not contained: each is asked for by itself.
+        """
         ...
 
     async def cancel(self, dispatch: str, tasks: list[int] | None) -> Json: ...
@@ -169,6 +178,7 @@ def application(service: Service, desk: Desk, *, uid: int) -> Guard:
 
 DispatchPath = Annotated[str, PathParameter(description="The dispatch's id.")]
 IndexPath = Annotated[int, PathParameter(ge=0, le=_MOST)]
+_Apart = Annotated[bool, Query(description="Large values are named here, and fetched by themselves.")]
 
 
 def routes(service: Service, desk: Desk) -> APIRouter:
@@ -194,6 +204,7 @@ def routes(service: Service, desk: Desk) -> APIRouter:
         )
 
     api.include_router(cluster_routes(service.roster))
+    api.include_router(file_routes(service.files, _stream, _known_id, _PROBLEM_OF_BYTES))
 
     @api.post(
         "/dispatches",
@@ -295,8 +306,8 @@ def routes(service: Service, desk: Desk) -> APIRouter:
         return _Text(await service.log(_known_id(dispatch_id), index, stream, offset, limit))
 
     @api.get("/dispatches/{dispatch_id}/output", response_class=_Stream, responses=_PROBLEM_OF_BYTES)
-    async def output(dispatch_id: DispatchPath) -> Response:
-        return await _stream(service.results(_known_id(dispatch_id), None, True))
+    async def output(dispatch_id: DispatchPath, apart: _Apart = False) -> Response:
+        return await _stream(service.results(_known_id(dispatch_id), None, True, apart=apart))
 
     @api.get("/dispatches/{dispatch_id}/results", response_class=_Stream, responses=_PROBLEM_OF_BYTES)
     async def results(
@@ -304,9 +315,10 @@ def routes(service: Service, desk: Desk) -> APIRouter:
         tasks: Annotated[
             str, Query(description='"all", or indices with commas.', pattern=r"^(all|\d{1,18}(,\d{1,18})*)$")
         ],
+        apart: _Apart = False,
     ) -> Response:
         indices = None if tasks == "all" else [int(part) for part in tasks.split(",")]
-        return await _stream(service.results(_known_id(dispatch_id), indices, False))
+        return await _stream(service.results(_known_id(dispatch_id), indices, False, apart=apart))
 
     @api.post("/dispatches/{dispatch_id}/cancel", response_model=schema.CancelAnswer)
     async def cancel(dispatch_id: DispatchPath, body: schema.CancelRequest | None = None) -> Response:

@@ -13,6 +13,8 @@ __all__ = [
     "Accepted",
     "CancelAnswer",
     "CancelRequest",
+    "CleanAnswer",
+    "CleanRequest",
     "ClusterChange",
     "ClusterDraft",
     "ClusterDraftAnswer",
@@ -22,6 +24,7 @@ __all__ = [
     "Dispatches",
     "Health",
     "Job",
+    "Listing",
     "LoginAnswer",
     "LoginRequest",
     "Moved",
@@ -31,6 +34,7 @@ __all__ = [
     "Queue",
     "RetryRequest",
     "ServerStatus",
+    "Spans",
     "Summary",
     "TaskDetail",
     "TaskTable",
@@ -474,6 +478,68 @@ class CancelRequest(BaseModel):
 
 class CancelAnswer(BaseModel):
     cancelled: int
+    message: str
+
+
+class Entry(BaseModel):
+    #: Begins with "./".
+    name: str
+    kind: Literal["file", "folder", "link"]
+    size: int
+    executable: bool
+    #: Where a link leads.
+    target: str | None
+    #: Of a file, in hex; ``None`` where the cluster has no sha256sum.
+    sha256: str | None
+
+
+class Listing(BaseModel):
+    cluster: str
+    kind: Literal["file", "folder"]
+    #: The folder that names are below, without links in it.
+    root: str
+    name: str
+    entries: list[Entry]
+    #: Files whose names can't be told in one line.
+    odd: int
+
+
+class Spans(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    root: Annotated[str, Field(pattern="^/", max_length=4096)]
+    #: Name, offset and bytes of each.
+    files: list[tuple[str, Annotated[int, Field(ge=0, le=2**63 - 1)], Annotated[int, Field(ge=0, le=2**63 - 1)]]]
+
+
+class CleanRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    #: ``None``: all that `older_than_s` allows.
+    dispatches: list[str] | None = None
+    older_than_s: Annotated[float, Field(ge=0, allow_inf_nan=False, le=1e10)] | None = None
+    cluster: str | None = None
+    #: Also files that tasks left in directories of their own.
+    files: bool = False
+    dry_run: bool = False
+
+
+class CleanedCluster(BaseModel):
+    cluster: str
+    bags: int
+    freed_bytes: int
+    #: Bags that were gone already.
+    gone: int
+    kept_files: int
+    problem: str | None
+
+
+class CleanAnswer(BaseModel):
+    dispatches: int
+    clusters: list[CleanedCluster]
+    #: A sentence for each dispatch that was named and is left alone.
+    skipped: list[str]
+    dry_run: bool
     message: str
 
 

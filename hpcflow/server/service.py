@@ -17,14 +17,16 @@ from typing import Any, Final, Literal
 
 from hpcflow.core.bag import DamagedError, checked
 from hpcflow.core.follow import array_task_of
-from hpcflow.core.model import Bag, DispatchId, HpcflowError, NotFound, UserError, ulid
+from hpcflow.core.model import DispatchId, HpcflowError, NotFound, UserError, ulid
 from hpcflow.core.places import Places
 from hpcflow.core.states import State, Status
 from hpcflow.server.again import check_at_hand, nothing_to_retry, number_of
 from hpcflow.server.bagging import value_bytes
+from hpcflow.server.cleaning import Cleaner, cleaned_of
 from hpcflow.server.clusters import Cluster, Default, cluster_maker, find_clusters
 from hpcflow.server.engine import Engine
 from hpcflow.server.failpoints import failpoint
+from hpcflow.server.fetching import Files, workdir_of
 from hpcflow.server.intake import Intake
 from hpcflow.server.live import LiveDispatch, Stored
 from hpcflow.server.manifest import read_graph
@@ -107,9 +109,11 @@ async def running(
     try:
         async with asyncio.TaskGroup() as group:
             loop = group.create_task(engine.run())
+            tidy = group.create_task(service.files.cleaner.keep_tidy())
             try:
                 yield service
             finally:
+                tidy.cancel()
                 loop.cancel()
     finally:
         await service.roster.close()
@@ -153,6 +157,8 @@ class Service:
         #: Dispatches that wait for a cluster which clusters.toml does not name any more.
         self._left: list[DispatchRow] = []
         self._retrying = asyncio.Lock()
+        #: What the API asks about files on clusters.
+        self.files = Files(engine, self._known, Cleaner(engine, self._retrying))
         self._cores_of: dict[DispatchId, array[int]] = {}
 
     async def take_up(self) -> None:
@@ -368,7 +374,7 @@ class Service:
                 "traceback": record.get("tb"),
                 "stdout_bytes": _span(record, "out")[1],
                 "stderr_bytes": _span(record, "err")[1],
-                "workdir": _workdir(bag.bag, record) if bag is not None else None,
+                "workdir": workdir_of(bag.bag, record) if bag is not None else None,
             }
 
         return await asyncio.to_thread(read)
@@ -441,7 +447,9 @@ class Service:
             raise NotFound(f"Its output lies on {bag.bag.shape.cluster}, which clusters.toml does not name any more.")
         return await cluster.transport.read(path, start + offset, wanted)
 
-    async def results(self, dispatch: str, tasks: list[int] | None, output: bool) -> AsyncIterator[bytes]:
+    async def results(
+        self, dispatch: str, tasks: list[int] | None, output: bool, *, apart: bool = False
+    ) -> AsyncIterator[bytes]:
         """Yield each item as one line of JSON and its bytes: the output and what it needs, or the tasks asked for."""
         known = await self._known(dispatch)
         manifest = await asyncio.to_thread(self._store.manifest, known)
@@ -453,6 +461,7 @@ class Service:
             yield _head(None, "output", size) + blob
             tasks = manifest["output_deps"]
         wanted = range(len(manifest["tasks"])) if tasks is None else tasks
+        cleaned = await asyncio.to_thread(cleaned_of, self._store, known) or {}
         for start in range(0, len(wanted), _RESULTS_AT_ONCE):
             piece = list(wanted[start : start + _RESULTS_AT_ONCE])
             ends = await asyncio.to_thread(self._store.ends, known, piece)
@@ -484,10 +493,15 @@ class Service:
                         raise DamagedError(f"{stored.file[0]} is shorter than it was")
                 except HpcflowError as error:
                     message = f"the value of task {index} lay on {cluster.name} and can't be read any more: {error}"
+                    if bag.id in cleaned.get("bags", ()):
+                        message = f"the value of task {index} was removed from {cluster.name} at {cleaned['at']}"
                     small.append(_head(index, "missing", 0, state=said["state"], message=message))
                     continue
                 if stored.size <= _PIECE:
                     small.append(_head(index, kind, len(data), **said) + data)
+                    continue
+                if apart:
+                    small.append(_head(index, kind, 0, **said, apart=stored.size))
                     continue
                 yield b"".join(small) + _head(index, kind, stored.size, **said)
                 small = []
@@ -555,6 +569,8 @@ class Service:
         """
         known = await self._known(dispatch)
         async with self._retrying:  # a dispatch that has ended must not be made live twice
+            if known in self.files.cleaner.busy:
+                raise HpcflowError(f"Dispatch {known} is being cleaned just now: try again in a moment.")
             live = self._engine.writer.dispatches.get(known)
             if live is None:
                 row = await asyncio.to_thread(self._store.dispatch, known)
@@ -575,11 +591,6 @@ class Service:
 
 def _head(task: int | None, kind: str, size: int, **more: Any) -> bytes:  # Any: JSON
     return json.dumps({"task": task, "kind": kind, "size": size, **more}).encode() + b"\n"
-
-
-def _workdir(bag: Bag, record: Mapping[str, Any]) -> str | None:  # Any: JSON
-    """Return where a task left files, or may have: its electron's own ``workdir=``."""
-    return os.path.join(bag.path, record["dir"]) if "dir" in record else bag.shape.workdir
 
 
 def _span(record: Mapping[str, Any], stream: str) -> tuple[int, int]:  # Any: JSON

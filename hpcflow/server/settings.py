@@ -90,6 +90,8 @@ class Settings(BaseSettings):
     job_names: Literal["readable", "opaque"] = "readable"
     #: A server that a dispatch started exits after this long with nothing live.
     idle_exit: Seconds = 12 * 3600.0
+    #: Bags of dispatches that ended so many days ago are removed, files of tasks excepted; 0: never.
+    keep_days: Annotated[float, Field(ge=0)] = 0.0
     #: An upload may not unpack to more bytes than this.
     max_upload: Annotated[int, Field(gt=0)] = 16 * 2**30
     #: A folder of wheels; packages that environments ask for come from there alone, and not through pip's own settings.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import http.client
 import json
 import os
@@ -20,6 +21,7 @@ from hpcflow.core.model import HpcflowError, NotFound, UserError
 from hpcflow.core.states import State
 from hpcflow.server.api import Desk, Service, application
 from hpcflow.server.cluster_api import ClusterDesk
+from hpcflow.server.file_api import FileDesk
 from hpcflow.server.guard import Sessions, Token
 from hpcflow.server.home import Notice, listen_unix
 from hpcflow.server.listen import Listener, listen_tcp, tcp_port
@@ -82,11 +84,50 @@ _is_desk: type[ClusterDesk] = MemoryRoster
 
 
 @dataclass
+class MemoryFiles:
+    """Holds one value, and streams of it that end too early."""
+
+    data: bytes = b"value"
+    #: Bytes after which each stream is cut; ``None``: none is.
+    cut_after: int | None = None
+    #: Where each stream began.
+    begun: list[int] = field(default_factory=list[int])
+    asked: list[Json] = field(default_factory=list[Json])  # Any: JSON
+
+    async def value(self, dispatch: str, index: int, offset: int) -> tuple[int, str, AsyncIterator[bytes]]:
+        self.begun.append(offset)
+        return len(self.data), hashlib.sha256(self.data).hexdigest(), self._from(offset)
+
+    async def _from(self, offset: int) -> AsyncIterator[bytes]:
+        end = len(self.data) if self.cut_after is None else offset + self.cut_after
+        for at in range(offset, min(end, len(self.data)), 1000):
+            yield self.data[at : min(at + 1000, end)]
+        if end < len(self.data):
+            raise HpcflowError("The cluster went away.")
+
+    async def listing(self, dispatch: str, index: int, path: str) -> Json:
+        return {"cluster": "local", "kind": "folder", "root": "/work", "name": "work", "entries": [], "odd": 0}
+
+    async def content(
+        self, dispatch: str, index: int, root: str, spans: Sequence[tuple[str, int, int]]
+    ) -> tuple[int, AsyncIterator[bytes]]:
+        return len(self.data), self._from(0)
+
+    async def clean(self, dispatches: Sequence[str] | None, **asked: Any) -> Json:  # Any: as many types as names
+        self.asked.append({"dispatches": dispatches, **asked})
+        return {"dispatches": 0, "clusters": [], "skipped": [], "dry_run": asked["dry_run"], "message": "Nothing."}
+
+
+_is_file_desk: type[FileDesk] = MemoryFiles
+
+
+@dataclass
 class MemoryService:
     """Takes dispatches and never runs them."""
 
     names: list[str] = field(default_factory=lambda: ["local"])
     roster: MemoryRoster = field(init=False)
+    files: MemoryFiles = field(default_factory=MemoryFiles)
     manifests: dict[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])  # Any: JSON
     payloads: dict[str, bytes] = field(default_factory=dict[str, bytes])
     versions: dict[str, int] = field(default_factory=dict[str, int])
@@ -171,7 +212,9 @@ class MemoryService:
         await self.task(dispatch, index)
         return f"<script>{stream}</script>".encode()[offset : offset + limit]
 
-    async def results(self, dispatch: str, tasks: list[int] | None, output: bool) -> AsyncIterator[bytes]:
+    async def results(
+        self, dispatch: str, tasks: list[int] | None, output: bool, *, apart: bool = False
+    ) -> AsyncIterator[bytes]:
         await self.summary(dispatch)
         if tasks == [404]:
             raise NotFound(f"Dispatch {dispatch} has no task 404.")

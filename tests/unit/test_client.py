@@ -308,7 +308,7 @@ def test_all_outputs_come_in_one_stream(fake: FakeServer) -> None:
         an_item(0, "result", pickle.dumps("a")) + an_item(1, "error", message="boom"),
     )
     assert get_result(DISPATCH).get_all_node_outputs() == {"relax(0)": "a"}
-    assert fake.sent("GET", f"/dispatches/{DISPATCH}/results")[0].query == {"tasks": "all"}
+    assert fake.sent("GET", f"/dispatches/{DISPATCH}/results")[0].query == {"tasks": "all", "apart": "1"}
 
 
 def test_a_tasks_output_is_read_to_its_end(fake: FakeServer) -> None:

@@ -246,6 +246,11 @@ class Store:
         statement = sa.select(DISPATCH).where(sa.or_(DISPATCH.c.status == Status.RUNNING, DISPATCH.c.id.in_(served)))
         return self._dispatches(statement.order_by(DISPATCH.c.created_at, DISPATCH.c.id))
 
+    def ended_before(self, moment: datetime) -> list[DispatchRow]:
+        """Return the dispatches that ended before a time, oldest first."""
+        statement = sa.select(DISPATCH).where(DISPATCH.c.ended_at < columns.micros(moment))
+        return self._dispatches(statement.order_by(DISPATCH.c.ended_at, DISPATCH.c.id))
+
     def find_dispatches(self, prefix: str) -> list[DispatchId]:
         """Return up to ten ids that begin so, in either case of letters, newest first."""
         statement = sa.select(DISPATCH.c.id).where(DISPATCH.c.id.startswith(prefix, autoescape=True))

@@ -1,0 +1,120 @@
+"""Commands about what lies on clusters: bring it here, or remove it there."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Final
+
+from hpcflow.cli.frame import FAILED, OK, the_server, write_json
+from hpcflow.core.model import UserError
+from hpcflow.core.places import client_settings
+
+__all__ = ["clean", "fetch"]
+
+_AGE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
+_UNIT_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def fetch(options: argparse.Namespace) -> int:
+    """Bring a file or folder of a task, or its result, to this machine.
+
+    Raises:
+        NotFound: there is nothing.
+        UserError: the path leads out of the task's directory, or something is at the destination.
+    """
+    from hpcflow.sdk.client import whole_id
+    from hpcflow.sdk.download import Fetch, listing, showing
+
+    server = the_server()
+    dispatch = whole_id(server, options.id)
+    wanted = client_settings(os.environ).progress
+    if options.result is not None:
+        if options.path is not None:
+            raise UserError("Name either a path or --result: hpcflow fetch ID N --result [DEST].")
+        return _fetch_result(dispatch, options.task, options.result or None, wanted=wanted)
+    if options.path is None:
+        raise UserError('Name a file or folder of the task ("." for all of them), or give --result.')
+    found = listing(server, dispatch, options.task, options.path)
+    to = _destination(options.destination, found.name)
+    with showing(found.name, sum(each.size for each in found.entries), wanted=wanted) as show:
+        bring = Fetch(server, (dispatch, options.task), found, show)
+        left_out: list[str] = []
+        if found.kind == "file":
+            bring.file(to)
+        else:
+            left_out = bring.tree(to)
+    print(to)
+    if left_out:
+        names = ", ".join(left_out[:5]) + (", …" if len(left_out) > 5 else "")
+        print(f"Left out, because they are links that lead out of the folder: {names}", file=sys.stderr)
+    if found.odd:
+        print(f"Left out, because their names hold line breaks: {found.odd} files.", file=sys.stderr)
+    return OK
+
+
+def _fetch_result(dispatch: str, task: int, destination: str | None, *, wanted: bool) -> int:
+    from hpcflow.sdk.download import Damaged, fetch_value, showing, value_size
+
+    to = _destination(destination, f"{dispatch}-{task}.pkl")
+    if os.path.lexists(to):
+        raise UserError(f"{to} exists already: name another destination, or move it away.")
+    part = to.with_name(f"{to.name}.part")
+    server = the_server()
+    size = value_size(server, dispatch, task)
+    if part.exists() and part.stat().st_size > size:
+        part.unlink()
+    with part.open("ab") as file, showing(to.name, size, wanted=wanted) as show:
+        try:
+            fetch_value(server, dispatch, task, file, have=part, show=show)
+        except Damaged:
+            part.unlink()
+            raise
+    part.rename(to)
+    print(to)
+    return OK
+
+
+def _destination(named: str | None, name: str) -> Path:
+    """Return where something called ``name`` goes: into a folder that is there, or to the place that was named."""
+    if named is None:
+        return Path(name)
+    to = Path(named)
+    return to / name if to.is_dir() or named.endswith("/") else to
+
+
+def clean(options: argparse.Namespace) -> int:
+    """Remove bags of dispatches that have ended from their clusters.
+
+    Raises:
+        UserError: nothing says which.
+    """
+    from hpcflow.sdk.client import whole_id
+
+    server = the_server()
+    ids = [whole_id(server, each) for each in options.ids]
+    if not ids and options.older_than is None:
+        raise UserError("Say what to remove: dispatches by their ids, or --older-than with an age such as 30d.")
+    body: dict[str, object] = {
+        "dispatches": ids or None,
+        "older_than_s": None if options.older_than is None else _age(options.older_than),
+        "cluster": options.cluster,
+        "files": options.files,
+        "dry_run": options.dry_run,
+    }
+    answer = server.ask("POST", "/clean", body=body, wait_s=4 * 3600)
+    if options.json:
+        write_json(answer)
+    else:
+        print(answer["message"])
+    return FAILED if any(each["problem"] for each in answer["clusters"]) else OK
+
+
+def _age(text: str) -> float:
+    found = _AGE.fullmatch(text.strip())
+    if found is None:
+        raise UserError(f"{text!r} is no age; write a number and s, m, h, d or w: 30d.")
+    return float(found[1]) * _UNIT_S[found[2]]

@@ -1,0 +1,332 @@
+"""Brings large things from the server: shown meanwhile, taken up at the byte where they were cut, checked."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from hpcflow.core.model import HpcflowError, UserError
+from hpcflow.sdk.connection import Refused, Server, ServerFault, ServerUnreachable
+
+__all__ = ["Damaged", "Entry", "Fetch", "Listing", "fetch_value", "listing", "showing", "value_size"]
+
+#: Pauses before a download that was cut goes on, in seconds; whatever came in between, they begin anew.
+_PAUSES_S: Final = (0.2, 1.0, 3.0, 10.0, 20.0)
+#: Files of one request: a folder of many small ones costs few of them.
+_BATCH_FILES: Final = 2000
+_BATCH_BYTES: Final = 64 * 2**20
+_READ: Final = 1 << 20
+_BEYOND: Final = 1 << 62
+
+#: Told of each piece: how many bytes it has.
+Show = Callable[[int], None]
+
+
+class Damaged(HpcflowError):
+    """What came is not what was written."""
+
+
+class Sink(Protocol):
+    def write(self, data: bytes, /) -> object: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file, folder or link below the folder of a listing."""
+
+    #: Without "./", and never a way out of the folder.
+    name: str
+    kind: str
+    size: int
+    executable: bool
+    target: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What lies at a path on a cluster."""
+
+    cluster: str
+    kind: str
+    root: str
+    name: str
+    entries: tuple[Entry, ...]
+    #: Files that are left out because of their names.
+    odd: int
+
+
+@contextmanager
+def showing(what: str, total: int, *, wanted: bool) -> Generator[Show]:
+    """Give a function that moves a bar, where one is wanted and stderr is a terminal."""
+    from hpcflow.sdk.terminal import can_show
+
+    if not (wanted and can_show()):
+        yield lambda size: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}", style="bold", markup=False),
+        BarColumn(bar_width=30),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as bar:
+        row = bar.add_task(what, total=total)
+        yield lambda size: bar.update(row, advance=size)
+
+
+def value_size(server: Server, dispatch: str, task: int) -> int:
+    """Return how many bytes the pickle of a task's value has.
+
+    Raises:
+        NotFound: it has left none.
+    """
+    path = f"/dispatches/{dispatch}/tasks/{task}/value"
+    with server.stream("GET", path, query={"offset": _BEYOND}) as (headers, _):
+        return int(headers["x-hpcflow-size"])
+
+
+def fetch_value(
+    server: Server, dispatch: str, task: int, sink: Sink, *, have: bytes | Path = b"", show: Show = lambda size: None
+) -> int:
+    """Write what a task returned or raised, as a pickle, and return its size.
+
+    Args:
+        server: whom to ask.
+        dispatch: the dispatch's id.
+        task: its index.
+        sink: takes the bytes beyond those that are there.
+        have: what an earlier download brought.
+        show: told of each piece.
+
+    Raises:
+        NotFound: it has left no value.
+        Damaged: what came is not what was written.
+        HpcflowError: it can't be read.
+    """
+    digest = hashlib.sha256(have if isinstance(have, bytes) else b"")
+    at = len(have) if isinstance(have, bytes) else _feed(digest, have)
+    show(at)
+    told = ""
+    for piece, headers in _whole(server, f"/dispatches/{dispatch}/tasks/{task}/value", at):
+        told = headers.get("x-hpcflow-sha256", "")
+        digest.update(piece)
+        sink.write(piece)
+        show(len(piece))
+        at += len(piece)
+    if told and digest.hexdigest() != told:
+        raise Damaged(f"The value of task {task} of {dispatch} is damaged: its checksum is another than its worker's.")
+    return at
+
+
+def _feed(digest: Any, path: Path) -> int:  # Any: hashlib's own type has no name
+    size = 0
+    with path.open("rb") as file:
+        while piece := file.read(_READ):
+            digest.update(piece)
+            size += len(piece)
+    return size
+
+
+def _whole(server: Server, path: str, at: int) -> Iterator[tuple[bytes, Mapping[str, str]]]:
+    """Yield a stream from a byte on, to its end, however often it is cut."""
+    pauses = iter(_PAUSES_S)
+    while True:
+        try:
+            with server.stream("GET", path, query={"offset": at}) as (headers, pieces):
+                for piece in pieces:
+                    at += len(piece)
+                    pauses = iter(_PAUSES_S)
+                    yield piece, headers
+                yield b"", headers
+            return
+        except (ServerUnreachable, ServerFault, Refused):
+            _wait(pauses)
+
+
+def _wait(pauses: Iterator[float]) -> None:
+    """Wait before the next try, or raise what is being handled when there were enough of them."""
+    pause = next(pauses, None)
+    if pause is None:
+        raise sys.exc_info()[1] or AssertionError("nothing is being handled")
+    time.sleep(pause)
+
+
+# ---- files
+
+
+def listing(server: Server, dispatch: str, task: int, path: str) -> Listing:
+    """Return what lies at a path below a task's directory, or at an absolute path on its cluster.
+
+    Raises:
+        NotFound: nothing does.
+        UserError: it leads out of the directory.
+    """
+    raw = server.ask("GET", f"/dispatches/{dispatch}/tasks/{task}/files", query={"path": path}, wait_s=3600)
+    entries: list[Entry] = []
+    odd = int(raw["odd"])
+    for each in raw["entries"]:
+        name = each["name"].removeprefix("./")
+        parts = name.split("/")
+        if not name or name.startswith("/") or ".." in parts or "" in parts:
+            odd += 1
+            continue
+        entries.append(
+            Entry(name, each["kind"], each["size"], each["executable"], each["target"] or "", each["sha256"] or "")
+        )
+    return Listing(raw["cluster"], raw["kind"], raw["root"], raw["name"], tuple(entries), odd)
+
+
+class Fetch:
+    """Brings what a listing holds."""
+
+    def __init__(self, server: Server, task: tuple[str, int], found: Listing, show: Show) -> None:
+        """Bring nothing yet.
+
+        Args:
+            server: whom to ask.
+            task: the dispatch's id and the task's index.
+            found: what to bring.
+            show: told of each piece.
+        """
+        self._server = server
+        self._path = f"/dispatches/{task[0]}/tasks/{task[1]}/files"
+        self._found = found
+        self._show = show
+
+    def file(self, to: Path) -> None:
+        """Bring one file; a part of it that an earlier try left beside it is taken up.
+
+        Raises:
+            UserError: something is at ``to``.
+            HpcflowError: it can't be read, or changed meanwhile.
+        """
+        _check_free(to)
+        part = to.with_name(f"{to.name}.part")
+        self._bring({each.name: part for each in self._found.entries})
+        part.rename(to)
+
+    def tree(self, to: Path) -> list[str]:
+        """Bring a folder, and return the links that were left out: those that lead out of it.
+
+        Raises:
+            UserError: something is at ``to``.
+            HpcflowError: a file can't be read, or changed meanwhile.
+        """
+        _check_free(to)
+        part = to.with_name(f"{to.name}.part")
+        part.mkdir(parents=True, exist_ok=True)
+        for entry in self._found.entries:
+            if entry.kind == "folder":
+                (part / entry.name).mkdir(exist_ok=True)
+        self._bring({each.name: part / each.name for each in self._found.entries if each.kind == "file"})
+        left_out: list[str] = []
+        for entry in self._found.entries:
+            if entry.kind != "link":
+                continue
+            leads = os.path.normpath(os.path.join(os.path.dirname(entry.name), entry.target))
+            if os.path.isabs(entry.target) or leads == ".." or leads.startswith("../"):
+                left_out.append(entry.name)
+                continue
+            link = part / entry.name
+            if not link.is_symlink():
+                link.symlink_to(entry.target)
+        part.rename(to)
+        return left_out
+
+    def _bring(self, places: Mapping[str, Path]) -> None:
+        """Write files to their places, from where an earlier try left them."""
+        batch: list[Entry] = []
+        waiting = 0
+        for entry in self._found.entries:
+            if entry.name not in places:
+                continue
+            batch.append(entry)
+            waiting += entry.size
+            if len(batch) >= _BATCH_FILES or waiting >= _BATCH_BYTES:
+                self._bring_batch(batch, places)
+                batch, waiting = [], 0
+        self._bring_batch(batch, places)
+
+    def _bring_batch(self, batch: Sequence[Entry], places: Mapping[str, Path]) -> None:
+        have = {each.name: _begun(places[each.name], each.size) for each in batch}
+        self._show(sum(have.values()))
+        pauses = iter(_PAUSES_S)
+        while left := [each for each in batch if have[each.name] < each.size]:
+            spans = [[f"./{each.name}", have[each.name], each.size - have[each.name]] for each in left]
+            try:
+                body = {"root": self._found.root, "files": spans}
+                with self._server.stream("POST", self._path, body=body) as (_, pieces):
+                    stream = _Buffered(pieces)
+                    for each in left:
+                        with places[each.name].open("ab") as file:
+                            while have[each.name] < each.size:
+                                piece = stream.take(each.size - have[each.name])
+                                file.write(piece)
+                                have[each.name] += len(piece)
+                                self._show(len(piece))
+                                pauses = iter(_PAUSES_S)
+            except (ServerUnreachable, ServerFault, Refused):
+                _wait(pauses)
+        for each in batch:
+            place = places[each.name]
+            place.touch()
+            if each.executable:
+                place.chmod(place.stat().st_mode | 0o100)
+            self._check(each, place)
+
+    def _check(self, entry: Entry, place: Path) -> None:
+        digest = hashlib.sha256()
+        size = _feed(digest, place)
+        if size != entry.size or (entry.sha256 and digest.hexdigest() != entry.sha256):
+            place.unlink()
+            raise HpcflowError(
+                f"{entry.name} in {self._found.root} on {self._found.cluster} changed while it was fetched, or what "
+                "came is damaged: its checksum is another. Fetch it again."
+            )
+
+
+def _check_free(to: Path) -> None:
+    if os.path.lexists(to):
+        raise UserError(f"{to} exists already: name another destination, or move it away.")
+    if not to.parent.is_dir():
+        raise UserError(f"There is no folder {to.parent}.")
+
+
+def _begun(place: Path, size: int) -> int:
+    """Return how much of a file is there; what is longer than it should be is of another one."""
+    try:
+        there = place.lstat()
+    except FileNotFoundError:
+        return 0
+    if place.is_symlink() or there.st_size > size:
+        place.unlink()
+        return 0
+    return there.st_size
+
+
+class _Buffered:
+    """Pieces of a stream, cut anew."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._rest = b""
+
+    def take(self, most: int) -> bytes:
+        if not self._rest:
+            self._rest = next(self._pieces, b"")
+            if not self._rest:
+                raise ServerUnreachable("The server's stream ended too early.")
+        piece, self._rest = self._rest[:most], self._rest[most:]
+        return piece

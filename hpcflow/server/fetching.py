@@ -1,0 +1,290 @@
+"""Files and large values that lie on clusters, brought to whoever asks: listed, checked, and from any byte on."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+from hpcflow.core.model import Bag, DispatchId, HpcflowError, NotFound, UserError
+from hpcflow.core.plugin import Command, Reply
+from hpcflow.server.cleaning import Cleaner
+from hpcflow.server.clusters import Cluster
+from hpcflow.server.engine import Engine
+from hpcflow.server.live import Stored
+from hpcflow.server.remote import TransportError
+from hpcflow.server.store import EndRow
+
+__all__ = ["Files", "workdir_of"]
+
+Json = dict[str, Any]  # Any: JSON, described in schema.py
+
+#: Listing reads every file once, for its checksum.
+_LIST_S: Final = 3600.0
+_READ_S: Final = 120.0
+#: Times that a command is repeated whose end was not seen; it changes nothing.
+_TRIES: Final = 3
+#: Bytes that are read at once; files of fewer bytes share a command.
+_PIECE: Final = 8 * 2**20
+_FILES_AT_ONCE: Final = 500
+_ENTRIES_AT_MOST: Final = 200_000
+
+_MISSING: Final = 66
+_CLOSED: Final = 77
+_OUTSIDE: Final = 78
+
+#: Lists $2, which is below $1 or absolute: its real path, then ``ls -dln`` of all in it, then checksums.
+_LIST: Final = r"""
+LC_ALL=C PATH=$PATH:/usr/bin:/bin; export LC_ALL PATH
+nl='
+'
+base=$(cd -P -- "$1" 2>/dev/null && pwd -P) || exit 66
+cd -P -- "$base" || exit 77
+real=$(readlink -f -- "$2") && test -e "$real" || exit 66
+case $2 in /*) ;; *) case $real/ in "${base%/}"/*) ;; *) exit 78 ;; esac ;; esac
+if test -d "$real"; then
+    cd -P -- "$real" || exit 77
+    printf 'folder %s\n' "$real"
+    set -- .
+else
+    test -f "$real" && test -r "$real" || exit 77
+    cd -P -- "${real%/*}/" || exit 77
+    printf 'file %s\n' "$real"
+    set -- "./${real##*/}"
+fi
+find "$1" -name "*$nl*" -prune -exec echo odd \;
+find "$1" -name "*$nl*" -prune -o \( -type d -o -type f -o -type l \) -exec ls -dln {} + || exit 77
+echo sums
+command -v sha256sum >/dev/null && find "$1" -name "*$nl*" -prune -o -type f -exec sha256sum {} +
+echo whole
+"""
+#: "-rw-r--r-- 1 1000 1000 12 Nov 26 17:05 ./name", as POSIX has it for ``ls -n``.
+_ENTRY: Final = re.compile(r"([-dl])(\S{9})\S*\s+\d+\s+\d+\s+\d+\s+(\d+)\s+\S+\s+\S+\s+\S+ (\./.*|\.)")
+_SUM: Final = re.compile(r"([0-9a-f]{64}) [ *](\./.*)")
+
+#: Writes spans of files below $1: lines of "first byte, from 1 / bytes / name".
+_READ: Final = r"""
+PATH=$PATH:/usr/bin:/bin; export PATH
+cd -P -- "$1" || exit 66
+while IFS=/ read -r from size name; do
+    test -f "$name" && test ! -L "$name" || { printf '%s\n' "$name" >&2; exit 66; }
+    tail -c "+$from" "$name" | head -c "$size"
+done
+"""
+
+
+class Files:
+    """What clusters hold of a server's dispatches."""
+
+    def __init__(self, engine: Engine, known: Callable[[str], Awaitable[DispatchId]], cleaner: Cleaner) -> None:
+        self._engine = engine
+        self._store = engine.writer.store
+        self._known = known
+        self.cleaner = cleaner
+
+    async def clean(
+        self,
+        dispatches: Sequence[str] | None,
+        *,
+        older_than_s: float | None,
+        cluster: str | None,
+        files: bool,
+        dry_run: bool,
+    ) -> Json:
+        return await self.cleaner.clean(
+            dispatches, older_than_s=older_than_s, cluster=cluster, files=files, dry_run=dry_run
+        )
+
+    # ---- a result
+
+    async def value(self, dispatch: str, index: int, offset: int) -> tuple[int, str, AsyncIterator[bytes]]:
+        """Return size, SHA-256 and, from ``offset`` on, the bytes of what a task returned or raised.
+
+        Raises:
+            NotFound: there is no such task, or it has left no value.
+            HpcflowError: what lay on its cluster can't be read.
+        """
+        end, bag = await self._end(dispatch, index)
+        stored = Stored.of(end.record, bag.path) if end is not None and bag is not None else None
+        if stored is None or bag is None:
+            raise NotFound(f"Task {index} of {dispatch} has left no value.")
+        if stored.file is None:
+            data = base64.b64decode(stored.inline or "")
+            return len(data), "", _whole(data[offset:])
+        path, start, size, digest = stored.file
+        cluster = self._cluster(bag)
+        return size, digest, _pieces(cluster, path, start + offset, max(0, size - offset))
+
+    # ---- files
+
+    async def listing(self, dispatch: str, index: int, path: str) -> Json:
+        """Return what lies at a path below a task's working directory, or at an absolute path on its cluster.
+
+        Raises:
+            NotFound: there is nothing, or the task has no directory of its own.
+            UserError: it leads out of that directory.
+        """
+        end, bag = await self._end(dispatch, index)
+        base = workdir_of(bag, end.record) if end is not None and bag is not None else None
+        if bag is None or (base is None and not path.startswith("/")):
+            why = "left no files in a directory of its own" if end is not None else "has not ended"
+            raise NotFound(f"Task {index} of {dispatch} {why}.")
+        if "\n" in path or "\0" in path:
+            raise UserError("A path holds no line breaks.")
+        cluster = self._cluster(bag)
+        reply = await _repeated(cluster, Command(("/bin/sh", "-c", _LIST, "sh", base or "/", path)), _LIST_S)
+        match reply.exit_code:
+            case 0:
+                return {"cluster": cluster.name, **_parsed(reply.stdout)}
+            case 66 if base is not None and path == ".":
+                raise NotFound(f"The directory of task {index}, {base} on {cluster.name}, is gone.")
+            case 66:
+                raise NotFound(f"There is no {path} in {base or '/'} on {cluster.name}.")
+            case 78:
+                raise UserError(
+                    f"{path} leads out of the directory of task {index}. If that is what you want, give its absolute "
+                    f"path on {cluster.name}."
+                )
+            case _:
+                raise HpcflowError(f"{path} on {cluster.name} can't be read{_said(reply)}.")
+
+    async def content(
+        self, dispatch: str, index: int, root: str, spans: Sequence[tuple[str, int, int]]
+    ) -> tuple[int, AsyncIterator[bytes]]:
+        """Return how many bytes follow, and spans (name, offset, size) of files in a folder that `listing` named."""
+        _, bag = await self._end(dispatch, index)
+        if bag is None:
+            raise NotFound(f"Task {index} of {dispatch} has left no files.")
+        for name, _, _ in spans:
+            if not name.startswith("./") or ".." in name.split("/") or "\n" in name or "\0" in name:
+                raise UserError(f"{name!r} is no name of a file in a folder.")
+        cluster = self._cluster(bag)
+        return sum(size for _, _, size in spans), _spans(cluster, root, spans)
+
+    async def _end(self, dispatch: str, index: int) -> tuple[EndRow | None, Bag | None]:
+        known = await self._known(dispatch)
+
+        def read() -> tuple[EndRow | None, Bag | None]:
+            if self._store.task(known, index) is None:
+                raise NotFound(f"Dispatch {dispatch} has no task {index}.")
+            end = self._store.end(known, index)
+            row = self._store.bag(end.bag) if end is not None else None
+            return end, row.bag if row is not None else None
+
+        return await asyncio.to_thread(read)
+
+    def _cluster(self, bag: Bag) -> Cluster:
+        cluster = self._engine.clusters.get(bag.shape.cluster)
+        if cluster is None:
+            raise NotFound(f"Cluster {bag.shape.cluster!r} is gone from clusters.toml.")
+        return cluster
+
+
+def workdir_of(bag: Bag, record: Mapping[str, Any]) -> str | None:  # Any: JSON
+    """Return where a task left files, or may have: its electron's own ``workdir=``."""
+    return os.path.join(bag.path, record["dir"]) if "dir" in record else bag.shape.workdir
+
+
+def _parsed(stdout: bytes) -> Json:
+    """Return the listing as JSON; what can't be told in one line is counted as ``odd``."""
+    # Names are bytes: surrogates stand for what is no UTF-8, and JSON carries them as escapes.
+    lines = os.fsdecode(stdout).split("\n")
+    kind, _, real = lines[0].partition(" ")
+    if lines[-2:] != ["whole", ""] or "sums" not in lines:
+        raise TransportError("The listing is not whole: ask again.")
+    cut = lines.index("sums")
+    odd, entries = 0, list[Json]()
+    for line in lines[1:cut]:
+        found = _ENTRY.fullmatch(line)
+        if found is None:
+            odd += 1
+            continue
+        what, mode, size, name = found.groups()
+        target = None
+        if what == "l":
+            name, _, target = name.partition(" -> ")
+        if name != ".":
+            entry: Json = {"name": name, "kind": {"-": "file", "d": "folder", "l": "link"}[what]}
+            entry |= {"size": int(size) if what == "-" else 0, "executable": "x" in mode[:3], "target": target}
+            entries.append(entry)
+    if len(entries) > _ENTRIES_AT_MOST:
+        raise UserError(f"{real} holds {len(entries)} files and folders; fetch it in parts, or as one archive.")
+    sums = {found[2]: found[1] for line in lines[cut:] if (found := _SUM.fullmatch(line)) is not None}
+    for entry in entries:
+        entry["sha256"] = sums.get(entry["name"])
+    root = real if kind == "folder" else os.path.dirname(real)
+    return {"kind": kind, "root": root, "name": os.path.basename(real), "entries": entries, "odd": odd}
+
+
+async def _whole(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+async def _pieces(cluster: Cluster, path: str, offset: int, size: int) -> AsyncIterator[bytes]:
+    """Yield part of a file; memory holds one piece at a time."""
+    while size > 0:
+        try:
+            piece = await cluster.transport.read(path, offset, min(_PIECE, size))
+        except TransportError as error:
+            if "No such file" in str(error):
+                raise NotFound(f"{path} on {cluster.name} is gone.") from None
+            raise
+        if not piece:
+            raise NotFound(f"{path} on {cluster.name} is shorter than it was.")
+        yield piece
+        offset, size = offset + len(piece), size - len(piece)
+
+
+async def _spans(cluster: Cluster, root: str, spans: Sequence[tuple[str, int, int]]) -> AsyncIterator[bytes]:
+    together: list[tuple[str, int, int]] = []
+    waiting = 0
+    for span in spans:
+        name, offset, size = span
+        if size >= _PIECE:
+            if together:
+                yield await _small(cluster, root, together)
+                together, waiting = [], 0
+            async for piece in _pieces(cluster, os.path.join(root, name[2:]), offset, size):
+                yield piece
+            continue
+        together.append(span)
+        waiting += size
+        if waiting >= _PIECE or len(together) >= _FILES_AT_ONCE:
+            yield await _small(cluster, root, together)
+            together, waiting = [], 0
+    if together:
+        yield await _small(cluster, root, together)
+
+
+async def _small(cluster: Cluster, root: str, spans: Sequence[tuple[str, int, int]]) -> bytes:
+    stdin = b"".join(b"%d/%d/%s\n" % (offset + 1, size, os.fsencode(name)) for name, offset, size in spans)
+    reply = await _repeated(cluster, Command(("/bin/sh", "-c", _READ, "sh", root), stdin=stdin), _READ_S)
+    if reply.exit_code != 0:
+        raise NotFound(f"A file in {root} on {cluster.name} is gone or can't be read{_said(reply)}.")
+    if len(reply.stdout) != sum(size for _, _, size in spans):
+        raise NotFound(f"Files in {root} on {cluster.name} changed while they were read: fetch them again.")
+    return reply.stdout
+
+
+async def _repeated(cluster: Cluster, command: Command, deadline_s: float) -> Reply:
+    """Run what changes nothing, again where its end was not seen.
+
+    Raises:
+        TransportError: it never was.
+    """
+    reply = await cluster.transport.run(command, deadline_s)
+    for _ in range(_TRIES - 1):
+        if reply.exit_code is not None:
+            return reply
+        reply = await cluster.transport.run(command, deadline_s)
+    if reply.exit_code is None:
+        raise TransportError(f"{cluster.name} does not answer{_said(reply)}.")
+    return reply
+
+
+def _said(reply: Reply) -> str:
+    lines = reply.stderr.decode(errors="replace").strip().splitlines()
+    return f": {lines[-1].rstrip('.')}" if lines else ""

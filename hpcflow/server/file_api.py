@@ -1,0 +1,98 @@
+"""The routes of what lies on clusters: results in one piece, files of tasks, and what is removed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Annotated, Any, Final, Protocol
+
+from fastapi import APIRouter, Query, Response
+from fastapi import Path as PathParameter
+from fastapi.responses import JSONResponse
+
+from hpcflow.server import schema
+
+__all__ = ["FileDesk", "file_routes"]
+
+Json = dict[str, Any]  # Any: JSON; schema.py describes it for clients
+
+_MOST: Final = 2**63 - 1
+
+#: Makes a response of a stream, or raises what its first piece raises.
+Streamed = Callable[[AsyncIterator[bytes]], Awaitable[Response]]
+
+
+class FileDesk(Protocol):
+    """What these routes need. Raises `UserError`, `NotFound` or another `HpcflowError`; each text reaches the user."""
+
+    async def value(self, dispatch: str, index: int, offset: int) -> tuple[int, str, AsyncIterator[bytes]]:
+        """Return size, SHA-256 in hex ("": it lay in the store) and the bytes from ``offset`` on."""
+        ...
+
+    async def listing(self, dispatch: str, index: int, path: str) -> Json: ...
+
+    async def content(
+        self, dispatch: str, index: int, root: str, spans: Sequence[tuple[str, int, int]]
+    ) -> tuple[int, AsyncIterator[bytes]]: ...
+
+    async def clean(
+        self,
+        dispatches: Sequence[str] | None,
+        *,
+        older_than_s: float | None,
+        cluster: str | None,
+        files: bool,
+        dry_run: bool,
+    ) -> Json: ...
+
+
+DispatchPath = Annotated[str, PathParameter(description="The dispatch's id.")]
+IndexPath = Annotated[int, PathParameter(ge=0, le=_MOST)]
+
+
+def file_routes(desk: FileDesk, streamed: Streamed, known_id: Callable[[str], str], problem: Any) -> APIRouter:
+    """Return the routes, below whatever the caller puts before them.
+
+    Args:
+        desk: who knows.
+        streamed: makes a response of a stream.
+        known_id: checks the form of a dispatch's id.
+        problem: how errors of routes are described whose answer is no JSON.
+    """
+    # Any: FastAPI's own type of `responses`.
+    api = APIRouter()
+
+    @api.get("/dispatches/{dispatch_id}/tasks/{index}/value", response_class=Response, responses=problem)
+    async def value(
+        dispatch_id: DispatchPath, index: IndexPath, offset: Annotated[int, Query(ge=0, le=_MOST)] = 0
+    ) -> Response:
+        size, digest, pieces = await desk.value(known_id(dispatch_id), index, offset)
+        response = await streamed(pieces)
+        response.headers["Content-Length"] = str(max(0, size - offset))
+        response.headers["X-Hpcflow-Size"] = str(size)
+        response.headers["X-Hpcflow-Sha256"] = digest
+        return response
+
+    @api.get("/dispatches/{dispatch_id}/tasks/{index}/files", response_model=schema.Listing)
+    async def listing(
+        dispatch_id: DispatchPath,
+        index: IndexPath,
+        path: Annotated[str, Query(max_length=4096, description="Below its directory, or absolute.")] = ".",
+    ) -> Response:
+        # With escapes: a name that is no UTF-8 passes as surrogates.
+        return JSONResponse(await desk.listing(known_id(dispatch_id), index, path))
+
+    @api.post("/dispatches/{dispatch_id}/tasks/{index}/files", response_class=Response, responses=problem)
+    async def content(dispatch_id: DispatchPath, index: IndexPath, body: schema.Spans) -> Response:
+        size, pieces = await desk.content(known_id(dispatch_id), index, body.root, body.files)
+        response = await streamed(pieces)
+        response.headers["Content-Length"] = str(size)
+        return response
+
+    @api.post("/clean", response_model=schema.CleanAnswer)
+    async def clean(body: schema.CleanRequest) -> Json:
+        ids = None if body.dispatches is None else [known_id(each) for each in body.dispatches]
+        return await desk.clean(
+            ids, older_than_s=body.older_than_s, cluster=body.cluster, files=body.files, dry_run=body.dry_run
+        )
+
+    return api
