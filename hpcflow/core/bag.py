@@ -42,7 +42,7 @@ __all__ = [
     "verify",
 ]
 
-BAG_VERSION: Final = 1
+BAG_VERSION: Final = 2
 DIRECTORIES: Final = ("claims", "journal", "data", "logs", "work")
 #: Where the server tells workers of further parts, in signed lines: it exists from the start, because a network file
 #: system may go on saying for a minute that a file is missing, and looks anew at one that is opened.

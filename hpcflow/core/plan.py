@@ -115,11 +115,16 @@ def check_graph(graph: Graph) -> None:
         raise UserError(f"The lattice {graph.name!r} has nothing to run: it calls no electron.")
     known = range(len(graph.tasks))
     forward = False
+    latest: dict[tuple[int, ...], int] = {}  # of each set once: all tasks of a stage may need all of the one before
     for task in graph.tasks:
-        for upstream in (*task.deps, *task.after):
-            if upstream not in known:
-                raise UserError(f"Task {task.index} ({task.name}) waits for task {upstream}, which does not exist.")
-            forward = forward or upstream >= task.index
+        for needed in (task.deps, task.after):
+            if needed not in latest:
+                unknown = [upstream for upstream in needed if upstream not in known]
+                if unknown:
+                    text = f"Task {task.index} ({task.name}) waits for task {unknown[0]}, which does not exist."
+                    raise UserError(text)
+                latest[needed] = max(needed, default=-1)
+            forward = forward or latest[needed] >= task.index
     if any(index not in known for index in graph.output_deps):
         raise UserError(f"The lattice {graph.name!r} returns the result of a task that does not exist.")
     if forward:

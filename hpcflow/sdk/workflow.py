@@ -204,13 +204,15 @@ def manifest(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
     numbers: dict[tuple[object, ...], int] = {}
     shapes: list[Task] = []
     tasks: list[list[object]] = []
+    sets: dict[tuple[int, ...], int] = {}
     for task in graph.tasks:
         wanted = (task.executor, task.resources, task.workdir, task.max_running, task.launcher, task.env)
         asked = (*wanted, task.isolation, task.retries, task.accept_failed, task.on_cancelled)
         number = numbers.setdefault(asked, len(numbers))
         if number == len(shapes):
             shapes.append(task)
-        tasks.append([task.name, task.fn, task.args, number, task.deps, task.after])
+        needs = (sets.setdefault(needed, len(sets)) for needed in (task.deps, task.after))
+        tasks.append([task.name, task.fn, task.args, number, *needs])
     return {
         "v": 1,
         "name": graph.name,
@@ -233,6 +235,8 @@ def manifest(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
             }
             for task in shapes
         ],
+        # All tasks of a stage may need all of the one before.
+        "sets": list(sets),
         "tasks": tasks,
         "output": graph.output,
         "output_deps": list(graph.output_deps),

@@ -54,12 +54,8 @@ async def check_at_hand(live: LiveDispatch, clusters: Mapping[ClusterName, Clust
 
 def _last_bytes(live: LiveDispatch) -> dict[tuple[ClusterName, str], tuple[int, int]]:
     """Return for each file that holds a result that is still needed where the last of them ends, and whose it is."""
-    needed = {
-        upstream
-        for index, task in enumerate(live.tasks)
-        if task.state is not State.COMPLETED
-        for upstream in live.graph.tasks[index].deps
-    }
+    sets = {task.task.deps for task in live.tasks if task.state is not State.COMPLETED}
+    needed = {upstream for deps in sets for upstream in deps}
     last: dict[tuple[ClusterName, str], tuple[int, int]] = {}
     for upstream in sorted(needed):
         task = live.tasks[upstream]

@@ -165,17 +165,21 @@ async def _part(live: LiveDispatch, bag: Bag, number: int, clusters: Mapping[Clu
     blobs, rows = _Blobs(), list[list[Any]]()
     for blob, data in (await asyncio.to_thread(_read_blobs, live, sorted(numbers))).items():
         blobs.add(blob, data)
+    inputs, sets = list[dict[str, Ref]](), dict[tuple[tuple[int, ...], int | None], int]()
     for index, attempt in bag.tasks[first:end]:
-        task = live.graph.tasks[index]
-        inputs: dict[str, Ref] = {}
-        for upstream in task.deps:
-            own = before.get(index) == upstream
-            inputs[str(upstream)] = None if own else await _input(live, upstream, bag, blobs, clusters)
-        rows.append([index, attempt, blobs[task.fn], blobs[task.args], inputs, task.name])
+        task, own = live.graph.tasks[index], before.get(index)
+        place = sets.setdefault((task.deps, own), len(sets))
+        if place == len(inputs):
+            inputs.append({})
+            for upstream in task.deps:
+                given = None if upstream == own else await _input(live, upstream, bag, blobs, clusters)
+                inputs[place][str(upstream)] = given
+        rows.append([index, attempt, blobs[task.fn], blobs[task.args], place, task.name])
     pieces, digest = pack(blobs.pieces)
     low, high = mine[0][0], mine[-1][0] + 1
     listed = {
         "index": digest,
+        "inputs": inputs,
         "tasks": rows,
         "units": None if all(len(unit) == 1 for _, unit in mine) else [list(unit) for _, unit in mine],
         "cuts": [cut for cut in bag.cuts if low < cut <= high or cut == number == 0],

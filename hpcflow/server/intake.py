@@ -19,6 +19,7 @@ from hpcflow.core.model import (
     Task,
     UserError,
 )
+from hpcflow.core.needs import downstream
 from hpcflow.core.plan import (
     BagPlan,
     Ready,
@@ -34,7 +35,6 @@ from hpcflow.server.bags import array_of, bag_of
 from hpcflow.server.clusters import Cluster, Default
 from hpcflow.server.engine import plan_settings
 from hpcflow.server.environments import Environments, imports_of
-from hpcflow.server.live import downstream
 from hpcflow.server.manifest import function_imports, read_graph
 from hpcflow.server.settings import Settings
 from hpcflow.server.site import SiteError

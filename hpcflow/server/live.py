@@ -18,12 +18,13 @@ from hpcflow.core.model import (
     Shape,
     Task,
 )
+from hpcflow.core.needs import Need, downstream, needs, waiting
 from hpcflow.core.plan import PlanSettings, chain
 from hpcflow.core.states import FINAL, Event, State, Status, step
 from hpcflow.server.manifest import Manifest, blob_offsets, function_imports, function_keys
 from hpcflow.server.store import DispatchRow, EndRow, RunTimeKey, TaskRow
 
-__all__ = ["LiveDispatch", "LiveTask", "Stored", "downstream"]
+__all__ = ["LiveDispatch", "LiveTask", "Stored"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +66,8 @@ class LiveTask:
     #: Of the attempt that runs or comes: a retry may ask for more than the first one did.
     shape: Shape
     state: State
-    #: Upstreams that it still waits for.
-    missing: int
+    #: What it waits for, in common with others.
+    need: Need
     attempt: int = 1
     #: Attempts that were used up.
     charged: int = 0
@@ -84,6 +85,11 @@ class LiveTask:
     ended_at: datetime | None = None
     error: str | None = None
     result: Stored | None = None
+
+    @property
+    def missing(self) -> int:
+        """Upstreams that it still waits for."""
+        return self.need.missing
 
 
 @dataclass(slots=True)
@@ -103,8 +109,9 @@ class LiveDispatch:
     row: DispatchRow
     graph: Graph
     tasks: list[LiveTask]
-    #: For each task, those that wait for it.
+    #: For each task, those that wait for it, and what they have in common; lists are shared among tasks.
     downstream: list[list[int]]
+    waiting: list[list[Need]]
     clusters: frozenset[ClusterName]
     #: (offset, size) of each blob in the payload file.
     blobs: list[tuple[int, int]]
@@ -170,15 +177,17 @@ class LiveDispatch:
         cls, row: DispatchRow, graph: Graph, shapes: Sequence[Shape], manifest: Manifest, payload: str
     ) -> LiveDispatch:
         """Return a dispatch of which nothing has run yet; tasks without upstreams are ready."""
+        wanted = needs(graph)
         tasks = [
-            LiveTask(task=task, shape=shape, state=State.WAITING, missing=len({*task.deps, *task.after}))
-            for task, shape in zip(graph.tasks, shapes, strict=True)
+            LiveTask(task=task, shape=shape, state=State.WAITING, need=need)
+            for task, shape, need in zip(graph.tasks, shapes, wanted, strict=True)
         ]
         live = cls(
             row=row,
             graph=graph,
             tasks=tasks,
             downstream=downstream(graph),
+            waiting=waiting(wanted),
             clusters=frozenset(shape.cluster for shape in shapes),
             blobs=list(blob_offsets(manifest)),
             payload=payload,
@@ -213,18 +222,18 @@ class LiveDispatch:
         for end in ends:
             if end.record["st"] == "ok":
                 self.tasks[end.index].result = Stored.of(end.record, bag_paths[end.bag])
-        for index, task in enumerate(self.tasks):
-            task.missing = self._missing(index)
+        self._count(task.need for task in self.tasks)
         self.dirty.clear()
 
-    def _missing(self, index: int) -> int:
-        task = self.graph.tasks[index]
-        return sum(not self._serves(upstream, task) for upstream in {*task.deps, *task.after})
+    def _count(self, needs: Iterable[Need]) -> None:
+        """Count anew what is missing."""
+        for need in dict.fromkeys(needs):
+            need.missing = sum(not self._serves(upstream, need) for upstream in need.upstreams)
 
-    def _serves(self, upstream: int, task: Task) -> bool:
-        """An upstream has given what a task waits for: its result, or for some the news that there is none."""
+    def _serves(self, upstream: int, need: Need) -> bool:
+        """An upstream has given what is waited for: its result, or for some the news that there is none."""
         state = self.tasks[upstream].state
-        return state is State.COMPLETED or (task.accept_failed and state in FINAL)
+        return state is State.COMPLETED or (need.accept_failed and state in FINAL)
 
     def move(self, index: int, event: Event, now: datetime, error: str | None = None) -> None:
         """Apply one event to one task, and what follows from it to the tasks downstream.
@@ -261,24 +270,27 @@ class LiveDispatch:
         ended = [index]
         while ended:
             upstream = ended.pop()
-            for child in self.downstream[upstream]:
-                task = self.tasks[child]
-                chained = task.state is State.QUEUED and task.missing > 0
-                if task.state is not State.WAITING and not chained:
+            for need in self.waiting[upstream]:
+                if self._serves(upstream, need):
+                    need.missing -= 1
+                    if not need.missing:
+                        for child in need.tasks:
+                            if self.tasks[child].state is State.WAITING:
+                                self.move(child, Event.UPSTREAMS_DONE, now)
                     continue
-                if self._serves(upstream, task.task):
-                    task.missing -= 1
-                    if not task.missing and not chained:
-                        self.move(child, Event.UPSTREAMS_DONE, now)
-                    continue
-                task.state = step(task.state, Event.UPSTREAM_LOST)
-                # What was lost first is told of all that hangs on it.
-                verb = "was cancelled" if self.tasks[index].state is State.CANCELLED else "failed"
-                text = f"Not run, because {self.graph.tasks[index].name} (task {index}) {verb}."
-                task.ended_at, task.error = now, text
-                self.dirty.add(child)
-                self.left -= 1
-                ended.append(child)
+                for child in need.tasks:
+                    task = self.tasks[child]
+                    chained = task.state is State.QUEUED and need.missing > 0
+                    if task.state is not State.WAITING and not chained:
+                        continue
+                    task.state = step(task.state, Event.UPSTREAM_LOST)
+                    # What was lost first is told of all that hangs on it.
+                    verb = "was cancelled" if self.tasks[index].state is State.CANCELLED else "failed"
+                    text = f"Not run, because {self.graph.tasks[index].name} (task {index}) {verb}."
+                    task.ended_at, task.error = now, text
+                    self.dirty.add(child)
+                    self.left -= 1
+                    ended.append(child)
 
     def ask_for(self, index: int, memory_mib: int | None, walltime_s: int | None) -> None:
         """Let the next attempt of a task ask for this much; ``None``: for as much as the last one."""
@@ -306,8 +318,8 @@ class LiveDispatch:
             task.came_from = task.bag = task.worker = task.started_at = task.ended_at = task.error = None
             self.left += 1
             self.dirty.add(index)
+        self._count(need for index in indices for need in (self.tasks[index].need, *self.waiting[index]))
         for index in indices:
-            self.tasks[index].missing = self._missing(index)
             if not self.tasks[index].missing:
                 self.move(index, Event.UPSTREAMS_DONE, now)
         self.status, self.error, self.ended_at, self.cancel_wanted = Status.RUNNING, None, None, False
@@ -320,15 +332,18 @@ class LiveDispatch:
     def coming(self) -> Counter[Shape]:
         """Count the tasks that nothing but a scheduler's work keeps waiting, by shape."""
         in_flight = {State.QUEUED, State.RUNNING, State.COMPLETED}
-        return Counter(
-            task.shape
-            for task in self.tasks
-            if task.state is State.WAITING
-            and all(
-                self.tasks[upstream].state in in_flight or self._serves(upstream, task.task)
-                for upstream in (*task.task.deps, *task.task.after)
-            )
-        )
+        known: dict[Need, bool] = {}
+        out: Counter[Shape] = Counter()
+        for task in self.tasks:
+            if task.state is not State.WAITING:
+                continue
+            if task.need not in known:
+                known[task.need] = all(
+                    self.tasks[upstream].state in in_flight or self._serves(upstream, task.need)
+                    for upstream in task.need.upstreams
+                )
+            out[task.shape] += known[task.need]
+        return +out
 
     def chain(self, head: int, settings: PlanSettings) -> tuple[tuple[int, int], ...]:
         """Return (index, attempt) of the tasks that can be one unit with a ready one, after it."""
@@ -443,12 +458,3 @@ class LiveDispatch:
                     accepted.add(index)
                     grew = True
         return accepted
-
-
-def downstream(graph: Graph) -> list[list[int]]:
-    """Return for each task those that wait for it."""
-    out: list[list[int]] = [[] for _ in graph.tasks]
-    for task in graph.tasks:
-        for upstream in {*task.deps, *task.after}:
-            out[upstream].append(task.index)
-    return out

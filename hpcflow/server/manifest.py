@@ -38,6 +38,7 @@ def read_graph(manifest: Manifest) -> Graph:
             for shape in manifest["shapes"]
         ]
         blobs = range(len(manifest["blobs"]))
+        sets = [tuple(needed) for needed in manifest["sets"]]
         tasks: list[Task] = []
         for index, (name, fn, args, shape, deps, after) in enumerate(manifest["tasks"]):
             if fn not in blobs or args not in blobs:
@@ -48,8 +49,8 @@ def read_graph(manifest: Manifest) -> Graph:
                     name=str(name),
                     fn=fn,
                     args=args,
-                    deps=tuple(deps),
-                    after=tuple(after),
+                    deps=sets[deps],
+                    after=sets[after],
                     **shapes[shape],
                 )
             )

@@ -139,8 +139,10 @@ class Manifest(TypedDict):
     client: ClientNote
     functions: dict[str, FunctionNote]
     shapes: list[ShapeNote]
-    #: Name, blob of the function, blob of the arguments, shape, indices of the tasks it needs and of those before it.
-    tasks: list[tuple[Text, Count, Count, Count, list[Count], list[Count]]]
+    #: Sets of tasks, each once.
+    sets: list[list[Count]]
+    #: Name, blob of the function, blob of the arguments, shape, set of the tasks that it needs, and of those before it.
+    tasks: list[tuple[Text, Count, Count, Count, Count, Count]]
     output: Count
     output_deps: list[Count]
     max_failures: Count | None
@@ -315,15 +317,12 @@ def _parse(raw: bytes) -> Manifest:
 def _check_numbers(manifest: Manifest) -> None:
     """Refuse a number that points at nothing, so that no reader of the manifest needs to ask again."""
     blobs, tasks, shapes = len(manifest["blobs"]), len(manifest["tasks"]), len(manifest["shapes"])
+    if not all(_all_below(tasks, needed) for needed in manifest["sets"]):
+        raise UserError("A set of tasks in the manifest names one that is not there.")
+    sets = len(manifest["sets"])
     for i, (_, fn, args, shape, deps, after) in enumerate(manifest["tasks"]):
-        if (
-            fn >= blobs
-            or args >= blobs
-            or shape >= shapes
-            or not _all_below(tasks, deps)
-            or not _all_below(tasks, after)
-        ):
-            raise UserError(f"Task {i} of the manifest names a value, a shape or a task that is not there.")
+        if fn >= blobs or args >= blobs or shape >= shapes or deps >= sets or after >= sets:
+            raise UserError(f"Task {i} of the manifest names a value, a shape or a set of tasks that is not there.")
     if manifest["output"] >= blobs or not _all_below(tasks, manifest["output_deps"]):
         raise UserError("The output of the manifest names a value or a task that is not there.")
     functions = cast("dict[str, Any]", manifest["functions"])  # Any: only the keys are looked at

@@ -190,9 +190,10 @@ class World:
             "python": [3, 11],
             "executable": "/usr/bin/python3",
             "shapes": [{**shape, "accept_failed": accepts} for accepts in (False, True)],
+            "sets": [[], *map(list, plan.deps)],
             "tasks": [
-                [f"step{index % 3}", 0, 0, int(index in plan.accepting), list(needs), []]
-                for index, needs in enumerate(plan.deps)
+                [f"step{index % 3}", 0, 0, int(index in plan.accepting), index + 1, 0]
+                for index in range(len(plan.deps))
             ],
             "output": 0,
             "output_deps": [],

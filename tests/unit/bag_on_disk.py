@@ -80,10 +80,12 @@ def write_bag(folder: Path, *calls: Call, **spec: object) -> BagOnDisk:
         (path / name).mkdir(mode=0o700)
     blobs: list[bytes] = []
     rows: list[object] = []
+    inputs: list[object] = []
     for index, call in enumerate(calls):
         blobs += [dumps(call.function), call.pickled or dumps((call.args, {}))]
         refs = {str(upstream): ref for upstream, ref in call.refs.items()}
-        rows.append([index, 0, blobs.index(blobs[2 * index]), 2 * index + 1, refs, f"task{index}"])
+        inputs.append(refs)
+        rows.append([index, 0, blobs.index(blobs[2 * index]), 2 * index + 1, index, f"task{index}"])
     pieces, digest = pack(blobs)
     (path / "payload.pack").write_bytes(b"".join(pieces))
     (path / INBOX).touch()
@@ -93,6 +95,7 @@ def write_bag(folder: Path, *calls: Call, **spec: object) -> BagOnDisk:
         "dispatch": "01JD00000000000000DISPATCH",
         "py": list(sys.version_info[:2]),
         "index": digest,
+        "inputs": inputs,
         "tasks": rows,
         "units": None,
         "cuts": list(range(len(calls) + 1)),

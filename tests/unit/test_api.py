@@ -108,7 +108,7 @@ def test_a_dispatch_reaches_the_service_whole(server: Served) -> None:
     assert answer.status == 201
     assert answer.json == {"id": FIRST, "status": "RUNNING", "messages": ["It runs on local."]}
     manifest = server.service.manifests[FIRST]
-    assert manifest["tasks"] == [("square", 0, 1, 0, [], []), ("square", 0, 1, 0, [0], [])]
+    assert manifest["tasks"] == [("square", 0, 1, 0, 0, 0), ("square", 0, 1, 0, 1, 0)]
     assert manifest["blobs"][2][0] == 0
     assert server.service.payloads[FIRST] == b"".join(BLOBS)
     assert left_behind(server) == []
@@ -219,12 +219,14 @@ def test_every_changed_byte_is_noticed(tmp_path: Path) -> None:
         ({"name": None}, "wrong at name"),
         ({"name": "x" * 5000}, "wrong at name"),
         ({"tasks": [["square", 0, 1]]}, "wrong at tasks.0"),
-        ({"tasks": [["square", "0", 1, 0, [], []]]}, "wrong at tasks.0.1"),
-        ({"tasks": [["square", -1, 1, 0, [], []]]}, "wrong at tasks.0.1"),
-        ({"tasks": [["square", 9, 1, 0, [], []]]}, "Task 0 of the manifest names a value, a shape or a task"),
-        ({"tasks": [["square", 0, 1, 1, [], []]]}, "Task 0 of the manifest"),
-        ({"tasks": [["square", 0, 1, 0, [1], []]]}, "Task 0 of the manifest"),
-        ({"tasks": [["square", 0, 1, 0, [], [10**30]]]}, "wrong at tasks.0.5.0"),
+        ({"tasks": [["square", "0", 1, 0, 0, 0]]}, "wrong at tasks.0.1"),
+        ({"tasks": [["square", -1, 1, 0, 0, 0]]}, "wrong at tasks.0.1"),
+        ({"tasks": [["square", 9, 1, 0, 0, 0]]}, "Task 0 of the manifest names a value, a shape or a set of tasks"),
+        ({"tasks": [["square", 0, 1, 1, 0, 0]]}, "Task 0 of the manifest"),
+        ({"tasks": [["square", 0, 1, 0, 2, 0]]}, "Task 0 of the manifest"),
+        ({"tasks": [["square", 0, 1, 0, 0, 2]]}, "Task 0 of the manifest"),
+        ({"sets": [[], [2]]}, "A set of tasks in the manifest names one that is not there"),
+        ({"sets": [[], [10**30]]}, "wrong at sets.1.0"),
         ({"output": 3}, "The output of the manifest names"),
         ({"output_deps": [2]}, "The output of the manifest names"),
         ({"functions": {"x": {"name": "f", "module": "m", "source": None}}}, "The functions of the manifest"),

@@ -536,9 +536,8 @@ async def test_a_chain_of_alike_tasks_is_one_unit_of_one_bag(tmp_path: Path) -> 
         job = await stage.job()
         bag = stage.store.bags(live.id)[0].bag
         assert (bag.tasks, bag.units) == (((0, 1), (1, 1), (2, 1), (3, 1), (4, 1)), ((0, 1, 2), (3, 4)))
-        assert [row[4] for row in json.loads(Path(job.path, "bag.json").read_text())["tasks"]] == [
-            {}, {"0": None}, {"1": None}, {}, {"3": None},
-        ]  # fmt: skip
+        spec = json.loads(Path(job.path, "bag.json").read_text())
+        assert [spec["inputs"][row[4]] for row in spec["tasks"]] == [{}, {"0": None}, {"1": None}, {}, {"3": None}]
         worker = PlayedWorker(job, 0)
         worker.claim(0)
         for task in (0, 1, 2):
@@ -772,3 +771,22 @@ async def test_a_journal_that_grew_long_meanwhile_is_read_to_its_end_before_anyb
             stage.world.end(job, index, Cause.FAILED, "FAILED", exit_code=1)
         assert (await stage.ended(live)).status is Status.COMPLETED
         assert stage.world.count("submit") == 1
+
+
+# ---- a barrier between stages
+
+
+@in_loop
+async def test_a_complete_barrier_is_kept_and_written_once(tmp_path: Path) -> None:
+    many, first = 40, list(range(40))
+    async with a_stage(tmp_path) as stage:
+        live = await stage.dispatch(*[[]] * many, *[first] * many)
+        assert len({id(task.need) for task in live.tasks}) == 2
+        worker = PlayedWorker(await stage.job(), 0)
+        for task in first:
+            worker.run(task, task)
+        await stage.until(lambda: len(stage.world.jobs) > 1)
+        job = stage.world.jobs[1]
+        spec = json.loads(Path(job.path, "bag.json").read_text())
+        assert [sorted(inputs, key=int) for inputs in spec["inputs"]] == [[str(task) for task in first]]
+        assert [row[4] for row in spec["tasks"]] == [0] * many

@@ -37,17 +37,20 @@ def add(
     """Put a further part beside the bag; return the line that tells of it."""
     blobs: list[bytes] = []
     rows: list[object] = []
+    inputs: list[object] = []
     for place, call in enumerate(calls):
         blobs += [dumps(call.function), call.pickled or dumps((call.args, {}))]
         refs = {str(upstream): ref for upstream, ref in call.refs.items()}
         name = f"task{first + place}"
-        rows.append([first + place, 0, blobs.index(blobs[2 * place]), 2 * place + 1, refs, name])
+        inputs.append(refs)
+        rows.append([first + place, 0, blobs.index(blobs[2 * place]), 2 * place + 1, place, name])
     pieces, digest = pack(blobs)
     folder = bag.path / f"more-{number}"
     folder.mkdir(mode=0o700)
     (folder / "payload.pack").write_bytes(b"".join(pieces))
     (folder / "payload.pack").chmod(0o600)
-    return {"ev": "more", "n": number, "index": digest, "tasks": rows, "units": None, "cuts": cuts, **more}
+    told = {"ev": "more", "n": number, "index": digest, "inputs": inputs, "tasks": rows}
+    return {**told, "units": None, "cuts": cuts, **more}
 
 
 def until(holds: Callable[[], object]) -> None:

@@ -542,12 +542,13 @@ def test_a_manifest_lists_each_function_shape_and_equal_arguments_once() -> None
         ),
     ]
     assert wanted["tasks"] == [
-        ["add", 0, 1, 0, [], []],
-        ["add", 0, 1, 0, [], []],
-        ["add", 0, 2, 0, [], []],
-        ["add", 0, 1, 1, [], []],
-        ["add", 0, 1, 2, [], []],
+        ["add", 0, 1, 0, 0, 0],
+        ["add", 0, 1, 0, 0, 0],
+        ["add", 0, 2, 0, 0, 0],
+        ["add", 0, 1, 1, 0, 0],
+        ["add", 0, 1, 2, 0, 0],
     ]
+    assert wanted["sets"] == [[]]
     assert (wanted["v"], wanted["name"], wanted["output"]) == (1, "workflow", 3)
     assert wanted["python"] == list(sys.version_info[:2])
     assert wanted["output_deps"] == [0, 1, 2, 3, 4]
