@@ -59,12 +59,10 @@ class Builder:
         """
         waiting: set[Shape] = set()
         for shape in shapes:
-            if not shape.env.requirements:
-                continue
             if not self._environments.is_built(cluster, shape):
                 waiting.add(shape)
                 self._wait(cluster, live, shape)
-            elif (live.id, shape) not in self._checked:
+            elif (shape.env.requirements or self._buildings) and (live.id, shape) not in self._checked:
                 self._end(cluster, live, shape)
                 await self._check(cluster, live, shape, waiting)
         if live.dirty or self._shared.writer.pending.messages:
@@ -89,7 +87,7 @@ class Builder:
             building.waiting.discard(live.id)
             if live.id in building.told:
                 building.told.discard(live.id)
-                self._shared.writer.say(live, f"Packages are installed on {cluster.name}; tasks that waited go on.")
+                self._shared.writer.say(live, f"It is installed on {cluster.name}; tasks that waited go on.")
 
     async def _make(self, cluster: Cluster, shape: Shape, building: _Building) -> None:
         try:
@@ -111,7 +109,8 @@ class Builder:
             self._shared.plan[cluster.name].set()
 
     async def _tell(self, cluster: Cluster, shape: Shape, building: _Building) -> None:
-        names = ", ".join(line for line in shape.env.requirements if not line.startswith("-"))
+        python = ["Python {}.{}".format(*shape.python_version)] if cluster.wants_python(shape) else []
+        names = ", ".join([*python, *(line for line in shape.env.requirements if not line.startswith("-"))])
         names = names if len(names) <= _NAMED else f"{len(shape.env.requirements)} packages"
         new, building.told = building.waiting - building.told, building.told | building.waiting
         await self._say(new, f"Installing {names} on {cluster.name}, once; tasks that need it wait.")

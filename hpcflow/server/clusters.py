@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import re
 import secrets
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,8 @@ from hpcflow.core.model import ClusterName, Environment, HpcflowError, Limits, S
 from hpcflow.core.places import Places
 from hpcflow.core.plugin import Command, Plugin
 from hpcflow.server import plugins
-from hpcflow.server.remote import File, Link, ThisMachine, Transport, TransportError
+from hpcflow.server.pythons import MINORS, Found, find_pythons, install_python
+from hpcflow.server.remote import File, Link, ThisMachine, Transport
 from hpcflow.server.settings import ClusterSettings, Settings
 from hpcflow.server.site import SITE_FILE, SiteError, SiteRules, parse_rules, rules
 from hpcflow.server.zipapp import build_worker
@@ -37,20 +37,6 @@ _LIMITS_HOLD: Final = timedelta(minutes=10)
 _LIMITS_DEADLINE_S: Final = 30.0
 #: What was put on a cluster is looked for again after this long: somebody may tidy up there.
 _PLACED_HOLDS_S: Final = 60.0
-
-#: The minor versions of Python 3 that workers run under.
-_MINORS: Final = range(11, 20)
-_VERSION: Final = re.compile(r"\d+\.\d+")
-#: Prints "hpcflow-python 3.11 /usr/bin/python3.11" for each interpreter that starts, after the prologue ($1).
-_FIND_PYTHONS: Final = """
-echo "hpcflow-machine $(uname -m)"
-eval "$1" </dev/null >/dev/null 2>&1
-for name in $2; do
-    path=$(command -v "$name" 2>/dev/null) || continue
-    "$path" -c 'import sys; print("hpcflow-python %d.%d %s" % (*sys.version_info[:2], sys.argv[1]))' "$path" 2>/dev/null
-done
-exit 0
-"""
 
 #: Prints the f_type of the file system that a directory is on, or will be.
 _FILE_SYSTEM: Final = 'd=$1; until test -e "$d"; do d=${d%/*}; d=${d:-/}; done; stat -f -c %t "$d"'
@@ -93,10 +79,8 @@ class Cluster:
     link: Link | None = None
     #: Whether several machines write to ``root``; ``None``: as they do to the server's own home.
     on_network: bool | None = None
-    #: Interpreters found there, by (major, minor).
-    pythons: dict[tuple[int, int], str] = field(default_factory=dict[tuple[int, int], str])
-    #: What `uname -m` says there, once somebody asked behind ssh; empty: what it says here.
-    machine: str = ""
+    #: Interpreters and machine, behind ssh; nothing before somebody asked, and nothing of clusters on this machine.
+    found: Found = field(default_factory=Found)
     _settled: bool = False
     _placed_at: float | None = None
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -212,30 +196,15 @@ class Cluster:
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         own = (sys.version_info[0], sys.version_info[1])
-        usable = [path for version, path in sorted(self.pythons.items()) if version >= (3, _MINORS[0])]
+        usable = [path for version, path in sorted(self.pythons.items()) if version >= (3, MINORS[0])]
         python = self._named_python or self.pythons.get(own) or (usable or ["python3"])[0]
         self.plugin = type(self.plugin)(python=python, worker=self.worker_path, root=self.root)
         self._settled = True
 
     async def _find_pythons(self) -> None:
-        """Ask a login shell which interpreters it has after the prologue."""
-        names = self._named_python or " ".join([*(f"python3.{minor}" for minor in _MINORS), "python3", "python"])
-        command = Command(("bash", "-lc", _FIND_PYTHONS, "hpcflow", self.settings.prologue, names))
-        reply = await self.transport.run(command, 2 * _FAR_DEADLINE_S)
-        if reply.exit_code == 127:
-            command = Command(("sh", "-c", *command.argv[2:]))
-            reply = await self.transport.run(command, 2 * _FAR_DEADLINE_S)
-        if reply.exit_code is None:
-            raise TransportError(f"The interpreters of {self.name} could not be looked for: {reply.stderr.decode()}")
-        for line in reply.stdout.decode(errors="replace").splitlines():
-            match line.split(maxsplit=2):
-                case ["hpcflow-python", version, path] if _VERSION.fullmatch(version):
-                    major, _, minor = version.partition(".")
-                    self.pythons.setdefault((int(major), int(minor)), path)
-                case ["hpcflow-machine", machine]:
-                    self.machine = machine
-                case _:
-                    pass
+        self.found = await find_pythons(
+            self.transport, prologue=self.settings.prologue, named=self._named_python, root=self.root
+        )
 
     async def _find_file_system(self) -> None:
         """Ask what its work directory is on; what can't be told is taken for a network file system."""
@@ -246,6 +215,32 @@ class Cluster:
             self.on_network = True
 
     # ---- interpreters
+
+    @property
+    def pythons(self) -> dict[tuple[int, int], str]:
+        return self.found.pythons
+
+    def wants_python(self, shape: Shape) -> bool:
+        """Whether the shape's Python is not there, and shall be installed: ``python = "auto"``."""
+        auto = self.link is not None and self.settings.python == "auto" and not shape.env.base.has_python
+        return auto and shape.python_version not in self.pythons
+
+    async def install_python(self, version: tuple[int, int], wheelhouse: str) -> None:
+        """Install a Python of this minor version below hpcflow's folder there.
+
+        Raises:
+            PythonsError: with what uv wrote.
+            TransportError: the cluster can't be reached.
+        """
+        await install_python(
+            self.transport,
+            prologue=self.settings.prologue,
+            root=self.root,
+            version=version,
+            here=self.found,
+            wheelhouse=wheelhouse,
+        )
+        await self._find_pythons()
 
     @property
     def _named_python(self) -> str | None:
@@ -279,7 +274,7 @@ class Cluster:
 
     def environment_folder(self, shape: Shape) -> str:
         """Return where the requirements of a shape are, or will be, installed."""
-        machine = self.machine or os.uname().machine
+        machine = self.found.machine or os.uname().machine
         key = environment_key(shape.env, cluster=self.name, machine=machine, python=shape.python_version)
         return os.path.join(self.root, "envs", key)
 
@@ -315,6 +310,8 @@ class Cluster:
         """
         if self.link is None or shape.python_version in self.pythons or shape.env.base != Environment():
             return  # what another environment has is asked of itself
+        if self.wants_python(shape):
+            return
         version = ".".join(map(str, shape.python_version))
         found = ", ".join(f"{major}.{minor} ({path})" for (major, minor), path in sorted(self.pythons.items()))
         if (named := self._named_python) is not None:
@@ -326,7 +323,8 @@ class Cluster:
             return  # it may be there on compute nodes only: they will tell
         raise UserError(
             f"{self.name!r} has no Python {version} on PATH; it has {found or 'none'}. Load one in the prologue of "
-            f"clusters.toml, name one there with python=, or dispatch with a Python that both places have."
+            f"clusters.toml, name one there with python=, have one installed with python = 'auto', or dispatch with a "
+            "Python that both places have."
         )
 
     def follow_poll(self, settings: Settings) -> tuple[float, float]:

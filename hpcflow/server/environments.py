@@ -15,6 +15,7 @@ from hpcflow.core.environment import EXIT_ENVIRONMENT
 from hpcflow.core.model import Environment, HpcflowError, Shape, Task, UserError
 from hpcflow.core.plugin import Command, Reply
 from hpcflow.server.clusters import Cluster
+from hpcflow.server.pythons import PythonsError
 from hpcflow.server.remote import File, TransportError
 from hpcflow.server.wheels import TARGET_CODE, Target, WheelsError, fetched, parse_target, wheel_files
 from hpcflow.server.zipapp import build_environment_maker
@@ -119,7 +120,7 @@ class Environments:
             return []
         if not imports and shape.env.base == Environment():
             return []  # which interpreter there is was found out without a command
-        built = not shape.env.requirements or self.is_built(cluster, shape)
+        built = self.is_built(cluster, shape)
         if not built:  # what it will have is not known yet, but its Python is
             imports = {}
         try:
@@ -172,12 +173,14 @@ class Environments:
     # ---- before tasks are submitted
 
     def is_built(self, cluster: Cluster, shape: Shape) -> bool:
-        """Whether the requirements of a shape are known to be installed there."""
+        """Whether what a shape needs is known to be installed there."""
+        if cluster.wants_python(shape):
+            return False
         built_at = self._built.get(cluster.environment_folder(shape))
-        return built_at is not None and _now() - built_at < _BUILT_HOLDS_S
+        return not shape.env.requirements or (built_at is not None and _now() - built_at < _BUILT_HOLDS_S)
 
     async def build(self, cluster: Cluster, shape: Shape, announce: Callable[[], Awaitable[None]]) -> None:
-        """Make sure that the requirements of a shape are installed on its cluster.
+        """Make sure that the Python and the requirements of a shape are installed on its cluster.
 
         Args:
             cluster: the shape's.
@@ -189,6 +192,16 @@ class Environments:
             BuildFailed: it can't be done as it was asked for.
         """
         await cluster.place_worker()
+        if cluster.wants_python(shape):
+            await announce()
+            try:
+                await cluster.install_python(shape.python_version, self._wheelhouse)
+            except PythonsError as error:
+                raise BuildFailed(f"{cluster.name!r} has no Python of this program's version. {error}") from None
+            if cluster.wants_python(shape):
+                raise BuildFailed(f"uv installed a Python on {cluster.name!r} that does not start there.")
+        if not shape.env.requirements:
+            return
         folder = cluster.environment_folder(shape)
         there = await self._run(cluster, Command(("test", "-f", f"{folder}/hpcflow.json")), _PROBE_S)
         if there.exit_code == 0:

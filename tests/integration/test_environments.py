@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -343,3 +345,57 @@ def test_the_values_of_the_page_are_environments() -> None:
     exec(values, {"hf": hpcflow}, made)
     assert made["tool"] == Environment(modules=("gcc/13", "openblas/0.3"), conda="science")
     assert made["image"].binds == ("/scratch", "/data/ref:/ref:ro")
+
+
+# ---- an interpreter that is not there
+
+#: `uv python install 3.X` puts an interpreter below UV_PYTHON_INSTALL_DIR.
+UV = f"""#!/bin/sh
+test "$1 $2" = "python install" || exit 2
+test "$UV_PYTHON_INSTALL_BIN" = 0 || exit 2
+folder=$UV_PYTHON_INSTALL_DIR/cpython-$3.9-linux-x86_64-gnu/bin
+/bin/mkdir -p "$folder"
+printf '#!/bin/sh\\nexec {sys.executable} "$@"\\n' >"$folder/python$3"
+/bin/chmod 755 "$folder/python$3"
+"""
+
+WHERE = """
+@hf.electron(executor="far")
+def where():
+    return os.path.dirname(os.path.dirname(os.path.abspath(sys.argv[0]))), sys.version_info[:2]
+
+@hf.lattice
+def flow():
+    return where()
+
+print(result(flow))
+"""
+
+
+@pytest.mark.parametrize("uv", ["on PATH", "sent", "nowhere"])
+def test_a_python_that_is_not_there_is_installed_where_clusters_toml_says_auto(tmp_path: Path, uv: str) -> None:
+    bare, house = tmp_path / "bare", tmp_path / "house"
+    bare.mkdir()
+    for tool in ("mkdir", "chmod"):
+        (bare / tool).symlink_to(shutil.which(tool) or tool)
+    if uv == "on PATH":
+        (bare / "uv").write_text(UV)
+        (bare / "uv").chmod(0o755)
+    if uv == "sent":
+        with zipfile.ZipFile(make_wheel(house, "uv", "9.0"), "a") as wheel:
+            wheel.writestr("uv-9.0.data/scripts/uv", UV)
+    house.mkdir(exist_ok=True)
+    table = f"prologue = 'PATH={bare}'\n"
+    with a_laptop(tmp_path, table=table, python="auto", HPCFLOW_WHEELHOUSE=str(house)) as laptop:
+        own = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        said = laptop.user.runs(HEAD + WHERE)
+        if uv == "nowhere":
+            assert (
+                "'far' has no Python of this program's version. There is no uv there, and none to send: Not all" in said
+            )
+            return
+        assert said.endswith(f"{sys.version_info[:2]})")
+        shown = laptop.user.asks("show", laptop.user.dispatches()[0])
+        assert f"Installing Python {own} on far, once; tasks that need it wait." in str(shown["messages"])
+        (installed,) = (laptop.work / "pythons").glob(f"*/bin/python{own}")
+        assert installed.read_text().startswith("#!/bin/sh")

@@ -38,6 +38,7 @@ def a_laptop(
     user: str | None = None,
     table: str = "",
     path: Sequence[str | Path] = PATH,
+    python: str = sys.executable,
     **settings: str,
 ) -> Generator[Laptop]:
     """Run sshd, proxy and server. ``table``: further lines of the cluster's table; ``settings``: the server's."""
@@ -50,7 +51,7 @@ def a_laptop(
         work = folder / "work" if user is None else node.home / f".hpcflow/work/far-{os.getpid()}"
         text = f'[far]\nscheduler = "local"\nhost = "cluster"\n{table}\n'
         if user is None:
-            text += f'workdir = "{work}"\nkeys = "{folder}/keys"\npython = "{sys.executable}"\n'
+            text += f'workdir = "{work}"\nkeys = "{folder}/keys"\npython = "{python}"\n'
         else:
             text += f'workdir = "~/.hpcflow/work/{work.name}"\nkeys = "~/.hpcflow/work/{work.name}/keys"\n'
         environment = {
