@@ -15,7 +15,8 @@ __all__ = ["demo", "list_clusters", "plan", "show_page", "show_test", "test_clus
 
 
 def list_clusters(options: argparse.Namespace) -> int:
-    from hpcflow.sdk.terminal import table
+    from hpcflow.sdk.answers import parse_time
+    from hpcflow.sdk.terminal import clock, table
 
     answer = the_server().ask("GET", "/clusters")
     if options.json:
@@ -26,7 +27,9 @@ def list_clusters(options: argparse.Namespace) -> int:
         partitions = ", ".join(partition["name"] for partition in cluster["partitions"])
         name = cluster["name"] + (" (default)" if cluster["default"] else "")
         scheduler = " ".join(filter(None, (cluster["scheduler"], cluster["version"])))
-        rows.append((name, scheduler, cluster["state"], partitions, cluster["problem"] or ""))
+        since = parse_time(cluster.get("unknown_since"))
+        state = cluster["state"] + (f", unknown since {clock(since)}" if since is not None else "")
+        rows.append((name, scheduler, state, partitions, cluster["problem"] or ""))
     table(("CLUSTER", "SCHEDULER", "STATE", "PARTITIONS", "PROBLEM"), rows)
     for cluster in answer["clusters"]:
         if cluster["site"]:

@@ -126,6 +126,9 @@ def _write_dispatch(summary: Summary) -> None:
             ((line.cluster, line.job_id or "-", str(line.width), line.state, _why(line)) for line in summary.arrays),
         )
     for asked in summary.asked:
+        if asked.unknown_since is not None:
+            print(plain(f"{asked.cluster}: unknown since {clock(asked.unknown_since)}. {asked.problem}"))
+            continue
         when = f"was asked last at {clock(asked.at)}" if asked.at else "has not been asked yet"
         print(plain(f"{asked.cluster} {when}{f', and did not answer: {asked.problem}' if asked.problem else '.'}"))
 
@@ -167,11 +170,16 @@ def _lines(summary: Summary) -> list[str]:
 
 
 def _task_row(record: TaskRecord) -> tuple[str, ...]:
+    from hpcflow.sdk.terminal import clock
+
     job = "-" if record.job_id is None else f"{record.job_id}_{record.array_index}"
     cpu = "-" if record.cpu_s is None else f"{record.cpu_s:.1f} s"
     memory = "-" if record.max_rss_kib is None else f"{record.max_rss_kib / 1024:.0f} MiB"
     error = (record.error or "").partition("\n")[0]
-    return str(record.index), record.name, record.state, job, record.host or "-", cpu, memory, error
+    state = str(record.state)
+    if record.unknown_since is not None:
+        state = f"unknown since {clock(record.unknown_since)} (was {state})"
+    return str(record.index), record.name, state, job, record.host or "-", cpu, memory, error
 
 
 def _usage_row(node: NodeResult) -> tuple[str, ...]:

@@ -66,6 +66,8 @@ class Asked:
     at: datetime | None
     #: Why it did not answer; empty when it did.
     problem: str
+    #: Since when nobody knows what its jobs do; ``None``: that is known.
+    unknown_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +131,13 @@ def parse_summary(raw: JsonObject) -> Summary:
             for line in raw.get("arrays", ())
         ),
         asked=tuple(
-            Asked(line["cluster"], parse_time(line["at"]), line["problem"] or "") for line in raw.get("asked", ())
+            Asked(
+                line["cluster"],
+                parse_time(line["at"]),
+                line["problem"] or "",
+                parse_time(line.get("unknown_since")),
+            )
+            for line in raw.get("asked", ())
         ),
         messages=tuple(message["text"] for message in raw.get("messages", ())),
         python=(major, minor),
@@ -164,6 +172,8 @@ class TaskRecord:
     raw: str | None
     exit_code: int | None
     signal: int | None
+    #: Since when nobody knows whether it still is in that state; ``None``: that is known.
+    unknown_since: datetime | None = None
     # Only in the answer about a single task:
     error_type: str | None = None
     traceback: str | None = None
@@ -192,6 +202,7 @@ def parse_task(raw: JsonObject) -> TaskRecord:
         raw=raw.get("raw"),
         exit_code=raw.get("exit_code"),
         signal=raw.get("signal"),
+        unknown_since=parse_time(raw.get("unknown_since")),
         error_type=raw.get("error_type"),
         traceback=raw.get("traceback"),
         workdir=raw.get("workdir"),

@@ -75,6 +75,9 @@ class Cluster:
     submitted_at: datetime | None = None
     #: When it was last asked about jobs, with or without success; ``None``: not since the server's start.
     asked_at: datetime | None = None
+    #: When anything about jobs or tasks came from there last, and when it last failed to; ``None``: not yet.
+    heard_at: datetime | None = None
+    failed_at: datetime | None = None
     #: The connection of a cluster behind ssh; ``None``: it is reached from this machine.
     link: Link | None = None
     #: Whether several machines write to ``root``; ``None``: as they do to the server's own home.
@@ -97,6 +100,19 @@ class Cluster:
             return "unreachable"
         return "ok" if self.version or self.limits is not None else "unknown"
 
+    @property
+    def unknown_since(self) -> datetime | None:
+        """Since when nobody knows what its jobs do, as far as that was asked; ``None``: it is known."""
+        if self.problem is None or self.failed_at is None:
+            return None
+        if self.heard_at is None:
+            return self.failed_at
+        return self.heard_at if self.failed_at > self.heard_at else None
+
+    def fail(self, problem: str, now: datetime) -> None:
+        """Note why it does not tell anything."""
+        self.problem, self.failed_at = problem, now
+
     async def known_limits(self, now: datetime) -> Limits:
         """Return the cluster's limits, asked for at most every ten minutes; stale ones when it does not answer.
 
@@ -114,9 +130,10 @@ class Cluster:
                 await self._read_rules()
                 reply = await self.transport.run(self.plugin.limits(), _LIMITS_DEADLINE_S)
                 self.limits, self.limits_at, self.problem = self.plugin.parse_limits(reply), now, None
+                self.heard_at = now
                 self.version = f"{self.limits.scheduler} {self.limits.version}".strip()
             except HpcflowError as error:
-                self.problem = str(error)
+                self.fail(str(error), now)
                 if self.limits is None:
                     raise
                 self.limits_at = now  # one that does not answer is not asked more often than one that does

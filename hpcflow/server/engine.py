@@ -290,7 +290,7 @@ class Engine:
             except StoreError:
                 logger.exception("%s: the store refused a change; trying again", cluster.name)
             except HpcflowError as error:
-                cluster.problem = str(error)
+                cluster.fail(str(error), self.now())
                 logger.warning("%s: %s", cluster.name, error)
             except Exception:  # one cluster's fault must not stop the others
                 logger.exception("%s: a fault in %s; going on", cluster.name, turn.__name__)

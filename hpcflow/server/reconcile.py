@@ -70,6 +70,8 @@ class Reconciler:
             await self._call_reserve(cluster, bag)
         if problem is not None:
             raise problem
+        if bags:
+            cluster.heard_at = self._shared.now()
         return bool(news)
 
     async def read(self, cluster: Cluster, bag: LiveBag) -> int:
@@ -183,7 +185,11 @@ class Reconciler:
                 await cluster.transport.run(command, self._shared.settings.command_deadline) for command in commands
             ]
             seen = cluster.plugin.parse_query(asked, replies)
-            cluster.problem, cluster.asked_at = "; ".join(seen.problems) or None, self._shared.now()
+            cluster.asked_at = self._shared.now()
+            if seen.problems:
+                cluster.fail("; ".join(seen.problems), cluster.asked_at)
+            else:
+                cluster.problem, cluster.heard_at = None, cluster.asked_at
             rows: dict[str, list[Observation]] = {}
             for row in seen.rows:
                 rows.setdefault(row.token, []).append(row)

@@ -17,6 +17,7 @@ from hpcflow.server.queues import Queues, answer
 from hpcflow.server.remote import NeedsLogin, UnknownHost
 from hpcflow.server.remote.known_hosts import remember
 from hpcflow.server.remote.login import Logins, Question
+from hpcflow.server.reports import spelled
 from hpcflow.server.settings import ClusterSettings, cluster_settings
 from hpcflow.server.site import SiteError
 
@@ -76,6 +77,7 @@ class Roster:
             "version": cluster.version,
             "state": cluster.state,
             "problem": cluster.problem or cluster.site_problem,
+            "unknown_since": spelled(cluster.unknown_since),
             "site": cluster.site.said(),
             "partitions": [asdict(partition) for partition in cluster.limits.partitions] if cluster.limits else [],
             "max_array_size": cluster.limits.array.max_width if cluster.limits else None,

@@ -86,6 +86,8 @@ class ClusterAnswer(BaseModel):
     version: str
     state: Literal["ok", "unreachable", "needs login", "needs admin", "unknown"]
     problem: str | None
+    #: Since when nobody knows what its jobs do; ``None``: that is known, or nobody asked.
+    unknown_since: datetime | None = None
     #: The site's rules as "poll 60, linger 0"; "": it makes none, or they were not read yet.
     site: str
     partitions: list[PartitionLimits]
@@ -328,6 +330,8 @@ class Asked(BaseModel):
     at: datetime | None
     #: Why it did not answer.
     problem: str | None
+    #: Since when nobody knows what its jobs do.
+    unknown_since: datetime | None = None
 
 
 class DatedMessage(BaseModel):
@@ -458,6 +462,8 @@ class TaskDetail(BaseModel):
     max_rss_kib: int | None
     error: str | None
     cores: int
+    #: Since when nobody knows whether it still is in that state: its cluster can't be reached.
+    unknown_since: datetime | None = None
     #: How its worker saw it end: "ok", "error", "exit", "signal", "timeout", "memory", or "killed" with its worker.
     end: str | None
     #: The scheduler's words for the end of the worker.

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 
 from hpcflow.core.bag import DamagedError, checked
 from hpcflow.core.follow import array_task_of
-from hpcflow.core.model import DispatchId, HpcflowError, NotFound, UserError, ulid
+from hpcflow.core.model import ClusterName, DispatchId, HpcflowError, NotFound, UserError, ulid
 from hpcflow.core.places import Places
 from hpcflow.core.states import State, Status
 from hpcflow.server.again import check_at_hand, nothing_to_retry, number_of
@@ -60,6 +60,7 @@ _COLUMNS: Final = (
     "max_rss_kib",
     "error",
     "cores",
+    "unknown_since",
     "end",
     "raw",
     "exit_code",
@@ -340,7 +341,12 @@ class Service:
         """Return when the schedulers were asked last on which this dispatch has arrays that are not over."""
         names = {row.array.cluster for row in arrays if row.ended_at is None}
         return [
-            {"cluster": name, "at": spelled(cluster.asked_at), "problem": cluster.problem}
+            {
+                "cluster": name,
+                "at": spelled(cluster.asked_at),
+                "problem": cluster.problem,
+                "unknown_since": spelled(cluster.unknown_since),
+            }
             for name in sorted(names)
             if (cluster := self._engine.clusters.get(name)) is not None
         ]
@@ -408,11 +414,18 @@ class Service:
             "max_rss_kib": record.get("rss"),
             "error": row.error,
             "cores": cores,
+            "unknown_since": self._unknown_since(row),
             "end": record.get("st"),
             "raw": record.get("raw"),
             "exit_code": record.get("code"),
             "signal": record.get("sig"),
         }
+
+    def _unknown_since(self, row: TaskRow) -> str | None:
+        if row.state not in {State.QUEUED, State.RUNNING} or row.cluster is None:
+            return None
+        cluster = self._engine.clusters.get(ClusterName(row.cluster))
+        return None if cluster is None else spelled(cluster.unknown_since)
 
     async def usage(self, dispatch: str) -> Json:
         """Say what the arrays of a dispatch cost, and what became of it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import sys
 from collections.abc import Generator, Iterator, Sequence
@@ -189,6 +190,48 @@ def test_a_host_that_is_away_for_a_while_is_waited_for(laptop: Laptop, tmp_path:
         out, err = ended(laptop.user, running)
     assert (out.strip(), running.returncode) == ("14", 0), err
     assert sorted(lines(ledger)) == ["0", "1", "2", "3"]
+
+
+GATED = """
+import sys
+import hpcflow as hf
+
+@hf.electron(executor="far")
+def wait(gate, ledger):
+    with open(ledger, "a") as file:
+        file.write("up\\n")
+    with open(gate) as file:
+        return file.read()
+
+@hf.lattice
+def flow(gate, ledger):
+    return wait(gate, ledger)
+
+print(hf.dispatch(flow)(*sys.argv[1:]))
+"""
+
+
+def test_what_runs_on_a_host_that_is_away_is_unknown_since_then_and_not_failed(laptop: Laptop, tmp_path: Path) -> None:
+    gate, ledger = tmp_path / "gate", tmp_path / "ledger"
+    os.mkfifo(gate)
+    dispatch = laptop.user.runs(GATED, str(gate), str(ledger))
+    until(lambda: laptop.user.asks("show", dispatch)["counts"].get("running") == 1, laptop.user.log)
+    assert laptop.user.asks("show", dispatch, "--tasks")["tasks_shown"][0]["unknown_since"] is None
+    laptop.proxy.refuse = True
+    laptop.proxy.cut()
+    until(lambda: laptop.user.asks("show", dispatch, "--tasks")["tasks_shown"][0]["unknown_since"], laptop.user.log)
+    shown = laptop.user.hpcflow("show", dispatch, "--tasks").stdout
+    assert re.search(r"^far: unknown since 20\d\d-.*can't be reached", shown, re.MULTILINE), shown
+    assert re.search(r"^0 +wait +unknown since 20\d\d-.* \(was running\)", shown, re.MULTILINE), shown
+    (far,) = (cluster for cluster in laptop.user.asks("clusters", "list") if cluster["name"] == "far")
+    assert (far["state"], far["unknown_since"] is not None) == ("unreachable", True)
+    gate_opened = os.open(gate, os.O_RDWR)
+    os.write(gate_opened, b"done")
+    os.close(gate_opened)
+    laptop.proxy.refuse = False
+    until(lambda: laptop.user.asks("show", dispatch)["status"] == "COMPLETED", laptop.user.log)
+    assert laptop.user.asks("show", dispatch, "--tasks")["tasks_shown"][0]["unknown_since"] is None
+    assert lines(ledger) == ["up"]
 
 
 @pytest.mark.slow
