@@ -537,6 +537,31 @@ def test_a_thousand_tasks_cost_ten_commands(own: Callable[..., Place]) -> None:
     assert len(calls) <= 10, calls
 
 
+def test_many_tasks_cost_few_commands_and_the_server_a_time_that_grows_with_them(tmp_path: Path) -> None:
+    """MANY_TASKS=50000 makes it the size that a user may bring; it is smaller here, because it takes minutes."""
+    many = int(os.environ.get("MANY_TASKS", "4000"))
+    with place("pbs", tmp_path, HPCFLOW_ACCOUNTING_POLL="30") as here:
+        assert here.double is not None
+        spent: list[tuple[int, int, float]] = []
+        for number in (1000, many):
+            calls, cpu_s = len(here.double.control()["calls"]), _cpu_s(here.user.server_pid())
+            dispatch = here.dispatches(SQUARES, number, here.user.folder / f"ledger-{number}")
+            assert here.ended(dispatch) == "COMPLETED", here.user.log()
+            assert int(here.result(dispatch)) == sum(i * i for i in range(number))
+            calls, cpu_s = len(here.double.control()["calls"]) - calls, _cpu_s(here.user.server_pid()) - cpu_s
+            spent.append((number, calls, cpu_s))
+        print(spent)
+        (small, _, small_s), (large, calls, large_s) = spent
+        assert calls <= 10 + large // 1000, spent
+        assert large_s / large <= 1.5 * small_s / small, spent
+
+
+def _cpu_s(pid: int) -> float:
+    """Return the user and system time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 # ---- from a laptop
 
 
