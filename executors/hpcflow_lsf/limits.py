@@ -7,17 +7,16 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
+from hpcflow.core.batch import MARK, decoded, not_found
 from hpcflow.core.model import WORKER_MEMORY_MIB, ArrayLimits, HpcflowError, Limits, Partition
 from hpcflow.core.plugin import Command, Reply
-from hpcflow_lsf.text import decoded, first_words, kib, not_found
+from hpcflow_lsf.text import first_words, kib
 
 __all__ = ["limits", "parse_limits", "parse_probe", "probe", "queue_sections"]
 
-_MARK: Final = "=== hpcflow 5c1f27e0 ==="
 # Constant text; nothing of a user's is ever put into it.
 _LIMITS: Final = (
-    f"lsid && echo '{_MARK}' && bparams -a && echo '{_MARK}' && bqueues -l && echo '{_MARK}' && "
-    "{ lshosts -w || true; }"
+    f"lsid && echo '{MARK}' && bparams -a && echo '{MARK}' && bqueues -l && echo '{MARK}' && {{ lshosts -w || true; }}"
 )
 
 #: bjobs -json came with 10.1.0.2.
@@ -64,7 +63,7 @@ def parse_limits(reply: Reply) -> Limits:
     """
     if not_found(reply):
         raise HpcflowError("There is no LSF here: `lsid` or `bqueues` was not found on PATH.")
-    parts = decoded(reply.stdout).split(f"{_MARK}\n")
+    parts = decoded(reply.stdout).split(f"{MARK}\n")
     version = _version(parts[0])
     if reply.exit_code != 0 or len(parts) != 4 or version is None or not _QUEUE.search(parts[2]):
         raise HpcflowError(f"LSF did not tell its limits: {first_words(decoded(reply.stderr))}.")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from hpcflow.core.batch import check_texts
 from hpcflow.core.model import JobArray, UserError
 
 __all__ = ["check_array", "checked_extra", "selection"]
@@ -52,8 +53,6 @@ _FLAGS: Final = frozenset(
 _RESOURCES: Final[Mapping[str, str]] = {"span": "write nodes=, ntasks= and cpus=", "mem": "write memory="}
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-#: An array's name with its indices has at most 255 characters (10.1).
-_TOKEN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,199}")
 _HOST: Final = re.compile(r"[A-Za-z0-9][\w.-]*")
 _LICENSE: Final = re.compile(r"[A-Za-z][\w-]*[:=][0-9]+")
 
@@ -86,22 +85,8 @@ def check_array(array: JobArray) -> None:
     Raises:
         UserError: a control character in a text, a name that is no name for a job, an annotation that LSF has not.
     """
-    if not _TOKEN.fullmatch(array.token):
-        raise UserError(f"{array.token!r} can't be the name of an LSF job: letters, digits and ._+- only, at most 200.")
-    if array.width < 1:
-        raise UserError(f"The array {array.token} has {array.width} array tasks: it needs one at least.")
+    check_texts(array, a_job="an LSF job", scheduler="LSF", dashes=False)
     asked = array.resources
-    named = {
-        "partition": asked.partition,
-        "account": asked.account,
-        "constraint": asked.constraint,
-        "reservation": asked.reservation,
-        "licenses": asked.licenses,
-        "exclude": asked.exclude,
-    }
-    for name, text in named.items():
-        if text is not None and (not text.strip() or text.startswith("-") or _CONTROL.search(text)):
-            raise UserError(f"{name}={text!r} can't be passed to LSF: it is empty, an option, or not printable.")
     if asked.qos:
         raise UserError(f"qos={asked.qos!r} means nothing to LSF: name a queue by partition=, or leave it out there.")
     if asked.constraint is not None and re.search(r"[\[\]]", asked.constraint):
@@ -114,11 +99,6 @@ def check_array(array: JobArray) -> None:
     for part in (asked.licenses or "").split(",") if asked.licenses else ():
         if not _LICENSE.fullmatch(part.strip()):
             raise UserError(f'licenses={asked.licenses!r}: write them as "name:count,name:count".')
-    if "\r" in array.prologue or "\0" in array.prologue:
-        raise UserError("The prologue in clusters.toml has a carriage return or a NUL: shells stumble over them.")
-    for text in (array.path, *array.command):
-        if _CONTROL.search(text):
-            raise UserError(f"{text!r} can't stand in a batch script: it has a control character.")
 
 
 def _checked(word: str, source: str) -> list[str]:

@@ -6,15 +6,17 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar, Final
 
-from hpcflow.core.model import JobArray, Limits, Observations
+from hpcflow.core.batch import decoded
+from hpcflow.core.model import JobArray
 from hpcflow.core.plugin import Command, Plugin, Reply, Submission
-from hpcflow.core.queue import QueueView
-from hpcflow_lsf import limits, query, queue
 from hpcflow_lsf.jobs import LsfJobs
+from hpcflow_lsf.limits import limits, parse_limits, parse_probe, probe
 from hpcflow_lsf.options import check_array, checked_extra
+from hpcflow_lsf.query import parse_query, query
+from hpcflow_lsf.queue import parse_queue, queue
 from hpcflow_lsf.reasons import in_plain_words
 from hpcflow_lsf.submission import classify
-from hpcflow_lsf.text import decoded, first_words
+from hpcflow_lsf.text import first_words
 
 __all__ = ["LsfPlugin"]
 
@@ -63,26 +65,20 @@ class LsfPlugin:
 
     name: ClassVar[str] = "lsf"
 
+    probe = staticmethod(probe)
+    parse_probe = staticmethod(parse_probe)
+    limits = staticmethod(limits)
+    parse_limits = staticmethod(parse_limits)
+    query = staticmethod(query)
+    parse_query = staticmethod(parse_query)
+    queue = staticmethod(queue)
+    parse_queue = staticmethod(parse_queue)
+    why_pending = staticmethod(in_plain_words)
+
     def __init__(self, *, python: str, worker: str, root: str) -> None:
         """Make a plugin; LSF needs none of the three."""
         del python, worker, root
         self._jobs = LsfJobs()
-
-    def probe(self) -> Command:
-        """Ask for the version, and whether the master host answers."""
-        return limits.probe()
-
-    def parse_probe(self, reply: Reply) -> str:
-        """Return "LSF 10.1.0.12, cluster summit"."""
-        return limits.parse_probe(reply)
-
-    def limits(self) -> Command:
-        """Ask for parameters, queues and hosts."""
-        return limits.limits()
-
-    def parse_limits(self, reply: Reply) -> Limits:
-        """Read parameters, queues and hosts."""
-        return limits.parse_limits(reply)
 
     def submit(self, array: JobArray) -> Command:
         """Return bsub with the script on stdin; the environment of bsub is the job's."""
@@ -93,26 +89,6 @@ class LsfPlugin:
     def parse_submit(self, array: JobArray, reply: Reply) -> Submission:
         """Classify bsub's reply."""
         return classify(self._jobs, array.width, reply)
-
-    def query(self, arrays: Sequence[JobArray], *, accounting: bool) -> tuple[Command, ...]:
-        """Return bjobs for all arrays, with bhist for those that it has forgotten."""
-        return query.query(arrays, accounting=accounting)
-
-    def parse_query(self, arrays: Sequence[JobArray], replies: Sequence[Reply]) -> Observations:
-        """Merge bjobs's answer with bhist's."""
-        return query.parse_query(arrays, replies)
-
-    def queue(self) -> tuple[Command, ...]:
-        """Return bjobs about everybody's jobs, and one command about queues and hosts."""
-        return queue.queue()
-
-    def parse_queue(self, replies: Sequence[Reply]) -> QueueView:
-        """Read both."""
-        return queue.parse_queue(replies)
-
-    def why_pending(self, raw: str) -> str | None:
-        """Return what LSF's pending reasons mean."""
-        return in_plain_words(raw)
 
     def cancel(self, arrays: Sequence[JobArray], *, pending_only: bool) -> Command:
         """Return one command that ends all of them, whether their ids are known or not.

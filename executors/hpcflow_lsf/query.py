@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from hpcflow.core.batch import MARK, decoded
 from hpcflow.core.model import Cause, JobArray, JobId, Observation, Observations, Phase
 from hpcflow.core.plugin import Command, Reply
 from hpcflow_lsf.history import Past, read_history
 from hpcflow_lsf.states import ALIVE, end_of, ended_by, stuck_of
-from hpcflow_lsf.text import decoded, first_words, instant, kib
+from hpcflow_lsf.text import first_words, instant, kib
 
 __all__ = ["hosts_of", "parse_query", "query", "read_records"]
 
@@ -27,7 +28,6 @@ _FIELDS: Final = (
     *("jobid", "jobindex", "job_name", "stat", "exit_code", "exit_reason", "pend_reason"),
     *("exec_host", "start_time", "finish_time", "run_time", "max_mem"),
 )
-_MARK: Final = "=== hpcflow 5c1f27e0 ==="
 
 # $1 the fields, then ids; without ids all jobs of the user, which is how a name is found. bjobs ends with 0 or 255 for
 # ids that it does not know, as the site has it (LSB_BJOBS_CONSISTENT_EXIT_CODE); of these bhist is asked.
@@ -36,11 +36,11 @@ fields=$1
 shift
 said=$(bjobs -a -json -o "$fields" "$@" 2>&1)
 code=$?
-printf '%s\\n{_MARK}\\n' "$said"
+printf '%s\\n{MARK}\\n' "$said"
 [ $# -gt 0 ] || exit $code
 gone=$(printf '%s\\n' "$said" | sed -n 's/.*Job <\\([0-9]*\\)> is not found.*/\\1/p' | sort -u)
 [ -z "$gone" ] || bhist -n 0 -l $gone 2>&1
-echo '{_MARK}'
+echo '{MARK}'
 exit $code
 """.strip()
 
@@ -72,7 +72,7 @@ def parse_query(arrays: Sequence[JobArray], replies: Sequence[Reply]) -> Observa
     """Read bjobs's answer, and bhist's; an element is what its own row says, or unknown."""
     reply = replies[0]
     known = all(array.job_id is not None for array in arrays)
-    parts = decoded(reply.stdout).split(f"{_MARK}\n")
+    parts = decoded(reply.stdout).split(f"{MARK}\n")
     if reply.exit_code is None or len(parts) != 2 + known or parts[-1].strip():
         how = "did not end" if reply.exit_code is None else f"ended with {reply.exit_code}"
         said = first_words(decoded(reply.stderr) or parts[0])

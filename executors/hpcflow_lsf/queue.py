@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from hpcflow.core.batch import BROKEN, MARK, count, decoded
 from hpcflow.core.model import Phase
 from hpcflow.core.plugin import Command, Reply
 from hpcflow.core.queue import NodeState, QueuedJob, QueueNode, QueuePartition, QueueView, spans, told
@@ -14,22 +15,20 @@ from hpcflow_lsf.limits import queue_sections
 from hpcflow_lsf.query import hosts_of, read_records
 from hpcflow_lsf.reasons import in_plain_words
 from hpcflow_lsf.states import ALIVE, stuck_of
-from hpcflow_lsf.text import count, decoded, first_words, instant, run_limit_s
+from hpcflow_lsf.text import first_words, instant, run_limit_s
 
 __all__ = ["parse_queue", "queue"]
 
 _ENVIRONMENT: Final = {"TZ": "UTC", "LSB_DISPLAY_YEAR": "Y"}
-_MARK: Final = "=== hpcflow 5c1f27e0 ==="
 _FIELDS: Final = (
     *("jobid", "jobindex", "job_name", "user", "proj_name", "queue", "stat", "pend_reason", "nreq_slot"),
     *("exec_host", "runtimelimit", "submit_time", "start_time", "estimated_start_time"),
 )
 # Constant text.
-_PLACES: Final = f"id -un && echo '{_MARK}' && bqueues -l && echo '{_MARK}' && bhosts -w && echo '{_MARK}'"
+_PLACES: Final = f"id -un && echo '{MARK}' && bqueues -l && echo '{MARK}' && bhosts -w && echo '{MARK}'"
 
 _JOB: Final = re.compile(r"([1-9][0-9]*)(?:\[([0-9]+)\])?")
 _NOBODY: Final = re.compile(r"^No (?:unfinished |matching )?job found\s*$")
-_BROKEN: Final = "\N{REPLACEMENT CHARACTER}"
 
 #: bhosts(1), 10.1; "closed" ones by what follows. A host that is "ok" may have jobs.
 _HOSTS: Final[Mapping[str, NodeState]] = {
@@ -103,7 +102,7 @@ def _job(record: Mapping[str, str]) -> tuple[QueuedJob, int]:
     found = _JOB.fullmatch(cells["jobid"])
     phase = ALIVE.get(cells["stat"])
     told_of = [text for name, text in cells.items() if name != "job_name"]
-    if found is None or phase is None or not cells["user"] or not cells["queue"] or _BROKEN in "".join(told_of):
+    if found is None or phase is None or not cells["user"] or not cells["queue"] or BROKEN in "".join(told_of):
         raise ValueError(cells["jobid"])
     if not cells["jobindex"].isdigit():
         raise ValueError(cells["jobindex"])
@@ -155,20 +154,20 @@ def _together(rows: Iterable[tuple[QueuedJob, int]]) -> list[QueuedJob]:
 
 
 def _places(reply: Reply, problems: list[str]) -> tuple[str | None, list[QueuePartition], tuple[QueueNode, ...] | None]:
-    parts = decoded(reply.stdout).replace("\r\n", "\n").split(f"{_MARK}\n")
+    parts = decoded(reply.stdout).replace("\r\n", "\n").split(f"{MARK}\n")
     if reply.exit_code != 0 or len(parts) != 4 or parts[3].strip():
         how = "did not end" if reply.exit_code is None else f"ended with {reply.exit_code}"
         problems.append(f"bqueues or bhosts {how}: {first_words(decoded(reply.stderr) or parts[-1])}.")
         return None, [], None
     names = [line.strip() for line in parts[0].split("\n") if line.strip()]
-    sections = {} if _BROKEN in parts[1] else dict(queue_sections(parts[1]))
+    sections = {} if BROKEN in parts[1] else dict(queue_sections(parts[1]))
     if not sections:
         problems.append("bqueues gave no whole answer.")
     served = {name: _served(text) for name, text in sections.items()}
-    nodes = None if _BROKEN in parts[2] or not sections else _nodes(parts[2], served)
+    nodes = None if BROKEN in parts[2] or not sections else _nodes(parts[2], served)
     if nodes is None:
         problems.append("bhosts gave no whole answer.")
-    user = names[-1] if names and _BROKEN not in names[-1] else None
+    user = names[-1] if names and BROKEN not in names[-1] else None
     return user, [_partition(name, text) for name, text in sections.items()], nodes
 
 

@@ -1,4 +1,4 @@
-"""Bytes of a reply as text for people and for parsers."""
+"""Words and numbers as LSF's commands write them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
 
-from hpcflow.core.plugin import Reply
+from hpcflow.core.batch import in_one_line
 
-__all__ = ["count", "decoded", "first_words", "instant", "kib", "not_found", "run_limit_s"]
+__all__ = ["first_words", "instant", "kib", "run_limit_s"]
 
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?)(?:i?bytes|i?B)?", re.IGNORECASE)
 _KIB: Final[Mapping[str, float]] = {"": 1, "K": 1, "M": 1024, "G": 1024**2, "T": 1024**3}
@@ -17,21 +17,9 @@ _KIB: Final[Mapping[str, float]] = {"": 1, "K": 1, "M": 1024, "G": 1024**2, "T":
 _INSTANT: Final = re.compile(r"(?:[A-Z][a-z]{2} )?([A-Z][a-z]{2}) +([0-9]+) ([0-9:]{5,8}) ([0-9]{4})(?: [LEX])?")
 
 
-def decoded(raw: bytes) -> str:
-    """Return UTF-8 as text; a byte that is none becomes U+FFFD, which no parser accepts."""
-    return raw.decode("utf-8", errors="replace")
-
-
 def first_words(said: str) -> str:
     """Return what a command said on stderr, in one line of at most 500 characters."""
-    kept = list(dict.fromkeys(line.strip() for line in said.splitlines() if line.strip()))
-    return "; ".join(kept)[:500] or "it said nothing"
-
-
-def not_found(reply: Reply) -> bool:
-    """Return whether the program does not exist on the cluster: the shell's status 127, and nothing on stdout."""
-    said = reply.stderr.lower()
-    return reply.exit_code == 127 and not reply.stdout.strip() and (b"not found" in said or b"no such file" in said)
+    return in_one_line(said.splitlines())
 
 
 def kib(text: str) -> int | None:
@@ -51,11 +39,6 @@ def instant(text: str) -> datetime | None:
         return datetime.strptime(f"{month} {day} {clock} {year}", form).replace(tzinfo=UTC)
     except ValueError:
         return None
-
-
-def count(text: str) -> int | None:
-    """Return a count; ``None`` for "-"."""
-    return int(text) if text.isascii() and text.isdigit() else None
 
 
 def run_limit_s(text: str) -> int | None:

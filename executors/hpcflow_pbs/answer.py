@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from hpcflow.core.batch import BROKEN, decoded
 from hpcflow.core.plugin import Reply
-from hpcflow_pbs.text import decoded, first_words
+from hpcflow_pbs.text import first_words
 
 __all__ = ["Answer", "Record", "Wanted", "read_answer", "read_object"]
 
@@ -47,7 +48,6 @@ _LINE: Final = re.compile(r'((?: {4})+|\t*)(?:"([^"]*)":[ \t]*)?(.*?)(,?)[ \t\r]
 _ABSENT: Final = re.compile(
     r"qstat: (?:Unknown Job Id [^\s]+|[^\s]+ Job has finished, use -x or -H to obtain historical job information)\s*"
 )
-_BROKEN: Final = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ def _record(attributes: Mapping[str, Any], wanted: Wanted) -> Record | None:  # 
 
 
 def _sound(value: object) -> bool:
-    return type(value) is int or (isinstance(value, str) and _BROKEN not in value)
+    return type(value) is int or (isinstance(value, str) and BROKEN not in value)
 
 
 def _read_lines(text: str, wanted: Wanted) -> tuple[dict[str, Record], bool]:

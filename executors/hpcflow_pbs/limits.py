@@ -6,19 +6,19 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from hpcflow.core.batch import MARK, count, decoded, not_found
 from hpcflow.core.model import WORKER_MEMORY_MIB, ArrayLimits, HpcflowError, Limits, Partition
 from hpcflow.core.plugin import Command, Reply
 from hpcflow_pbs.answer import read_object
-from hpcflow_pbs.text import count, decoded, first_words, mib, not_found, seconds
+from hpcflow_pbs.text import first_words, mib, seconds
 
 __all__ = ["limits", "parse_limits", "parse_probe", "probe"]
 
 Json = Mapping[str, Any]  # Any: JSON
 
-_MARK: Final = "=== hpcflow 5c1f27e0 ==="
 # Constant text; nothing of a user's is ever put into it. A site may hide nodes from its users.
 _LIMITS: Final = (
-    f"qstat -B -f -F json && echo '{_MARK}' && qstat -Q -f -F json && echo '{_MARK}' && "
+    f"qstat -B -f -F json && echo '{MARK}' && qstat -Q -f -F json && echo '{MARK}' && "
     "{ pbsnodes -a -F json || true; }"
 )
 _PROBE: Final = "qstat --version && qstat -B -f -F json"
@@ -72,7 +72,7 @@ def parse_limits(reply: Reply) -> Limits:
         raise HpcflowError("There is no PBS here: `qstat` was not found on PATH.")
     said, complaint = decoded(reply.stdout), decoded(reply.stderr)
     _refuse_others(complaint)
-    parts = said.split(f"{_MARK}\n")
+    parts = said.split(f"{MARK}\n")
     servers = read_object(parts[0], "Server") if len(parts) == 3 else {}
     queues = read_object(parts[1], "Queue") if len(parts) == 3 else {}
     if reply.exit_code != 0 or len(servers) != 1 or not queues:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from hpcflow.core.batch import check_texts
 from hpcflow.core.model import JobArray, UserError
 
 __all__ = ["check_array", "checked_extra", "job_resources", "own_place"]
@@ -48,8 +49,6 @@ _ATTRIBUTES: Final[Mapping[str, str]] = {
 }
 #: What `-W` may not set is the same whatever its case.
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-#: A job's name is at most 230 characters long, without blanks, ":" and "/" (23.06).
-_TOKEN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,199}")
 _CHUNK: Final = re.compile(r"[A-Za-z][\w-]*=[^\s:+=\\\"']+(?::[A-Za-z][\w-]*=[^\s:+=\\\"']+)*")
 _LICENSE: Final = re.compile(r"([A-Za-z][\w.-]*)(?:[:=]([0-9]+))?")
 
@@ -90,23 +89,8 @@ def check_array(array: JobArray) -> None:
     Raises:
         UserError: a control character in a text, a name that is no name for a job, an annotation that PBS has not.
     """
-    if not _TOKEN.fullmatch(array.token):
-        raise UserError(f"{array.token!r} can't be the name of a PBS job: letters, digits and ._+- only, at most 200.")
-    if array.width < 1:
-        raise UserError(f"The array {array.token} has {array.width} array tasks: it needs one at least.")
+    check_texts(array, a_job="a PBS job", scheduler="PBS", dashes=False)
     asked = array.resources
-    named = {
-        "partition": asked.partition,
-        "account": asked.account,
-        "constraint": asked.constraint,
-        "reservation": asked.reservation,
-        "licenses": asked.licenses,
-    }
-    for name, text in named.items():
-        if text is not None and (not text.strip() or text.startswith("-") or _CONTROL.search(text)):
-            raise UserError(
-                f"{name}={text!r} can't be passed to PBS: it is empty, an option, or has a control character."
-            )
     if asked.qos:
         raise UserError(f"qos={asked.qos!r} means nothing to PBS: name a queue by partition=, or leave it out there.")
     if asked.exclude:
@@ -123,11 +107,6 @@ def check_array(array: JobArray) -> None:
             f"reservation={asked.reservation!r} and partition={asked.partition!r}: a reservation of PBS is a queue,"
             " so name one."
         )
-    if "\r" in array.prologue or "\0" in array.prologue:
-        raise UserError("The prologue in clusters.toml has a carriage return or a NUL: shells stumble over them.")
-    for text in (array.path, *array.command):
-        if _CONTROL.search(text):
-            raise UserError(f"{text!r} can't stand in a batch script: it has a control character.")
 
 
 def _check(word: str, source: str) -> None:

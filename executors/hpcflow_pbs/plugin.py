@@ -6,15 +6,17 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar, Final
 
-from hpcflow.core.model import JobArray, Limits, Observations
+from hpcflow.core.batch import decoded
+from hpcflow.core.model import JobArray
 from hpcflow.core.plugin import Command, Plugin, Reply, Submission
-from hpcflow.core.queue import QueueView
-from hpcflow_pbs import limits, query, queue
 from hpcflow_pbs.jobs import PbsJobs, full_id
+from hpcflow_pbs.limits import limits, parse_limits, parse_probe, probe
 from hpcflow_pbs.options import check_array, checked_extra, job_resources, own_place
+from hpcflow_pbs.query import parse_query, query
+from hpcflow_pbs.queue import parse_queue, queue
 from hpcflow_pbs.reasons import in_plain_words
 from hpcflow_pbs.submission import classify
-from hpcflow_pbs.text import decoded, first_words
+from hpcflow_pbs.text import first_words
 
 __all__ = ["PbsPlugin"]
 
@@ -84,26 +86,20 @@ class PbsPlugin:
 
     name: ClassVar[str] = "pbs"
 
+    probe = staticmethod(probe)
+    parse_probe = staticmethod(parse_probe)
+    limits = staticmethod(limits)
+    parse_limits = staticmethod(parse_limits)
+    query = staticmethod(query)
+    parse_query = staticmethod(parse_query)
+    queue = staticmethod(queue)
+    parse_queue = staticmethod(parse_queue)
+    why_pending = staticmethod(in_plain_words)
+
     def __init__(self, *, python: str, worker: str, root: str) -> None:
         """Make a plugin; PBS needs none of the three."""
         del python, worker, root
         self._jobs = PbsJobs()
-
-    def probe(self) -> Command:
-        """Ask for the version, and whether a server answers."""
-        return limits.probe()
-
-    def parse_probe(self, reply: Reply) -> str:
-        """Return "PBS 23.06.06, server pbs01"."""
-        return limits.parse_probe(reply)
-
-    def limits(self) -> Command:
-        """Ask for the server, its queues and its nodes."""
-        return limits.limits()
-
-    def parse_limits(self, reply: Reply) -> Limits:
-        """Read server, queues and nodes."""
-        return limits.parse_limits(reply)
 
     def submit(self, array: JobArray) -> Command:
         """Return qsub with the script on stdin; the job's environment is that of a login, not of qsub."""
@@ -118,26 +114,6 @@ class PbsPlugin:
     def parse_submit(self, array: JobArray, reply: Reply) -> Submission:
         """Classify qsub's reply."""
         return classify(self._jobs, array.width, reply)
-
-    def query(self, arrays: Sequence[JobArray], *, accounting: bool) -> tuple[Command, ...]:
-        """Return one qstat for all arrays, with history where the server keeps it."""
-        return query.query(arrays, accounting=accounting)
-
-    def parse_query(self, arrays: Sequence[JobArray], replies: Sequence[Reply]) -> Observations:
-        """Read the elements' own records."""
-        return query.parse_query(arrays, replies)
-
-    def queue(self) -> tuple[Command, ...]:
-        """Return qstat about everybody's jobs, and one command about queues and nodes."""
-        return queue.queue()
-
-    def parse_queue(self, replies: Sequence[Reply]) -> QueueView:
-        """Read both."""
-        return queue.parse_queue(replies)
-
-    def why_pending(self, raw: str) -> str | None:
-        """Return what PBS's comment means."""
-        return in_plain_words(raw)
 
     def cancel(self, arrays: Sequence[JobArray], *, pending_only: bool) -> Command:
         """Return one command that ends all of them, whether their ids are known or not, and spares what has ended.

@@ -7,23 +7,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+from hpcflow.core.batch import BROKEN, MARK, count, decoded
 from hpcflow.core.model import Phase, Stuck
 from hpcflow.core.plugin import Command, Reply
 from hpcflow.core.queue import NodeState, QueuedJob, QueueNode, QueuePartition, QueueView, told
 from hpcflow_pbs.answer import Record, Wanted, read_answer, read_object
 from hpcflow_pbs.reasons import in_plain_words
-from hpcflow_pbs.text import count, decoded, first_words, instant, mib, seconds
+from hpcflow_pbs.text import first_words, instant, mib, seconds
 
 __all__ = ["parse_queue", "queue"]
 
 Json = Mapping[str, Any]  # Any: JSON
 
 _ENVIRONMENT: Final = {"TZ": "UTC"}
-_MARK: Final = "=== hpcflow 5c1f27e0 ==="
 # Constant text. A site may hide nodes from its users.
 _PLACES: Final = (
-    f"id -un && echo '{_MARK}' && qstat -Q -f -F json && echo '{_MARK}' && {{ pbsnodes -a -F json || true; }} && "
-    f"echo '{_MARK}'"
+    f"id -un && echo '{MARK}' && qstat -Q -f -F json && echo '{MARK}' && {{ pbsnodes -a -F json || true; }} && "
+    f"echo '{MARK}'"
 )
 #: Without ids: everybody's jobs, as far as the site shows them, an array as one. Without -x: none that has ended.
 _JOBS: Final = ("qstat", "-f", "-F", "json")
@@ -44,7 +44,6 @@ _RUNNING: Final = frozenset("RESUB")
 _COUNTS: Final = re.compile(r"\b(Queued|Running|Exiting):([0-9]+)")
 
 _COMMENT: Final = re.compile(r'"comment":.*')
-_BROKEN: Final = "\N{REPLACEMENT CHARACTER}"
 
 #: Words of a node's state, of which it may have several; the first of these that it has decides (23.06).
 _NODES: Final[Sequence[tuple[str, NodeState]]] = (
@@ -178,14 +177,14 @@ def _hosts(text: str) -> str | None:
 
 
 def _places(reply: Reply, problems: list[str]) -> tuple[str | None, list[QueuePartition], tuple[QueueNode, ...] | None]:
-    parts = decoded(reply.stdout).replace("\r\n", "\n").split(f"{_MARK}\n")
+    parts = decoded(reply.stdout).replace("\r\n", "\n").split(f"{MARK}\n")
     if reply.exit_code != 0 or len(parts) != 4 or parts[3].strip():
         how = "did not end" if reply.exit_code is None else f"ended with {reply.exit_code}"
         problems.append(f"qstat -Q or pbsnodes {how}: {first_words(decoded(reply.stderr))}.")
         return None, [], None
     queues, nodes = (_objects(part, group) for part, group in ((parts[1], "Queue"), (parts[2], "nodes")))
     user = next((name.strip() for name in reversed(parts[0].split("\n")) if name.strip()), None)
-    if user is not None and _BROKEN in user:
+    if user is not None and BROKEN in user:
         user = None
     if not queues:
         problems.append("qstat -Q gave no whole answer.")
@@ -199,7 +198,7 @@ def _places(reply: Reply, problems: list[str]) -> tuple[str | None, list[QueuePa
 
 def _objects(text: str, group: str) -> Mapping[str, Json]:
     """Return queues or nodes by name; none of them when bytes of it are no text, but for what people wrote."""
-    return {} if _BROKEN in _COMMENT.sub("", text) else read_object(text, group)
+    return {} if BROKEN in _COMMENT.sub("", text) else read_object(text, group)
 
 
 def _partition(name: str, queue: Json) -> QueuePartition:

@@ -1,4 +1,4 @@
-"""Bytes of a reply as text for people and for parsers."""
+"""Words and numbers as PBS's commands write them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 
-from hpcflow.core.plugin import Reply
+from hpcflow.core.batch import in_one_line
 
-__all__ = ["count", "decoded", "first_words", "instant", "mib", "not_found", "seconds"]
+__all__ = ["first_words", "instant", "mib", "seconds"]
 
 # "qsub: Unknown queue": only the end is worth a sentence. The usage that follows "illegal -J value" is not.
 _PREFIX: Final = re.compile(r"^\s*(?:qsub|qstat|qdel|qselect|pbsnodes): ")
@@ -20,22 +20,9 @@ _UNITS: Final[Mapping[str, int]] = {"b": 1, "kb": 1024, "mb": 1024**2, "gb": 102
 _CLOCK: Final = re.compile(r"(?:([0-9]+):)?([0-9]+):([0-9]+)(?:\.[0-9]+)?")
 
 
-def decoded(raw: bytes) -> str:
-    """Return UTF-8 as text; a byte that is none becomes U+FFFD, which no parser accepts."""
-    return raw.decode("utf-8", errors="replace")
-
-
 def first_words(said: str) -> str:
     """Return what a command said on stderr, in one line of at most 500 characters, without "qsub: "."""
-    lines = [_PREFIX.sub("", line).strip() for line in _USAGE.sub("", said).splitlines()]
-    kept = list(dict.fromkeys(line for line in lines if line))
-    return "; ".join(kept)[:500] or "it said nothing"
-
-
-def not_found(reply: Reply) -> bool:
-    """Return whether the program does not exist on the cluster: the shell's status 127, and nothing on stdout."""
-    said = reply.stderr.lower()
-    return reply.exit_code == 127 and not reply.stdout.strip() and (b"not found" in said or b"no such file" in said)
+    return in_one_line(_PREFIX.sub("", line) for line in _USAGE.sub("", said).splitlines())
 
 
 def seconds(text: str) -> int | None:
@@ -59,12 +46,6 @@ def instant(text: str | int | None) -> datetime | None:
     if text is None:
         return None
     return datetime.strptime(str(text), "%a %b %d %H:%M:%S %Y").replace(tzinfo=UTC)
-
-
-def count(value: object) -> int | None:
-    """Return a count; releases write it as a number or as a text."""
-    text = str(value)
-    return int(text) if text.isascii() and text.isdigit() else None
 
 
 def mib(value: object) -> int | None:

@@ -6,20 +6,20 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from hpcflow.core.batch import MARK, decoded, not_found
 from hpcflow.core.model import WORKER_MEMORY_MIB, ArrayLimits, HpcflowError, Limits, Partition
 from hpcflow.core.plugin import Command, Reply
-from hpcflow_slurm.text import count, decoded, first_words, gpus, not_found, seconds
+from hpcflow_slurm.text import count, first_words, gpus, seconds
 
 __all__ = ["limits", "parse_limits", "parse_probe", "probe"]
 
-_MARK: Final = "=== hpcflow 5c1f27e0 ==="
 # Constant text; nothing of a user's is ever put into it.
 _LIMITS: Final = (
     "scontrol show config && "
-    f"echo '{_MARK}' && "
+    f"echo '{MARK}' && "
     # -e: one row for each kind of node in a partition, so that %c and %m are numbers and not "16+".
     "sinfo --noheader --exact --format='%P|%l|%s|%D|%c|%m|%G|%h' && "
-    f"echo '{_MARK}'"
+    f"echo '{MARK}'"
 )
 _PROBE: Final = "scontrol --version && scontrol ping"
 
@@ -63,7 +63,7 @@ def parse_limits(reply: Reply) -> Limits:
     """
     if not_found(reply):
         raise HpcflowError("There is no Slurm here: `scontrol` or `sinfo` was not found on PATH.")
-    parts = decoded(reply.stdout).split(f"{_MARK}\n")
+    parts = decoded(reply.stdout).split(f"{MARK}\n")
     if reply.exit_code != 0 or len(parts) != 3:
         raise HpcflowError(f"Slurm did not tell its limits: {first_words(decoded(reply.stderr))}.")
     config = _config(parts[0])

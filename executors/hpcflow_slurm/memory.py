@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from hpcflow.core.batch import decoded
 from hpcflow.core.model import JobId, Resources
-from hpcflow_slurm.text import decoded
 
 __all__ = ["BOOKS", "Used", "limit_kib", "used_apart"]
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from hpcflow.core.batch import check_texts
 from hpcflow.core.model import JobArray, UserError
 
 __all__ = ["check_array", "checked_extra", "cluster_of", "clusters_option", "excluded"]
@@ -77,7 +78,6 @@ _CLUSTER: Final = re.compile(r"(?:--clusters?=|-M)(?!all$)([A-Za-z0-9][\w.-]*)")
 _HOSTS: Final = re.compile(r"[A-Za-z0-9][\w.,\[\]-]*")
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-_TOKEN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,199}")
 
 
 def checked_extra(array: JobArray) -> tuple[str, ...]:
@@ -128,30 +128,7 @@ def check_array(array: JobArray) -> None:
     Raises:
         UserError: a control character in a text, a name that is no name for a job, no array task at all.
     """
-    if not _TOKEN.fullmatch(array.token):
-        raise UserError(
-            f"{array.token!r} can't be the name of a Slurm job: letters, digits and ._+- only, at most 200."
-        )
-    if array.width < 1:
-        raise UserError(f"The array {array.token} has {array.width} array tasks: it needs one at least.")
-    asked = array.resources
-    named = {
-        "partition": asked.partition,
-        "account": asked.account,
-        "qos": asked.qos,
-        "constraint": asked.constraint,
-        "reservation": asked.reservation,
-        "licenses": asked.licenses,
-        "exclude": asked.exclude,
-    }
-    for name, text in named.items():
-        if text is not None and (not text.strip() or _CONTROL.search(text)):
-            raise UserError(f"{name}={text!r} can't be passed to Slurm: it is empty or has a control character.")
-    if "\r" in array.prologue or "\0" in array.prologue:
-        raise UserError("The prologue in clusters.toml has a carriage return or a NUL: sbatch refuses such scripts.")
-    for text in (array.path, *array.command):
-        if _CONTROL.search(text):
-            raise UserError(f"{text!r} can't stand in a batch script: it has a control character.")
+    check_texts(array, a_job="a Slurm job", scheduler="Slurm", dashes=True)
 
 
 def _check(word: str, source: str, taken: Mapping[str, str]) -> None:

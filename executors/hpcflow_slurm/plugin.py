@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from typing import ClassVar, Final
 
 from hpcflow import __version__
-from hpcflow.core.model import JobArray, Limits, Observations
+from hpcflow.core.batch import decoded
+from hpcflow.core.model import JobArray
 from hpcflow.core.plugin import Command, Plugin, Reply, Submission
-from hpcflow.core.queue import QueueView
-from hpcflow_slurm import limits, query, queue
 from hpcflow_slurm.jobs import SlurmJobs
+from hpcflow_slurm.limits import limits, parse_limits, parse_probe, probe
 from hpcflow_slurm.options import check_array, checked_extra, cluster_of, clusters_option
+from hpcflow_slurm.query import parse_query, query
+from hpcflow_slurm.queue import parse_queue, queue
 from hpcflow_slurm.reasons import in_plain_words
 from hpcflow_slurm.submission import classify
-from hpcflow_slurm.text import decoded, first_words
+from hpcflow_slurm.text import first_words
 
 __all__ = ["SlurmPlugin"]
 
@@ -52,26 +54,20 @@ class SlurmPlugin:
 
     name: ClassVar[str] = "slurm"
 
+    probe = staticmethod(probe)
+    parse_probe = staticmethod(parse_probe)
+    limits = staticmethod(limits)
+    parse_limits = staticmethod(parse_limits)
+    query = staticmethod(query)
+    parse_query = staticmethod(parse_query)
+    queue = staticmethod(queue)
+    parse_queue = staticmethod(parse_queue)
+    why_pending = staticmethod(in_plain_words)
+
     def __init__(self, *, python: str, worker: str, root: str) -> None:
         """Make a plugin; Slurm needs none of the three."""
         del python, worker, root
         self._jobs = SlurmJobs()
-
-    def probe(self) -> Command:
-        """Ask for the version, and whether a controller answers."""
-        return limits.probe()
-
-    def parse_probe(self, reply: Reply) -> str:
-        """Return "Slurm 22.05.8, controller vm"."""
-        return limits.parse_probe(reply)
-
-    def limits(self) -> Command:
-        """Ask for configuration and partitions."""
-        return limits.limits()
-
-    def parse_limits(self, reply: Reply) -> Limits:
-        """Read configuration and partitions."""
-        return limits.parse_limits(reply)
 
     def submit(self, array: JobArray) -> Command:
         """Return sbatch with the script on stdin.
@@ -86,26 +82,6 @@ class SlurmPlugin:
     def parse_submit(self, array: JobArray, reply: Reply) -> Submission:
         """Classify sbatch's reply."""
         return classify(self._jobs, array.width, reply)
-
-    def query(self, arrays: Sequence[JobArray], *, accounting: bool) -> tuple[Command, ...]:
-        """Return squeue, and sacct where the cluster keeps accounting."""
-        return query.query(arrays, accounting=accounting)
-
-    def parse_query(self, arrays: Sequence[JobArray], replies: Sequence[Reply]) -> Observations:
-        """Merge squeue's answer with sacct's."""
-        return query.parse_query(arrays, replies)
-
-    def queue(self) -> tuple[Command, ...]:
-        """Return squeue about everybody's jobs, and sinfo about every node."""
-        return queue.queue()
-
-    def parse_queue(self, replies: Sequence[Reply]) -> QueueView:
-        """Read both."""
-        return queue.parse_queue(replies)
-
-    def why_pending(self, raw: str) -> str | None:
-        """Return what Slurm's reason means."""
-        return in_plain_words(raw)
 
     def cancel(self, arrays: Sequence[JobArray], *, pending_only: bool) -> Command:
         """Return one command that cancels all of them, whether their ids are known or not.

@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from hpcflow.core.batch import decoded
 from hpcflow.core.model import Cause, JobArray, JobId, Observation, Observations, Phase, Resources, Stuck
 from hpcflow.core.plugin import Command, Reply
 from hpcflow_slurm.memory import BOOKS, Used, limit_kib, used_apart
 from hpcflow_slurm.options import cluster_of, clusters_option
 from hpcflow_slurm.states import canceller, state_of, stuck_of
-from hpcflow_slurm.text import decoded, first_words, instant
+from hpcflow_slurm.text import first_words, instant
 
 __all__ = ["parse_query", "query"]
 

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from hpcflow.core.batch import BROKEN, MARK, decoded
 from hpcflow.core.model import Phase
 from hpcflow.core.plugin import Command, Reply
 from hpcflow.core.queue import NodeState, QueuedJob, QueueNode, QueuePartition, QueueView, told, with_ahead
 from hpcflow_slurm.reasons import in_plain_words
 from hpcflow_slurm.states import state_of, stuck_of
-from hpcflow_slurm.text import count, decoded, first_words, gpus, instant, seconds
+from hpcflow_slurm.text import count, first_words, gpus, instant, seconds
 
 __all__ = ["parse_queue", "queue"]
 
@@ -22,17 +23,15 @@ _JOB_FIELDS: Final = "%i|%T|%r|%P|%a|%u|%D|%C|%b|%l|%V|%S|%Q|%N|%j"
 _BARS: Final = _JOB_FIELDS.count("|")
 # So does the reason that an administrator wrote.
 _NODE_FIELDS: Final = "%N|%P|%a|%l|%T|%C|%m|%G|%E"
-_MARK: Final = "=== hpcflow 5c1f27e0 ==="
 # $1 the format. Constant text. What has no mark at its end was cut.
-_JOBS: Final = f"id -un && squeue --noheader --format=\"$1\" && echo '{_MARK}'"
-_PLACES: Final = f"sinfo --noheader --Node --format=\"$1\" && echo '{_MARK}'"
+_JOBS: Final = f"id -un && squeue --noheader --format=\"$1\" && echo '{MARK}'"
+_PLACES: Final = f"sinfo --noheader --Node --format=\"$1\" && echo '{MARK}'"
 
 _JOB: Final = re.compile(r"([1-9][0-9]*)(?:_([0-9]+|\[[0-9,:-]+(?:%[0-9]+)?\])|\+[0-9]+)?")
 _SPAN: Final = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9})(?::([0-9]{1,9}))?)?")
 #: A line that begins so is a row, whatever else it is; others are noise, or the rest of a name with line ends in it.
 _ROW: Final = re.compile(r"[1-9][0-9]*(?:_[0-9\[]|\+|\|)")
 _NOTHING: Final = frozenset({"", "N/A", "(null)", "None", "none", "None assigned"})
-_BROKEN: Final = "\N{REPLACEMENT CHARACTER}"
 
 #: Reasons with which a job waits for its turn: those that are ahead of others.
 _IN_LINE: Final = frozenset({"Priority", "Resources", "None", "", "WaitingForScheduling"})
@@ -91,10 +90,10 @@ def _whole_lines(program: str, reply: Reply, problems: list[str]) -> list[str] |
         how = "did not end" if reply.exit_code is None else f"ended with {reply.exit_code}"
         problems.append(f"{program} {how}: {first_words(decoded(reply.stderr))}.")
         return None
-    if _MARK not in lines:
+    if MARK not in lines:
         problems.append(f"{program}'s answer was cut.")
         return None
-    return lines[: lines.index(_MARK)]
+    return lines[: lines.index(MARK)]
 
 
 # ---- jobs
@@ -121,14 +120,14 @@ def _jobs(reply: Reply, problems: list[str]) -> tuple[str | None, tuple[QueuedJo
     jobs = list(rows.values())
     if unread:
         problems.append(f"squeue printed {unread} rows that can't be read.")
-    sound = user and _BROKEN not in user
+    sound = user and BROKEN not in user
     return (user if sound else None), tuple(jobs if unread else with_ahead(jobs)), not unread
 
 
 def _job(line: str) -> QueuedJob | None:
     """Read one row; ``None`` for a job that has ended."""
     cells = line.split("|", _BARS)
-    if len(cells) != _BARS + 1 or _BROKEN in "".join(cells[:-1]):
+    if len(cells) != _BARS + 1 or BROKEN in "".join(cells[:-1]):
         raise ValueError(line)
     job, word, reason, partition, account, user, nodes, cores, gres, limit, submit, start, priority, hosts, name = cells
     found = _JOB.fullmatch(job)
@@ -197,9 +196,9 @@ def _nodes(reply: Reply, problems: list[str]) -> tuple[list[QueuePartition], tup
         cells = line.split("|", 8)
         state = _state(cells[4]) if len(cells) == 9 else None
         cores = cells[5].split("/") if len(cells) == 9 else []
-        if state is None or len(cores) != 4 or _BROKEN in "".join(cells[:-1]):
+        if state is None or len(cores) != 4 or BROKEN in "".join(cells[:-1]):
             # Noise has few columns; so has the rest of a reason with line ends in it.
-            unread += line.count("|") > 3 or _BROKEN in line
+            unread += line.count("|") > 3 or BROKEN in line
             continue
         name, label, up, limit, raw, _, memory, gres, reason = cells
         partition = label.rstrip("*")

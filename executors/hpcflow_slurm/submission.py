@@ -7,9 +7,10 @@ from typing import Final
 
 from psij import SubmitException
 
+from hpcflow.core.batch import decoded, not_found
 from hpcflow.core.plugin import Accepted, Ambiguous, Refused, Reply, Submission
 from hpcflow_slurm.jobs import SlurmJobs
-from hpcflow_slurm.text import decoded, first_words, not_found
+from hpcflow_slurm.text import first_words
 
 __all__ = ["classify"]
 

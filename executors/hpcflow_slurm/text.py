@@ -1,4 +1,4 @@
-"""Bytes of a reply as text for people and for parsers."""
+"""Words and numbers as Slurm's commands write them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 from datetime import UTC, datetime
 from typing import Final
 
-from hpcflow.core.plugin import Reply
+from hpcflow.core.batch import in_one_line
 
-__all__ = ["count", "decoded", "first_words", "gpus", "instant", "not_found", "seconds"]
+__all__ = ["count", "first_words", "gpus", "instant", "seconds"]
 
 # "sbatch: error: Batch job submission failed: Invalid qos specification": only the end is worth a sentence.
 _PREFIX: Final = re.compile(
@@ -19,22 +19,9 @@ _WALLTIME: Final = re.compile(r"(?:([0-9]+)-)?(?:([0-9]+):)?([0-9]+):([0-9]+)")
 _NEVER: Final = frozenset({"", "N/A", "NONE", "Unknown", "None", "(null)", "0"})
 
 
-def decoded(raw: bytes) -> str:
-    """Return UTF-8 as text; a byte that is none becomes U+FFFD, which no parser accepts."""
-    return raw.decode("utf-8", errors="replace")
-
-
 def first_words(said: str) -> str:
     """Return what a command said on stderr, in one line of at most 500 characters, without "sbatch: error:"."""
-    lines = [_PREFIX.sub("", line).strip() for line in said.splitlines()]
-    kept = list(dict.fromkeys(line for line in lines if line))
-    return "; ".join(kept)[:500] or "it said nothing"
-
-
-def not_found(reply: Reply) -> bool:
-    """Return whether the program does not exist on the cluster: the shell's status 127, and nothing on stdout."""
-    said = reply.stderr.lower()
-    return reply.exit_code == 127 and not reply.stdout.strip() and (b"not found" in said or b"no such file" in said)
+    return in_one_line(_PREFIX.sub("", line) for line in said.splitlines())
 
 
 def instant(cell: str) -> datetime | None:

@@ -85,7 +85,7 @@ def test_a_single_worker_is_an_array_too() -> None:
         (Resources(exclude="n[1-2]"), "a list of hosts"),
         (Resources(licenses="matlab"), '"name:count,name:count"'),
         (Resources(partition="-x"), "is empty, an option"),
-        (Resources(account="a\nb"), "not printable"),
+        (Resources(account="a\nb"), "has a control character"),
         (Resources(extra=("-J other",)), "finds its arrays again"),
         (Resources(extra=("-W 10",)), "write walltime="),
         (Resources(extra=("-R span[hosts=2]",)), "write nodes="),

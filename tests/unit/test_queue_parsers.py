@@ -128,8 +128,10 @@ def test_slurms_partitions_count_nodes_and_jobs() -> None:
 def test_slurms_node_states_have_their_meaning(word: str, state: NodeState) -> None:
     line = f"n1|gpu*|up|infinite|{word}|0/16/0/16|32000|(null)|none\n{MARK}"
 
-    (node,) = SLURM.parse_queue([a_reply("ada\n" + MARK), a_reply(line)]).nodes or ()
+    nodes = SLURM.parse_queue([a_reply("ada\n" + MARK), a_reply(line)]).nodes
 
+    assert nodes is not None
+    (node,) = nodes
     assert (node.state, node.raw, node.reason) == (state, word, None)
 
 
@@ -313,7 +315,7 @@ def test_hosts_behind_a_group_are_of_no_queue_that_is_known(lsf: list[Reply]) ->
 
     view = LSF.parse_queue([lsf[0], a_reply(grouped)])
 
-    assert {partition.nodes for partition in view.partitions} == {None}
+    assert [partition.nodes for partition in view.partitions] == [None, None]
     assert [node.partitions for node in view.nodes or ()] == [None]
 
 
