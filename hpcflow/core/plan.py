@@ -115,16 +115,17 @@ def check_graph(graph: Graph) -> None:
         raise UserError(f"The lattice {graph.name!r} has nothing to run: it calls no electron.")
     known = range(len(graph.tasks))
     forward = False
-    latest: dict[tuple[int, ...], int] = {}  # of each set once: all tasks of a stage may need all of the one before
+    # Tasks that need the same have one tuple together, which is looked through once.
+    bounds: dict[int, tuple[int, int]] = {}
     for task in graph.tasks:
-        for needed in (task.deps, task.after):
-            if needed not in latest:
-                unknown = [upstream for upstream in needed if upstream not in known]
-                if unknown:
-                    text = f"Task {task.index} ({task.name}) waits for task {unknown[0]}, which does not exist."
-                    raise UserError(text)
-                latest[needed] = max(needed, default=-1)
-            forward = forward or latest[needed] >= task.index
+        for needs in (task.deps, task.after):
+            if id(needs) not in bounds:
+                bounds[id(needs)] = (min(needs, default=0), max(needs, default=-1))
+            low, high = bounds[id(needs)]
+            if low < 0 or high >= len(known):
+                wrong = low if low < 0 else high
+                raise UserError(f"Task {task.index} ({task.name}) waits for task {wrong}, which does not exist.")
+            forward = forward or high >= task.index
     if any(index not in known for index in graph.output_deps):
         raise UserError(f"The lattice {graph.name!r} returns the result of a task that does not exist.")
     if forward:
@@ -135,12 +136,15 @@ def _refuse_circles(graph: Graph) -> None:
     # Tracing makes tasks in order, so only wait() can make an edge to a later task: networkx is imported only then.
     import networkx as nx
 
-    edges = ((upstream, task.index) for task in graph.tasks for upstream in (*task.deps, *task.after))
+    # What several tasks wait for is one node of its own between: n tasks that all need m others are n + m edges.
+    barriers = {needs: -1 - number for number, needs in enumerate({n for t in graph.tasks for n in (t.deps, t.after)})}
+    edges = [(upstream, barrier) for needs, barrier in barriers.items() for upstream in needs]
+    edges += [(barriers[needs], task.index) for task in graph.tasks for needs in (task.deps, task.after)]
     try:
         circle = nx.find_cycle(nx.DiGraph(edges))
     except nx.NetworkXNoCycle:
         return
-    names = [f"{graph.tasks[start].name} ({start})" for start, _ in circle]
+    names = [f"{graph.tasks[start].name} ({start})" for start, _ in circle if start >= 0]
     raise UserError(f"The lattice {graph.name!r} goes round in a circle: {' -> '.join([*names, names[0]])}.")
 
 
@@ -451,16 +455,24 @@ def is_worth_waiting(*, ready: int, coming: int, held_s: float, bags: int, gathe
 def waves(graph: Graph) -> tuple[tuple[int, ...], ...]:
     """Return the tasks in waves: each wave is ready when all before it are done."""
     depth: dict[int, int] = {}
+    after: dict[int, int] = {}
+
+    def wave_after(needs: tuple[int, ...]) -> int:
+        if id(needs) not in after:
+            after[id(needs)] = 1 + max((depth[upstream] for upstream in needs), default=-1)
+        return after[id(needs)]
+
     todo = list(range(len(graph.tasks) - 1, -1, -1))
     while todo:
         index = todo[-1]
         task = graph.tasks[index]
-        missing = [upstream for upstream in (*task.deps, *task.after) if upstream not in depth]
+        both = [needs for needs in (task.deps, task.after) if id(needs) not in after]
+        missing = [upstream for needs in both for upstream in needs if upstream not in depth]
         if missing:
             todo += missing
             continue
         todo.pop()
-        depth[index] = 1 + max((depth[upstream] for upstream in (*task.deps, *task.after)), default=-1)
+        depth[index] = max(wave_after(task.deps), wave_after(task.after))
     out: list[list[int]] = [[] for _ in range(1 + max(depth.values(), default=-1))]
     for index in range(len(graph.tasks)):
         out[depth[index]].append(index)

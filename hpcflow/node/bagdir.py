@@ -71,8 +71,8 @@ class BagDirectory:
         self.python: tuple[int, int] = (spec["py"][0], spec["py"][1])
         #: Rows of bag.json, parsed one by one in `task`: a bag may hold 100,000.
         self.rows: list[Any] = spec["tasks"]  # Any: JSON
-        #: What tasks need of others' results, each once: a row has its number.
-        self.inputs: list[dict[str, Any]] = spec["inputs"]  # Any: JSON
+        #: References by the upstream's index; each row names one of these tables.
+        self.inputs: list[Mapping[str, Any]] = spec["inputs"]  # Any: JSON of `hpcflow.core.bag.Ref`
         units = spec["units"]
         #: Positions of each unit's tasks; ``None``: unit u is task u.
         self.units: list[tuple[int, ...]] | None = None if units is None else [tuple(unit) for unit in units]
@@ -112,8 +112,8 @@ class BagDirectory:
         self.pending: list[dict[str, Any]] = []  # Any: JSON
 
     def task(self, position: int) -> TaskRow:
-        number, attempt, fn, args, inputs, name = self.rows[position]
-        return TaskRow(number=number, attempt=attempt, fn=fn, args=args, refs=self.inputs[inputs], name=name)
+        number, attempt, fn, args, table, name = self.rows[position]
+        return TaskRow(number=number, attempt=attempt, fn=fn, args=args, refs=self.inputs[table], name=name)
 
     def positions(self, unit: int) -> tuple[int, ...]:
         return (unit,) if self.units is None else self.units[unit]
@@ -165,12 +165,13 @@ class BagDirectory:
             self.units = self.units or [(position,) for position in range(len(self.rows))]
             told = record["units"] or [[len(self.rows) + place] for place in range(len(record["tasks"]))]
             self.units += [tuple(unit) for unit in told]
-        sets = len(self.inputs)
+        tables = len(self.inputs)
         for refs in record["inputs"]:
-            self.inputs.append({key: ref + pack.first if isinstance(ref, int) else ref for key, ref in refs.items()})
-        for number, attempt, fn, args, inputs, name in record["tasks"]:
+            moved = {key: ref + pack.first if isinstance(ref, int) else ref for key, ref in refs.items()}
+            self.inputs.append(moved)
+        for number, attempt, fn, args, table, name in record["tasks"]:
             blob = known.get(pack.entries[fn][2], pack.first + fn)
-            self.rows.append([number, attempt, blob, pack.first + args, sets + inputs, name])
+            self.rows.append([number, attempt, blob, pack.first + args, tables + table, name])
         self.cuts += record["cuts"]
         self.packs.append(pack)
         self.parts += 1

@@ -9,14 +9,18 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable
-from typing import Any, NoReturn, cast
+from typing import Any, Final, NoReturn, cast
 
 import cloudpickle
 
 from hpcflow.sdk.by_value import Shared, class_by_value, reduced_by_value
 from hpcflow.sdk.placeholder import OPERATORS, Frozen, Placeholder, PlaceholderError, Tracer
 
-__all__ = ["CapturedError", "dumps", "load_with"]
+__all__ = ["CapturedError", "Gathered", "dumps", "load_with"]
+
+
+#: Shorter lists cost no more item by item.
+_FEW: Final = 8
 
 
 class CapturedError(PlaceholderError):
@@ -25,6 +29,29 @@ class CapturedError(PlaceholderError):
     def __init__(self, name: str) -> None:
         super().__init__(f"it holds the result of electron {name!r}, which is not known yet")
         self.name = name
+
+
+class Gathered:
+    """A list or tuple of nothing but results of tasks, of which each task of the next stage may have the same."""
+
+    __slots__ = ("kind", "numbers")
+
+    def __init__(self, kind: type[list[object]] | type[tuple[object, ...]], numbers: tuple[int, ...]) -> None:
+        self.kind = kind
+        self.numbers = numbers
+
+    @classmethod
+    def of(cls, value: object, tracer: Tracer) -> object:
+        """Return the value in this form where it can be, else as it is."""
+        if type(value) is not list and type(value) is not tuple:
+            return value
+        items = cast("list[object] | tuple[object, ...]", value)
+        if len(items) < _FEW or not all(type(item) is Placeholder for item in items):
+            return value
+        results = cast("list[Placeholder] | tuple[Placeholder, ...]", items)
+        if not all(item._hf_task >= 0 and item._hf_tracer is tracer for item in results):
+            return value  # expressions, and what must be refused
+        return cls(type(items), tuple([item._hf_task for item in results]))
 
 
 def dumps(
@@ -95,6 +122,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
     def reducer_override(self, obj: Any) -> Any:  # Any: pickle's own protocol
         if type(obj) is Placeholder:
             return _resolve, self._program(obj)
+        if type(obj) is Gathered and self._deps is not None:
+            self._deps.update(obj.numbers)
+            return _gather, (obj.kind is tuple, obj.numbers)
         if self._deps is not None and isinstance(obj, type):
             return class_by_value(obj, self._shared, self._definition)
         reduced = reduced_by_value(self, obj, self._shared)
@@ -160,6 +190,11 @@ def _resolve(number: int, steps: object = None) -> NoReturn:
     raise PlaceholderError("a pickle with placeholders can only be opened where the results are")
 
 
+def _gather(as_tuple: bool, numbers: tuple[int, ...]) -> NoReturn:
+    """Stand for a `Gathered` in a pickle, as `_resolve` does for one placeholder."""
+    _resolve(len(numbers), as_tuple)
+
+
 class _Unpickler(pickle.Unpickler):
     def __init__(self, data: bytes, values: Callable[[int], object] | None) -> None:
         super().__init__(io.BytesIO(data))
@@ -167,8 +202,8 @@ class _Unpickler(pickle.Unpickler):
         self._done: dict[int, object] = {}
 
     def find_class(self, module: str, name: str, /) -> Any:  # Any: pickle's own protocol
-        if name == "_resolve" and module == __name__:
-            return self._resolve
+        if module == __name__ and name in {"_resolve", "_gather"}:
+            return self._resolve if name == "_resolve" else self._gather
         return super().find_class(module, name)
 
     def _resolve(
@@ -179,6 +214,10 @@ class _Unpickler(pickle.Unpickler):
         for step, op, operands in steps:
             self._done[step] = OPERATORS[op](*(self._operand(kind, operand) for kind, operand in operands))
         return self._done[number]
+
+    def _gather(self, as_tuple: bool, numbers: tuple[int, ...]) -> object:
+        values = map(self._value, numbers)
+        return tuple(values) if as_tuple else list(values)
 
     def _value(self, task: int) -> object:
         if self._values is None:

@@ -13,7 +13,7 @@ from typing import Final, NoReturn, Protocol, cast
 from hpcflow.core.model import Graph, Task, UserError
 from hpcflow.sdk.annotations import Annotations, Placement
 from hpcflow.sdk.by_value import Shared, versions_here
-from hpcflow.sdk.pickling import CapturedError, dumps
+from hpcflow.sdk.pickling import CapturedError, Gathered, dumps
 from hpcflow.sdk.placeholder import Frozen, Placeholder, result_of
 
 __all__ = ["FunctionText", "Trace", "Traced", "brief", "current_trace", "name_of"]
@@ -103,6 +103,7 @@ class Trace:
         self._prepared: dict[tuple[int, int], _Prepared] = {}
         self._inner: dict[tuple[Annotations, Annotations], Annotations] = {}
         self._shared = Shared()
+        self._needs: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     def call(self, called: Annotated, args: tuple[object, ...], kwargs: dict[str, object]) -> Placeholder:
         prepared = self._prepared.get((id(called), id(self.inherited))) or self._prepare(called)
@@ -114,11 +115,17 @@ class Trace:
                 args, kwargs = bound.args, bound.kwargs
         deps: set[int] = set()
         self._shared.imports = function.imports
+        sent = (
+            tuple([Gathered.of(arg, self) for arg in args]),
+            {k: Gathered.of(arg, self) for k, arg in kwargs.items()},
+        )
         try:
-            data = dumps((args, kwargs), resolve_deps=deps, tracer=self, shared=self._shared)
+            data = dumps(sent, resolve_deps=deps, tracer=self, shared=self._shared)
         except Exception as error:  # pickling runs the argument's own code
             self._refuse_argument(function, args, kwargs, error)
-        self._calls.append(_Call(prepared, self._blob(data), tuple(sorted(deps)), set()))
+        needs = tuple(sorted(deps))
+        # The tasks of a stage that each need all of the stage before have one tuple together.
+        self._calls.append(_Call(prepared, self._blob(data), self._needs.setdefault(needs, needs), set()))
         return result_of(self, len(self._calls) - 1, function.name)
 
     def freeze(self, operand: object) -> Frozen:

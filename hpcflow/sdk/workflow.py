@@ -202,6 +202,7 @@ def manifest(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
     """Return the upload's manifest, but for the dispatch's id and the client's names, and the blobs."""
     graph = traced.graph
     numbers: dict[tuple[object, ...], int] = {}
+    needs: dict[tuple[int, ...], int] = {}
     shapes: list[Task] = []
     tasks: list[list[object]] = []
     sets: dict[tuple[int, ...], int] = {}
@@ -211,10 +212,10 @@ def manifest(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
         number = numbers.setdefault(asked, len(numbers))
         if number == len(shapes):
             shapes.append(task)
-        needs = (sets.setdefault(needed, len(sets)) for needed in (task.deps, task.after))
-        tasks.append([task.name, task.fn, task.args, number, *needs])
+        before = [needs.setdefault(tasks_before, len(needs)) for tasks_before in (task.deps, task.after)]
+        tasks.append([task.name, task.fn, task.args, number, *before])
     return {
-        "v": 1,
+        "v": 2,
         "name": graph.name,
         "python": list(sys.version_info[:2]),
         "executable": sys.executable,
@@ -238,6 +239,7 @@ def manifest(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
         # All tasks of a stage may need all of the one before.
         "sets": list(sets),
         "tasks": tasks,
+        "needs": list(needs),
         "output": graph.output,
         "output_deps": list(graph.output_deps),
         "max_failures": graph.max_failures,

@@ -163,24 +163,31 @@ async def _part(live: LiveDispatch, bag: Bag, number: int, clusters: Mapping[Clu
         blob for index, _ in bag.tasks[first:end] for blob in (live.graph.tasks[index].fn, live.graph.tasks[index].args)
     }
     blobs, rows = _Blobs(), list[list[Any]]()
+    # What several tasks need is written once: a stage that needs all of the stage before has one table of inputs.
+    tables: dict[tuple[int, int | None], int] = {}
+    inputs: list[dict[str, Ref]] = []
     for blob, data in (await asyncio.to_thread(_read_blobs, live, sorted(numbers))).items():
         blobs.add(blob, data)
     inputs, sets = list[dict[str, Ref]](), dict[tuple[tuple[int, ...], int | None], int]()
     for index, attempt in bag.tasks[first:end]:
-        task, own = live.graph.tasks[index], before.get(index)
-        place = sets.setdefault((task.deps, own), len(sets))
-        if place == len(inputs):
-            inputs.append({})
-            for upstream in task.deps:
-                given = None if upstream == own else await _input(live, upstream, bag, blobs, clusters)
-                inputs[place][str(upstream)] = given
-        rows.append([index, attempt, blobs[task.fn], blobs[task.args], place, task.name])
+        task = live.graph.tasks[index]
+        own = before.get(index)
+        table = tables.setdefault((id(task.deps), own if own in task.deps else None), len(inputs))
+        if table == len(inputs):
+            inputs.append(
+                {
+                    str(upstream): None if upstream == own else await _input(live, upstream, bag, blobs, clusters)
+                    for upstream in task.deps
+                }
+            )
+        rows.append([index, attempt, blobs[task.fn], blobs[task.args], table, task.name])
     pieces, digest = pack(blobs.pieces)
     low, high = mine[0][0], mine[-1][0] + 1
     listed = {
         "index": digest,
         "inputs": inputs,
         "tasks": rows,
+        "inputs": inputs,
         "units": None if all(len(unit) == 1 for _, unit in mine) else [list(unit) for _, unit in mine],
         "cuts": [cut for cut in bag.cuts if low < cut <= high or cut == number == 0],
     }

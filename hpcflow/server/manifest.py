@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from hpcflow.core.model import Environment, Graph, Resources, Retries, Task, UserError
 
-__all__ = ["Manifest", "blob_offsets", "function_imports", "function_keys", "read_graph"]
+__all__ = ["VERSION", "Manifest", "blob_offsets", "function_imports", "function_keys", "read_graph"]
+
+#: Of the form that clients write.
+VERSION: Final = 2
 
 Manifest = Mapping[str, Any]  # Any: JSON that a client sent
 
@@ -20,8 +23,10 @@ def read_graph(manifest: Manifest) -> Graph:
         UserError: it is not a manifest of this version.
     """
     try:
-        if manifest["v"] != 1:
-            raise UserError(f"The dispatch is written in version {manifest['v']}; this server reads version 1.")
+        if manifest["v"] not in {1, VERSION}:
+            raise UserError(f"The dispatch is written in version {manifest['v']}; this server reads {VERSION}.")
+        # A store may hold dispatches of version 1, whose tasks have their needs beside them.
+        needs = [tuple(each) for each in manifest["needs"]] if manifest["v"] == VERSION else None
         shapes: list[dict[str, Any]] = [  # Any: as many types as `Task` has fields
             {
                 "executor": shape.get("executor"),
@@ -49,8 +54,8 @@ def read_graph(manifest: Manifest) -> Graph:
                     name=str(name),
                     fn=fn,
                     args=args,
-                    deps=sets[deps],
-                    after=sets[after],
+                    deps=tuple(deps) if needs is None else needs[deps],
+                    after=tuple(after) if needs is None else needs[after],
                     **shapes[shape],
                 )
             )

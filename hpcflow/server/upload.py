@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 
 from hpcflow.core.bag import DamagedError, stream_head
 from hpcflow.core.model import HpcflowError, Isolation, Launcher, UserError
+from hpcflow.server.manifest import VERSION
 
 __all__ = ["MEDIA_TYPE", "Manifest", "TooLarge", "Upload", "is_ulid"]
 
@@ -139,10 +140,10 @@ class Manifest(TypedDict):
     client: ClientNote
     functions: dict[str, FunctionNote]
     shapes: list[ShapeNote]
-    #: Sets of tasks, each once.
-    sets: list[list[Count]]
-    #: Name, blob of the function, blob of the arguments, shape, set of the tasks that it needs, and of those before it.
+    #: Name, blob of the function, blob of the arguments, shape; in ``needs`` the tasks it needs, and those before it.
     tasks: list[tuple[Text, Count, Count, Count, Count, Count]]
+    #: Indices of tasks. Each list is there once: what all tasks of a stage need is not said for each of them.
+    needs: list[list[Count]]
     output: Count
     output_deps: list[Count]
     max_failures: Count | None
@@ -308,8 +309,8 @@ def _parse(raw: bytes) -> Manifest:
         fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(str(part) for part in fault["loc"]) or "its begin"
         raise UserError(f"The manifest of the dispatch is wrong at {place}: {fault['msg']}.") from None
-    if manifest["v"] != 1:
-        raise UserError(f"The dispatch has format {manifest['v']} and this server reads 1: `hpcflow restart`.")
+    if manifest["v"] != VERSION:
+        raise UserError(f"The dispatch has format {manifest['v']} and this server reads {VERSION}: `hpcflow restart`.")
     _check_numbers(manifest)
     return manifest
 
@@ -317,12 +318,12 @@ def _parse(raw: bytes) -> Manifest:
 def _check_numbers(manifest: Manifest) -> None:
     """Refuse a number that points at nothing, so that no reader of the manifest needs to ask again."""
     blobs, tasks, shapes = len(manifest["blobs"]), len(manifest["tasks"]), len(manifest["shapes"])
-    if not all(_all_below(tasks, needed) for needed in manifest["sets"]):
-        raise UserError("A set of tasks in the manifest names one that is not there.")
-    sets = len(manifest["sets"])
-    for i, (_, fn, args, shape, deps, after) in enumerate(manifest["tasks"]):
-        if fn >= blobs or args >= blobs or shape >= shapes or deps >= sets or after >= sets:
-            raise UserError(f"Task {i} of the manifest names a value, a shape or a set of tasks that is not there.")
+    needs = len(manifest["needs"])
+    for i, (_, fn, args, shape, *before) in enumerate(manifest["tasks"]):
+        if fn >= blobs or args >= blobs or shape >= shapes or not _all_below(needs, before):
+            raise UserError(f"Task {i} of the manifest names a value, a shape or a task that is not there.")
+    if not all(_all_below(tasks, each) for each in manifest["needs"]):
+        raise UserError("The tasks of the manifest need a task that is not there.")
     if manifest["output"] >= blobs or not _all_below(tasks, manifest["output_deps"]):
         raise UserError("The output of the manifest names a value or a task that is not there.")
     functions = cast("dict[str, Any]", manifest["functions"])  # Any: only the keys are looked at

@@ -184,7 +184,7 @@ class World:
             "on_cancelled": plan.on_cancelled,
         }
         return {
-            "v": 1,
+            "v": 2,
             "id": ulid(int(EPOCH.timestamp() * 1000), self._random("id").randbytes(10)),
             "name": "flow",
             "python": [3, 11],
@@ -192,9 +192,10 @@ class World:
             "shapes": [{**shape, "accept_failed": accepts} for accepts in (False, True)],
             "sets": [[], *map(list, plan.deps)],
             "tasks": [
-                [f"step{index % 3}", 0, 0, int(index in plan.accepting), index + 1, 0]
+                [f"step{index % 3}", 0, 0, int(index in plan.accepting), index, len(plan.deps)]
                 for index in range(len(plan.deps))
             ],
+            "needs": [*map(list, plan.deps), []],
             "output": 0,
             "output_deps": [],
             "blobs": [[4, hashlib.sha256(b"blob").hexdigest()]],

@@ -83,8 +83,6 @@ def write_bag(folder: Path, *calls: Call, **spec: object) -> BagOnDisk:
     inputs: list[object] = []
     for index, call in enumerate(calls):
         blobs += [dumps(call.function), call.pickled or dumps((call.args, {}))]
-        refs = {str(upstream): ref for upstream, ref in call.refs.items()}
-        inputs.append(refs)
         rows.append([index, 0, blobs.index(blobs[2 * index]), 2 * index + 1, index, f"task{index}"])
     pieces, digest = pack(blobs)
     (path / "payload.pack").write_bytes(b"".join(pieces))
@@ -97,6 +95,7 @@ def write_bag(folder: Path, *calls: Call, **spec: object) -> BagOnDisk:
         "index": digest,
         "inputs": inputs,
         "tasks": rows,
+        "inputs": [{str(upstream): ref for upstream, ref in call.refs.items()} for call in calls],
         "units": None,
         "cuts": list(range(len(calls) + 1)),
         "iso": "fork",

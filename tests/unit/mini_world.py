@@ -287,15 +287,19 @@ def a_manifest(
     """A dispatch of tasks that wait for each other as ``deps`` says; those of ``accepting`` accept failures."""
     shape = {"executor": "mini", "resources": resources, "workdir": None, "retries": retries}
     shape |= {"on_cancelled": on_cancelled, "accept_failed": False, "isolation": isolation}
+    needs = list(dict.fromkeys([(), *map(tuple, deps)]))
     return {
-        "v": 1,
+        "v": 2,
         "id": ulid(int(datetime.now(UTC).timestamp() * 1000), secrets.token_bytes(10)),
         "name": "flow",
         "python": [3, 11],
         "executable": "/usr/bin/python3",
         "shapes": [shape, {**shape, "accept_failed": True}],
-        "sets": [[], *map(list, deps)],
-        "tasks": [[f"step{index}", 0, 0, int(index in accepting), index + 1, 0] for index in range(len(deps))],
+        "tasks": [
+            [f"step{index}", 0, 0, int(index in accepting), needs.index(tuple(before)), 0]
+            for index, before in enumerate(deps)
+        ],
+        "needs": needs,
         "max_failures": max_failures,
         "max_running": max_running,
         "output": 0,

@@ -415,7 +415,7 @@ def a_shape(**changes: object) -> Json:
 
 def a_manifest(**changes: object) -> Json:
     return {
-        "v": 1,
+        "v": 2,
         "id": FIRST,
         "name": "grid",
         "python": [3, 11],
@@ -424,8 +424,8 @@ def a_manifest(**changes: object) -> Json:
         "client": {"host": "login1", "user": "me", "version": "1.2.3"},
         "functions": {"0": {"name": "square", "module": "__main__", "source": None}},
         "shapes": [a_shape(resources={"cpus": 2})],
-        "sets": [[], [0]],
         "tasks": [["square", 0, 1, 0, 0, 0], ["square", 0, 1, 0, 1, 0]],
+        "needs": [[], [0]],
         "output": 2,
         "output_deps": [1],
         "max_failures": None,

@@ -198,8 +198,8 @@ def test_pausing_and_resuming_what_has_ended_is_no_error(client: Client, verb: s
     [
         ({"shapes": [a_shape(executor="slrum")]}, "slrum"),
         ({"shapes": [a_shape(resources={"cpus": 2**30})]}, "1073741824"),
-        ({"sets": [[], [0], [1]], "tasks": [["a", 0, 1, 0, 2, 0], ["b", 0, 1, 0, 1, 0]], "output_deps": [0]}, ""),
-        ({"tasks": [["a", 0, 1, 0, 1, 0]], "output_deps": [0]}, ""),
+        ({"tasks": [["a", 0, 1, 0, 1, 2], ["b", 0, 1, 0, 0, 2]], "needs": [[0], [1], []], "output_deps": [0]}, ""),
+        ({"tasks": [["a", 0, 1, 0, 0, 1]], "needs": [[0], []], "output_deps": [0]}, ""),
         ({"tasks": [], "output_deps": []}, ""),
     ],
 )

@@ -40,17 +40,16 @@ def add(
     inputs: list[object] = []
     for place, call in enumerate(calls):
         blobs += [dumps(call.function), call.pickled or dumps((call.args, {}))]
-        refs = {str(upstream): ref for upstream, ref in call.refs.items()}
         name = f"task{first + place}"
-        inputs.append(refs)
         rows.append([first + place, 0, blobs.index(blobs[2 * place]), 2 * place + 1, place, name])
     pieces, digest = pack(blobs)
     folder = bag.path / f"more-{number}"
     folder.mkdir(mode=0o700)
     (folder / "payload.pack").write_bytes(b"".join(pieces))
     (folder / "payload.pack").chmod(0o600)
-    told = {"ev": "more", "n": number, "index": digest, "inputs": inputs, "tasks": rows}
-    return {**told, "units": None, "cuts": cuts, **more}
+    inputs = [{str(upstream): ref for upstream, ref in call.refs.items()} for call in calls]
+    told = {"ev": "more", "n": number, "index": digest, "tasks": rows, "inputs": inputs, "units": None, "cuts": cuts}
+    return {**told, **more}
 
 
 def until(holds: Callable[[], object]) -> None:

@@ -1,0 +1,115 @@
+"""A stage of which every task needs all of the stage before: what they need is held once, not once for each."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+import hpcflow
+from hpcflow.core.model import UserError
+from hpcflow.core.plan import check_graph, waves
+from hpcflow.sdk.pickling import load_with
+from hpcflow.sdk.workflow import manifest
+from hpcflow.server.live import downstream
+from hpcflow.server.manifest import read_graph
+
+WIDTH = 300
+
+
+@hpcflow.electron
+def first(number: int) -> int:
+    return number
+
+
+@hpcflow.electron
+def second(number: int, before: list[int]) -> int:
+    return number + sum(before)
+
+
+@hpcflow.lattice
+def two_stages(width: int) -> list[int]:
+    before = [first(number) for number in range(width)]
+    return [second(number, before) for number in range(width)]
+
+
+def uploaded(width: int) -> tuple[dict[str, Any], list[bytes]]:  # Any: JSON
+    written, blobs = manifest(two_stages.build_graph(width))
+    return json.loads(json.dumps({**written, "blobs": [[len(blob), ""] for blob in blobs]})), blobs
+
+
+def test_an_upload_says_once_what_a_whole_stage_needs() -> None:
+    written, _ = uploaded(WIDTH)
+    assert written["needs"] == [[], list(range(WIDTH))]
+    assert [task[4:] for task in written["tasks"]] == [[0, 0]] * WIDTH + [[1, 0]] * WIDTH
+
+
+def test_the_graph_holds_once_what_a_whole_stage_needs() -> None:
+    written, _ = uploaded(WIDTH)
+    graph = read_graph(written)
+    assert len({id(task.deps) for task in graph.tasks[WIDTH:]}) == 1
+    assert graph.tasks[-1].deps == tuple(range(WIDTH))
+    after = downstream(graph)
+    assert len({id(each) for each in after[:WIDTH]}) == 1
+    assert list(after[0]) == list(range(WIDTH, 2 * WIDTH))
+    assert list(after[-1]) == []
+    check_graph(graph)
+    assert waves(graph) == (tuple(range(WIDTH)), tuple(range(WIDTH, 2 * WIDTH)))
+
+
+def test_a_task_that_waits_for_two_stages_follows_each_of_their_tasks_once() -> None:
+    @hpcflow.lattice
+    def three(width: int) -> int:
+        a = [first(number) for number in range(width)]
+        b = [second(number, a) for number in range(width)]
+        return hpcflow.wait(second(0, b), a)
+
+    written, blobs = manifest(three.build_graph(10))
+    graph = read_graph(json.loads(json.dumps({**written, "blobs": [[len(blob), ""] for blob in blobs]})))
+    after = downstream(graph)
+    assert list(after[0]) == [*range(10, 20), 20]
+    assert list(after[10]) == [20]
+    assert waves(graph) == (tuple(range(10)), tuple(range(10, 20)), (20,))
+
+
+def test_a_dispatch_that_was_stored_before_barriers_is_read_as_ever() -> None:
+    written, _ = uploaded(WIDTH)
+    needs = written.pop("needs")
+    old = [[*task[:4], needs[task[4]], needs[task[5]]] for task in written["tasks"]]
+    assert read_graph({**written, "v": 1, "tasks": old}).tasks == read_graph(uploaded(WIDTH)[0]).tasks
+
+
+def test_a_circle_through_a_barrier_is_named_by_its_tasks() -> None:
+    written, _ = uploaded(10)
+    # The first task waits for the last one, which needs all of the first stage.
+    written["needs"].append([19])
+    written["tasks"][0][5] = 2
+    with pytest.raises(UserError, match=r"goes round in a circle: (first \(0\) -> second \(19\)|second \(19\) -> )"):
+        check_graph(read_graph(written))
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_gathered_argument_arrives_as_the_list_or_tuple_that_it_was(kind: type[Any]) -> None:
+    seen: list[object] = []
+
+    @hpcflow.electron
+    def gather(values: object, *, named: object) -> None:
+        seen.extend((values, named))
+
+    @hpcflow.lattice
+    def stages() -> None:
+        before = [first(number) for number in range(20)]
+        return gather(kind(before), named=kind(before[:3]))
+
+    traced = stages.build_graph()
+    (args, kwargs) = load_with(traced.blobs[traced.graph.tasks[-1].args], lambda task: task * task)
+    assert args == (kind(number * number for number in range(20)),)
+    assert kwargs == {"named": kind([0, 1, 4])}
+    assert traced.graph.tasks[-1].deps == tuple(range(20))
+
+
+def test_arguments_of_a_wide_stage_grow_by_a_few_bytes_a_task() -> None:
+    _, blobs = uploaded(WIDTH)
+    widest = max(len(blob) for blob in blobs if b"_gather" in blob)
+    assert widest < 200 + 4 * WIDTH
