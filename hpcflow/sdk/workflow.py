@@ -205,7 +205,6 @@ def manifest(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
     needs: dict[tuple[int, ...], int] = {}
     shapes: list[Task] = []
     tasks: list[list[object]] = []
-    sets: dict[tuple[int, ...], int] = {}
     for task in graph.tasks:
         wanted = (task.executor, task.resources, task.workdir, task.max_running, task.launcher, task.env)
         asked = (*wanted, task.isolation, task.retries, task.accept_failed, task.on_cancelled)
@@ -236,9 +235,8 @@ def manifest(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
             }
             for task in shapes
         ],
-        # All tasks of a stage may need all of the one before.
-        "sets": list(sets),
         "tasks": tasks,
+        # All tasks of a stage may need all of the one before.
         "needs": list(needs),
         "output": graph.output,
         "output_deps": list(graph.output_deps),

@@ -168,7 +168,6 @@ async def _part(live: LiveDispatch, bag: Bag, number: int, clusters: Mapping[Clu
     inputs: list[dict[str, Ref]] = []
     for blob, data in (await asyncio.to_thread(_read_blobs, live, sorted(numbers))).items():
         blobs.add(blob, data)
-    inputs, sets = list[dict[str, Ref]](), dict[tuple[tuple[int, ...], int | None], int]()
     for index, attempt in bag.tasks[first:end]:
         task = live.graph.tasks[index]
         own = before.get(index)
@@ -185,7 +184,6 @@ async def _part(live: LiveDispatch, bag: Bag, number: int, clusters: Mapping[Clu
     low, high = mine[0][0], mine[-1][0] + 1
     listed = {
         "index": digest,
-        "inputs": inputs,
         "tasks": rows,
         "inputs": inputs,
         "units": None if all(len(unit) == 1 for _, unit in mine) else [list(unit) for _, unit in mine],

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from itertools import chain as from_each
 from typing import Any
 
 from hpcflow.core.model import (
@@ -110,8 +109,9 @@ class LiveDispatch:
     row: DispatchRow
     graph: Graph
     tasks: list[LiveTask]
-    #: For each task, those that wait for it.
-    downstream: list[Sequence[int]]
+    #: For each task, those that wait for it, and what they have in common; lists are shared among tasks.
+    downstream: list[list[int]]
+    waiting: list[list[Need]]
     clusters: frozenset[ClusterName]
     #: (offset, size) of each blob in the payload file.
     blobs: list[tuple[int, int]]
@@ -458,16 +458,3 @@ class LiveDispatch:
                     accepted.add(index)
                     grew = True
         return accepted
-
-
-def downstream(graph: Graph) -> list[Sequence[int]]:
-    """Return for each task those that wait for it, ascending; upstreams of the same tasks share one list."""
-    waiting: dict[tuple[int, ...], list[int]] = {}
-    for task in graph.tasks:
-        needs = tuple(sorted({*task.deps, *task.after})) if task.after else task.deps
-        waiting.setdefault(needs, []).append(task.index)
-    lists: list[list[list[int]]] = [[] for _ in graph.tasks]
-    for needs, children in waiting.items():
-        for upstream in needs:
-            lists[upstream].append(children)
-    return [each[0] if len(each) == 1 else sorted(from_each(*each)) for each in lists]

@@ -43,7 +43,6 @@ def read_graph(manifest: Manifest) -> Graph:
             for shape in manifest["shapes"]
         ]
         blobs = range(len(manifest["blobs"]))
-        sets = [tuple(needed) for needed in manifest["sets"]]
         tasks: list[Task] = []
         for index, (name, fn, args, shape, deps, after) in enumerate(manifest["tasks"]):
             if fn not in blobs or args not in blobs:

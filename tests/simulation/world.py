@@ -190,7 +190,6 @@ class World:
             "python": [3, 11],
             "executable": "/usr/bin/python3",
             "shapes": [{**shape, "accept_failed": accepts} for accepts in (False, True)],
-            "sets": [[], *map(list, plan.deps)],
             "tasks": [
                 [f"step{index % 3}", 0, 0, int(index in plan.accepting), index, len(plan.deps)]
                 for index in range(len(plan.deps))

@@ -80,7 +80,6 @@ def write_bag(folder: Path, *calls: Call, **spec: object) -> BagOnDisk:
         (path / name).mkdir(mode=0o700)
     blobs: list[bytes] = []
     rows: list[object] = []
-    inputs: list[object] = []
     for index, call in enumerate(calls):
         blobs += [dumps(call.function), call.pickled or dumps((call.args, {}))]
         rows.append([index, 0, blobs.index(blobs[2 * index]), 2 * index + 1, index, f"task{index}"])
@@ -93,7 +92,6 @@ def write_bag(folder: Path, *calls: Call, **spec: object) -> BagOnDisk:
         "dispatch": "01JD00000000000000DISPATCH",
         "py": list(sys.version_info[:2]),
         "index": digest,
-        "inputs": inputs,
         "tasks": rows,
         "inputs": [{str(upstream): ref for upstream, ref in call.refs.items()} for call in calls],
         "units": None,

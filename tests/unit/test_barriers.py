@@ -9,10 +9,10 @@ import pytest
 
 import hpcflow
 from hpcflow.core.model import UserError
+from hpcflow.core.needs import downstream
 from hpcflow.core.plan import check_graph, waves
 from hpcflow.sdk.pickling import load_with
 from hpcflow.sdk.workflow import manifest
-from hpcflow.server.live import downstream
 from hpcflow.server.manifest import read_graph
 
 WIDTH = 300

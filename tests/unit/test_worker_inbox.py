@@ -37,7 +37,6 @@ def add(
     """Put a further part beside the bag; return the line that tells of it."""
     blobs: list[bytes] = []
     rows: list[object] = []
-    inputs: list[object] = []
     for place, call in enumerate(calls):
         blobs += [dumps(call.function), call.pickled or dumps((call.args, {}))]
         name = f"task{first + place}"

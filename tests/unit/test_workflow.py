@@ -548,7 +548,7 @@ def test_a_manifest_lists_each_function_shape_and_equal_arguments_once() -> None
         ["add", 0, 1, 1, 0, 0],
         ["add", 0, 1, 2, 0, 0],
     ]
-    assert wanted["sets"] == [[]]
+    assert wanted["needs"] == [[]]
     assert (wanted["v"], wanted["name"], wanted["output"]) == (1, "workflow", 3)
     assert wanted["python"] == list(sys.version_info[:2])
     assert wanted["output_deps"] == [0, 1, 2, 3, 4]
