@@ -53,9 +53,9 @@ def test_a_bag_with_an_environment_of_its_own(tmp_path: Path) -> None:
     with ExitStack() as stack:
         conf = os.environ["SLURM_CONF"]
         login = log_in(stack, tmp_path, conf, {"HPCFLOW_WHEELHOUSE": str(house)}, clusters=TABLE)
+        installed = ""
         for _ in range(2):
-            said = login.user.runs(PROGRAM)
-            width, seen, values, prefix = eval(said)
+            width, seen, values, prefix = eval(login.user.runs(PROGRAM))
             ((loaded, installed),) = seen
             assert values == list(range(40, 52))
             assert width > 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -78,6 +79,15 @@ def test_wheels_are_chosen_for_the_other_machine_and_its_python(tmp_path: Path) 
     assert names_of(["compiled"], tmp_path, GLIBC_2_28) == [old]
     with pytest.raises(WheelsError, match=r"Not all wheels for Python 3\.13 on Linux x86_64 with glibc 2\.28"):
         names_of(["compiled"], tmp_path, replace(GLIBC_2_28, python=(3, 13)))
+
+
+@pytest.mark.skipif(shutil.which("uv", path=os.path.dirname(sys.executable)) is None, reason="needs uv")
+def test_markers_count_for_the_other_python_where_uv_is_there(tmp_path: Path) -> None:
+    for name in ("old", "new", "here"):
+        make_wheel(tmp_path, name)
+    other = replace(GLIBC_2_28, python=(3, 99), machine="aarch64")
+    asked = ["new ; python_version >= '3.99'", "old ; python_version < '3.99'", "here ; platform_machine == 'aarch64'"]
+    assert names_of(asked, tmp_path, other) == ["here-1.0-py3-none-any.whl", "new-1.0-py3-none-any.whl"]
 
 
 def test_a_requirement_that_is_nowhere_is_told_with_the_words_of_pip(tmp_path: Path) -> None:
