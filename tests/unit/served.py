@@ -71,12 +71,14 @@ class MemoryRoster:
         return {"file": "/home/ada/.hpcflow/clusters.toml", "default": name, "reason": "the one cluster"}
 
     async def remove(self, name: str) -> Json:
+        if name not in self.names:
+            raise NotFound(f"There is no cluster called {name!r}.")
         self.names.remove(name)
         return {"file": "/home/ada/.hpcflow/clusters.toml", "default": "local", "reason": "it is always there"}
 
     def _asks(self, name: str, question: Json | None) -> Json:
         cluster: Json = {"name": name, "scheduler": "slurm", "version": "", "state": "needs login", "problem": None}
-        cluster |= {"partitions": [], "max_array_size": None, "default": False}
+        cluster |= {"partitions": [], "max_array_size": None, "default": False, "site": ""}
         return {"login": "a-login", "question": question, "cluster": cluster}
 
 
