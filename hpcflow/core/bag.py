@@ -15,7 +15,7 @@ import hmac
 import json
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, overload
 
 from hpcflow.core.errors import HpcflowError
 
@@ -29,6 +29,7 @@ __all__ = [
     "MAGIC",
     "DamagedError",
     "Ref",
+    "Stream",
     "bag_key",
     "checked",
     "pack",
@@ -71,17 +72,35 @@ class DamagedError(HpcflowError):
 # ---- packs
 
 
-def pack(blobs: Iterable[bytes]) -> tuple[list[bytes], str]:
+class Stream(NamedTuple):
+    """A blob that is not in memory, of which size and SHA-256 are known already."""
+
+    #: May be gone through more than once.
+    pieces: Iterable[bytes]
+    size: int
+    digest: bytes
+
+
+@overload
+def pack(blobs: Iterable[bytes]) -> tuple[list[bytes], str]: ...
+@overload
+def pack(blobs: Iterable[bytes | Stream]) -> tuple[list[bytes | Stream], str]: ...
+def pack(blobs: Iterable[bytes | Stream]) -> tuple[list[bytes] | list[bytes | Stream], str]:
     """Return a pack as pieces to write in order, and the SHA-256 of its index in hex, which bag.json names."""
-    pieces, index, offset = [MAGIC], bytearray(), len(MAGIC)
+    pieces: list[bytes | Stream] = [MAGIC]
+    index, offset = bytearray(), len(MAGIC)
     for blob in blobs:
-        index += ENTRY.pack(offset, len(blob), hashlib.sha256(blob).digest())
-        offset += len(blob)
+        if isinstance(blob, Stream):
+            size, digest = blob.size, blob.digest
+        else:
+            size, digest = len(blob), hashlib.sha256(blob).digest()
+        index += ENTRY.pack(offset, size, digest)
+        offset += size
         pieces.append(blob)
     raw = bytes(index)
-    digest = hashlib.sha256(raw)
-    pieces += [raw, FOOTER.pack(len(raw) // ENTRY.size, digest.digest(), MAGIC)]
-    return pieces, digest.hexdigest()
+    summed = hashlib.sha256(raw)
+    pieces += [raw, FOOTER.pack(len(raw) // ENTRY.size, summed.digest(), MAGIC)]
+    return pieces, summed.hexdigest()
 
 
 def parse_footer(footer: bytes) -> tuple[int, bytes]:

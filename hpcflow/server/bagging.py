@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
+import os
 import pickle
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -16,8 +16,8 @@ from hpcflow.core.bag import (
     INBOX,
     INLINE_LIMIT,
     Ref,
+    Stream,
     bag_key,
-    checked,
     pack,
     read_lines,
     sign,
@@ -26,10 +26,11 @@ from hpcflow.core.bag import (
 from hpcflow.core.model import Bag, ClusterName, HpcflowError, Shape
 from hpcflow.core.states import State
 from hpcflow.server.clusters import Cluster
-from hpcflow.server.live import LiveDispatch, Stored
+from hpcflow.server.live import LiveDispatch
 from hpcflow.server.remote import File
+from hpcflow.server.spool import Laid, Spool
 
-__all__ = ["close_inbox", "launch_command", "parts_told", "push_bag", "push_part", "value_bytes"]
+__all__ = ["close_inbox", "launch_command", "parts_told", "push_bag", "push_part"]
 
 #: Journals are forced to disk at most this often, in seconds.
 _SYNC_S: Final = 0.5
@@ -41,14 +42,16 @@ _INBOX_MOST: Final = 1 << 30
 class _Blobs:
     """The blobs of one payload pack in the making, each kept once under the name it has outside."""
 
-    def __init__(self) -> None:
-        self.pieces: list[bytes] = []
+    def __init__(self, folder: str) -> None:
+        #: Takes what lies on other clusters.
+        self.spool = Spool(folder)
+        self.pieces: list[bytes | Stream] = []
         self._numbers: dict[object, int] = {}
 
     def __contains__(self, name: object) -> bool:
         return name in self._numbers
 
-    def add(self, name: object, blob: bytes) -> int:
+    def add(self, name: object, blob: bytes | Stream) -> int:
         self._numbers[name] = len(self.pieces)
         self.pieces.append(blob)
         return self._numbers[name]
@@ -94,7 +97,12 @@ async def push_bag(
     }
     raw = json.dumps(spec, separators=(",", ":")).encode()
     signature = sign(raw, bag_key(cluster.key, bag.id)).encode()
-    files = [File(INBOX, []), File("payload.pack", part.pieces), File("bag.sig", [signature]), File("bag.json", [raw])]
+    files = [
+        File(INBOX, []),
+        File("payload.pack", Laid(part.pieces)),
+        File("bag.sig", [signature]),
+        File("bag.json", [raw]),
+    ]
     await cluster.transport.push(bag.path, DIRECTORIES, files)
 
 
@@ -106,7 +114,7 @@ async def push_part(live: LiveDispatch, bag: Bag, number: int, clusters: Mapping
     """
     cluster = clusters[bag.shape.cluster]
     part = await _part(live, bag, number, clusters)
-    await cluster.transport.push(f"{bag.path}/more-{number}", (), [File("payload.pack", part.pieces)])
+    await cluster.transport.push(f"{bag.path}/more-{number}", (), [File("payload.pack", Laid(part.pieces))])
     await _tell(bag, {"ev": "more", "n": number, **part.listed}, cluster)
 
 
@@ -150,7 +158,7 @@ def launch_command(shape: Shape, srun_mpi: str | None) -> list[str] | None:
 class _Part(NamedTuple):
     """What a part adds: the pieces of its pack, and what bag.json or a line of the inbox says of it."""
 
-    pieces: list[bytes]
+    pieces: list[bytes | Stream]
     listed: dict[str, Any]  # Any: JSON
 
 
@@ -162,7 +170,7 @@ async def _part(live: LiveDispatch, bag: Bag, number: int, clusters: Mapping[Clu
     numbers = {
         blob for index, _ in bag.tasks[first:end] for blob in (live.graph.tasks[index].fn, live.graph.tasks[index].args)
     }
-    blobs, rows = _Blobs(), list[list[Any]]()
+    blobs, rows = _Blobs(os.path.dirname(live.payload)), list[list[Any]]()
     # What several tasks need is written once: a stage that needs all of the stage before has one table of inputs.
     tables: dict[tuple[int, int | None], int] = {}
     inputs: list[dict[str, Ref]] = []
@@ -216,18 +224,5 @@ async def _input(
     if task.result.file is not None and task.shape.cluster == bag.shape.cluster:
         return task.result.file
     if name not in blobs:
-        value = await value_bytes(task.result, clusters[task.shape.cluster])
-        if task.result.file is not None:  # it was on a disk, and maybe on a line
-            checked(value, bytes.fromhex(task.result.file[3]))
-        blobs.add(name, value)
+        blobs.add(name, await blobs.spool.take(task.result, clusters[task.shape.cluster]))
     return blobs[name]
-
-
-async def value_bytes(stored: Stored, cluster: Cluster) -> bytes:
-    """Return the pickle of a stored value, wherever it lies."""
-    if stored.inline is not None:
-        return base64.b64decode(stored.inline)
-    if stored.file is None:
-        return b""
-    path, offset, size, _ = stored.file
-    return await cluster.transport.read(path, offset, size)

@@ -21,7 +21,6 @@ from hpcflow.core.model import ClusterName, DispatchId, HpcflowError, NotFound, 
 from hpcflow.core.places import Places
 from hpcflow.core.states import State, Status
 from hpcflow.server.again import check_at_hand, nothing_to_retry, number_of
-from hpcflow.server.bagging import value_bytes
 from hpcflow.server.cleaning import Cleaner, cleaned_of
 from hpcflow.server.clusters import Cluster, Default, cluster_maker, find_clusters
 from hpcflow.server.engine import Engine
@@ -35,6 +34,7 @@ from hpcflow.server.reports import array_task, spelled, usage, which
 from hpcflow.server.roster import Roster
 from hpcflow.server.settings import ClusterSettings, Settings, read_clusters
 from hpcflow.server.site import SITE_FILE, check_server, parse_rules, rules
+from hpcflow.server.spool import value_bytes
 from hpcflow.server.store import ArrayRow, ArrayState, BagRow, DispatchRow, EndRow, Store, TaskRow
 
 __all__ = ["Service", "running"]

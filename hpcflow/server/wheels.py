@@ -206,6 +206,10 @@ class _Pieces(Sequence[bytes]):
         self._path = path
         self._size = path.stat().st_size
 
+    @property
+    def size(self) -> int:
+        return self._size
+
     def __len__(self) -> int:
         return (self._size + _PIECE - 1) // _PIECE
 

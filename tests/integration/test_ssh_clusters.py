@@ -159,6 +159,25 @@ def test_large_results_come_from_the_cluster_and_go_on_to_another(laptop: Laptop
     assert laptop.user.runs(LARGE) == "True True"
 
 
+def peak_kib(pid: int) -> int:
+    """Return the most memory that a process had since its peak was reset."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
+
+
+@pytest.mark.slow
+def test_a_large_result_crosses_from_cluster_to_cluster_without_being_in_the_servers_memory(laptop: Laptop) -> None:
+    pid = laptop.user.server_pid()
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # VmHWM begins anew
+    before = peak_kib(pid)
+    program = LARGE.replace("return data, measure(data)", "return 1, measure(data)")
+    program = program.partition("data, (size, end)")[0]
+    program += "print(*hf.get_result(hf.dispatch(flow)(300_000), wait=True).result[1])\n"
+    assert laptop.user.runs(program) == f"{300_000 * 256} {bytes([253, 254, 255])!r}"
+    assert peak_kib(pid) - before < 45 * 1024  # of 75 MiB
+    assert list(Path(laptop.user.home.dispatches).glob("between-*")) == []
+
+
 @pytest.mark.slow
 def test_a_link_that_breaks_again_and_again_loses_and_doubles_nothing(laptop: Laptop, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"

@@ -234,7 +234,7 @@ def tar_stream(folders: Iterable[str], files: Iterable[File]) -> Iterator[bytes]
     for folder in folders:
         yield _header(folder, 0o700, tarfile.DIRTYPE, 0)
     for file in files:
-        size = sum(map(len, file.pieces))
+        size = file.size
         yield _header(file.name, 0o600, tarfile.REGTYPE, size)
         yield from file.pieces
         yield _ZERO * (-size % _BLOCK)

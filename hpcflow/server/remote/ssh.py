@@ -70,7 +70,7 @@ class SshTransport:
         return Reply(answer.exit_code, answer.stdout, answer.stderr)
 
     async def push(self, directory: str, folders: Sequence[str], files: Sequence[File]) -> None:
-        size = sum(len(piece) for file in files for piece in file.pieces)
+        size = sum(file.size for file in files)
 
         async def once() -> Answer:
             part = f"{directory}.part-{uuid.uuid4().hex[:8]}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -77,7 +77,13 @@ class File:
     """One file to push: a path below the destination, and its content in pieces."""
 
     name: str
-    pieces: Sequence[bytes]
+    #: May be gone through more than once; with a ``size`` of their own they are not gone through to know it.
+    pieces: Iterable[bytes]
+
+    @property
+    def size(self) -> int:
+        known = getattr(self.pieces, "size", None)
+        return known if isinstance(known, int) else sum(map(len, self.pieces))
 
 
 class Transport(Protocol):
