@@ -46,7 +46,9 @@ def classify(jobs: LsfJobs, width: int, reply: Reply) -> Submission:
             retry_later=True,
         )
     if _NOT_SUBMITTED.search(said) and not _UNSURE.search(said):
-        return Refused(f"LSF refused the job array: {first_words(said)}{_hint(said, width)}")
+        hint = _hint(said, width)
+        too_wide = "MAX_JOB_ARRAY_SIZE" in hint
+        return Refused(f"LSF refused the job array: {first_words(said)}{hint}", too_wide=too_wide)
     return Ambiguous(f"bsub ended with {reply.exit_code}: {first_words(said)}")
 
 

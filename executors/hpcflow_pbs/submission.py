@@ -62,7 +62,9 @@ def classify(jobs: PbsJobs, width: int, reply: Reply) -> Submission:
             retry_later=True,
         )
     if reply.exit_code in _REFUSED and _TEXT.search(said):
-        return Refused(f"PBS refused the job array: {first_words(said)}{_hint(said, width)}")
+        hint = _hint(said, width)
+        too_wide = "max_array_size" in hint
+        return Refused(f"PBS refused the job array: {first_words(said)}{hint}", too_wide=too_wide)
     return Ambiguous(f"qsub ended with {reply.exit_code}: {first_words(said)}")
 
 

@@ -76,7 +76,8 @@ def classify(jobs: SlurmJobs, width: int, reply: Reply) -> Submission:
             retry_later=True,
         )
     if _REFUSED.search(said) or _POLICY.search(said) or _OPTION.search(said):
-        return Refused(f"Slurm refused the job array: {first_words(said)}{_hint(said, width)}")
+        hint = _hint(said, width)
+        return Refused(f"Slurm refused the job array: {first_words(said)}{hint}", too_wide=bool(hint))
     return Ambiguous(f"sbatch ended with {reply.exit_code}: {first_words(said)}")
 
 

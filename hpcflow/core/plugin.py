@@ -46,10 +46,14 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The scheduler surely did not take it. ``retry_later``: a limit was full, the same array may be taken later."""
+    """The scheduler surely did not take it.
+
+    ``retry_later``: a limit was full, the same array may be taken later. ``too_wide``: it takes arrays, none so wide.
+    """
 
     reason: str
     retry_later: bool = False
+    too_wide: bool = False
 
 
 @dataclass(frozen=True, slots=True)

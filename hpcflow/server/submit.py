@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
@@ -129,7 +130,7 @@ class Submitter:
         if not due:
             return
         for array in bag.arrays:
-            if self._may_go(bag, array):
+            while self._may_go(bag, array):
                 if (wait_s := cluster.wait_s(self._shared.now())) > 0:
                     text = f"The site lets hpcflow submit once in {cluster.site.submit_interval:g} s."
                     if array.reason != text:
@@ -195,6 +196,8 @@ class Submitter:
                 array.make_smaller(f"{cluster.name} has no room for it: {reason}. Trying again.")
                 wait_s = min(_RETRY_MAX_S, settings.submit_retry * 2 ** (array.tries - 1))
                 array.not_before = now + timedelta(seconds=wait_s)
+            case Refused(reason, too_wide=True) if array.array.width > 1:  # a limit was lowered since it was read
+                await self._narrow(cluster, bag, array, reason)
             case Refused(reason):
                 self._refuse(bag, array, f"{cluster.name} refused {array.array.width} array tasks: {reason}")
             case Ambiguous(_) if array.state is ArrayState.SUBMITTED:
@@ -205,6 +208,14 @@ class Submitter:
         self._shared.listen(cluster)  # even if the store refuses: it runs
         await self._writer.flush()
         failpoint("after_accept_commit")
+
+    async def _narrow(self, cluster: Cluster, bag: LiveBag, array: LiveArray, reason: str) -> None:
+        """Make an array as wide as its cluster takes now: measured work asks for further ones."""
+        cluster.limits_at = None
+        limits = await cluster.known_limits(self._shared.now())
+        width = min(array.array.width // 2, limits.array.max_width)
+        self._writer.say(bag.dispatch, f"{reason.rstrip('.')}. It is submitted with {width} array tasks now.")
+        array.array = replace(array.array, width=width)
 
     def _refuse(self, bag: LiveBag, array: LiveArray, reason: str) -> None:
         """Fail the tasks of a bag that no scheduler will serve."""

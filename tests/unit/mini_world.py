@@ -86,6 +86,8 @@ class World:
     others: list[tuple[str, str, int, str]] = field(default_factory=list[tuple[str, str, int, str]])
     #: No answer to any question while true.
     deaf: bool = False
+    #: Array tasks of an array that it takes, whatever its plugin reads of limits.
+    widest: int = 1000
 
     def answer(self, command: Command) -> Reply:
         verb, *words = command.argv
@@ -108,6 +110,8 @@ class World:
 
     def _submit(self, token: str, path: str, width: int) -> Reply:
         fault = self.submit_faults.pop(0) if self.submit_faults else ""
+        if width > self.widest:
+            return Reply(1, b"", b"too wide")
         if fault in {"full", "refused"}:
             return Reply(1, b"", fault.encode())
         if fault != "dropped":
@@ -168,7 +172,7 @@ class MiniPlugin:
             case 0, _:
                 return Accepted(JobId(reply.stdout.decode()))
             case 1, said:
-                return Refused(said.decode(), retry_later=said == b"full")
+                return Refused(said.decode(), retry_later=said == b"full", too_wide=said == b"too wide")
             case _, said:
                 return Ambiguous(said.decode())
 

@@ -120,6 +120,34 @@ async def test_a_full_queue_is_waited_for(tmp_path: Path) -> None:
 
 
 @in_loop
+async def test_the_wait_for_room_doubles_each_time(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, World(submit_faults=["full"] * 4), submit_retry=0.01) as stage:
+        live = await stage.dispatch([])
+        await stage.job()
+        [bag] = stage.engine.bags.values()
+        [array] = bag.arrays
+        # The last wait was eight times as long as the first: 10, 20, 40, 80 ms.
+        assert (array.tries, array.not_before is not None, live.left) == (4, True, 1)
+        assert stage.world.count("submit") == 5
+
+
+@in_loop
+async def test_arrays_that_became_too_wide_in_mid_run_are_submitted_narrower_at_once(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        stage.world.widest = 3  # its limits said 1000
+        live = await stage.dispatch(*[[]] * 16)
+        job = await stage.job()
+        assert len(job.tasks) == 2
+        assert [text for _, text in stage.store.messages(live.id)] == [
+            f"too wide. It is submitted with {width} array tasks now." for width in (8, 4, 2)
+        ]
+        workers = [PlayedWorker(job, index) for index in (0, 1)]
+        for k in range(16):
+            workers[k % 2].run(k, k)
+        assert (await stage.ended(live)).status is Status.COMPLETED
+
+
+@in_loop
 async def test_an_array_that_finds_no_room_is_halved_until_it_does(tmp_path: Path) -> None:
     async with a_stage(tmp_path, World(submit_faults=["full", "full"]), submit_retry=0.01) as stage:
         live = await stage.dispatch(*[[]] * 8)

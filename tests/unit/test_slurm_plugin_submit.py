@@ -337,7 +337,8 @@ def test_a_refusal_for_the_arrays_size_says_what_to_do() -> None:
 
     assert PLUGIN.parse_submit(an_array(width=5000), a_reply("", said, 1)) == Refused(
         "Slurm refused the job array: Invalid job array specification. "
-        "5000 array tasks are more than MaxArraySize allows: lower max_width in clusters.toml."
+        "5000 array tasks are more than MaxArraySize allows: lower max_width in clusters.toml.",
+        too_wide=True,
     )
 
 
