@@ -6,12 +6,21 @@ import argparse
 import os
 import sys
 from dataclasses import asdict
+from typing import Any, Final
 
 from hpcflow.cli.frame import FAILED, MISTAKE, OK, the_server, write_json
 from hpcflow.core.model import HpcflowError, UserError
 from hpcflow.sdk.link import read_link
 
 __all__ = ["demo", "list_clusters", "plan", "show_page", "show_test", "test_cluster"]
+
+_MARKS: Final = {"ok": "ok    ", "skipped": "-     ", "failed": "FAILED"}
+
+#: Where the file system of the work directory does not do as all others do.
+_CLAIMS: Final = {
+    "mkdir": "claim tasks by mkdir: links do not exclude there",
+    "index": "get one unit each: its file system can't tell two nodes which of them was first",
+}
 
 
 def list_clusters(options: argparse.Namespace) -> int:
@@ -32,28 +41,45 @@ def list_clusters(options: argparse.Namespace) -> int:
         rows.append((name, scheduler, state, partitions, cluster["problem"] or ""))
     table(("CLUSTER", "SCHEDULER", "STATE", "PARTITIONS", "PROBLEM"), rows)
     for cluster in answer["clusters"]:
+        if cluster.get("claims") not in {None, "link"}:
+            print(f"Workers of {cluster['name']} {_CLAIMS[cluster['claims']]}.")
         if cluster["site"]:
             print(f"The site of {cluster['name']} rules: {cluster['site']}")
     return OK
 
 
 def test_cluster(options: argparse.Namespace) -> int:
-    return show_test(options.name, json=options.json)
+    return show_test(options.name, json=options.json, jobs=not options.no_jobs, patience_s=options.wait)
 
 
-def show_test(name: str, *, json: bool = False) -> int:
-    """Test a cluster, and show each step; return the exit code."""
+def show_test(name: str, *, json: bool = False, jobs: bool = True, patience_s: float = 120.0) -> int:
+    """Test a cluster, and show each step as soon as it is done; return the exit code."""
     from urllib.parse import quote
 
-    answer = the_server().ask("POST", f"/clusters/{quote(name, safe='')}/test", wait_s=600)
+    server, path = the_server(), f"/clusters/{quote(name, safe='')}/test"
+    python = {"python": sys.version_info[:2], "executable": sys.executable}
+    answer = server.ask("POST", path, body={**python, "jobs": jobs, "patience_s": patience_s})
+    shown = 0
+    while True:
+        ended = [step for step in answer["steps"] if step["state"] != "running"]
+        for step in () if json else ended[shown:]:
+            _show_step(step)
+        shown = len(ended)
+        if answer["done"]:
+            break
+        answer = server.ask("GET", path, query={"since": answer["version"], "wait": 20}, wait_s=20)
     if json:
         write_json(answer)
-    else:
-        for step in answer["steps"]:
-            print(f"{'ok    ' if step['ok'] else 'FAILED'}  {step['step']}: {step['detail']}")
-            if not step["ok"] and step["command"]:
-                print(f"        {step['command']}")
     return OK if answer["ok"] else FAILED
+
+
+def _show_step(step: dict[str, Any]) -> None:  # Any: JSON
+    from hpcflow.sdk.plain import plain
+
+    print(f"{_MARKS[step['state']]}  {step['step']}: {plain(step['detail'])}", flush=True)
+    if step["state"] == "failed":
+        for line in [*([step["command"]] if step["command"] else []), *step["output"].splitlines()]:
+            print(f"        {plain(line)}")
 
 
 def show_page(options: argparse.Namespace) -> int:

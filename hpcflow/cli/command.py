@@ -205,8 +205,16 @@ def _parser() -> argparse.ArgumentParser:
     removed.add_argument("name", metavar="NAME")
     logged_in = cluster("login", login.login_cluster, "answer what a cluster asks for: a password, a second factor")
     logged_in.add_argument("name", metavar="NAME")
-    test = cluster("test", clusters.test_cluster, "test a cluster: answer, limits, work directory")
+    test = cluster("test", clusters.test_cluster, "test a cluster step by step, up to two nodes that race for names")
     test.add_argument("name", metavar="NAME")
+    test.add_argument("--no-jobs", action="store_true", help="submit nothing: look at the login side only")
+    test.add_argument(
+        "--wait",
+        type=float,
+        default=120.0,
+        metavar="SECONDS",
+        help="how long a job may wait in the queue (default: 120)",
+    )
     _json(test)
     _json(add("ui", clusters.show_page, "print the address of the web page, and how to reach it from your own machine"))
     plan = add(

@@ -15,7 +15,7 @@ import hmac
 import json
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple, overload
+from typing import Any, Final, Literal, NamedTuple, overload
 
 from hpcflow.core.errors import HpcflowError
 
@@ -27,6 +27,7 @@ __all__ = [
     "INBOX",
     "INLINE_LIMIT",
     "MAGIC",
+    "ClaimMethod",
     "DamagedError",
     "Ref",
     "Stream",
@@ -63,6 +64,11 @@ _SIZE: Final = struct.Struct("<Q")
 #: Where a value's pickle lies: a blob's number in the payload pack, or (absolute path, offset, size, SHA-256 in hex).
 #: ``None`` in a fused chain: the result of that earlier task of the same unit.
 Ref = int | tuple[str, int, int, str] | None
+
+
+#: How the workers of a bag share its ranges, which a race on the cluster's own file system decides: by hard links to a
+#: private file; by directories, where links exclude nobody; not at all: an array task has the range of its own index.
+ClaimMethod = Literal["link", "mkdir", "index"]
 
 
 class DamagedError(HpcflowError):

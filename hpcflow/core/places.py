@@ -95,6 +95,10 @@ class Places:
     def dispatches(self) -> str:
         return os.path.join(self.home, "dispatches")
 
+    def verdict(self, cluster: str) -> str:
+        """What two compute nodes found out about a cluster's work directory."""
+        return os.path.join(self.home, "tested", f"{cluster}.json")
+
     def work(self, cluster: str) -> str:
         """Where bags of a cluster on this machine lie unless clusters.toml says otherwise."""
         return os.path.join(self.home, "work", cluster)

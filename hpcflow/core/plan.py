@@ -82,6 +82,8 @@ class PlanSettings:
     #: Tasks that one array task runs at once; 0: as many as a node of the partition holds, which is so anyway where the
     #: partition gives whole nodes and this is 1.
     slots: int = 1
+    #: An array task has one unit, that of its own index: the cluster's file system can't tell workers who was first.
+    own_range: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,8 +209,25 @@ def plan_bags(
     for task in ready:
         alike.setdefault((task.shape, task.alone), []).append(task)
     return tuple(
-        _plan_bag(shape, tasks, alone, limits[shape.cluster], settings) for (shape, alone), tasks in alike.items()
+        _plan_bag(shape, some, alone, limits[shape.cluster], settings)
+        for (shape, alone), tasks in alike.items()
+        for some in _for_one_bag(shape, tasks, limits[shape.cluster], settings)
     )
+
+
+def _for_one_bag(
+    shape: Shape, tasks: Sequence[Ready], limits: Limits, settings: PlanSettings
+) -> Iterable[Sequence[Ready]]:
+    """Yield tasks in such numbers as one bag may hold: all, or those that one array serves at one unit each.
+
+    Where there is room for so many array tasks only, the rest is left for later.
+    """
+    if not settings.own_range:
+        return (tasks,)
+    most = _split(len(tasks), limits, partition_of(shape.resources, limits), settings)[0]
+    if settings.room is not None:
+        return (tasks[: min(most, settings.room)],)
+    return (tasks[start : start + most] for start in range(0, len(tasks), most))
 
 
 def _plan_bag(shape: Shape, ready: Sequence[Ready], alone: bool, limits: Limits, settings: PlanSettings) -> BagPlan:
@@ -226,7 +245,7 @@ def _plan_bag(shape: Shape, ready: Sequence[Ready], alone: bool, limits: Limits,
     margin = int(settings.kill_grace_s) + MARGIN_S
     limit = shape.resources.walltime_s
     full = is_as_long_as_possible(shape.resources, limits, settings.kill_grace_s)
-    single = alone or shape.launcher is not None or full
+    single = alone or shape.launcher is not None or full or settings.own_range
     width = len(units)
     if not single and limit_is_short(shape.resources):
         # While nobody knows how long they run, and beyond that for what workers are worth their start.

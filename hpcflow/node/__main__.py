@@ -1,4 +1,4 @@
-"""The zipapp's entry: ``worker.pyz bag DIR KEY``, ``worker.pyz local VERB ROOT``.
+"""The zipapp's entry: ``worker.pyz bag DIR KEY``, ``worker.pyz probe DIR KEY``, ``worker.pyz local VERB ROOT``.
 
 This file stays readable to any Python 3.7, because an old interpreter must be told so in a sentence.
 """
@@ -8,7 +8,10 @@ import os
 import sys
 from collections.abc import Generator
 
-USAGE = "usage: worker.pyz bag DIRECTORY KEY_FILE | worker.pyz local limits|submit|query|cancel ROOT"
+USAGE = (
+    "usage: worker.pyz bag DIRECTORY KEY_FILE | worker.pyz probe DIRECTORY KEY_FILE | "
+    "worker.pyz local limits|submit|query|cancel ROOT"
+)
 EXIT_PYTHON = 11
 EXIT_USAGE = 64
 
@@ -44,6 +47,10 @@ def main(arguments: "list[str]") -> int:
         with _without_fork_hooks():
             from hpcflow.node.worker import work
         return work(arguments[1], arguments[2])
+    if len(arguments) == 3 and arguments[0] == "probe":
+        from hpcflow.node.probe import probe
+
+        return probe(arguments[1], arguments[2])
     if len(arguments) == 4 and arguments[0] == "task":
         from hpcflow.node.worker import work_on_one
 

@@ -14,6 +14,7 @@ from hpcflow.core.bag import (
     ENTRY,
     FOOTER,
     INBOX,
+    ClaimMethod,
     DamagedError,
     bag_key,
     checked,
@@ -90,6 +91,7 @@ class BagDirectory:
         #: Longest time between two fsyncs of the journal; ``None``: never.
         self.sync_s: float | None = spec["sync"]
         self.nfs: bool = spec["nfs"]
+        self.claims: ClaimMethod = spec.get("claims", "link")
         self.workdir: str | None = spec["workdir"]
         self.cpus: int = spec["cpus"]
         #: GPUs of one task, and tasks that one array task runs at once.

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from typing import Final
 
+from hpcflow.core.bag import ClaimMethod
 from hpcflow.node.files import create_own
 
 __all__ = ["Claims", "owned_by"]
@@ -19,7 +20,9 @@ _NO_LINK: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.
 class Claims:
     """One worker's claims. Range k belongs to whoever creates ``claims/<k>`` as a hard link to a private file."""
 
-    def __init__(self, directory: str, worker: str, *, ranges: int, start: int, nfs: bool) -> None:
+    def __init__(
+        self, directory: str, worker: str, *, ranges: int, start: int, nfs: bool, method: ClaimMethod = "link"
+    ) -> None:
         self._directory = directory
         self._ranges = ranges
         self._start = start
@@ -27,7 +30,10 @@ class Claims:
         self._private = os.path.join(directory, "." + worker)
         os.close(create_own(self._private))
         self._links = 1
-        self._hard_links = True
+        self._hard_links = method != "mkdir"
+        # With "index" two nodes may both be told that they were the first, so no two ever ask for one range; its claim
+        # is for an array that was submitted twice.
+        self._alone = method == "index"
         # Workers that start at one place and walk in step lose every race together (measured: 47 tries a claim). So
         # each starts at its own index, and the jump after a lost race doubles.
         self._cursor = start % ranges if ranges else 0
@@ -47,21 +53,30 @@ class Claims:
 
     def next(self) -> int | None:
         """Claim a range; ``None`` when all are taken."""
+        if self._alone:
+            mine, self._start = self._start, self._ranges
+            return mine if mine < self._ranges and self.take(mine) else None
         while self._cursor < self._ranges:
             k = self._cursor
-            if self._take(k):
+            if self.take(k):
                 self._cursor, self._jump = k + 1, max(1, self._jump // 2)
                 return k
             self._jump = min(_WIDEST_JUMP, self._jump * 2)
             self._cursor = self._first_free_after(k) + _jitter(self._jump)
         while free := self._listed_free():
             k = free[_jitter(min(self._jump, len(free)))]
-            if self._take(k):
+            if self.take(k):
                 return k
             self._jump = min(_WIDEST_JUMP, self._jump * 2)
         return None
 
-    def _take(self, k: int) -> bool:
+    @property
+    def by_links(self) -> bool:
+        """Whether the file system has hard links, as far as that was seen."""
+        return self._hard_links
+
+    def take(self, k: int) -> bool:
+        """Claim one range; return whether it was free."""
         self.operations += 1
         name = os.path.join(self._directory, str(k))
         if self._hard_links:

@@ -159,6 +159,7 @@ class Worker:
             ranges=len(self.bag.cuts) - 1,
             start=self.me.place,
             nfs=self.bag.nfs,
+            method=self.bag.claims,
         )
         while True:
             # Before a claim, not after: what is claimed here is out of reach for a worker that comes fresh.

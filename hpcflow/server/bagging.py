@@ -85,6 +85,7 @@ async def push_bag(
         "need": bag.need_s,
         "sync": _SYNC_S,
         "nfs": on_network if cluster.on_network is None else cluster.on_network,
+        "claims": cluster.claims,
         "workdir": bag.shape.workdir,
         "cpus": resources.cpus,
         "memory_mib": resources.memory_mib,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Protocol
 
@@ -10,6 +11,7 @@ from fastapi import Path as PathParameter
 from fastapi.responses import JSONResponse
 
 from hpcflow.server import schema
+from hpcflow.server.trial import Asked
 
 __all__ = ["ClusterDesk", "cluster_routes"]
 
@@ -21,7 +23,13 @@ class ClusterDesk(Protocol):
 
     def clusters(self) -> Json: ...
 
-    async def test(self, name: str) -> Json: ...
+    async def test(self, name: str, asked: Asked) -> Json:
+        """Begin to test a cluster, or join the test that goes on."""
+        ...
+
+    async def tested(self, name: str, since: int, wait_s: float) -> Json:
+        """Return the steps of the last test as soon as their version is not ``since``."""
+        ...
 
     async def queue(self, name: str, *, mine: bool, nodes: bool, limit: int) -> Json:
         """Return a cluster's queue, from the last look when that is young enough."""
@@ -59,8 +67,23 @@ def cluster_routes(desk: ClusterDesk) -> APIRouter:
         return desk.clusters()
 
     @api.post("/{name}/test", response_model=schema.ClusterTest)
-    async def test(name: _Name) -> Json:
-        return await desk.test(name)
+    async def test(name: _Name, body: schema.ClusterTestRequest | None = None) -> Json:
+        request = body or schema.ClusterTestRequest()
+        asked = Asked(
+            python=request.python or (sys.version_info[0], sys.version_info[1]),
+            executable=request.executable or sys.executable,
+            jobs=request.jobs,
+            patience_s=request.patience_s,
+        )
+        return await desk.test(name, asked)
+
+    @api.get("/{name}/test", response_model=schema.ClusterTest)
+    async def tested(
+        name: _Name,
+        since: Annotated[int, Query(ge=-1, le=2**63 - 1, description="Answer when the version is another.")] = -1,
+        wait: Annotated[float, Query(ge=0, le=30, allow_inf_nan=False, description="Seconds.")] = 0.0,
+    ) -> Json:
+        return await desk.tested(name, since, wait)
 
     @api.get("/{name}/queue", response_model=schema.Queue)
     async def queue(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from hpcflow.core.bag import ClaimMethod
 from hpcflow.core.environment import environment_key, inside, shell_lines
 from hpcflow.core.model import ClusterName, Environment, HpcflowError, Limits, Shape, UserError
 from hpcflow.core.places import Places
@@ -22,6 +23,7 @@ from hpcflow.server.pythons import MINORS, Found, find_pythons, install_python
 from hpcflow.server.remote import File, Link, ThisMachine, Transport
 from hpcflow.server.settings import ClusterSettings, Settings
 from hpcflow.server.site import SITE_FILE, SiteError, SiteRules, parse_rules, rules
+from hpcflow.server.verdict import Verdict, read_verdict
 from hpcflow.server.zipapp import build_worker
 
 if TYPE_CHECKING:
@@ -84,10 +86,17 @@ class Cluster:
     on_network: bool | None = None
     #: Interpreters and machine, behind ssh; nothing before somebody asked, and nothing of clusters on this machine.
     found: Found = field(default_factory=Found)
+    #: What two of its nodes found out about a work directory; ``None``: nobody has tried.
+    verdict: Verdict | None = None
     _settled: bool = False
     _placed_at: float | None = None
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _placing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def claims(self) -> ClaimMethod:
+        """How workers share the ranges of a bag there."""
+        return self.verdict.claims if self.verdict is not None and self.verdict.root == self.root else "link"
 
     @property
     def state(self) -> str:
@@ -475,6 +484,7 @@ def cluster_maker(
             key_path=key_path,
             worker_path=worker_path,
             link=ssh,
+            verdict=read_verdict(where.verdict(name)),
             # This machine's own processes are nobody's business but for where the server may run.
             site_file=None if ssh is None and table.scheduler == LOCAL else site_file,
         )

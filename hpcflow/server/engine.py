@@ -53,6 +53,7 @@ def plan_settings(settings: Settings, cluster: Cluster) -> PlanSettings:
         chain_length=settings.chain_length,
         max_width=least(cluster.settings.max_width, site.max_width),
         slots=0 if cluster.settings.whole_nodes else cluster.settings.slots,
+        own_range=cluster.claims == "index",
     )
 
 

@@ -19,7 +19,7 @@ from hpcflow.server.remote.known_hosts import remember
 from hpcflow.server.remote.login import Logins, Question
 from hpcflow.server.reports import spelled
 from hpcflow.server.settings import ClusterSettings, cluster_settings
-from hpcflow.server.site import SiteError
+from hpcflow.server.trial import Asked, Trial
 
 __all__ = ["Roster"]
 
@@ -37,8 +37,10 @@ class Roster:
         engine: Engine,
         where: Places,
         default: Default,
+        *,
         make: Callable[[str, ClusterSettings], Cluster],
         came: Callable[[], Awaitable[None]],
+        new_id: Callable[[], str],
     ) -> None:
         """Take the clusters of an engine.
 
@@ -48,21 +50,26 @@ class Roster:
             default: which of them is the default one.
             make: makes a cluster of a name and its table.
             came: is called when there is one more.
+            new_id: makes ids.
         """
         self._engine = engine
         self._where = where
         self._default = default
         self._make = make
         self._came = came
+        self._new_id = new_id
         self._logins = Logins()
         self.queues = Queues(poll_s=engine.settings.queue_poll, deadline_s=engine.settings.command_deadline)
         #: Clusters that somebody is about to add, by name; nothing but their connections exists of them.
         self._drafts: dict[str, Cluster] = {}
+        self._trials: dict[str, Trial] = {}
         self._changing = asyncio.Lock()
 
     async def close(self) -> None:
         """End what people are at, and all connections; what runs on clusters goes on."""
         await self._logins.close()
+        for trial in self._trials.values():
+            await trial.close()
         await self.queues.close()
         for cluster in (*self._drafts.values(), *self._engine.clusters.values()):
             await cluster.close()
@@ -81,6 +88,7 @@ class Roster:
             "site": cluster.site.said(),
             "partitions": [asdict(partition) for partition in cluster.limits.partitions] if cluster.limits else [],
             "max_array_size": cluster.limits.array.max_width if cluster.limits else None,
+            "claims": None if cluster.verdict is None else cluster.claims,
             "default": cluster.name == self._default.name,
         }
 
@@ -183,6 +191,8 @@ class Roster:
             if name == self._engine.settings.default_executor:
                 raise HpcflowError(f"{name!r} is the default_executor of your settings: change that first.")
             await asyncio.to_thread(remove_table, self._where.clusters, name)
+            if (trial := self._trials.pop(name, None)) is not None:
+                await trial.close()
             await self._engine.remove_cluster(cluster)
             await cluster.close()
         return self._change()
@@ -228,43 +238,32 @@ class Roster:
 
     # ---- testing
 
-    async def test(self, name: str) -> Json:
-        """Ask the scheduler for its version and limits, and put the worker in place, step by step."""
+    async def test(self, name: str, asked: Asked) -> Json:
+        """Begin to test a cluster, or join the test that goes on; return the steps so far."""
         cluster = self._known(name)
-        steps: list[Json] = []
+        trial = self._trials.get(name)
+        if trial is None or trial.done:
+            trial = self._trials[name] = Trial(
+                cluster,
+                asked,
+                self._engine.settings,
+                keep_at=self._where.verdict(name),
+                now=self._engine.now,
+                new_id=self._new_id,
+            )
+        return trial.told()
 
-        async def scheduler() -> str:
-            return await cluster.probe()
+    async def tested(self, name: str, since: int, wait_s: float) -> Json:
+        """Return the steps of the last test as soon as there is news of it, at the latest after ``wait_s``.
 
-        async def site() -> str:
-            await cluster.known_limits(self._engine.now())
-            if cluster.site_problem is not None:
-                raise SiteError(f"{cluster.site_problem} Until then what was read before holds on.")
-            return cluster.site.said() or f"there is no {cluster.site_file}: your settings hold"
-
-        async def limits() -> str:
-            known = await cluster.known_limits(self._engine.now())
-            partitions = ", ".join(partition.name for partition in known.partitions)
-            books = "accounting is kept" if known.accounting else "no accounting: the queue alone is asked"
-            return f"partitions {partitions}; arrays of up to {known.array.max_width}; {books}"
-
-        async def workdir() -> str:
-            await cluster.place_worker()
-            return f"the worker is at {cluster.worker_path}"
-
-        for step, ask, command in (
-            ("scheduler answers", scheduler, cluster.plugin.probe()),
-            *((("site's rules", site, None),) if cluster.site_file is not None else ()),
-            ("limits", limits, cluster.plugin.limits()),
-            ("work directory", workdir, None),
-        ):
-            spelled = " ".join(command.argv) if command is not None else None
-            try:
-                steps.append({"step": step, "ok": True, "detail": await ask(), "command": spelled})
-            except HpcflowError as error:
-                steps.append({"step": step, "ok": False, "detail": str(error), "command": spelled})
-                break
-        return {"ok": all(step["ok"] for step in steps), "steps": steps}
+        Raises:
+            NotFound: nobody has begun one since the server's start.
+        """
+        self._known(name)
+        trial = self._trials.get(name)
+        if trial is None:
+            raise NotFound(f"Nobody has tested {name!r} since the server's start: `hpcflow clusters test {name}` does.")
+        return await trial.changed(since, wait_s)
 
 
 async def _reach(cluster: Cluster, accepted: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "ClusterDraft",
     "ClusterDraftAnswer",
     "ClusterTest",
+    "ClusterTestRequest",
     "Clusters",
     "Code",
     "Dispatches",
@@ -92,6 +93,8 @@ class ClusterAnswer(BaseModel):
     site: str
     partitions: list[PartitionLimits]
     max_array_size: int | None
+    #: How workers share a bag there, by the last test with two nodes; ``None``: there was none.
+    claims: Literal["link", "mkdir", "index"] | None
     default: bool
 
 
@@ -99,15 +102,34 @@ class Clusters(BaseModel):
     clusters: list[ClusterAnswer]
 
 
+class ClusterTestRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    #: (major, minor) of the Python that will dispatch, and its path; ``None``: the server's own.
+    python: tuple[int, int] | None = None
+    executable: str | None = None
+    #: Whether jobs are submitted, and how long each may wait in the queue, in seconds.
+    jobs: bool = True
+    patience_s: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] = 120.0
+
+
 class ClusterTestStep(BaseModel):
     step: str
-    ok: bool
+    #: ``None`` while it runs; a step that was skipped is ok.
+    ok: bool | None
+    state: Literal["running", "ok", "failed", "skipped"]
     detail: str
     command: str | None
+    #: What the command of a failed step wrote.
+    output: str
 
 
 class ClusterTest(BaseModel):
-    ok: bool
+    done: bool
+    #: ``None`` as long as nothing has failed and more may come.
+    ok: bool | None
+    #: Another one whenever something has changed.
+    version: int
     steps: list[ClusterTestStep]
 
 

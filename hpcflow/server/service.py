@@ -154,7 +154,7 @@ class Service:
             engine.clusters, default, engine.settings, now=engine.now, environments=engine.environments
         )
         #: What the API asks about clusters.
-        self.roster = Roster(engine, where, default, make, self.take_up_left)
+        self.roster = Roster(engine, where, default, make=make, came=self.take_up_left, new_id=_new_id)
         #: Dispatches that wait for a cluster which clusters.toml does not name any more.
         self._left: list[DispatchRow] = []
         self._retrying = asyncio.Lock()

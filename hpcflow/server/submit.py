@@ -60,7 +60,8 @@ class Submitter:
 
     def _linger_s(self, cluster: Cluster, live: LiveDispatch, shape: Shape) -> float:
         """Return how long workers wait for more of a shape: not at all where nothing more of it can come."""
-        if shape.launcher is not None or not live.expects(shape):
+        # What came later would belong to nobody where each array task has the range of its own index.
+        if shape.launcher is not None or cluster.claims == "index" or not live.expects(shape):
             return 0.0
         linger = cluster.settings.linger
         if linger is None:

@@ -18,7 +18,13 @@ from hpcflow.core.model import HpcflowError
 __all__ = ["build_environment_maker", "build_worker"]
 
 #: What a worker starts from; the modules of ours that these import when they are imported go along.
-_ROOTS: Final = ("hpcflow.node.worker", "hpcflow.node.local", "hpcflow.sdk.workflow", "hpcflow.sdk.environment")
+_ROOTS: Final = (
+    "hpcflow.node.worker",
+    "hpcflow.node.probe",
+    "hpcflow.node.local",
+    "hpcflow.sdk.workflow",
+    "hpcflow.sdk.environment",
+)
 # The earliest date that a zip file can hold: the same files give the same bytes.
 _DATE: Final = (1980, 1, 1, 0, 0, 0)
 

@@ -25,6 +25,7 @@ from hpcflow.server.file_api import FileDesk
 from hpcflow.server.guard import Sessions, Token
 from hpcflow.server.home import Notice, listen_unix
 from hpcflow.server.listen import Listener, listen_tcp, tcp_port
+from hpcflow.server.trial import Asked
 
 Json = dict[str, Any]  # Any: JSON
 TOKEN = "the-token-of-this-test"
@@ -43,10 +44,13 @@ class MemoryRoster:
     def clusters(self) -> Json:
         return {"clusters": []}
 
-    async def test(self, name: str) -> Json:
+    async def test(self, name: str, asked: Asked) -> Json:
+        return await self.tested(name, 0, asked.patience_s)
+
+    async def tested(self, name: str, since: int, wait_s: float) -> Json:
         if name not in self.names:
             raise NotFound(f"There is no cluster called {name!r}.")
-        return {"ok": True, "steps": []}
+        return {"done": True, "ok": True, "version": 7, "steps": []}
 
     async def queue(self, name: str, *, mine: bool, nodes: bool, limit: int) -> Json:
         if name not in self.names:
@@ -78,7 +82,7 @@ class MemoryRoster:
 
     def _asks(self, name: str, question: Json | None) -> Json:
         cluster: Json = {"name": name, "scheduler": "slurm", "version": "", "state": "needs login", "problem": None}
-        cluster |= {"partitions": [], "max_array_size": None, "default": False, "site": ""}
+        cluster |= {"site": "", "partitions": [], "max_array_size": None, "claims": None, "default": False}
         return {"login": "a-login", "question": question, "cluster": cluster}
 
 

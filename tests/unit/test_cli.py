@@ -670,18 +670,38 @@ def test_clusters_list_shows_the_default_and_the_problems(fake: FakeServer, caps
     ]
 
 
-def test_a_cluster_that_fails_its_test_exits_with_1(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
-    steps = [
-        {"step": "scheduler answers", "ok": True, "detail": "Slurm 23.02", "command": "scontrol ping"},
-        {"step": "submit", "ok": False, "detail": "Invalid account.", "command": "sbatch -A x"},
-    ]
-    fake.answers["POST", "/clusters/slurm/test"] = (200, {"ok": False, "steps": steps})
-    assert main(["clusters", "test", "slurm"]) == 1
+def a_step(step: str, state: str, detail: str, command: str | None = None, output: str = "") -> dict[str, object]:
+    ok = {"running": None, "failed": False}.get(state, True)
+    return {"step": step, "ok": ok, "state": state, "detail": detail, "command": command, "output": output}
+
+
+def test_a_test_shows_each_step_once_and_a_failure_exits_with_1(
+    fake: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reach, clock = a_step("reach", "ok", "far answers"), a_step("clock", "skipped", "not now")
+    submit = a_step("submit", "failed", "Invalid account.", "sbatch -A x", "sbatch: error:\n\x1b[2J no")
+    running = a_step("clock", "running", "")
+    fake.answers["POST", "/clusters/slurm/test"] = (
+        200,
+        {"done": False, "ok": None, "version": 3, "steps": [reach, running]},
+    )
+    fake.answers["GET", "/clusters/slurm/test"] = (
+        200,
+        {"done": True, "ok": False, "version": 9, "steps": [reach, clock, submit]},
+    )
+    assert main(["clusters", "test", "slurm", "--wait", "7"]) == 1
     assert _lines(capsys) == [
-        "ok      scheduler answers: Slurm 23.02",
+        "ok      reach: far answers",
+        "-       clock: not now",
         "FAILED  submit: Invalid account.",
         "        sbatch -A x",
+        "        sbatch: error:",
+        "        \\x1b[2J no",
     ]
+    (asked,) = fake.sent("POST", "/clusters/slurm/test")
+    sent = json.loads(asked.body)
+    assert (sent["python"], sent["patience_s"], sent["jobs"]) == (list(sys.version_info[:2]), 7.0, True)
+    assert fake.sent("GET", "/clusters/slurm/test")[0].query["since"] == "3"
 
 
 def a_login(number: int, *prompts: tuple[str, bool], state: str = "needs login") -> Answer:

@@ -54,6 +54,17 @@ def some_ready(count: int, shape: Shape, *, start: int = 0, alone: bool = False)
     return [Ready(index=start + i, attempt=1, shape=shape, alone=alone) for i in range(count)]
 
 
+def test_where_nodes_can_not_tell_who_was_first_an_array_task_has_one_unit() -> None:
+    shape = a_shape(partition="batch")
+    own = replace(SETTINGS, own_range=True)
+    first, second, third = plan_bags(some_ready(2500, shape), {MINI: LIMITS}, own)
+    assert [plan.widths for plan in (first, second, third)] == [(1000,), (1000,), (500,)]
+    assert (first.cuts, first.at_once) == (tuple(range(1001)), 1)
+    assert [plan.tasks[0] for plan in (first, second, third)] == [(0, 1), (1000, 1), (2000, 1)]
+    (few,) = plan_bags(some_ready(2500, shape), {MINI: LIMITS}, replace(own, room=7))
+    assert (len(few.tasks), few.widths) == (7, (7,))
+
+
 def the_plan(ready: list[Ready], limits: Limits = LIMITS, settings: PlanSettings = SETTINGS) -> BagPlan:
     (plan,) = plan_bags(ready, {MINI: limits}, settings)
     return plan

@@ -15,10 +15,11 @@ from hpcflow.core.plugin import Reply
 from hpcflow.server.clusters import Cluster, find_clusters
 from hpcflow.server.engine import plan_settings
 from hpcflow.server.remote import ThisMachine
-from hpcflow.server.service import running
+from hpcflow.server.service import Service, running
 from hpcflow.server.settings import ClusterSettings, Settings
 from hpcflow.server.site import SiteError, SiteRules, check_server, parse_rules, rules
 from hpcflow.server.store import EventKind, Store
+from hpcflow.server.trial import Asked
 from tests.unit.mini_world import MINI, QUICK, PlayedWorker, Stage, a_stage
 from tests.unit.test_engine import in_loop
 from tests.unit.test_service import a_service, dispatched
@@ -191,14 +192,12 @@ async def test_nothing_is_accepted_for_a_cluster_whose_rules_are_wrong(tmp_path:
         [shown] = service.roster.clusters()["clusters"]
         assert (shown["state"], shown["site"]) == ("needs admin", "")
         assert shown["problem"].startswith("The site's rules, ")
-        tested = await service.roster.test("mini")
-        assert [(step["step"], step["ok"]) for step in tested["steps"]] == [
-            ("scheduler answers", True),
-            ("site's rules", False),
+        assert (await steps_of(service))[-2:] == [
+            ("scheduler answers", True, "mini 1"),
+            ("site's rules", False, shown["problem"]),
         ]
         path.write_text("poll = 0.5\n")
-        tested = await service.roster.test("mini")
-        assert [(step["step"], step["detail"]) for step in tested["steps"]][1] == ("site's rules", "poll 0.5")
+        assert ("site's rules", True, "poll 0.5") in await steps_of(service)
         [shown] = service.roster.clusters()["clusters"]
         assert (shown["state"], shown["problem"], shown["site"]) == ("ok", None, "poll 0.5")
 
@@ -220,6 +219,15 @@ async def test_tasks_of_an_earlier_server_wait_while_the_rules_are_wrong(tmp_pat
         assert (await stage.ended(live)).error is None
 
 
+async def steps_of(service: Service) -> list[tuple[str, bool, str]]:
+    """Test the cluster without jobs; return name, success and words of each step."""
+    asked = Asked(python=(3, 11), executable=sys.executable, jobs=False)
+    answer = await service.roster.test("mini", asked)
+    while not answer["done"]:
+        answer = await service.roster.tested("mini", answer["version"], 5)
+    return [(step["step"], step["ok"], step["detail"]) for step in answer["steps"]]
+
+
 def told(stage: Stage, dispatch: str) -> list[str]:
     events = stage.store.events(DispatchId(dispatch))
     return [event.content for event in events if event.kind is EventKind.MESSAGE]
@@ -233,11 +241,10 @@ async def test_a_file_that_goes_wrong_later_is_told_and_what_was_read_before_hol
         cluster = mini(stage)
         cluster.site_file = str(path)
         service = a_service(stage)
-        assert (await service.roster.test("mini"))["ok"]
+        assert all(ok for _, ok, _ in await steps_of(service))
         path.write_text("max_width = seven\n")
         cluster.limits_at = None  # ten minutes later
-        tested = await service.roster.test("mini")
-        assert [step["ok"] for step in tested["steps"]] == [True, False]
+        assert [ok for _, ok, _ in await steps_of(service)] == [True, True, False]
         [shown] = service.roster.clusters()["clusters"]
         assert (shown["state"], shown["site"]) == ("ok", "max_width 7")
         assert "are wrong: it is not TOML" in shown["problem"]

@@ -35,6 +35,24 @@ def claim_in_turns(claims: list[Claims], turns: list[int]) -> list[list[int]]:
     return won
 
 
+def test_with_ranges_of_their_own_workers_take_no_other_and_a_second_array_takes_none(tmp_path: Path) -> None:
+    first, second, late = (
+        Claims(str(tmp_path), f"{job}_{index}_0", ranges=2, start=index, nfs=False, method="index")
+        for job, index in ((1, 0), (1, 1), (2, 1))
+    )
+    beyond = Claims(str(tmp_path), "1_2_0", ranges=2, start=2, nfs=False, method="index")
+    assert [each.next() for each in (second, late, first, beyond)] == [1, None, 0, None]
+    assert [each.next() for each in (first, second)] == [None, None]
+
+
+def test_where_links_are_no_good_directories_decide(tmp_path: Path) -> None:
+    first, second = (
+        Claims(str(tmp_path), f"1_{index}_0", ranges=3, start=0, nfs=False, method="mkdir") for index in range(2)
+    )
+    assert [first.take(0), second.take(0), second.take(1)] == [True, False, True]
+    assert all((tmp_path / str(k)).is_dir() for k in range(2))
+
+
 @given(st.integers(1, 6), st.integers(0, 60), st.lists(st.integers(0, 5), max_size=40))
 @settings(max_examples=40, deadline=None)
 def test_every_range_is_claimed_once(
