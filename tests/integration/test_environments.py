@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 import hpcflow
 from hpcflow.core.environment import Environment
-from tests.integration.test_ssh_clusters import Laptop, a_laptop
+from tests.integration.test_ssh_clusters import Laptop, a_laptop, has_own_python
 from tests.integration.world import User
 from tests.wheelhouse import make_wheel
 
@@ -197,6 +198,21 @@ def test_what_can_not_be_installed_fails_its_tasks_alone_and_is_tried_again_when
     make_wheel(site.house, "nowhere", "3")
     assert site.laptop.user.hpcflow("retry", dispatch).returncode == 0
     assert site.laptop.user.waits_for(dispatch)["status"] == "COMPLETED"
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not has_own_python("hpc"), reason="needs root, a user hpc and its Python")
+def test_another_user_there_gets_packages_for_a_python_that_is_not_ours(tmp_path: Path) -> None:
+    house = tmp_path / "house"
+    make_wheel(house, "part", "0.2", "VALUE = 42")
+    make_wheel(house, "thing", "1.5", needs=["part"])
+    with a_laptop(tmp_path, user="hpc", HPCFLOW_WHEELHOUSE=str(house)) as laptop:
+        try:
+            rows = [eval(row) for row in laptop.user.runs(HEAD + THING).splitlines()]
+            assert [row[:2] for row in rows] == [("1.5", 42), ("1.5", 43), ("1.5", 44)]
+            (folder,) = {Path(row[2]) for row in rows}
+            assert folder.owner() == "hpc" and folder.stat().st_mode & 0o077 == 0
+        finally:
+            shutil.rmtree(laptop.work, ignore_errors=True)
 
 
 # ---- what the cluster has

@@ -280,14 +280,14 @@ def test_a_program_of_another_python_is_refused_in_words(tmp_path: Path) -> None
         assert f"run under {other}, which is Python 3.99, and this program under 3." in ended.stderr
 
 
-def _has_own_python(user: str) -> bool:
+def has_own_python(user: str) -> bool:
     """Say whether another user's login shell finds an interpreter of our minor version."""
     name = f"python3.{sys.version_info[1]}"
     found = shutil.which(name, path="/usr/local/bin:/usr/bin:/bin")
     return found is not None and any(entry.pw_name == user for entry in pwd.getpwall())
 
 
-@pytest.mark.skipif(os.getuid() != 0 or not _has_own_python("hpc"), reason="needs root, a user hpc and its Python")
+@pytest.mark.skipif(os.getuid() != 0 or not has_own_python("hpc"), reason="needs root, a user hpc and its Python")
 def test_another_user_there_needs_nothing_installed_but_python(tmp_path: Path) -> None:
     with a_laptop(tmp_path, user="hpc") as laptop:
         ledger = laptop.node.home / f"ledger-{os.getpid()}"
