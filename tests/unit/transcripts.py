@@ -1,4 +1,4 @@
-"""Recorded answers of PBS and LSF, and arrays and replies for their plugins' tests."""
+"""Recorded answers of schedulers, and arrays and replies for their plugins' tests."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ INTENT_AT: Final = datetime(2026, 11, 22, 20, 40, 0, tzinfo=UTC)
 ONE_CORE: Final = Resources()
 
 _ENTRY: Final = re.compile(
-    r"^(?P<who>[$#]) (?P<command>[^\n]*)\n--- stdout\n(?P<stdout>.*?)"
-    r"--- stderr\n(?P<stderr>.*?)--- exit (?P<exit>\d+)$",
+    r"^(?P<who>[$#]) (?P<command>[^\n]*)\n(?:--- stdout\n(?P<stdout>.*?))?"
+    r"--- (?:stdout\+)?stderr\n(?P<stderr>.*?)--- exit (?P<exit>\d+)$",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -33,11 +33,12 @@ class Entry:
 
 def transcript(scheduler: str, name: str) -> list[Entry]:
     """Return the commands of one transcript, in order."""
-    (path,) = (DATA / scheduler).glob(f"{name}*.txt")
-    entries = [
-        Entry(found["command"], a_reply(found["stdout"], found["stderr"], int(found["exit"])), found["who"] == "#")
-        for found in _ENTRY.finditer(path.read_text(encoding="utf-8"))
-    ]
+    exact = DATA / scheduler / f"{name}.txt"
+    (path,) = [exact] if exact.exists() else (DATA / scheduler).glob(f"{name}*.txt")
+    entries: list[Entry] = []
+    for found in _ENTRY.finditer(path.read_text(encoding="utf-8")):
+        reply = a_reply(found["stdout"] or "", found["stderr"], int(found["exit"]))
+        entries.append(Entry(found["command"], reply, found["who"] == "#"))
     assert entries, name
     return entries
 
