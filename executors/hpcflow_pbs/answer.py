@@ -118,6 +118,8 @@ def _record(attributes: Mapping[str, Any], wanted: Wanted) -> Record | None:  # 
     for group, names in wanted.items():
         inner = attributes.get(group) if group else attributes
         if isinstance(inner, dict):
+            if BROKEN in "".join(inner):
+                return None  # the name of one that is wanted, perhaps
             found = names & inner.keys()
             record |= {f"{group}.{name}" if group else name: inner[name] for name in found}
     for name in _FREE & record.keys():
@@ -144,7 +146,9 @@ def _read_lines(text: str, wanted: Wanted) -> tuple[dict[str, Record], bool]:
             continue
         indent, name, value, _ = found.groups()
         depth = len(indent) if indent.startswith("\t") else len(indent) // 4
-        if depth == 0:
+        if depth < 2 and identifier is not None and BROKEN in line:
+            sound = False  # an attribute, perhaps, whose beginning was damaged
+        elif depth == 0:
             closed = closed or (value == "}" and name is None and whole)
         elif depth == 1:
             whole = whole or name == "pbs_version"
@@ -182,7 +186,7 @@ def _read_lines(text: str, wanted: Wanted) -> tuple[dict[str, Record], bool]:
 
 def _take(record: dict[str, str | int], wanted: Wanted, group: str | None, name: str, value: str) -> bool:
     """Add one attribute; say whether it was whole. Those that we don't want may hold anything."""
-    if group is None:
+    if group is None or BROKEN in name:
         return False
     if name not in wanted.get(group, ()):
         return True

@@ -12,7 +12,7 @@ from hpcflow.core.plugin import Command, Reply
 from hpcflow_pbs.answer import read_object
 from hpcflow_pbs.text import first_words, mib, seconds
 
-__all__ = ["limits", "parse_limits", "parse_probe", "probe"]
+__all__ = ["as_object", "limits", "nodes_of", "parse_limits", "parse_probe", "probe"]
 
 Json = Mapping[str, Any]  # Any: JSON
 
@@ -101,16 +101,47 @@ def _refuse_others(said: str) -> None:
 
 
 def _partitions(server: Json, queues: Mapping[str, Json], nodes: Mapping[str, Json]) -> tuple[Partition, ...]:
-    """Return one partition for each queue; without a queue of its own, a node is taken to serve all of them."""
+    """Return one partition for each queue, with the nodes that serve it."""
+    served = nodes_of(queues, nodes)
     return tuple(
-        _partition(name, queue, server, [node for node in nodes.values() if node.get("queue", name) == name])
-        for name, queue in queues.items()
+        _partition(name, queue, server, [nodes[node] for node in served[name]]) for name, queue in queues.items()
     )
 
 
+def nodes_of(queues: Mapping[str, Json], nodes: Mapping[str, Json]) -> Mapping[str, Sequence[str]]:
+    """Return the nodes that run the jobs of each queue: its own, or those with the labels that its chunks ask for.
+
+    Without queues of their own and without labels, every node serves every queue.
+    """
+    has = {name: as_object(node.get("resources_available")) for name, node in nodes.items()}
+    known = {resource for resources in has.values() for resource in resources}
+    owned = {str(node["queue"]) for node in nodes.values() if "queue" in node}
+    served: dict[str, Sequence[str]] = {}
+    for name, queue in queues.items():
+        if name in owned:
+            served[name] = [node for node, about in nodes.items() if about.get("queue") == name]
+            continue
+        asked = {
+            resource: value
+            for resource, value in as_object(queue.get("default_chunk")).items()
+            if resource in known and isinstance(value, str) and count(value) is None and mib(value) is None
+        }
+        served[name] = [
+            node
+            for node, resources in has.items()
+            if "queue" not in nodes[node]
+            and all(value in _labels(resources.get(resource)) for resource, value in asked.items())
+        ]
+    return served
+
+
+def _labels(value: object) -> list[str]:
+    return [label.strip() for label in str(value).split(",")]
+
+
 def _partition(name: str, queue: Json, server: Json, nodes: Sequence[Json]) -> Partition:
-    most = _object(queue.get("resources_max"))
-    has = [_object(node.get("resources_available")) for node in nodes]
+    most = as_object(queue.get("resources_max"))
+    has = [as_object(node.get("resources_available")) for node in nodes]
     memory = _largest(mib(each.get("mem")) for each in has)
     queue_memory = mib(most.get("mem"))
     if memory is not None and queue_memory is not None:
@@ -133,7 +164,8 @@ def _each_user(text: object) -> list[int]:
     return [int(number) for number in _EACH_USER.findall(str(text or ""))]
 
 
-def _object(value: object) -> Json:
+def as_object(value: object) -> Json:
+    """Return a JSON object, an empty one for anything else."""
     return value if isinstance(value, dict) else {}
 
 

@@ -12,6 +12,7 @@ from hpcflow.core.model import Phase, Stuck
 from hpcflow.core.plugin import Command, Reply
 from hpcflow.core.queue import NodeState, QueuedJob, QueueNode, QueuePartition, QueueView, told
 from hpcflow_pbs.answer import Record, Wanted, read_answer, read_object
+from hpcflow_pbs.limits import as_object, nodes_of
 from hpcflow_pbs.reasons import in_plain_words
 from hpcflow_pbs.text import first_words, instant, mib, seconds
 
@@ -192,7 +193,12 @@ def _places(reply: Reply, problems: list[str]) -> tuple[str | None, list[QueuePa
         problems.append("pbsnodes told of no nodes: the site hides them, or its answer was damaged.")
     rows = None
     if nodes:
-        rows = tuple(_node(name, node, queues, nodes) for name, node in nodes.items())
+        members: dict[str, list[str]] = {name: [] for name in nodes}
+        for queue, served in nodes_of(queues, nodes).items():
+            if queues[queue].get("queue_type") != "Route":
+                for name in served:
+                    members[name].append(queue)
+        rows = tuple(_node(name, node, tuple(members[name]) if queues else None) for name, node in nodes.items())
     return user, [_partition(name, each) for name, each in queues.items()], rows
 
 
@@ -218,8 +224,8 @@ def _partition(name: str, queue: Json) -> QueuePartition:
     )
 
 
-def _node(name: str, node: Json, queues: Mapping[str, Json], nodes: Mapping[str, Json]) -> QueueNode:
-    has, taken = _object(node.get("resources_available")), _object(node.get("resources_assigned"))
+def _node(name: str, node: Json, partitions: tuple[str, ...] | None) -> QueueNode:
+    has, taken = as_object(node.get("resources_available")), as_object(node.get("resources_assigned"))
     raw = str(node.get("state", ""))
     cores, used = count(has.get("ncpus")), count(taken.get("ncpus", 0))
     words = {word.strip().lower() for word in raw.split(",")}
@@ -230,34 +236,10 @@ def _node(name: str, node: Json, queues: Mapping[str, Json], nodes: Mapping[str,
         name=name,
         state=state,
         raw=raw,
-        partitions=tuple(each for each, queue in queues.items() if _serves(node, each, queue, nodes))
-        if queues
-        else None,
+        partitions=partitions,
         cores=cores,
         cores_used=used,
         memory_mib=mib(has.get("mem")),
         gpus=count(has.get("ngpus")),
         reason=str(node["comment"]) if node.get("comment") else None,
     )
-
-
-def _serves(node: Json, name: str, queue: Json, nodes: Mapping[str, Json]) -> bool:
-    """Say whether a node runs jobs of a queue: its own queue's, or those whose chunks ask for a label that it has."""
-    if queue.get("queue_type") == "Route":
-        return False
-    if "queue" in node:
-        return bool(node["queue"] == name)
-    if any(other.get("queue") == name for other in nodes.values()):
-        return False
-    has = _object(node.get("resources_available"))
-    for resource, value in _object(queue.get("default_chunk")).items():
-        if isinstance(value, str) and count(value) is None and mib(value) is None:
-            labels = [label.strip() for label in str(has.get(resource, "")).split(",")]
-            known = any(resource in _object(other.get("resources_available")) for other in nodes.values())
-            if known and value not in labels:
-                return False
-    return True
-
-
-def _object(value: object) -> Json:
-    return value if isinstance(value, dict) else {}

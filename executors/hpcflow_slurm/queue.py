@@ -108,13 +108,14 @@ def _jobs(reply: Reply, problems: list[str]) -> tuple[str | None, tuple[QueuedJo
     first = next((place for place, line in enumerate(lines) if _ROW.match(line)), len(lines))
     # A login script may print before the name.
     user = next((line.strip() for line in reversed(lines[:first]) if line.strip()), "")
-    unread = sum(line.count("|") >= _BARS for line in lines[:first])
+    unread = sum(line.count("|") >= _BARS or (BROKEN in line and "|" in line) for line in lines[:first])
     for line in lines[first:]:
         try:
             job = _job(line)
         except ValueError:
-            unread += bool(_ROW.match(line)) or line.count("|") >= _BARS
+            unread += bool(_ROW.match(line)) or line.count("|") >= _BARS or (BROKEN in line and "|" in line)
             continue
+        unread += _swallowed(job.name if job is not None else line, _BARS)
         if job is not None:
             rows.setdefault((job.job_id, job.indices), job)
     jobs = list(rows.values())
@@ -122,6 +123,11 @@ def _jobs(reply: Reply, problems: list[str]) -> tuple[str | None, tuple[QueuedJo
         problems.append(f"squeue printed {unread} rows that can't be read.")
     sound = user and BROKEN not in user
     return (user if sound else None), tuple(jobs if unread else with_ahead(jobs)), not unread
+
+
+def _swallowed(words: str, bars: int) -> bool:
+    """Say whether free text at the end of a row holds the row after it, because the line's end was damaged."""
+    return BROKEN in words and words.count("|") >= bars
 
 
 def _job(line: str) -> QueuedJob | None:
@@ -201,6 +207,7 @@ def _nodes(reply: Reply, problems: list[str]) -> tuple[list[QueuePartition], tup
             unread += line.count("|") > 3 or BROKEN in line
             continue
         name, label, up, limit, raw, _, memory, gres, reason = cells
+        unread += _swallowed(reason, 8)
         partition = label.rstrip("*")
         partitions[partition] = QueuePartition(
             name=partition,

@@ -74,6 +74,20 @@ def test_nodes_that_are_given_whole_make_a_queue_exclusive() -> None:
     assert all(queue.exclusive for queue in PLUGIN.parse_limits(a_reply(MARK.join(parts))).partitions)
 
 
+def test_a_queue_has_the_nodes_that_carry_its_label() -> None:
+    server = recorded("pbs", "03", "qstat -B -f -F json").stdout
+    queues = b'{\n"Queue":{"cpu":{"default_chunk":{"Qlist":"cpu"}},"gpu":{"default_chunk":{"Qlist":"gpu"}}}}\n'
+    nodes = (
+        b'{\n"nodes":{"c1":{"resources_available":{"Qlist":"cpu,system","ncpus":128}},'
+        b'"g1":{"resources_available":{"Qlist":"gpu","ncpus":64,"ngpus":4}}}}\n'
+    )
+
+    cpu, gpu = PLUGIN.parse_limits(a_reply(MARK.join([server, queues, nodes]))).partitions
+
+    assert (cpu.cpus_per_node, cpu.gpus_per_node, cpu.total_nodes) == (128, 0, 1)
+    assert (gpu.cpus_per_node, gpu.gpus_per_node, gpu.total_nodes) == (64, 4, 1)
+
+
 def test_the_double_has_the_same_limits(double: Double) -> None:
     found = PLUGIN.parse_limits(ask(double, PLUGIN.limits()))
 

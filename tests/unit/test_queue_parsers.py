@@ -405,8 +405,10 @@ def _same(job: QueuedJob, truth: QueueView) -> bool:
     The line before it is known only of a whole answer, and its name is the user's own words.
     """
     names = {field.name for field in fields(QueuedJob)} - {"ahead", "name", "indices", "tasks"}
+    sure = {"job_id", "user", "partition", "phase", "raw", "reason", "why", "stuck"}
     return any(
-        all(getattr(job, name) == getattr(true, name) for name in names)
+        all(getattr(job, name) == getattr(true, name) for name in sure)
+        and all(getattr(job, name) in (getattr(true, name), None) for name in names - sure)
         and job.ahead in {true.ahead, None}
         and (job.indices == true.indices or _indices(job.indices) <= _indices(true.indices))
         for true in truth.jobs or ()
