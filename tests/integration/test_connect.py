@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -22,9 +23,11 @@ from packaging.markers import default_environment
 from hpcflow.connect.wheels import collect
 from hpcflow.server.wheels import Target
 from tests.integration.conftest import PATH
+from tests.integration.person import FACTORS, a_host, in_a_terminal
 from tests.integration.sshd import Sshd, begun, ended, sshd
 from tests.integration.world import QUICK, Ended, User, is_alive, lines, open_gate, until
 from tests.proxy import Proxy, proxied
+from tests.unit.ssh_server import Door
 
 
 @dataclass(frozen=True)
@@ -286,6 +289,33 @@ def test_a_server_on_another_login_node_is_not_started_twice(laptop: Laptop, vis
     assert (
         f"The server of {laptop.there} runs on login2, and cluster led to {socket.gethostname()}." in elsewhere.stderr
     )
+
+
+def test_a_second_factor_is_asked_once_in_a_terminal_and_kept_nowhere(laptop: Laptop, tmp_path: Path) -> None:
+    door, host, home = Door(rounds=FACTORS), tmp_path / "host", tmp_path / "laptop"
+    host.mkdir()
+    (home / ".ssh").mkdir(parents=True, mode=0o700)
+    user = User(tmp_path, {**laptop.user.environment, "HOME": str(home), "HPCFLOW_HOME": str(home / ".hpcflow")})
+    words = ("connect", "cluster", "--home", str(laptop.there), "--prologue", PROLOGUE)
+    answers = (("Password: ", "sesame"), ("One-time code: ", "123456"))
+    with a_host(host, door):
+        shutil.copy(host / "config", home / ".ssh/config")
+        alone = user.hpcflow(*words)
+        assert (alone.returncode, door.answers) == (4, [])
+        assert "cluster needs login: cluster asks for keyboard-interactive. Run `hpcflow connect cluster`" in (
+            alone.stderr
+        )
+        code, shown = in_a_terminal(user, [("Password: ", "guess")], *words)
+        assert (code, "did not accept what was answered" in shown) == (4, True), shown
+        code, shown = in_a_terminal(user, answers, *words)
+        assert (code, "runs already" in shown, "sesame" in shown) == (0, True, False), shown
+        logins = door.logins
+        assert user.asks("status")["pid"] == laptop.server_pid()
+        assert user.hpcflow("connect").returncode == 0
+        assert (door.logins, door.answers) == (logins, [["guess"], ["sesame"], ["123456"]])
+        kept = b"".join(path.read_bytes() for path in home.rglob("*") if path.is_file())
+        assert not any(secret in kept for secret in (b"sesame", b"guess", b"123456"))
+        assert user.hpcflow("disconnect").returncode == 0
 
 
 def test_a_site_that_forwards_nothing_is_named(laptop: Laptop, tmp_path: Path) -> None:

@@ -2,69 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import pty
 import shutil
-import subprocess
 import sys
-import threading
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 from tests.integration.conftest import PATH
-from tests.integration.servers import COMMAND
+from tests.integration.person import FACTORS, a_host, in_a_terminal
 from tests.integration.sshd import begun, ended
-from tests.integration.world import PATIENCE_S, User, until
+from tests.integration.world import User, until
 from tests.integration.world import served as a_server
-from tests.unit.ssh_server import Door, served
+from tests.unit.ssh_server import Door
 
-FACTORS = (
-    ([("Password: ", False)], ["sesame"]),
-    ([("One-time code: ", True)], ["123456"]),
-)
-
-
-@contextmanager
-def a_host(folder: Path, door: Door) -> Generator[None]:
-    """Run an ssh server in a thread of its own; ``folder`` gets ssh_config and known_hosts for it."""
-    up, down = threading.Event(), threading.Event()
-
-    async def run() -> None:
-        async with served(folder, door):
-            up.set()
-            await asyncio.to_thread(down.wait)
-
-    thread = threading.Thread(target=asyncio.run, args=(run(),))
-    thread.start()
-    try:
-        assert up.wait(PATIENCE_S)
-        yield
-    finally:
-        down.set()
-        thread.join(PATIENCE_S)
-
-
-def logs_in(user: User, answers: Sequence[tuple[str, str]]) -> tuple[int, str]:
-    """Run `hpcflow clusters login far` in a terminal, and answer its prompts; return exit code and screen."""
-    screen, keyboard = pty.openpty()
-    command = [shutil.which("setsid") or "setsid", "--ctty", "--wait", COMMAND, "clusters", "login", "far"]
-    with subprocess.Popen(command, env=user.environment, stdin=keyboard, stdout=keyboard, stderr=keyboard) as login:
-        os.close(keyboard)
-        shown = ""
-        for prompt, answer in answers:
-            while prompt not in shown:
-                shown += os.read(screen, 1000).decode()
-            os.write(screen, f"{answer}\n".encode())
-        try:
-            while piece := os.read(screen, 1000):
-                shown += piece.decode()
-        except OSError:  # EIO: nobody holds the other end any more
-            pass
-        os.close(screen)
-        return login.wait(PATIENCE_S), shown
-
+LOGIN = ("clusters", "login", "far")
+ANSWERS = (("Password: ", "sesame"), ("One-time code: ", "123456"))
 
 PROGRAM = """
 import sys
@@ -98,10 +48,10 @@ def test_a_cluster_that_asks_a_person_waits_alone_until_somebody_answers(tmp_pat
                 until(lambda: _state(user) == "needs login")
                 tried = door.logins
                 assert user.runs(PROGRAM, "local") == "42"
-                code, shown = logs_in(user, [("Password: ", "guess")])
+                code, shown = in_a_terminal(user, [("Password: ", "guess")], *LOGIN)
                 assert (code, "did not accept what was answered" in shown) == (4, True)
                 assert (door.logins, door.answers, _state(user)) == (tried + 1, [["guess"]], "needs login")
-                code, shown = logs_in(user, [("Password: ", "sesame"), ("One-time code: ", "123456")])
+                code, shown = in_a_terminal(user, ANSWERS, *LOGIN)
                 assert (code, "You are in: far answers" in shown, "sesame" in shown) == (0, True, False)
                 out, err = ended(user, waiting)
             assert (out.strip(), waiting.returncode) == ("42", 0), err

@@ -36,6 +36,9 @@ class _Server(asyncssh.SSHServer):
         self._door.logins += 1
         return True
 
+    def unix_connection_requested(self, dest_path: str) -> bool:
+        return True
+
     def public_key_auth_supported(self) -> bool:
         return True
 

@@ -1,0 +1,62 @@
+"""A host that asks a person who logs in, and a person at a terminal who answers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pty
+import shutil
+import subprocess
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.integration.servers import COMMAND
+from tests.integration.world import PATIENCE_S, User
+from tests.unit.ssh_server import Door, served
+
+FACTORS = (
+    ([("Password: ", False)], ["sesame"]),
+    ([("One-time code: ", True)], ["123456"]),
+)
+
+
+@contextmanager
+def a_host(folder: Path, door: Door) -> Generator[None]:
+    """Run an ssh server in a thread of its own; ``folder`` gets ssh_config and known_hosts for it."""
+    up, down = threading.Event(), threading.Event()
+
+    async def run() -> None:
+        async with served(folder, door):
+            up.set()
+            await asyncio.to_thread(down.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread.start()
+    try:
+        assert up.wait(PATIENCE_S)
+        yield
+    finally:
+        down.set()
+        thread.join(PATIENCE_S)
+
+
+def in_a_terminal(user: User, answers: Sequence[tuple[str, str]], *arguments: str) -> tuple[int, str]:
+    """Run an `hpcflow` command in a terminal, and answer its prompts; return exit code and screen."""
+    screen, keyboard = pty.openpty()
+    command = [shutil.which("setsid") or "setsid", "--ctty", "--wait", COMMAND, *arguments]
+    with subprocess.Popen(command, env=user.environment, stdin=keyboard, stdout=keyboard, stderr=keyboard) as login:
+        os.close(keyboard)
+        shown = ""
+        for prompt, answer in answers:
+            while prompt not in shown:
+                shown += os.read(screen, 1000).decode()
+            os.write(screen, f"{answer}\n".encode())
+        try:
+            while piece := os.read(screen, 1000):
+                shown += piece.decode()
+        except OSError:  # EIO: nobody holds the other end any more
+            pass
+        os.close(screen)
+        return login.wait(PATIENCE_S), shown
