@@ -199,6 +199,12 @@ class _Holder:
         elif step is not Step.JOIN:
             await say(f"Starts the server on {look.host}.")
             look = await node.start("start", *moves)
+        here = (sys.version_info[0], sys.version_info[1])
+        if look.target.python != here:
+            await say(
+                "What is pickled here needs Python {}.{} on the compute nodes, and {} has none on PATH: load one with "
+                "`prologue` in the clusters.toml of {}.".format(*here, look.host, look.home)
+            )
         self._node = node
         return await self._lead_to(look, order, started=step is not Step.JOIN)
 

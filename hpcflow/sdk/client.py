@@ -22,6 +22,7 @@ from hpcflow.core.places import client_settings, places
 from hpcflow.sdk.annotations import parse_memory, parse_walltime
 from hpcflow.sdk.answers import Plan, Summary, parse_plan, parse_summary
 from hpcflow.sdk.connection import DispatchNotFound, Server, ServerElsewhere, ServerUnreachable
+from hpcflow.sdk.link import read_link
 from hpcflow.sdk.mistakes import show_plainly
 from hpcflow.sdk.plain import plain
 from hpcflow.sdk.results import Result
@@ -52,6 +53,8 @@ P = ParamSpec("P")
 LONG_POLL_S: Final = 25
 #: How long a waiting client bears a server that is away, as it is during `hpcflow restart`, in seconds.
 AWAY_S: Final = 60.0
+#: The same for a login node's server: it goes on while a laptop is in a tunnel, or waits for a code from a phone.
+AWAY_FAR_S: Final = 86_400.0
 #: Bytes of a blob that are compressed at once: a large one needs no second copy of itself.
 _SENT_AT_ONCE: Final = 1 << 20
 _ULID_LENGTH: Final = 26
@@ -253,6 +256,9 @@ def _upload(traced: Traced, *, plan: bool) -> dict[str, Any]:  # Any: JSON
 
     described, blobs = manifest(traced)
     described["id"] = ulid(time.time_ns() // 1_000_000, secrets.token_bytes(10))
+    if read_link(places(os.environ)) is not None:
+        # This interpreter is on another machine than the server's: only its minor version means something there.
+        described["executable"] = "python{}.{}".format(*sys.version_info[:2])
     described["client"] = {"host": socket.gethostname(), "user": _user(), "version": __version__}
 
     def send() -> dict[str, Any]:  # Any: JSON
@@ -328,7 +334,7 @@ def changes(server: Server, summary: Summary) -> Iterator[Summary]:
         except ServerUnreachable:
             # A restart takes a moment. It is not ours to undo somebody's `hpcflow stop`.
             away_since = away_since or time.monotonic()
-            if time.monotonic() - away_since > AWAY_S:
+            if time.monotonic() - away_since > (AWAY_S if read_link(server.where) is None else AWAY_FAR_S):
                 raise
             time.sleep(0.5)
         else:

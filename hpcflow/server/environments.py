@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
@@ -115,7 +116,9 @@ class Environments:
         Raises:
             UserError: the environment's Python is of another minor version, or it lacks packages.
         """
-        same = cluster.link is None and shape.python == own_python and shape.env.base == Environment()
+        # A bare name comes from a laptop that is connected to this server: what it has installed is not here.
+        here = cluster.link is None and os.path.isabs(own_python)
+        same = here and shape.python == own_python and shape.env.base == Environment()
         if same and (not shape.env.alone or not shape.env.requirements):
             return []
         if not imports and shape.env.base == Environment():

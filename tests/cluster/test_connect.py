@@ -80,7 +80,7 @@ def square(x):
 def total(values):
     with open(LEDGER, "a") as ledger:
         ledger.write("total\\n")
-    return sum(values), getpass.getuser(), "SLURM_JOB_ID" in os.environ
+    return sum(values), getpass.getuser(), "SLURM_JOB_ID" in os.environ, sys.executable
 
 @hf.lattice
 def flow():
@@ -114,6 +114,8 @@ def test_the_login_nodes_server_goes_on_to_the_next_stage_while_the_laptop_is_aw
     until(lambda: lines(ledger)[11:] == ["0", "total"])
     back = laptop.user.hpcflow("connect")
     assert (back.returncode, f"pid {link['server_pid']})" in back.stdout) == (0, True), back.stderr
-    assert laptop.user.runs(LATER, dispatch) == f"{sum(x * x for x in range(12))} {laptop.login.user} True"
+    squares, user, on_slurm, python = laptop.user.runs(LATER, dispatch).split()
+    assert (squares, user, on_slurm) == (str(sum(x * x for x in range(12))), laptop.login.user, "True")
+    assert python != sys.executable  # the laptop's own is no path that means anything there
     status = laptop.user.asks("status")
     assert (status["default_cluster"], status["connected_to"]) == ("slurm", "cluster")

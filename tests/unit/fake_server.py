@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from hpcflow import __version__
+from hpcflow.core.places import Places
 
 TOKEN = "the-token"
 
@@ -253,3 +254,29 @@ def _own_python() -> tuple[int, int]:
     import sys
 
     return sys.version_info[:2]
+
+
+def connect(fake: FakeServer, **changes: object) -> None:
+    """Make the fake's home one that is connected to it, as a login node's server."""
+    where = Places(str(fake.home))
+    record = json.loads(Path(where.server_json).read_text())
+    link = {
+        "to": "ada@login",
+        "host": socket.gethostname(),
+        "pid": 17,
+        "address": record["address"],
+        "control": str(fake.home / "run/ctl"),
+        "server_pid": record["pid"],
+        "server_host": "login1",
+        "server_home": "/home/ada/.hpcflow",
+        "version": record["version"],
+        "started_at": "",
+        "prologue": "",
+        "home": "",
+        **changes,
+    }
+    Path(where.link).write_text(json.dumps(link))
+    Path(where.link_token).write_text(TOKEN + "\n")
+    # The home's own server and token are no business of a home that is connected.
+    Path(where.server_json).unlink()
+    Path(where.token).unlink()

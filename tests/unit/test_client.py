@@ -44,6 +44,7 @@ from tests.unit.fake_server import (
     a_task,
     a_usage,
     an_item,
+    connect,
 )
 
 
@@ -99,6 +100,19 @@ def test_a_dispatch_is_one_upload_with_the_clients_own_id(fake: FakeServer) -> N
     assert manifest["python"] == list(sys.version_info[:2])
     assert request.headers["authorization"] == f"Bearer {TOKEN}"
     assert request.headers["content-type"] == "application/x-hpcflow-dispatch"
+
+
+def test_a_dispatch_to_a_login_node_names_no_interpreter_of_the_laptop(fake: FakeServer) -> None:
+    fake.answers["POST", "/dispatches"] = lambda request: (
+        201,
+        {"id": request.manifest["id"], "status": "RUNNING", "messages": []},
+    )
+    dispatch(flow)(1)
+    connect(fake)
+    dispatch(flow)(1)
+    first, second = (request.manifest for request in fake.sent("POST", "/dispatches"))
+    bare = "python{}.{}".format(*sys.version_info[:2])
+    assert (first["executable"], second["executable"]) == (sys.executable, bare)
 
 
 def test_a_dispatch_repeated_after_a_cut_keeps_its_id(fake: FakeServer) -> None:

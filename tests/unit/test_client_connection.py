@@ -24,7 +24,7 @@ from hpcflow.sdk.connection import (
     answers,
     read_record,
 )
-from tests.unit.fake_server import TOKEN, Answer, FakeServer, Request, write_record
+from tests.unit.fake_server import TOKEN, Answer, FakeServer, Request, connect, write_record
 
 
 @pytest.fixture
@@ -197,3 +197,48 @@ def test_a_socket_of_another_user_is_sent_nothing(hpcflow_home: Path) -> None:
         connection, _ = listener.accept()
         with connection:
             assert connection.recv(100) == b""
+
+
+# ---- connected to a login node
+
+
+def _connected(fake: FakeServer, **changes: object) -> Server:
+    connect(fake, **changes)
+    return _server(fake.home)
+
+
+def test_a_connected_home_talks_to_the_login_nodes_server_with_its_token(fake: FakeServer) -> None:
+    fake.answers["GET", "/status"] = (200, {"pid": 12})
+    assert _connected(fake).ask("GET", "/status") == {"pid": 12}
+    assert fake.requests[0].headers["authorization"] == f"Bearer {TOKEN}"
+
+
+def test_what_the_holder_of_the_connection_says_is_that_the_server_is_not_reached(fake: FakeServer) -> None:
+    fake.answers["GET", "/status"] = (503, {"error": "login can't be reached: No route to host."})
+    with pytest.raises(ServerUnreachable, match=r"^login can't be reached: No route to host\.$"):
+        _connected(fake).ask("GET", "/status")
+
+
+def test_a_connection_that_nobody_holds_is_told_from_a_server_that_is_gone(fake: FakeServer) -> None:
+    server = _connected(fake, address=str(fake.home / "run/far"))
+    with pytest.raises(ServerUnreachable) as raised:
+        server.ask("GET", "/status")
+    assert str(raised.value) == (
+        "Nothing here holds the connection to ada@login any more. The server there goes on, and `hpcflow connect` "
+        "leads to it again."
+    )
+
+
+def test_a_connected_home_says_which_versions_differ_and_from_where_it_is_connected(fake: FakeServer) -> None:
+    with pytest.raises(VersionMismatch, match=r"^The server on ada@login is hpcflow 9\.1\.0 and this is hpcflow "):
+        _connected(fake, version="9.1.0").ask("GET", "/status")
+    write_record(fake.home, pid=1)
+    (fake.home / "token").write_text(TOKEN)
+    with pytest.raises(ServerElsewhere, match=r"is connected to ada@login from another, and this is "):
+        _connected(fake, host="another").ask("GET", "/status")
+
+
+def test_a_token_of_yesterday_is_fetched_by_connecting_again(fake: FakeServer) -> None:
+    fake.answers["GET", "/status"] = (401, {"error": "The token is wrong."})
+    with pytest.raises(NotAuthorised, match=r"The server on ada@login refused .* `hpcflow connect` fetches the one"):
+        _connected(fake).ask("GET", "/status")
