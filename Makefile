@@ -8,7 +8,8 @@
 SHELL := /bin/sh
 EXECUTOR ?= local
 PLOT ?= build/eos.png
-SOURCES := $(shell find hpcflow executors templates -type f -not -name '*.pyc')
+SOURCES := $(shell find hpcflow executors templates -type f -not -name '*.pyc' -not -path '*/static/*') \
+	$(shell find ui -type f -not -path '*/node_modules/*' -not -path '*/dist/*' 2>/dev/null)
 
 # What follows `make bench --` is for the program, and no target.
 ifeq (bench,$(firstword $(MAKECMDGOALS)))
@@ -43,9 +44,9 @@ audit: build/dev/.installed
 	@tools/audit build/dev/bin
 
 clean:
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist hpcflow/server/static ui/node_modules ui/dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
-.venv/.installed: pyproject.toml $(SOURCES)
+.venv/.installed: pyproject.toml hatch_build.py $(SOURCES)
 	@tools/make-venv .venv '.[demo]'
 
 build/dev/.installed: pyproject.toml examples/search/requirements.txt

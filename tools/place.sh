@@ -36,6 +36,18 @@ bring_up_cluster() {
     "$REPOSITORY/docker/slurm-cluster/up" --root "$CLUSTER"
 }
 
+# Tests of the page need a Chromium, and take the distribution's.
+bring_browser() {
+    if command -v chromium >/dev/null || command -v chromium-browser >/dev/null; then return 0; fi
+    if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
+        echo "There is no Chromium here: tests of the page in a browser are left out. As root: apt-get install chromium"
+        return 0
+    fi
+    say "Chromium"
+    local install=(env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium)
+    "${install[@]}" >/dev/null || { apt-get -qq update && "${install[@]}" >/dev/null; }
+}
+
 # make_wheel_venv EXTRAS: build a wheel of this checkout and install it into $PLACE/venv.
 make_wheel_venv() {
     local python

@@ -3,56 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Protocol
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from hpcflow.core.model import HpcflowError, NotFound, UserError
-from hpcflow.core.states import State
+from hpcflow.core.states import State, Status
 from hpcflow.server import schema
+from hpcflow.server.answer import MOST, PROBLEM, PROBLEM_OF_BYTES, JsonAnswer, TextAnswer, known_id
 from hpcflow.server.cluster_api import ClusterDesk, cluster_routes
 from hpcflow.server.file_api import FileDesk, file_routes
-from hpcflow.server.guard import KEY_HEADER, Guard, Sessions, Token, cookie_name
+from hpcflow.server.guard import Guard, Sessions, Token
 from hpcflow.server.home import Notice
-from hpcflow.server.upload import MEDIA_TYPE, TooLarge, Upload, is_ulid
+from hpcflow.server.page import Shown, page_files, page_routes, view_routes
+from hpcflow.server.upload import MEDIA_TYPE, TooLarge, Upload
 
 __all__ = ["Desk", "Service", "application", "routes"]
 
+Order = Literal["created_at", "name", "status", "n_tasks"]
 Json = dict[str, Any]  # Any: JSON; schema.py describes it for clients
 
-_STATIC: Final = Path(__file__).parent / "static"
-_PAGE: Final = {
-    "/": ("index.html", "text/html"),
-    "/app.js": ("app.js", "text/javascript"),
-    "/app.css": ("app.css", "text/css"),
-}
-#: The store's integers have 64 bits.
-_MOST: Final = 2**63 - 1
 _SLICE_S: Final = 1.0
-_TO_JSON: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
-_PROBLEM: Final[dict[int | str, dict[str, Any]]] = {  # Any: FastAPI's own type
-    "4XX": {"model": schema.Problem, "description": "Not done; the sentence says why."}
-}
-# Where an answer is no JSON, FastAPI would give the error the answer's media type.
-_PROBLEM_OF_BYTES: Final[dict[int | str, dict[str, Any]]] = {  # Any: FastAPI's own type
-    "4XX": {
-        "description": _PROBLEM["4XX"]["description"],
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
-    }
-}
 
 
-class Service(Protocol):
+class Service(Shown, Protocol):
     """What the routes need. Raises `UserError`, `NotFound` or another `HpcflowError`; each text reaches the user."""
 
     async def accept(self, manifest: Mapping[str, Any], payload: str) -> Json:  # Any: a checked upload.Manifest
@@ -73,8 +54,18 @@ class Service(Protocol):
     @property
     def files(self) -> FileDesk: ...
 
-    async def dispatches(self, limit: int, before: str | None, prefix: str | None) -> Json:
-        """Return dispatches, the newest first; with a ``prefix`` up to ten whose ids begin so."""
+    async def dispatches(
+        self,
+        limit: int,
+        before: str | None,
+        prefix: str | None,
+        *,
+        statuses: Sequence[Status] = (),
+        text: str = "",
+        sort: Order = "created_at",
+        ascending: bool = False,
+    ) -> Json:
+        """Return dispatches that fit, the newest first; with a ``prefix`` up to ten whose ids begin so."""
         ...
 
     async def summary(self, dispatch: str) -> Json: ...
@@ -145,16 +136,6 @@ class Desk:
     stopping: Callable[[], bool]
 
 
-class _Json(JSONResponse):
-    def render(self, content: object) -> bytes:
-        try:
-            text = _TO_JSON(content)
-        except ValueError:
-            text = _TO_JSON(_finite(content))
-        # A traceback may hold half a surrogate pair, which is no text in any encoding.
-        return text.encode("utf-8", "replace")
-
-
 def application(service: Service, desk: Desk, *, uid: int) -> Guard:
     """Return the application as it is served: the routes behind the guard."""
     app = FastAPI(
@@ -171,26 +152,26 @@ def application(service: Service, desk: Desk, *, uid: int) -> Guard:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _fault)
     app.include_router(routes(service, desk))
-    app.include_router(_page(desk))
+    app.include_router(page_routes(desk.sessions), responses=PROBLEM)
     uploads = [("/api/v1/dispatches", MEDIA_TYPE)]
-    return Guard(app, token=desk.token, sessions=desk.sessions, uid=uid, uploads=uploads)
+    return Guard(app, token=desk.token, sessions=desk.sessions, uid=uid, uploads=uploads, files=page_files())
 
 
 DispatchPath = Annotated[str, PathParameter(description="The dispatch's id.")]
-IndexPath = Annotated[int, PathParameter(ge=0, le=_MOST)]
+IndexPath = Annotated[int, PathParameter(ge=0, le=MOST)]
 _Apart = Annotated[bool, Query(description="Large values are named here, and fetched by themselves.")]
 
 
 def routes(service: Service, desk: Desk) -> APIRouter:
     """Return the routes of ``/api/v1``."""
-    api = APIRouter(prefix="/api/v1", responses=_PROBLEM, default_response_class=_Json)
+    api = APIRouter(prefix="/api/v1", responses=PROBLEM, default_response_class=JsonAnswer)
     arriving: set[str] = set()
 
     @api.get("/status", response_model=schema.ServerStatus)
     async def status() -> Response:
         notice = desk.notice
         port = desk.ui_port()
-        return _Json(
+        return JsonAnswer(
             {
                 "pid": notice.pid,
                 "version": notice.version,
@@ -204,7 +185,7 @@ def routes(service: Service, desk: Desk) -> APIRouter:
         )
 
     api.include_router(cluster_routes(service.roster))
-    api.include_router(file_routes(service.files, _stream, _known_id, _PROBLEM_OF_BYTES))
+    api.include_router(file_routes(service.files, _stream, known_id, PROBLEM_OF_BYTES))
 
     @api.post(
         "/dispatches",
@@ -230,17 +211,17 @@ def routes(service: Service, desk: Desk) -> APIRouter:
                     continue
                 known = await _accepted(service, upload.manifest["id"])
                 if known is not None:
-                    return _Json(known)
+                    return JsonAnswer(known)
                 if upload.manifest["id"] in arriving:
                     raise HpcflowError(f"Dispatch {upload.manifest['id']} is on its way here in another request.")
                 ours = upload.manifest["id"]
                 arriving.add(ours)
             manifest = await asyncio.to_thread(upload.finish)
             if plan:
-                return _Json(await service.plan(manifest, upload.path))
+                return JsonAnswer(await service.plan(manifest, upload.path))
             answer = await service.accept(manifest, upload.path)
             taken = True
-            return _Json(answer, 201)
+            return JsonAnswer(answer, 201)
         except ClientDisconnect:
             raise UserError("The upload was cut before its end: dispatch again.") from None
         finally:
@@ -249,67 +230,84 @@ def routes(service: Service, desk: Desk) -> APIRouter:
 
     @api.get("/dispatches", response_model=schema.Dispatches)
     async def dispatches(
+        *,
         limit: Annotated[int, Query(ge=1, le=1000)] = 50,
         before: str | None = None,
         prefix: Annotated[str | None, Query(description="What ids begin with.", pattern="^[0-9A-Za-z]{1,26}$")] = None,
+        status: Annotated[list[Status] | None, Query(description="Any of these.")] = None,
+        q: Annotated[str, Query(max_length=200, description="In the name, or what the id begins with.")] = "",
+        sort: Order = "created_at",
+        ascending: bool = False,
     ) -> Response:
-        return _Json(await service.dispatches(limit, None if before is None else _known_id(before), prefix))
+        answer = await service.dispatches(
+            limit,
+            None if before is None else known_id(before),
+            prefix,
+            statuses=status or (),
+            text=q,
+            sort=sort,
+            ascending=ascending,
+        )
+        return JsonAnswer(answer)
 
     @api.get("/dispatches/{dispatch_id}", response_model=schema.Summary)
     async def summary(
         dispatch_id: DispatchPath,
-        since: Annotated[int | None, Query(ge=-1, le=_MOST, description="Answer when the version is another.")] = None,
+        since: Annotated[int | None, Query(ge=-1, le=MOST, description="Answer when the version is another.")] = None,
         wait: Annotated[float, Query(ge=0, le=30, allow_inf_nan=False, description="Seconds.")] = 0.0,
     ) -> Response:
-        known = _known_id(dispatch_id)
+        known = known_id(dispatch_id)
         if since is None:
-            return _Json(await service.summary(known))
+            return JsonAnswer(await service.summary(known))
         loop = asyncio.get_running_loop()
         ends = loop.time() + wait
         while True:
             # In slices: a server that ends would otherwise wait for its pollers, or cut them off.
             answer = await service.changed(known, since, max(0.0, min(ends - loop.time(), _SLICE_S)))
             if answer["version"] != since or loop.time() >= ends or desk.stopping():
-                return _Json(answer)
+                return JsonAnswer(answer)
+
+    # Before the logs, whose path would take their last part for a stream's name.
+    api.include_router(view_routes(service, desk.notice.started_at, desk.stopping), responses=PROBLEM)
 
     @api.get("/dispatches/{dispatch_id}/usage", response_model=schema.Usage)
     async def usage(dispatch_id: DispatchPath) -> Response:
-        return _Json(await service.usage(_known_id(dispatch_id)))
+        return JsonAnswer(await service.usage(known_id(dispatch_id)))
 
     @api.get("/jobs/{job}", response_model=schema.Job)
     async def job(
         job: Annotated[str, PathParameter(description="An array, 8123, or an array task, 8123_7.")],
     ) -> Response:
-        return _Json(await service.job(job))
+        return JsonAnswer(await service.job(job))
 
     @api.get("/dispatches/{dispatch_id}/tasks", response_model=schema.TaskTable)
     async def tasks(
         dispatch_id: DispatchPath,
         state: Annotated[Literal[""] | State | None, Query()] = None,
-        after: Annotated[int, Query(ge=-1, le=_MOST)] = -1,
+        after: Annotated[int, Query(ge=-1, le=MOST)] = -1,
         limit: Annotated[int, Query(ge=1, le=100_000)] = 1000,
     ) -> Response:
-        return _Json(await service.tasks(_known_id(dispatch_id), State(state) if state else None, after, limit))
+        return JsonAnswer(await service.tasks(known_id(dispatch_id), State(state) if state else None, after, limit))
 
     @api.get("/dispatches/{dispatch_id}/tasks/{index}", response_model=schema.TaskDetail)
     async def task(dispatch_id: DispatchPath, index: IndexPath) -> Response:
-        return _Json(await service.task(_known_id(dispatch_id), index))
+        return JsonAnswer(await service.task(known_id(dispatch_id), index))
 
-    @api.get("/dispatches/{dispatch_id}/tasks/{index}/{stream}", response_class=_Text, responses=_PROBLEM_OF_BYTES)
+    @api.get("/dispatches/{dispatch_id}/tasks/{index}/{stream}", response_class=TextAnswer, responses=PROBLEM_OF_BYTES)
     async def log(
         dispatch_id: DispatchPath,
         index: IndexPath,
         stream: Literal["stdout", "stderr"],
-        offset: Annotated[int, Query(ge=0, le=_MOST)] = 0,
+        offset: Annotated[int, Query(ge=0, le=MOST)] = 0,
         limit: Annotated[int, Query(ge=1, le=16 * 2**20)] = 2**20,
     ) -> Response:
-        return _Text(await service.log(_known_id(dispatch_id), index, stream, offset, limit))
+        return TextAnswer(await service.log(known_id(dispatch_id), index, stream, offset, limit))
 
-    @api.get("/dispatches/{dispatch_id}/output", response_class=_Stream, responses=_PROBLEM_OF_BYTES)
+    @api.get("/dispatches/{dispatch_id}/output", response_class=_Stream, responses=PROBLEM_OF_BYTES)
     async def output(dispatch_id: DispatchPath, apart: _Apart = False) -> Response:
-        return await _stream(service.results(_known_id(dispatch_id), None, True, apart=apart))
+        return await _stream(service.results(known_id(dispatch_id), None, True, apart=apart))
 
-    @api.get("/dispatches/{dispatch_id}/results", response_class=_Stream, responses=_PROBLEM_OF_BYTES)
+    @api.get("/dispatches/{dispatch_id}/results", response_class=_Stream, responses=PROBLEM_OF_BYTES)
     async def results(
         dispatch_id: DispatchPath,
         tasks: Annotated[
@@ -318,94 +316,49 @@ def routes(service: Service, desk: Desk) -> APIRouter:
         apart: _Apart = False,
     ) -> Response:
         indices = None if tasks == "all" else [int(part) for part in tasks.split(",")]
-        return await _stream(service.results(_known_id(dispatch_id), indices, False, apart=apart))
+        return await _stream(service.results(known_id(dispatch_id), indices, False, apart=apart))
 
     @api.post("/dispatches/{dispatch_id}/cancel", response_model=schema.CancelAnswer)
     async def cancel(dispatch_id: DispatchPath, body: schema.CancelRequest | None = None) -> Response:
-        return _Json(await service.cancel(_known_id(dispatch_id), None if body is None else body.tasks))
+        return JsonAnswer(await service.cancel(known_id(dispatch_id), None if body is None else body.tasks))
 
     @api.post("/dispatches/{dispatch_id}/pause", response_model=schema.Moved)
     async def pause(dispatch_id: DispatchPath) -> Response:
-        return _Json(await service.pause(_known_id(dispatch_id)))
+        return JsonAnswer(await service.pause(known_id(dispatch_id)))
 
     @api.post("/dispatches/{dispatch_id}/resume", response_model=schema.Moved)
     async def resume(dispatch_id: DispatchPath) -> Response:
-        return _Json(await service.resume(_known_id(dispatch_id)))
+        return JsonAnswer(await service.resume(known_id(dispatch_id)))
 
     @api.post("/dispatches/{dispatch_id}/retry", response_model=schema.Moved)
     async def retry(dispatch_id: DispatchPath, body: schema.RetryRequest | None = None) -> Response:
         asked = body or schema.RetryRequest()
         answer = await service.retry(
-            _known_id(dispatch_id),
+            known_id(dispatch_id),
             failed_only=asked.failed_only,
             memory_mib=asked.memory_mib,
             walltime_s=asked.walltime_s,
         )
-        return _Json(answer)
+        return JsonAnswer(answer)
 
     @api.post("/ui", response_model=schema.UiAddress)
     async def ui() -> Response:
         port = await desk.open_ui()
         url = f"http://127.0.0.1:{port}/#{desk.sessions.new_code()}"
-        return _Json({"url": url, "ssh_forward": desk.forward(port)})
+        return JsonAnswer({"url": url, "ssh_forward": desk.forward(port)})
 
     @api.post("/token", response_model=schema.Health)
     async def rotate() -> Response:
         desk.token.replace(await asyncio.to_thread(desk.new_token))
         desk.sessions.forget_all()
-        return _Json({"ok": True})
+        return JsonAnswer({"ok": True})
 
     @api.post("/shutdown", status_code=202, response_model=schema.Health)
     async def shutdown() -> Response:
         desk.stop()
-        return _Json({"ok": True}, 202)
+        return JsonAnswer({"ok": True}, 202)
 
     return api
-
-
-def _page(desk: Desk) -> APIRouter:
-    """Return what lies outside ``/api/v1``: the page, its login, and the sign of life."""
-    page = APIRouter(responses=_PROBLEM)
-    files = {path: ((_STATIC / name).read_bytes(), media) for path, (name, media) in _PAGE.items()}
-
-    @page.get("/healthz", response_model=schema.Health)
-    async def healthz() -> Response:
-        return _Json({"ok": True})
-
-    @page.post("/login", response_model=schema.PageKey)
-    async def login(request: Request, body: schema.Code) -> Response:
-        session = desk.sessions.redeem(body.code)
-        port = (request.scope.get("server") or ("", None))[1]
-        if session is None or port is None:
-            raise HTTPException(401, "This link was used already or is too old: `hpcflow ui` prints a new one.")
-        answer = _Json({"key": session.key})
-        answer.set_cookie(cookie_name(port), session.cookie, httponly=True, samesite="strict", path="/")
-        return answer
-
-    @page.post("/logout", response_model=schema.Health)
-    async def logout(request: Request) -> Response:
-        name = cookie_name((request.scope.get("server") or ("", 0))[1] or 0)
-        desk.sessions.forget(request.cookies.get(name, ""), request.headers.get(KEY_HEADER, ""))
-        answer = _Json({"ok": True})
-        answer.delete_cookie(name, httponly=True, samesite="strict", path="/")
-        return answer
-
-    def add(path: str) -> None:
-        content, media = files[path]
-
-        @page.get(path, include_in_schema=False)
-        async def file() -> Response:
-            return Response(content, media_type=media)
-
-    for path in files:
-        add(path)
-    return page
-
-
-class _Text(Response):
-    """A task's own output: never shown as anything but text."""
-
-    media_type = "text/plain"
 
 
 class _Stream(StreamingResponse):
@@ -434,30 +387,6 @@ async def _accepted(service: Service, dispatch: str) -> Json | None:
     return {"id": summary["id"], "status": summary["status"], "messages": messages}
 
 
-def _known_id(text: str) -> str:
-    """Return an id that is safe in a path and a query.
-
-    Raises:
-        NotFound: hpcflow makes no such ids.
-    """
-    if not is_ulid(text):
-        raise NotFound(f"No dispatch {text[:40]!r} here: an id has 26 capitals and digits.")
-    return text
-
-
-def _finite(value: object) -> object:
-    """Return the same JSON with ``null`` for numbers that JSON has not: a journal may claim any."""
-    match value:
-        case float():
-            return value if math.isfinite(value) else None
-        case Mapping():
-            return {key: _finite(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_finite(item) for item in value]
-        case _:
-            return value
-
-
 # ---- errors
 
 
@@ -471,14 +400,14 @@ async def _refused(_: Request, error: Exception) -> Response:
             code = 413
         case _:
             code = 409
-    return _Json({"error": str(error)}, code)
+    return JsonAnswer({"error": str(error)}, code)
 
 
 async def _invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     fault = error.errors()[0]
     place = ".".join(str(part) for part in fault["loc"][1:]) or "the body"
-    return _Json({"error": f"{place}: {fault['msg']}."}, 422)
+    return JsonAnswer({"error": f"{place}: {fault['msg']}."}, 422)
 
 
 async def _http_error(_: Request, error: Exception) -> Response:
@@ -486,8 +415,8 @@ async def _http_error(_: Request, error: Exception) -> Response:
     sentence = {404: "There is no such path.", 405: "This path does not take this method."}.get(
         error.status_code, str(error.detail)
     )
-    return _Json({"error": sentence}, error.status_code, headers=dict(error.headers or {}))
+    return JsonAnswer({"error": sentence}, error.status_code, headers=dict(error.headers or {}))
 
 
 async def _fault(request: Request, error: Exception) -> Response:
-    return _Json({"error": f"The server failed at {request.method} {request.url.path}: its log says where."}, 500)
+    return JsonAnswer({"error": f"The server failed at {request.method} {request.url.path}: its log says where."}, 500)

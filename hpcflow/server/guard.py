@@ -18,13 +18,12 @@ if TYPE_CHECKING:
 
 __all__ = ["KEY_HEADER", "OPEN", "Guard", "Login", "Sessions", "Token", "cookie_name"]
 
-#: What anybody may ask for: nothing here depends on the user's data. Compared as a whole, never as a prefix.
+#: What anybody may ask for besides the page's files: nothing here depends on the user's data. Compared as a whole,
+#: never as a prefix.
 OPEN: Final = frozenset(
     {
         ("GET", "/healthz"),
         ("GET", "/"),
-        ("GET", "/app.js"),
-        ("GET", "/app.css"),
         ("POST", "/login"),
     }
 )
@@ -133,7 +132,14 @@ class Guard:
     """Lets a request through to the application, or answers it itself."""
 
     def __init__(
-        self, app: ASGIApp, *, token: Token, sessions: Sessions, uid: int, uploads: Iterable[tuple[str, str]] = ()
+        self,
+        app: ASGIApp,
+        *,
+        token: Token,
+        sessions: Sessions,
+        uid: int,
+        uploads: Iterable[tuple[str, str]] = (),
+        files: Iterable[str] = (),
     ) -> None:
         """Wrap an application.
 
@@ -143,12 +149,14 @@ class Guard:
             sessions: the browsers that are logged in.
             uid: the only user whose processes may speak on the unix socket.
             uploads: (path, media type) of the routes that read something else than JSON.
+            files: whole paths of the page's files, which anybody may read.
         """
         self._app = app
         self._token = token
         self._sessions = sessions
         self._uid = uid
         self._uploads = frozenset(uploads)
+        self._open = OPEN | {("GET", path) for path in files}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -185,7 +193,7 @@ class Guard:
         unsafe = scope["type"] == "websocket" or method not in _SAFE_METHODS
         if unsafe and not _same_origin(headers, host or ""):
             return 403, "The request comes from another site."
-        if (method, scope["path"]) not in OPEN or scope["type"] == "websocket":
+        if (method, scope["path"]) not in self._open or scope["type"] == "websocket":
             problem = self._stranger(headers, port, unsafe=unsafe)
             if problem:
                 return 401, problem

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr
 
 from hpcflow.core.states import State, Status
+from hpcflow.server.views import Sort
 
 __all__ = [
+    "MOST",
+    "AboutTask",
     "Accepted",
     "CancelAnswer",
     "CancelRequest",
@@ -23,6 +26,7 @@ __all__ = [
     "Clusters",
     "Code",
     "Dispatches",
+    "GraphColumns",
     "Health",
     "Job",
     "Listing",
@@ -36,12 +40,19 @@ __all__ = [
     "RetryRequest",
     "ServerStatus",
     "Spans",
+    "States",
     "Summary",
     "TaskDetail",
+    "TaskPage",
+    "TaskQuery",
     "TaskTable",
     "UiAddress",
     "Usage",
 ]
+
+
+#: The store's integers have 64 bits.
+MOST: Final = 2**63 - 1
 
 
 class Problem(BaseModel):
@@ -385,6 +396,9 @@ class Summary(BaseModel):
 
 class Dispatches(BaseModel):
     dispatches: list[Summary]
+    #: How many fit, on all pages, and how many there are.
+    found: int
+    total: int
 
 
 class Usage(BaseModel):
@@ -466,6 +480,92 @@ class Job(BaseModel):
 class TaskTable(BaseModel):
     columns: list[str]
     rows: list[list[JsonValue]]
+
+
+class TaskQuery(BaseModel):
+    #: States with commas; nothing for any.
+    state: Annotated[str, Field(pattern="^[a-z,]{0,99}$")] = ""
+    #: In name, error, host or job; or an index.
+    q: Annotated[str, Field(max_length=200)] = ""
+    #: Of the electron, in whole.
+    name: Annotated[str | None, Field(max_length=10_000)] = None
+    sort: Sort = "index"
+    descending: bool = False
+    #: The last index of the page before.
+    after: Annotated[int | None, Field(ge=0, le=MOST)] = None
+    limit: Annotated[int, Field(ge=1, le=1000)] = 200
+
+
+class TaskPage(TaskTable):
+    #: How many fit, on all pages, and how many the dispatch has.
+    found: int
+    total: int
+
+
+class GraphColumns(BaseModel):
+    """A dispatch's graph: task ``i`` is an electron ``names[name[i]]`` and needs the tasks ``sets[needs[i]]``."""
+
+    tasks: int
+    name: list[int]
+    needs: list[int]
+    names: list[str]
+    sets: list[list[int]]
+
+
+class States(BaseModel):
+    #: Of the last of `/events` that is in it.
+    number: int
+    version: int
+    #: For each task w(aiting), (read)y, p(aused), q(ueued), r(unning), c(ompleted), f(ailed), x cancelled, s(kipped).
+    states: str
+
+
+class Neighbour(BaseModel):
+    index: int
+    name: str
+    state: State
+
+
+class Attempt(BaseModel):
+    attempt: int
+    end: str
+    error: str | None
+    #: The array task, as 8123_7.
+    job: str
+    host: str | None
+    wall_s: float | None
+    cpu_s: float | None
+    max_rss_kib: int | None
+    exit_code: int | None
+    signal: int | None
+
+
+class ServingArray(BaseModel):
+    cluster: str
+    job_id: str | None
+    width: int
+    state: str
+    reason: str | None
+    why: str | None
+
+
+class AboutTask(BaseModel):
+    index: int
+    #: What its next attempt, or its last one, asks for; what is left to the cluster is absent.
+    asked: dict[str, JsonValue]
+    retries: int
+    executor: str | None
+    module: str | None
+    source: str | None
+    #: The first fifty.
+    upstream: list[Neighbour]
+    upstream_total: int
+    downstream: list[Neighbour]
+    downstream_total: int
+    #: Those that ended.
+    attempts: list[Attempt]
+    #: That serve, or served, its bag.
+    arrays: list[ServingArray]
 
 
 class TaskDetail(BaseModel):

@@ -9,14 +9,12 @@ import os
 import secrets
 import socket
 import sys
-from array import array
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 from hpcflow.core.bag import DamagedError, checked
-from hpcflow.core.follow import array_task_of
 from hpcflow.core.model import ClusterName, DispatchId, HpcflowError, NotFound, UserError, ulid
 from hpcflow.core.places import Places
 from hpcflow.core.states import State, Status
@@ -29,48 +27,28 @@ from hpcflow.server.fetching import Files, workdir_of
 from hpcflow.server.intake import Intake
 from hpcflow.server.live import LiveDispatch, Stored
 from hpcflow.server.manifest import read_graph
+from hpcflow.server.news import News
 from hpcflow.server.remote import ThisMachine
 from hpcflow.server.reports import array_task, spelled, usage, which
 from hpcflow.server.roster import Roster
 from hpcflow.server.settings import ClusterSettings, Settings, read_clusters
 from hpcflow.server.site import SITE_FILE, check_server, parse_rules, rules
 from hpcflow.server.spool import value_bytes
-from hpcflow.server.store import ArrayRow, ArrayState, BagRow, DispatchRow, EndRow, Store, TaskRow
+from hpcflow.server.store import ArrayRow, ArrayState, BagRow, DispatchRow, Store, TaskRow
+from hpcflow.server.views import Views, Wanted, span
 
 __all__ = ["Service", "running"]
 
 logger = logging.getLogger(__name__)
 
 Json = dict[str, Any]  # Any: JSON, described in schema.py
+Order = Literal["created_at", "name", "status", "n_tasks"]
 Manifest = Mapping[str, Any]  # Any: a checked upload.Manifest
 
-_COLUMNS: Final = (
-    "index",
-    "name",
-    "state",
-    "attempt",
-    "cluster",
-    "job_id",
-    "array_index",
-    "host",
-    "started_at",
-    "ended_at",
-    "wall_s",
-    "cpu_s",
-    "max_rss_kib",
-    "error",
-    "cores",
-    "unknown_since",
-    "end",
-    "raw",
-    "exit_code",
-    "signal",
-)
 #: Answers to a long poll come at most so often, unless the dispatch ended.
 _BREATH_S: Final = 0.05
 _BREATHS: Final = 5
 _RESULTS_AT_ONCE: Final = 2000
-_CORES_KEPT: Final = 4
 _PIECE: Final = 8 * 2**20
 _RULES_DEADLINE_S: Final = 10.0
 
@@ -160,7 +138,7 @@ class Service:
         self._retrying = asyncio.Lock()
         #: What the API asks about files on clusters.
         self.files = Files(engine, self._known, Cleaner(engine, self._retrying))
-        self._cores_of: dict[DispatchId, array[int]] = {}
+        self._views = Views(self._store, engine.writer, self._unknown_since)
 
     async def take_up(self) -> None:
         """Take up every dispatch that had not ended when the last server did, and what is left of others."""
@@ -260,16 +238,37 @@ class Service:
 
     # ---- answers about dispatches
 
-    async def dispatches(self, limit: int, before: str | None, prefix: str | None) -> Json:
-        def read() -> list[Json]:
+    async def dispatches(
+        self,
+        limit: int,
+        before: str | None,
+        prefix: str | None,
+        *,
+        statuses: Sequence[Status] = (),
+        text: str = "",
+        sort: Order = "created_at",
+        ascending: bool = False,
+    ) -> Json:
+        def read() -> Json:
             if prefix is None:
-                rows = self._store.dispatches(limit=limit, before=DispatchId(before) if before else None)
+                rows = self._store.dispatches(
+                    limit=limit,
+                    before=DispatchId(before) if before else None,
+                    statuses=statuses,
+                    text=text,
+                    sort=sort,
+                    ascending=ascending,
+                )
             else:
                 found = self._store.find_dispatches(prefix)[:limit]
                 rows = [row for known in found if (row := self._store.dispatch(known)) is not None]
-            return [self._summary(row, self._store.arrays(row.id), []) for row in rows]
+            return {
+                "dispatches": [self._summary(row, self._store.arrays(row.id), []) for row in rows],
+                "found": self._store.count_dispatches(statuses, text) if prefix is None else len(rows),
+                "total": self._store.count_dispatches(),
+            }
 
-        return {"dispatches": await asyncio.to_thread(read)}
+        return await asyncio.to_thread(read)
 
     async def summary(self, dispatch: str) -> Json:
         return await asyncio.to_thread(self._read_summary, await self._known(dispatch))
@@ -353,15 +352,7 @@ class Service:
 
     async def tasks(self, dispatch: str, state: State | None, after: int, limit: int) -> Json:
         known = await self._known(dispatch)
-
-        def read() -> list[list[Any]]:  # Any: JSON
-            rows = self._store.tasks(known, state=state, after=after, limit=limit)
-            ends = self._store.ends(known, [row.index for row in rows])
-            cores = self._cores(known) if rows else ()
-            details = (self._detail(row, ends.get(row.index), cores[row.index]) for row in rows)
-            return [[detail[column] for column in _COLUMNS] for detail in details]
-
-        return {"columns": list(_COLUMNS), "rows": await asyncio.to_thread(read)}
+        return await asyncio.to_thread(self._views.table, known, state, after, limit)
 
     async def task(self, dispatch: str, index: int) -> Json:
         known = await self._known(dispatch)
@@ -371,55 +362,36 @@ class Service:
             if row is None:
                 raise NotFound(f"Dispatch {dispatch} has no task {index}.")
             end = self._store.end(known, index)
-            detail = self._detail(row, end, self._cores(known)[index])
+            detail = self._views.detail(row, end, self._views.cores(known)[index])
             record = end.record if end is not None else {}
             bag = self._store.bag(end.bag) if end is not None else None
             return {
                 **detail,
                 "error_type": record.get("exc"),
                 "traceback": record.get("tb"),
-                "stdout_bytes": _span(record, "out")[1],
-                "stderr_bytes": _span(record, "err")[1],
+                "stdout_bytes": span(record, "out")[1],
+                "stderr_bytes": span(record, "err")[1],
                 "workdir": workdir_of(bag.bag, record) if bag is not None else None,
             }
 
         return await asyncio.to_thread(read)
 
-    def _cores(self, dispatch: DispatchId) -> Sequence[int]:
-        """Return how many cores each task of a dispatch has; kept for the dispatches that were asked for last."""
-        if dispatch not in self._cores_of:
-            graph = read_graph(self._store.manifest(dispatch))
-            self._cores_of[dispatch] = array("I", (task.resources.cores for task in graph.tasks))
-            while len(self._cores_of) > _CORES_KEPT:
-                del self._cores_of[next(iter(self._cores_of))]
-        return self._cores_of[dispatch]
+    async def page(self, dispatch: str, wanted: Wanted) -> Json:
+        known = await self._known(dispatch)
+        return await asyncio.to_thread(self._views.page, known, wanted)
 
-    def _detail(self, row: TaskRow, end: EndRow | None, cores: int) -> Json:
-        record = end.record if end is not None and end.attempt == row.attempt else {}
-        job, _, index = array_task_of(row.worker).rpartition("_") if row.worker else (None, None, None)
-        cpu = record.get("cpu")
-        return {
-            "index": row.index,
-            "name": row.name,
-            "state": row.state,
-            "attempt": row.attempt,
-            "cluster": row.cluster,
-            "job_id": job,
-            "array_index": int(index) if index is not None else None,
-            "host": record.get("host"),
-            "started_at": spelled(row.started_at),
-            "ended_at": spelled(row.ended_at),
-            "wall_s": record.get("wall"),
-            "cpu_s": round(sum(cpu), 3) if cpu else None,
-            "max_rss_kib": record.get("rss"),
-            "error": row.error,
-            "cores": cores,
-            "unknown_since": self._unknown_since(row),
-            "end": record.get("st"),
-            "raw": record.get("raw"),
-            "exit_code": record.get("code"),
-            "signal": record.get("sig"),
-        }
+    async def graph(self, dispatch: str) -> bytes:
+        return await asyncio.to_thread(self._views.graph, await self._known(dispatch))
+
+    async def states(self, dispatch: str) -> Json:
+        return await asyncio.to_thread(self._views.states, await self._known(dispatch))
+
+    async def about(self, dispatch: str, index: int) -> Json:
+        return await asyncio.to_thread(self._views.about, await self._known(dispatch), index, self._why)
+
+    @property
+    def news(self) -> News:
+        return self._engine.writer.news
 
     def _unknown_since(self, row: TaskRow) -> str | None:
         if row.state not in {State.QUEUED, State.RUNNING} or row.cluster is None:
@@ -447,7 +419,7 @@ class Service:
             if await asyncio.to_thread(self._store.task, known, index) is None:
                 raise NotFound(f"Dispatch {dispatch} has no task {index}.")
             return b""
-        start, size = _span(end.record, "out" if stream == "stdout" else "err")
+        start, size = span(end.record, "out" if stream == "stdout" else "err")
         wanted = min(limit, size - offset)
         if wanted <= 0:
             return b""
@@ -604,12 +576,6 @@ class Service:
 
 def _head(task: int | None, kind: str, size: int, **more: Any) -> bytes:  # Any: JSON
     return json.dumps({"task": task, "kind": kind, "size": size, **more}).encode() + b"\n"
-
-
-def _span(record: Mapping[str, Any], stream: str) -> tuple[int, int]:  # Any: JSON
-    """Return offset and size of a task's part of its worker's log."""
-    start, end = record.get(stream) or (0, 0)
-    return start, end - start
 
 
 def _read_file(path: str, offset: int, size: int) -> bytes:

@@ -10,6 +10,7 @@ from datetime import datetime
 from hpcflow.core.model import DispatchId
 from hpcflow.server.failpoints import failpoint
 from hpcflow.server.live import LiveDispatch
+from hpcflow.server.news import News
 from hpcflow.server.store import Changes, Store
 
 __all__ = ["Writer"]
@@ -25,6 +26,8 @@ class Writer:
         self.pending = Changes(at=now())
         #: Why the last transaction failed; ``None``: it did not.
         self.problem: str | None = None
+        #: Of what was stored, for those who watch.
+        self.news = News()
         self._now = now
         self._versions: Counter[DispatchId] = Counter()
         self._changed = asyncio.Condition()
@@ -58,6 +61,7 @@ class Writer:
             changes, self.pending = self.pending, Changes(at=self._now())
             touched = [live for live in self.dispatches.values() if live.dirty]
             dirty = {live.id: live.dirty for live in touched}
+            moved = {live.id: [(at, live.tasks[at].state) for at in live.dirty if at >= 0] for live in touched}
             for live in touched:
                 changes.tasks += [live.task_row(index) for index in live.dirty if index >= 0]
                 changes.dispatches.append(live.dispatch_row())
@@ -77,11 +81,13 @@ class Writer:
             messages = {name for name, _ in changes.messages}
             for name in {*dirty, *messages, *(row.array.dispatch for row in changes.arrays)}:
                 self._versions[name] += 1
+                self.news.add(name, self._versions[name], moved.get(name, ()))
             for live in touched:
                 if live.ended_at is not None and not live.dirty:
                     del self.dispatches[live.id]
         async with self._changed:
             self._changed.notify_all()
+        await self.news.ring()
 
     def _put_back(self, changes: Changes, dirty: Mapping[DispatchId, set[int]]) -> None:
         """Keep what could not be stored; rows of tasks and dispatches are made anew from the state."""

@@ -25,7 +25,9 @@ from hpcflow.server.file_api import FileDesk
 from hpcflow.server.guard import Sessions, Token
 from hpcflow.server.home import Notice, listen_unix
 from hpcflow.server.listen import Listener, listen_tcp, tcp_port
+from hpcflow.server.news import News
 from hpcflow.server.trial import Asked
+from hpcflow.server.views import Wanted
 
 Json = dict[str, Any]  # Any: JSON
 TOKEN = "the-token-of-this-test"
@@ -142,6 +144,7 @@ class MemoryService:
     #: What a task's row holds besides.
     extra: Json = field(default_factory=dict[str, Any])  # Any: JSON
     changed_event: asyncio.Event = field(default_factory=asyncio.Event)
+    news: News = field(default_factory=News)
     polls: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -162,10 +165,29 @@ class MemoryService:
     def status(self) -> Json:
         return {"clusters": self.names, "default_cluster": self.names[0], "live_dispatches": len(self.versions)}
 
-    async def dispatches(self, limit: int, before: str | None, prefix: str | None) -> Json:
+    async def dispatches(
+        self, limit: int, before: str | None, prefix: str | None, **wanted: Any
+    ) -> Json:  # Any: see api
         ids = sorted((known for known in self.manifests if before is None or known < before), reverse=True)
         ids = [known for known in ids if known.startswith((prefix or "").upper())]
-        return {"dispatches": [await self.summary(known) for known in ids[:limit]]}
+        ids = [known for known in ids if wanted.get("text", "") in self.manifests[known]["name"]]
+        found = [await self.summary(known) for known in ids[:limit]]
+        return {"dispatches": found, "found": len(ids), "total": len(self.manifests)}
+
+    async def graph(self, dispatch: str) -> bytes:
+        await self.summary(dispatch)
+        return b'{"tasks":1,"name":[0],"needs":[0],"names":["square"],"sets":[[]]}'
+
+    async def states(self, dispatch: str) -> Json:
+        await self.summary(dispatch)
+        return {"number": self.news.number, "version": self.versions[dispatch], "states": "wq"}
+
+    async def page(self, dispatch: str, wanted: Wanted) -> Json:
+        table = await self.tasks(dispatch, None, -1 if wanted.after is None else wanted.after, wanted.limit)
+        return {**table, "found": len(table["rows"]), "total": len(table["rows"])}
+
+    async def about(self, dispatch: str, index: int) -> Json:
+        return {**await self.task(dispatch, index), "asked": {"cpus": 2}}
 
     async def summary(self, dispatch: str) -> Json:
         if dispatch not in self.manifests:

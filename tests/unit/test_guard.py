@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import pytest
 
 from hpcflow.server.guard import OPEN, Guard, Sessions, Token
+from hpcflow.server.page import page_files
 from tests.unit.served import FIRST, NEW_TOKEN, TOKEN, Served, served
 
+UI = Path(__file__).parents[2] / "ui" / "src"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW")
 
 
@@ -32,7 +35,7 @@ def paths_of(server: Served) -> list[str]:
         .replace("{stream}", "stdout")
         for path in described
     ]
-    return [*filled, "/api/v1/openapi.json", "/", "/app.js", "/app.css", "/docs", "/static/index.html", "/nowhere"]
+    return [*filled, "/api/v1/openapi.json", "/", *page_files(), "/docs", "/static/index.html", "/nowhere"]
 
 
 @pytest.mark.parametrize("tcp", [False, True])
@@ -43,7 +46,7 @@ def test_every_path_with_every_method_is_closed_to_strangers(server: Served, tcp
         for method in METHODS
     }
     open_to_all = {pair for pair, status in answers.items() if status != 401}
-    assert open_to_all == OPEN
+    assert open_to_all == OPEN | {("GET", path) for path in page_files()}
 
 
 def test_the_open_list_opens_nothing_that_depends_on_data(server: Served) -> None:
@@ -64,8 +67,10 @@ def test_the_open_list_opens_nothing_that_depends_on_data(server: Served) -> Non
         "/api/v1/status;/healthz",
         "/api/v1/status%00/healthz",
         "/HEALTHZ",
-        "/app.js/../api/v1/status",
-        "/api/v1/../../app.js",
+        "/icon.svg/../api/v1/status",
+        "/api/v1/../../icon.svg",
+        "/assets/",
+        "/assets/../api/v1/status",
         "http://localhost/healthz",
     ],
 )
@@ -168,7 +173,7 @@ def test_a_large_or_endless_json_body_is_refused_unread(server: Served) -> None:
     assert server.ask("POST", path, headers=endless).status == 411
 
 
-@pytest.mark.parametrize("target", ["/", "/app.js", "/app.css", "/healthz", "/api/v1/status", "/nowhere"])
+@pytest.mark.parametrize("target", ["/", "/icon.svg", "/healthz", "/api/v1/status", "/nowhere"])
 @pytest.mark.parametrize("token", [TOKEN, None])
 def test_every_answer_tells_the_browser_to_trust_nothing(server: Served, target: str, token: str | None) -> None:
     headers = server.ask("GET", target, token=token, tcp=True).headers
@@ -184,12 +189,29 @@ def test_every_answer_tells_the_browser_to_trust_nothing(server: Served, target:
 
 def test_the_page_has_no_inline_code_and_asks_nobody_else(server: Served) -> None:
     page = server.ask("GET", "/", token=None, tcp=True).body.decode()
-    assert "<script src=" in page
+    assert len(re.findall(r"<script type=\"module\" crossorigin src=\"\./assets/[^\"]+\"></script>", page)) == 1
     assert page.count("<script") == 1
     assert "style=" not in page
-    assert "http:" not in page + server.ask("GET", "/app.js", token=None, tcp=True).body.decode()
-    for sink in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
-        assert sink not in server.ask("GET", "/app.js", token=None, tcp=True).body.decode()
+    assert not re.findall(r"https?:", page)
+    scripts = [path for path in page_files() if path.endswith(".js")]
+    assert len(scripts) > 3
+    text = "".join(server.ask("GET", path, token=None, tcp=True).body.decode() for path in scripts)
+    assert not re.findall(r"fetch\([\"'`]https?:", text)
+    for sink in ("insertAdjacentHTML", "document.write", "eval(", "new Function"):
+        assert sink not in text
+
+
+def test_the_page_s_own_source_never_parses_html() -> None:
+    sources = [path for path in UI.rglob("*.ts*") if not path.name.endswith(".d.ts")]
+    assert len(sources) > 20
+    assert [path.name for path in sources if re.search(r"innerHTML|outerHTML|dangerouslySet", path.read_text())] == []
+
+
+def test_what_has_its_content_in_its_name_is_kept_by_browsers_and_the_page_is_not(server: Served) -> None:
+    asset = next(path for path in page_files() if path.startswith("/assets/"))
+    kept = server.ask("GET", asset, token=None, tcp=True, headers={"Accept-Encoding": "gzip"})
+    assert kept.headers["cache-control"] == "public, max-age=31536000, immutable"
+    assert server.ask("GET", "/", token=None, tcp=True).headers["cache-control"] == "no-cache"
 
 
 def test_a_browser_logs_in_by_code_and_needs_both_halves_of_its_session(server: Served) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 
 import sqlalchemy as sa
 
@@ -231,14 +231,39 @@ class Store:
     def dispatch(self, dispatch: DispatchId) -> DispatchRow | None:
         return next(iter(self._dispatches(sa.select(DISPATCH).where(DISPATCH.c.id == dispatch))), None)
 
-    def dispatches(self, *, limit: int, before: DispatchId | None = None) -> list[DispatchRow]:
-        """Return the newest dispatches first; with ``before``, those older than that one."""
-        place = sa.tuple_(DISPATCH.c.created_at, DISPATCH.c.id)
-        statement = sa.select(DISPATCH).order_by(DISPATCH.c.created_at.desc(), DISPATCH.c.id.desc()).limit(limit)
+    def dispatches(
+        self,
+        *,
+        limit: int,
+        before: DispatchId | None = None,
+        statuses: Sequence[Status] = (),
+        text: str = "",
+        sort: Literal["created_at", "name", "status", "n_tasks"] = "created_at",
+        ascending: bool = False,
+    ) -> list[DispatchRow]:
+        """Return dispatches, the newest first; with ``before``, what follows that one in the same order.
+
+        Args:
+            limit: how many at most.
+            before: where an earlier page ended.
+            statuses: only these; empty for all.
+            text: what the name contains, or the id begins with, in either case of letters.
+            sort: the column; what is equal there is in the order of creation.
+            ascending: the smallest first.
+        """
+        keys = [DISPATCH.c[sort], DISPATCH.c.created_at, DISPATCH.c.id]
+        order = [key.asc() if ascending else key.desc() for key in keys]
+        statement = sa.select(DISPATCH).where(*_fitting(statuses, text)).order_by(*order).limit(limit)
         if before is not None:
-            known = sa.select(DISPATCH.c.created_at, DISPATCH.c.id).where(DISPATCH.c.id == before)
-            statement = statement.where(place < known.scalar_subquery())
+            known = sa.select(*keys).where(DISPATCH.c.id == before).scalar_subquery()
+            statement = statement.where(sa.tuple_(*keys) > known if ascending else sa.tuple_(*keys) < known)
         return self._dispatches(statement)
+
+    def count_dispatches(self, statuses: Sequence[Status] = (), text: str = "") -> int:
+        """Return how many dispatches fit, as `dispatches` has it."""
+        with self._reading() as connection:
+            statement = sa.select(sa.func.count()).select_from(DISPATCH).where(*_fitting(statuses, text))
+            return int(connection.execute(statement).scalar_one())
 
     def live_dispatches(self) -> list[DispatchRow]:
         """Return the dispatches that run, and those that have ended while arrays of theirs had not, oldest first."""
@@ -282,6 +307,12 @@ class Store:
             rows = connection.execute(statement.order_by(TASK.c.index).limit(limit))
             return [columns.task_row(row) for row in rows]
 
+    def states(self, dispatch: DispatchId) -> list[State]:
+        """Return the state of each task, by index."""
+        statement = sa.select(TASK.c.state).where(TASK.c.dispatch == dispatch).order_by(TASK.c.index)
+        with self._reading() as connection:
+            return [State(state) for state in connection.execute(statement).scalars()]
+
     def task(self, dispatch: DispatchId, index: int) -> TaskRow | None:
         statement = sa.select(TASK).where(TASK.c.dispatch == dispatch, TASK.c.index == index)
         with self._reading() as connection:
@@ -305,6 +336,12 @@ class Store:
             for row in rows:
                 found[row[1]] = columns.end_row(row)
         return found
+
+    def attempts(self, dispatch: DispatchId, index: int) -> list[EndRow]:
+        """Return how each attempt of a task ended, the first one first."""
+        statement = sa.select(END).where(END.c.dispatch == dispatch, END.c.index == index).order_by(END.c.attempt)
+        with self._reading() as connection:
+            return [columns.end_row(row) for row in connection.execute(statement)]
 
     def bags(self, dispatch: DispatchId) -> list[BagRow]:
         """Return the bags of a dispatch, oldest first."""
@@ -429,6 +466,16 @@ _Value = TypeVar("_Value")
 
 #: SQLite before 3.32 takes 999 parameters in one statement.
 _CHUNK: Final = 900
+
+
+def _fitting(statuses: Sequence[Status], text: str) -> list[sa.ColumnElement[bool]]:
+    conditions: list[sa.ColumnElement[bool]] = []
+    if statuses:
+        conditions.append(DISPATCH.c.status.in_([status.value for status in statuses]))
+    if text:
+        name, known = DISPATCH.c.name, DISPATCH.c.id
+        conditions.append(sa.or_(name.icontains(text, autoescape=True), known.istartswith(text, autoescape=True)))
+    return conditions
 
 
 def _in_array(table: sa.Table, array: JobArray) -> tuple[sa.ColumnElement[bool], ...]:

@@ -1,0 +1,87 @@
+"""The forms of the API's answers, and what every route checks in the same way."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+
+from hpcflow.core.model import NotFound
+from hpcflow.server import schema
+from hpcflow.server.schema import MOST
+from hpcflow.server.upload import is_ulid
+
+__all__ = ["MOST", "PROBLEM", "PROBLEM_OF_BYTES", "JsonAnswer", "TextAnswer", "known_id", "packed"]
+
+#: What any route may answer instead.
+PROBLEM: Final[dict[int | str, dict[str, Any]]] = {  # Any: FastAPI's own type
+    "4XX": {"model": schema.Problem, "description": "Not done; the sentence says why."}
+}
+# Where an answer is no JSON, FastAPI would give the error the answer's media type.
+PROBLEM_OF_BYTES: Final[dict[int | str, dict[str, Any]]] = {  # Any: FastAPI's own type
+    "4XX": {
+        "description": PROBLEM["4XX"]["description"],
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+}
+_TO_JSON: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+#: What is shorter costs more time to pack than to send.
+_SHORT: Final = 2**14
+
+
+class JsonAnswer(JSONResponse):
+    """JSON in UTF-8 from any plain value."""
+
+    def render(self, content: object) -> bytes:
+        try:
+            text = _TO_JSON(content)
+        except ValueError:
+            text = _TO_JSON(_finite(content))
+        # A traceback may hold half a surrogate pair, which is no text in any encoding.
+        return text.encode("utf-8", "replace")
+
+
+class TextAnswer(Response):
+    """A task's own output: never shown as anything but text."""
+
+    media_type = "text/plain"
+
+
+def packed(request: Request, answer: Response) -> Response:
+    """Return the answer compressed where it is long and the browser takes it so: it may come through ssh."""
+    taken = request.headers.get("accept-encoding", "")
+    if len(answer.body) >= _SHORT and "gzip" in taken:
+        answer.body = gzip.compress(bytes(answer.body), 4)
+        answer.headers["content-length"] = str(len(answer.body))
+        answer.headers["content-encoding"] = "gzip"
+    answer.headers["vary"] = "accept-encoding"
+    return answer
+
+
+def known_id(text: str) -> str:
+    """Return an id that is safe in a path and a query.
+
+    Raises:
+        NotFound: hpcflow makes no such ids.
+    """
+    if not is_ulid(text):
+        raise NotFound(f"No dispatch {text[:40]!r} here: an id has 26 capitals and digits.")
+    return text
+
+
+def _finite(value: object) -> object:
+    """Return the same JSON with ``null`` for numbers that JSON has not: a journal may claim any."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case Mapping():
+            return {key: _finite(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+        case _:
+            return value

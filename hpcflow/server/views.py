@@ -1,0 +1,305 @@
+"""What the page shows of a dispatch: its graph in columns, its states as letters, its tasks sorted and searched."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+from hpcflow.core.blame import judge
+from hpcflow.core.follow import array_task_of
+from hpcflow.core.model import DispatchId, NotFound, UserError
+from hpcflow.core.states import State
+from hpcflow.server.manifest import read_graph
+from hpcflow.server.news import CODES
+from hpcflow.server.reports import spelled
+from hpcflow.server.store import EndRow, Store, TaskRow
+from hpcflow.server.writer import Writer
+
+__all__ = ["COLUMNS", "Sort", "Views", "Wanted", "span"]
+
+Json = dict[str, Any]  # Any: JSON, described in schema.py
+
+COLUMNS: Final = (
+    "index",
+    "name",
+    "state",
+    "attempt",
+    "cluster",
+    "job_id",
+    "array_index",
+    "host",
+    "started_at",
+    "ended_at",
+    "wall_s",
+    "cpu_s",
+    "max_rss_kib",
+    "error",
+    "cores",
+    "unknown_since",
+    "end",
+    "raw",
+    "exit_code",
+    "signal",
+)
+#: What a page of tasks may be sorted by.
+Sort = Literal["index", "name", "state", "attempt", "host", "started_at", "ended_at", "wall_s", "cpu_s", "max_rss_kib"]
+_KEPT: Final = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which tasks of a dispatch to show, in which order."""
+
+    #: Empty for any.
+    states: tuple[State, ...] = ()
+    #: What name, error, host or job has to contain, in either case of letters; or an index.
+    text: str = ""
+    #: The electron's whole name; ``None`` for any.
+    name: str | None = None
+    sort: Sort = "index"
+    descending: bool = False
+    #: Index of the last task of the page before.
+    after: int | None = None
+    limit: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class _Outline:
+    """What of a dispatch never changes: kept for those that were asked for last."""
+
+    cores: array[int]
+    names: tuple[str, ...]
+    graph: bytes
+    upstream: tuple[tuple[int, ...], ...]
+
+
+class Views:
+    """Reads for one page or another; each method is called in a thread."""
+
+    def __init__(self, store: Store, writer: Writer, unknown_since: Callable[[TaskRow], str | None]) -> None:
+        """Read from a store.
+
+        Args:
+            store: what is known.
+            writer: what is not stored yet.
+            unknown_since: since when nobody knows what becomes of a task, because its cluster does not answer.
+        """
+        self._store = store
+        self._writer = writer
+        self._unknown_since = unknown_since
+        self._outlines: OrderedDict[DispatchId, _Outline] = OrderedDict()
+        self._rows: OrderedDict[DispatchId, tuple[int, list[Json]]] = OrderedDict()
+
+    def _outline(self, dispatch: DispatchId) -> _Outline:
+        if dispatch not in self._outlines:
+            manifest = self._store.manifest(dispatch)
+            graph = read_graph(manifest)
+            # Tasks that share a barrier share one set of it here as well.
+            shared: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[int, ...]] = {}
+            for task in graph.tasks:
+                if (task.deps, task.after) not in shared:
+                    shared[task.deps, task.after] = tuple(dict.fromkeys((*task.deps, *task.after)))
+            upstream = tuple(shared[task.deps, task.after] for task in graph.tasks)
+            self._outlines[dispatch] = _Outline(
+                cores=array("I", (task.resources.cores for task in graph.tasks)),
+                names=tuple(task.name for task in graph.tasks),
+                graph=_columns([task.name for task in graph.tasks], upstream),
+                upstream=upstream,
+            )
+            while len(self._outlines) > _KEPT:
+                self._outlines.popitem(last=False)
+        self._outlines.move_to_end(dispatch)
+        return self._outlines[dispatch]
+
+    def cores(self, dispatch: DispatchId) -> Sequence[int]:
+        """Return how many cores each task of a dispatch has."""
+        return self._outline(dispatch).cores
+
+    def graph(self, dispatch: DispatchId) -> bytes:
+        """Return names and dependencies as JSON, each distinct name and each distinct set of upstreams once."""
+        return self._outline(dispatch).graph
+
+    def states(self, dispatch: DispatchId) -> Json:
+        """Return each task's state as a letter, and the number of the last news that is in it."""
+        number = self._writer.news.number
+        live = self._writer.dispatches.get(dispatch)
+        if live is not None:
+            letters = "".join([CODES[task.state] for task in list(live.tasks)])
+        else:
+            letters = "".join(CODES[state] for state in self._store.states(dispatch))
+        return {"number": number, "version": self._writer.version(dispatch), "states": letters}
+
+    def detail(self, row: TaskRow, end: EndRow | None, cores: int) -> Json:
+        """Return one row of the table of tasks."""
+        record = end.record if end is not None and end.attempt == row.attempt else {}
+        job, _, index = array_task_of(row.worker).rpartition("_") if row.worker else (None, None, None)
+        cpu = record.get("cpu")
+        return {
+            "index": row.index,
+            "name": row.name,
+            "state": row.state,
+            "attempt": row.attempt,
+            "cluster": row.cluster,
+            "job_id": job,
+            "array_index": int(index) if index is not None else None,
+            "host": record.get("host"),
+            "started_at": spelled(row.started_at),
+            "ended_at": spelled(row.ended_at),
+            "wall_s": record.get("wall"),
+            "cpu_s": round(sum(cpu), 3) if cpu else None,
+            "max_rss_kib": record.get("rss"),
+            "error": row.error,
+            "cores": cores,
+            "unknown_since": self._unknown_since(row),
+            "end": record.get("st"),
+            "raw": record.get("raw"),
+            "exit_code": record.get("code"),
+            "signal": record.get("sig"),
+        }
+
+    def table(self, dispatch: DispatchId, state: State | None, after: int, limit: int) -> Json:
+        """Return the tasks above index ``after``, in order."""
+        rows = self._store.tasks(dispatch, state=state, after=after, limit=limit)
+        ends = self._store.ends(dispatch, [row.index for row in rows])
+        cores = self.cores(dispatch) if rows else ()
+        details = (self.detail(row, ends.get(row.index), cores[row.index]) for row in rows)
+        return {"columns": list(COLUMNS), "rows": [[detail[column] for column in COLUMNS] for detail in details]}
+
+    def page(self, dispatch: DispatchId, wanted: Wanted) -> Json:
+        """Return a page of the tasks that fit, sorted, those without a value last.
+
+        Raises:
+            UserError: the last task of the page before is not among those that fit any more.
+        """
+        text = wanted.text.casefold()
+
+        def fits(row: Json) -> bool:
+            if wanted.states and row["state"] not in wanted.states:
+                return False
+            if wanted.name is not None and row["name"] != wanted.name:
+                return False
+            said = (row["name"], row["error"], row["host"], row["job_id"])
+            return not text or text == str(row["index"]) or any(text in (each or "").casefold() for each in said)
+
+        every = self._all(dispatch)
+        found = [row for row in every if fits(row)]
+        key = wanted.sort
+        if key != "index" or wanted.descending:
+            known = [row for row in found if row[key] is not None]
+            known.sort(key=lambda row: (row[key], row["index"]), reverse=wanted.descending)
+            found = known + [row for row in found if row[key] is None]
+        start = 0
+        if wanted.after is not None:
+            start = next((at + 1 for at, row in enumerate(found) if row["index"] == wanted.after), -1)
+            if start < 0:
+                raise UserError(f"Task {wanted.after} is not among these any more: begin with the first page again.")
+        rows = found[start : start + wanted.limit]
+        return {
+            "columns": list(COLUMNS),
+            "rows": [[row[column] for column in COLUMNS] for row in rows],
+            "found": len(found),
+            "total": len(every),
+        }
+
+    def _all(self, dispatch: DispatchId) -> list[Json]:
+        """Return all rows of a dispatch; kept until it changes."""
+        version = self._writer.version(dispatch)
+        known = self._rows.get(dispatch)
+        if known is None or known[0] != version:
+            ends = self._store.ends(dispatch)
+            cores = self.cores(dispatch)
+            rows = self._store.tasks(dispatch)
+            self._rows[dispatch] = (version, [self.detail(row, ends.get(row.index), cores[row.index]) for row in rows])
+            while len(self._rows) > _KEPT:
+                self._rows.popitem(last=False)
+        self._rows.move_to_end(dispatch)
+        return self._rows[dispatch][1]
+
+    def about(self, dispatch: DispatchId, index: int, why: Callable[[Any], str | None]) -> Json:  # Any: an ArrayRow
+        """Return what one task asked for, its attempts, its neighbours, and what serves it.
+
+        Raises:
+            NotFound: there is no such task.
+        """
+        row = self._store.task(dispatch, index)
+        if row is None:
+            raise NotFound(f"Dispatch {dispatch} has no task {index}.")
+        manifest = self._store.manifest(dispatch)
+        task = read_graph(manifest).tasks[index]
+        asked = {key: value for key, value in asdict(task.resources).items() if value not in {None, ()}}
+        asked |= {key: value for key, value in row.again.items() if key in {"memory_mib", "walltime_s"}}
+        outline = self._outline(dispatch)
+        downstream = [other for other, needs in enumerate(outline.upstream) if index in needs]
+        function = manifest.get("functions", {}).get(str(task.fn), {})
+        return {
+            "index": index,
+            "asked": asked,
+            "retries": task.retries.times,
+            "executor": task.executor,
+            "module": function.get("module"),
+            "source": function.get("source"),
+            "upstream": self._neighbours(dispatch, outline, outline.upstream[index]),
+            "upstream_total": len(outline.upstream[index]),
+            "downstream": self._neighbours(dispatch, outline, downstream),
+            "downstream_total": len(downstream),
+            "attempts": [_attempt(end) for end in self._store.attempts(dispatch, index)],
+            "arrays": [
+                {"job_id": each.array.job_id, "width": each.array.width, "state": each.state, "reason": each.reason}
+                | {"why": why(each), "cluster": each.array.cluster}
+                for each in self._store.arrays(dispatch)
+                if row.bag is not None and each.array.bag == row.bag
+            ],
+        }
+
+    def _neighbours(self, dispatch: DispatchId, outline: _Outline, indices: Sequence[int]) -> list[Json]:
+        shown = list(indices[:50])
+        states = self._store.states(dispatch)
+        return [{"index": other, "name": outline.names[other], "state": states[other]} for other in shown]
+
+
+def span(record: Mapping[str, Any], stream: str) -> tuple[int, int]:  # Any: JSON
+    """Return offset and size of a task's part of its worker's log."""
+    start, end = record.get(stream) or (0, 0)
+    return start, end - start
+
+
+def _attempt(end: EndRow) -> Json:
+    record = end.record
+    cpu = record.get("cpu")
+    if record["st"] == "killed":
+        said: str | None = f"Killed with its worker ({record.get('raw') or 'no reason given'})."
+    else:
+        verdict = judge(record, None)
+        said = verdict.sentence if verdict is not None else None
+    return {
+        "attempt": end.attempt,
+        "end": record["st"],
+        "error": said,
+        "job": array_task_of(end.worker),
+        "host": record.get("host"),
+        "wall_s": record.get("wall"),
+        "cpu_s": round(sum(cpu), 3) if cpu else None,
+        "max_rss_kib": record.get("rss"),
+        "exit_code": record.get("code"),
+        "signal": record.get("sig"),
+    }
+
+
+def _columns(names: Sequence[str], upstream: Sequence[tuple[int, ...]]) -> bytes:
+    """Return a graph as JSON in columns."""
+    number_of_name: dict[str, int] = {}
+    number_of_set: dict[tuple[int, ...], int] = {}
+    return json.dumps(
+        {
+            "tasks": len(names),
+            "name": [number_of_name.setdefault(name, len(number_of_name)) for name in names],
+            "needs": [number_of_set.setdefault(needs, len(number_of_set)) for needs in upstream],
+            "names": list(number_of_name),
+            "sets": list(number_of_set),
+        },
+        separators=(",", ":"),
+    ).encode()

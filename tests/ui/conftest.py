@@ -1,0 +1,122 @@
+"""A real server with real dispatches on this machine, and a real browser that is logged in."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page
+
+from tests.integration.world import User, served
+from tests.ui.browser import browser as launched
+from tests.ui.browser import chromium
+
+#: How long anything may take before a test gives up on it, in ms.
+PATIENCE_MS = 20_000
+
+PROGRAM = """
+import sys
+import hpcflow as hf
+
+@hf.electron(executor="local")
+def prepare(n):
+    return n
+
+@hf.electron(executor="local", memory="256 MB", walltime="10 min")
+def relax(x):
+    print(f"\\x1b[32mrelax\\x1b[0m step {x}")
+    print("warning: <b>loose</b> convergence", file=sys.stderr)
+    if x % 5 == 3:
+        raise ValueError(f"no convergence after {x} steps <script>document.title='hacked'</script>")
+    return x
+
+@hf.electron(executor="local")
+def collect(values):
+    return sum(values)
+
+@hf.lattice
+def screening(n):
+    prepare(n)
+    return collect([relax(k) for k in range(n)])
+
+@hf.lattice
+def fine(n):
+    return collect([prepare(k) for k in range(n)])
+
+print(hf.dispatch({"screening": screening, "fine": fine}[sys.argv[1]])(int(sys.argv[2])))
+"""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A server with two dispatches that have ended, one of them with failures."""
+
+    user: User
+    screening: str
+    fine: str
+
+    def link(self) -> str:
+        """Return an address that logs one browser in."""
+        return str(self.user.asks("ui")["url"])
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with served(tmp_path_factory.mktemp("site"), {}, (os.path.dirname(sys.executable),)) as user:
+        screening = user.runs(PROGRAM, "screening", "10")
+        fine = user.runs(PROGRAM, "fine", "3")
+        for dispatch in (screening, fine):
+            user.waits_for(dispatch)
+        yield Site(user, screening, fine)
+
+
+@pytest.fixture(scope="session")
+def chrome() -> Iterator[Browser]:
+    path = chromium()
+    if path is None:
+        pytest.skip("no Chromium here: `apt-get install chromium`, or tools/test as root, brings one")
+    with launched(path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def context(chrome: Browser) -> Iterator[BrowserContext]:
+    made = chrome.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
+    made.set_default_timeout(PATIENCE_MS)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext, site: Site) -> Generator[Page]:
+    """A tab that is logged in; the test fails when anything failed in it, or broke the content security policy."""
+    tab = context.new_page()
+    faults: list[str] = []
+    tab.on("pageerror", lambda error: faults.append(str(error)))
+    tab.on("console", lambda said: faults.append(said.text) if "Content Security Policy" in said.text else None)
+    tab.goto(site.link())
+    tab.get_by_role("heading", name="Now").wait_for()
+    yield tab
+    assert faults == []
+
+
+@pytest.fixture
+def show(page: Page) -> Callable[[str], Page]:
+    """Open a place of the page: what follows `#`."""
+
+    def go(place: str) -> Page:
+        page.goto(page.url.partition("#")[0] + "#" + place)
+        page.get_by_role("heading", level=1).first.wait_for()
+        return page
+
+    return go
+
+
+def axe_source() -> str | None:
+    """Return axe-core, where the page's development packages are installed."""
+    source = Path(__file__).parents[2] / "ui" / "node_modules" / "axe-core" / "axe.min.js"
+    return source.read_text("utf-8") if source.is_file() else None

@@ -1,0 +1,81 @@
+"""`python -m tests.ui.screenshots FOLDER`: pictures of every screen of HPCFLOW_HOME's server, in all sizes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from playwright.sync_api import Page
+
+from tests.ui.browser import browser, chromium
+
+WIDTHS = {1440: 900, 768: 1024, 320: 640}
+#: What comes late (a graph from its worker, a log) is there by then, in ms.
+_SETTLE_MS = 700
+
+
+def asked(*argv: str) -> str:
+    return subprocess.run([*argv], capture_output=True, text=True, check=True).stdout
+
+
+def open_page(page: Page) -> str:
+    """Log a browser in and return the page's address."""
+    url = json.loads(asked("hpcflow", "ui", "--json"))["url"]
+    page.goto(url)
+    page.get_by_role("heading", level=1).wait_for()
+    return str(url).partition("#")[0]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", default="", help="names of pictures with commas")
+    parser.add_argument("--widths", default="1440,768,320")
+    parser.add_argument("--themes", default="light,dark")
+    options = parser.parse_args()
+    path = chromium()
+    if path is None:
+        print("There is no Chromium here: `apt-get install chromium`.", file=sys.stderr)
+        return 1
+    dispatches = json.loads(asked("hpcflow", "dispatches", "--json"))
+    dispatches = dispatches["dispatches"] if isinstance(dispatches, dict) else dispatches
+    failed = next((each for each in dispatches if each["counts"].get("failed")), dispatches[0])
+    big = max(dispatches, key=lambda each: each["tasks"])
+    table = json.loads(asked("hpcflow", "show", failed["id"], "--tasks", "--json"))
+    wrong = next((task["index"] for task in table["tasks_shown"] if task["state"] == "failed"), 0)
+    screens = {
+        "now": "#/",
+        "dispatches": "#/dispatches",
+        "graph": f"#/d/{failed['id']}",
+        "graph-group": f"#/d/{failed['id']}?group=1&lens=failed",
+        "graph-big": f"#/d/{big['id']}",
+        "table": f"#/d/{failed['id']}?view=table",
+        "logs": f"#/d/{failed['id']}?view=logs",
+        "jobs": f"#/d/{failed['id']}?view=jobs",
+        "task": f"#/d/{failed['id']}/e/{wrong}",
+        "code": f"#/d/{failed['id']}/e/{wrong}?tab=code",
+        "clusters": "#/clusters",
+    }
+    wanted = set(filter(None, options.only.split(","))) or set(screens)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    with browser(path) as opened:
+        for theme in options.themes.split(","):
+            context = opened.new_context(color_scheme=theme, reduced_motion="reduce")
+            page = context.new_page()
+            base = open_page(page)
+            for width in map(int, options.widths.split(",")):
+                page.set_viewport_size({"width": width, "height": WIDTHS[width]})
+                for name in sorted(wanted):
+                    page.goto(base + screens[name])
+                    page.get_by_role("heading", level=1).wait_for()
+                    page.wait_for_timeout(_SETTLE_MS)
+                    page.screenshot(path=options.folder / f"{name}-{width}-{theme}.png", full_page=width < 1440)
+            context.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

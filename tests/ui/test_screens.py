@@ -1,0 +1,291 @@
+"""The page in a real browser, against the real server."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+from collections.abc import Callable
+from typing import Literal
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from hpcflow.server.page import page_files
+from tests.integration.world import open_gate, until
+from tests.ui.conftest import PATIENCE_MS, PROGRAM, Site, axe_source
+
+expect.set_options(timeout=PATIENCE_MS)
+Show = Callable[[str], Page]
+
+
+def test_what_is_loaded_first_is_small() -> None:
+    files = page_files()
+    index = files["/"].read_text()
+    entry = [files["/" + name] for name in re.findall(r"\./(assets/[^\"]+)", index)]
+    assert sum(len(gzip.compress(path.read_bytes(), 9)) for path in entry) <= 180_000
+    lazy = [path for name, path in files.items() if name.endswith(".js") and path not in entry]
+    assert max(len(gzip.compress(path.read_bytes(), 9)) for path in lazy) <= 60_000
+
+
+def test_a_link_logs_one_browser_in_once(context: BrowserContext, site: Site) -> None:
+    link = site.link()
+    tab = context.new_page()
+    tab.goto(link)
+    expect(tab.get_by_role("heading", name="Now")).to_be_visible()
+    assert link.partition("#")[2] not in tab.url
+    tab.get_by_role("button", name="Log out").click()
+    expect(tab.get_by_role("heading", name="Log in")).to_be_visible()
+    tab.goto("about:blank")
+    tab.goto(link)
+    expect(tab.get_by_role("heading", name="Log in")).to_be_visible()
+
+
+def test_now_says_what_needs_somebody(page: Page) -> None:
+    expect(page.get_by_text("has 2 failed tasks, and 1 skipped because of them")).to_be_visible()
+    expect(page.get_by_text("Nothing is live.")).to_be_visible()
+
+
+def test_dispatches_are_found_sorted_and_kept_in_the_address(show: Show, site: Site) -> None:
+    page = show("/dispatches")
+    rows = page.get_by_role("row")
+    expect(rows).to_have_count(3)
+    page.get_by_role("searchbox").fill("scree")
+    expect(page.get_by_text("1 of 2 dispatches")).to_be_visible()
+    assert "q=scree" in page.url
+    show("/dispatches?status=COMPLETED")
+    expect(page.get_by_role("link", name="fine")).to_be_visible()
+    expect(page.get_by_role("link", name="screening")).to_have_count(0)
+    show("/dispatches")
+    page.get_by_role("button", name="Lattice").click()
+    expect(rows.nth(1)).to_contain_text("fine")
+    assert "sort=name" in page.url
+    page.get_by_role("link", name="screening").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("screening")
+
+
+def test_a_dispatch_says_what_became_of_it_in_words(show: Show, site: Site) -> None:
+    page = show(f"/d/{site.screening}?view=logs")
+    head = page.locator(".dispatch-head")
+    expect(head).to_contain_text("12 of 12 tasks ended")
+    expect(head).to_contain_text("2 failed")
+    expect(head).to_contain_text("core-seconds charged")
+    expect(page.get_by_text("2 tasks: relax 4, relax 9")).to_be_visible()
+    show(f"/d/{site.screening}?view=jobs")
+    expect(page.get_by_role("table")).to_contain_text("local")
+
+
+def test_the_table_of_tasks_is_searched_and_sorted(show: Show, site: Site) -> None:
+    page = show(f"/d/{site.screening}?view=table")
+    expect(page.get_by_role("table", name="Tasks")).to_have_attribute("aria-rowcount", "13")
+    page.get_by_role("button", name="failed", exact=True).click()
+    expect(page.get_by_text("2 of 12 tasks", exact=True)).to_be_visible()
+    assert "state=failed" in page.url
+    expect(page.get_by_role("row").nth(1)).to_contain_text("no convergence after 3 steps")
+    page.get_by_role("button", name="failed", exact=True).click()
+    page.get_by_role("button", name="Time").click()
+    expect(page.get_by_role("columnheader", name="Time")).to_have_attribute("aria-sort", "descending")
+    page.get_by_role("searchbox").fill("after 8")
+    expect(page.get_by_text("1 of 12 tasks", exact=True)).to_be_visible()
+
+
+def test_a_task_says_first_why_it_ended_and_shows_what_it_wrote_as_text(show: Show, site: Site) -> None:
+    page = show(f"/d/{site.screening}/e/4")
+    expect(page.locator(".notice").first).to_contain_text("ValueError: no convergence after 3 steps <script>")
+    expect(page.get_by_label("Standard error", exact=True)).to_contain_text("warning: <b>loose</b> convergence")
+    output = page.get_by_label("Standard output", exact=True)
+    expect(output).to_have_text("relax step 3\n")
+    expect(output.locator(".ansi-2")).to_have_text("relax")
+    expect(page.get_by_label("Facts")).to_contain_text("Array index")
+    expect(page.get_by_label("Facts")).to_contain_text("10 min 00 s")
+    expect(page.get_by_label("Facts")).to_contain_text("skipped")
+    page.get_by_role("link", name="Code").click()
+    expect(page.get_by_label("the source of relax", exact=True)).to_contain_text("def relax(x):")
+    assert page.title() == "relax 4 · hpcflow"
+
+
+def test_what_is_not_there_is_told(show: Show, site: Site) -> None:
+    page = show("/d/01JD0000000000000000000001")
+    expect(page.get_by_role("alert")).to_contain_text("There is no dispatch 01JD0000000000000000000001 here")
+    show(f"/d/{site.fine}/e/99")
+    expect(page.get_by_role("alert")).to_contain_text("has no task 99")
+    show("/nowhere")
+    expect(page.get_by_role("heading", name="There is no such page")).to_be_visible()
+
+
+def test_a_cluster_is_tested_step_by_step(show: Show) -> None:
+    page = show("/clusters")
+    page.get_by_role("button", name="Test").first.click()
+    expect(page.get_by_label("The test of local").get_by_role("listitem")).to_have_count(3)
+
+
+GATED = """
+import sys
+import hpcflow as hf
+
+@hf.electron(executor="local")
+def wait(gate):
+    return open(gate).read()
+
+@hf.lattice
+def gated(gates):
+    return [wait(gate) for gate in gates]
+
+print(hf.dispatch(gated)(sys.argv[1:]))
+"""
+
+
+def begun(site: Site, name: str) -> str:
+    """Dispatch a task that waits until somebody opens its gate, and wait until it runs; return the dispatch's id."""
+    gate = site.user.folder / name
+    os.mkfifo(gate)
+    dispatch = site.user.runs(GATED, str(gate))
+    until(lambda: site.user.asks("show", dispatch)["counts"].get("running"))
+    return dispatch
+
+
+def test_cancelling_names_the_tasks_may_be_taken_back_and_is_seen_at_once(show: Show, site: Site) -> None:
+    dispatch = begun(site, "cancelled")
+    page = show(f"/d/{dispatch}?view=table")
+    expect(page.get_by_role("row").nth(1)).to_contain_text("running")
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    expect(page.get_by_role("dialog")).to_contain_text("1 running, 0 waiting")
+    page.get_by_role("button", name="Cancel 1 task").click()
+    page.get_by_role("button", name="Undo").click()
+    expect(page.get_by_text("Taken back: nothing was sent.")).to_be_visible()
+    assert site.user.asks("show", dispatch)["status"] == "RUNNING"
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    page.get_by_role("button", name="Cancel 1 task").click()
+    page.get_by_role("button", name="Now").click()
+    expect(page.get_by_text("Cancelled 1 task; what had ended keeps its result.")).to_be_visible()
+    expect(page.get_by_role("row").nth(1)).to_contain_text("cancelled")
+    expect(page.locator(".title-line")).to_contain_text("cancelled")
+
+
+def test_a_dispatch_is_paused_and_resumed_and_comes_to_its_end_by_itself(show: Show, site: Site) -> None:
+    dispatch = begun(site, "paused")
+    page = show(f"/d/{dispatch}")
+    page.get_by_role("button", name="Pause").click()
+    expect(page.locator(".notice")).to_contain_text("You paused it at")
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_role("button", name="Pause")).to_be_visible()
+    open_gate(site.user.folder / "paused")
+    expect(page.locator(".title-line")).to_contain_text("completed")
+    expect(page.get_by_role("button", name="Pause")).to_have_count(0)
+
+
+def test_what_failed_is_tried_again_with_more_memory(show: Show, site: Site) -> None:
+    dispatch = site.user.runs(PROGRAM, "screening", "4")
+    site.user.waits_for(dispatch)
+    page = show(f"/d/{dispatch}?view=table")
+    page.get_by_role("button", name="Retry 1 failed").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("1 task was skipped because of them: they run as well.")
+    dialog.get_by_label("Memory").fill("lots")
+    dialog.get_by_role("button", name="Retry").click()
+    expect(page.get_by_text("“lots” is no amount of memory")).to_be_visible()
+    page.get_by_role("button", name="Retry 1 failed").click()
+    dialog.get_by_label("Memory").fill("300 MB")
+    dialog.get_by_role("button", name="Retry").click()
+    expect(page.get_by_text("2 tasks to run again; results that exist are kept.")).to_be_visible()
+    site.user.waits_for(dispatch)
+    show(f"/d/{dispatch}/e/4")
+    expect(page.get_by_label("Facts")).to_contain_text("300 MiB")
+    expect(page.get_by_label("Facts")).to_contain_text("Attempts")
+
+
+def test_news_reach_every_tab_through_one_stream(context: BrowserContext, site: Site) -> None:
+    streams: list[str] = []
+    context.on("request", lambda request: streams.append(request.url) if "/events" in request.url else None)
+    first = context.new_page()
+    first.goto(site.link())
+    expect(first.get_by_role("heading", name="Now")).to_be_visible()
+    base = first.url.partition("#")[0]
+    tabs = [context.new_page() for _ in range(7)]
+    for tab in tabs:
+        tab.goto(base + "#/dispatches")
+        expect(tab.get_by_role("table", name="Dispatches")).to_be_visible()
+    dispatch = site.user.runs(PROGRAM, "fine", "2")
+    for tab in (first, tabs[-1]):
+        expect(tab.get_by_role("link", name="fine").first).to_be_visible()
+    expect(tabs[-1].locator(f'a[href$="#/d/{dispatch}"]')).to_be_visible()
+    assert len(streams) == 1
+
+
+def test_a_server_that_goes_is_told_and_what_was_there_stays(show: Show, site: Site) -> None:
+    page = show("/dispatches")
+    page.route("**/api/**", lambda route: route.abort())
+    page.evaluate("dispatchEvent(new Event('offline'))")
+    page.get_by_role("button", name="Lattice").click()
+    expect(page.get_by_role("alert").first).to_contain_text("The hpcflow server does not answer.")
+    page.unroute("**/api/**")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.get_by_role("link", name="fine").first).to_be_visible()
+    expect(page.get_by_text("The hpcflow server does not answer.")).to_have_count(0)
+
+
+def test_the_graph_has_a_group_for_each_electron_and_a_tree_with_the_same(show: Show, site: Site) -> None:
+    page = show(f"/d/{site.screening}")
+    tree = page.get_by_role("tree")
+    expect(tree.get_by_role("treeitem")).to_have_count(3)
+    expect(tree.get_by_role("treeitem", name="relax 2 failed 8 completed")).to_be_visible()
+    expect(page.get_by_role("img", name="screening: 12 tasks in 3 groups, 2 failed")).to_be_visible()
+    page.get_by_role("button", name="Failed 2").click()
+    assert "lens=failed" in page.url
+    tree.get_by_role("treeitem", name="prepare").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    expect(tree.get_by_role("treeitem", name="task 4 failed")).to_be_visible()
+    page.keyboard.press("Enter")
+    panel = page.get_by_label("Group relax")
+    expect(panel).to_contain_text("10 tasks at depth 0")
+    panel.get_by_role("link", name="task 9").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("relax task 9")
+
+
+def test_the_graph_is_walked_with_the_keyboard(show: Show, site: Site) -> None:
+    page = show(f"/d/{site.screening}")
+    page.get_by_role("group", name="Graph").focus()
+    page.keyboard.press("]")
+    expect(page.get_by_label("Group relax")).to_be_visible()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_label("Group collect")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_label("Group collect")).to_have_count(0)
+    page.keyboard.press("]")
+    page.keyboard.press("t")
+    expect(page.get_by_text("10 of 12 tasks", exact=True)).to_be_visible()
+    assert "name=relax" in page.url
+
+
+def test_the_first_tab_skips_to_the_content(page: Page) -> None:
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("main")).to_be_focused()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_contain_text("to the search field")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_on_any_screen(show: Show, site: Site, theme: Literal["light", "dark"]) -> None:
+    source = axe_source()
+    if source is None:
+        pytest.skip("axe-core is not installed: `npm ci` in ui/, or tools/ui-check, brings it")
+    page = show("/")
+    page.emulate_media(color_scheme=theme)
+    failed = f"/d/{site.screening}"
+    screens = ["/", "/dispatches", failed, f"{failed}?group=1", "/clusters", f"{failed}/e/4", f"{failed}/e/4?tab=code"]
+    screens += [f"{failed}?view={view}" for view in ("table", "logs", "jobs")]
+    found: dict[str, list[str]] = {}
+    for screen in screens:
+        show(screen)
+        expect(page.locator(".loading")).to_have_count(0)
+        # Its own frame would be refused by the content security policy; what the debugger evaluates is not.
+        page.evaluate(source)
+        tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+        said = page.evaluate("(tags) => axe.run(document, { runOnly: tags })", tags)
+        found[screen] = [f"{each['id']}: {node['html'][:200]}" for each in said["violations"] for node in each["nodes"]]
+    assert "\n".join(f"{screen} {fault}" for screen, faults in found.items() for fault in faults) == ""

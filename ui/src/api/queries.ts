@@ -1,0 +1,181 @@
+import { infiniteQueryOptions, keepPreviousData, queryOptions, QueryClient } from "@tanstack/react-query";
+import { answer, api, Offline, Refused, type Schemas } from "./client";
+import type { StatusName } from "../states";
+
+export const client = new QueryClient({
+  defaultOptions: {
+    queries: {
+      staleTime: 2_000,
+      gcTime: 300_000,
+      refetchOnWindowFocus: true,
+      // Whether it answers is for `stream` to find out, and a refusal stays one.
+      retry: (failures, error) => !(error instanceof Refused) && !(error instanceof Offline) && failures < 2,
+      networkMode: "always",
+    },
+    mutations: { networkMode: "always" },
+  },
+});
+
+export type Summary = Schemas["Summary"];
+export type TaskDetail = Schemas["TaskDetail"];
+
+export const statusQuery = queryOptions({
+  queryKey: ["status"],
+  queryFn: () => answer(api.GET("/api/v1/status")),
+  refetchInterval: 15_000,
+});
+
+export const clustersQuery = queryOptions({
+  queryKey: ["clusters"],
+  queryFn: () => answer(api.GET("/api/v1/clusters")),
+  refetchInterval: 10_000,
+});
+
+export interface DispatchFilter {
+  readonly status: readonly StatusName[];
+  readonly q: string;
+  readonly sort: "created_at" | "name" | "status" | "n_tasks";
+  readonly ascending: boolean;
+}
+
+export const PAGE = 50;
+
+export function dispatchesQuery(filter: DispatchFilter) {
+  return infiniteQueryOptions({
+    queryKey: ["dispatches", filter],
+    queryFn: ({ pageParam }) =>
+      answer(
+        api.GET("/api/v1/dispatches", {
+          params: { query: { limit: PAGE, before: pageParam, status: filter.status.length ? [...filter.status] : null, q: filter.q, sort: filter.sort, ascending: filter.ascending } },
+        }),
+      ),
+    initialPageParam: null as string | null,
+    getNextPageParam: (last) => (last.dispatches.length === PAGE ? (last.dispatches.at(-1)?.id ?? null) : null),
+    placeholderData: keepPreviousData,
+  });
+}
+
+export function summaryQuery(id: string) {
+  return queryOptions({
+    queryKey: ["dispatch", id, "summary"],
+    queryFn: () => answer(api.GET("/api/v1/dispatches/{dispatch_id}", { params: { path: { dispatch_id: id } } })),
+  });
+}
+
+export function usageQuery(id: string) {
+  return queryOptions({
+    queryKey: ["dispatch", id, "usage"],
+    queryFn: () => answer(api.GET("/api/v1/dispatches/{dispatch_id}/usage", { params: { path: { dispatch_id: id } } })),
+  });
+}
+
+export function graphQuery(id: string) {
+  return queryOptions({
+    queryKey: ["graph", id],
+    queryFn: () => answer(api.GET("/api/v1/dispatches/{dispatch_id}/graph", { params: { path: { dispatch_id: id } } })),
+    staleTime: Infinity,
+  });
+}
+
+/** The state of every task: the codes of their letters, and the number of the last news in it. */
+export interface Letters {
+  readonly number: number;
+  readonly codes: Uint8Array;
+}
+
+export function lettersQuery(id: string) {
+  return queryOptions({
+    queryKey: ["letters", id],
+    queryFn: async (): Promise<Letters> => {
+      const got = await answer(api.GET("/api/v1/dispatches/{dispatch_id}/states", { params: { path: { dispatch_id: id } } }));
+      return { number: got.number, codes: new TextEncoder().encode(got.states) };
+    },
+    // News keep it fresh; a stream that missed some has everything read again.
+    staleTime: Infinity,
+  });
+}
+
+export interface TaskFilter {
+  readonly state: readonly string[];
+  readonly q: string;
+  readonly name: string | null;
+  readonly sort: TaskSort;
+  readonly descending: boolean;
+}
+
+export type TaskSort = "index" | "name" | "state" | "attempt" | "host" | "started_at" | "ended_at" | "wall_s" | "cpu_s" | "max_rss_kib";
+
+/** A row of the table of tasks. */
+export interface TaskRow {
+  index: number;
+  name: string;
+  state: string;
+  attempt: number;
+  cluster: string | null;
+  job_id: string | null;
+  array_index: number | null;
+  host: string | null;
+  started_at: string | null;
+  ended_at: string | null;
+  wall_s: number | null;
+  cpu_s: number | null;
+  max_rss_kib: number | null;
+  error: string | null;
+  cores: number;
+}
+
+export interface TaskPage {
+  readonly rows: TaskRow[];
+  readonly found: number;
+  readonly total: number;
+}
+
+const TASK_PAGE = 200;
+
+export function tasksQuery(id: string, filter: TaskFilter) {
+  return infiniteQueryOptions({
+    queryKey: ["dispatch", id, "page", filter],
+    queryFn: async ({ pageParam }): Promise<TaskPage> => {
+      const query = { ...filter, state: filter.state.join(","), after: pageParam, limit: TASK_PAGE };
+      const got = await answer(api.GET("/api/v1/dispatches/{dispatch_id}/page", { params: { path: { dispatch_id: id }, query } }));
+      const rows = got.rows.map((row) => Object.fromEntries(got.columns.map((column, k) => [column, row[k]])) as unknown as TaskRow);
+      return { rows, found: got.found, total: got.total };
+    },
+    initialPageParam: null as number | null,
+    getNextPageParam: (last) => (last.rows.length === TASK_PAGE ? (last.rows.at(-1)?.index ?? null) : null),
+    placeholderData: keepPreviousData,
+  });
+}
+
+export function taskQuery(id: string, index: number) {
+  return queryOptions({
+    queryKey: ["dispatch", id, "task", index],
+    queryFn: () => answer(api.GET("/api/v1/dispatches/{dispatch_id}/tasks/{index}", { params: { path: { dispatch_id: id, index } } })),
+    placeholderData: keepPreviousData,
+  });
+}
+
+export function aboutQuery(id: string, index: number) {
+  return queryOptions({
+    queryKey: ["dispatch", id, "about", index],
+    queryFn: () => answer(api.GET("/api/v1/dispatches/{dispatch_id}/tasks/{index}/about", { params: { path: { dispatch_id: id, index } } })),
+    placeholderData: keepPreviousData,
+  });
+}
+
+export type Stream = "stdout" | "stderr";
+
+/** A piece of what a task wrote, as it is: pieces may be cut within a character. */
+export function readLogBytes(id: string, index: number, stream: Stream, offset: number, limit: number): Promise<Blob> {
+  return answer<Blob>(
+    api.GET("/api/v1/dispatches/{dispatch_id}/tasks/{index}/{stream}", {
+      params: { path: { dispatch_id: id, index, stream }, query: { offset, limit } },
+      parseAs: "blob",
+    }) as Promise<{ data?: Blob; response: Response }>,
+  );
+}
+
+/** A piece of what a task wrote, as text. */
+export async function readLog(id: string, index: number, stream: Stream, offset: number, limit: number): Promise<string> {
+  return new TextDecoder().decode(await (await readLogBytes(id, index, stream, offset, limit)).arrayBuffer());
+}

@@ -1,0 +1,241 @@
+import { useCallback, useEffect, useRef, useState, useSyncExternalStore, type ReactNode } from "react";
+import { answer, api, BASE, Refused, sessionKey } from "../api/client";
+import { client, type Summary } from "../api/queries";
+import { parseMemory, parseWalltime, plural } from "../format";
+import { ended } from "../states";
+
+/** How long a cancel may be taken back before anything of it leaves this page, in ms. */
+const UNDO_MS = 5_000;
+
+interface Toast {
+  readonly id: number;
+  readonly text: string;
+  readonly tone: "info" | "bad";
+  /** While it can still be taken back. */
+  readonly undo?: { readonly ends: number; readonly now: () => void; readonly stop: () => void };
+}
+
+let toasts: readonly Toast[] = [];
+let serial = 0;
+const listeners = new Set<() => void>();
+
+function change(next: readonly Toast[]): void {
+  toasts = next;
+  listeners.forEach((listener) => listener());
+}
+
+function say(text: string, tone: Toast["tone"] = "info"): void {
+  const id = ++serial;
+  change([...toasts.slice(-3), { id, text, tone }]);
+  setTimeout(() => change(toasts.filter((toast) => toast.id !== id)), 12_000);
+}
+
+/** Does something after a moment in which it can be taken back; a tab that is closed in it does it at once. */
+function withUndo(text: string, act: () => void): void {
+  const id = ++serial;
+  const drop = () => {
+    clearTimeout(timer);
+    removeEventListener("pagehide", now);
+    change(toasts.filter((toast) => toast.id !== id));
+  };
+  const now = () => {
+    drop();
+    act();
+  };
+  const stop = () => {
+    drop();
+    say("Taken back: nothing was sent.");
+  };
+  const timer = setTimeout(now, UNDO_MS);
+  addEventListener("pagehide", now);
+  change([...toasts, { id, text, tone: "info", undo: { ends: Date.now() + UNDO_MS, now, stop } }]);
+}
+
+export function Toasts() {
+  const shown = useSyncExternalStore((listener) => (listeners.add(listener), () => listeners.delete(listener)), () => toasts);
+  return (
+    <div className="toasts" role="status" aria-live="polite">
+      {shown.map((toast) => (
+        <div key={toast.id} className={`toast toast-${toast.tone}`}>
+          <span>{toast.text}</span>
+          {toast.undo ? (
+            <>
+              <button type="button" className="button small primary" onClick={toast.undo.stop}>Undo</button>
+              <button type="button" className="button small" onClick={toast.undo.now}>Now</button>
+            </>
+          ) : (
+            <button type="button" className="button small" aria-label="Dismiss" onClick={() => change(toasts.filter((each) => each.id !== toast.id))}>✕</button>
+          )}
+        </div>
+      ))}
+    </div>
+  );
+}
+
+async function post(id: string, verb: "cancel" | "pause" | "resume" | "retry", body?: object): Promise<void> {
+  try {
+    const path = { path: { dispatch_id: id } };
+    const said =
+      verb === "cancel"
+        ? await answer(api.POST("/api/v1/dispatches/{dispatch_id}/cancel", { params: path, body: body as { tasks: number[] | null } }))
+        : verb === "retry"
+          ? await answer(api.POST("/api/v1/dispatches/{dispatch_id}/retry", { params: path, body: body as { failed_only: boolean } }))
+          : await answer(api.POST(`/api/v1/dispatches/{dispatch_id}/${verb}`, { params: path }));
+    say(said.message);
+  } catch (error) {
+    say(error instanceof Error ? error.message : String(error), "bad");
+    if (!(error instanceof Refused)) return;
+  }
+  await client.invalidateQueries({ predicate: (query) => query.queryKey[0] !== "graph" });
+}
+
+/** A modal question: the browser's own dialog keeps the focus inside, and closes at Escape. */
+export function Question({ title, children, yes, danger = false, onYes, onClose }: {
+  title: string;
+  children: ReactNode;
+  yes: string;
+  danger?: boolean;
+  onYes: (form: FormData) => void;
+  onClose: () => void;
+}) {
+  const ref = useRef<HTMLDialogElement>(null);
+  useEffect(() => {
+    const dialog = ref.current;
+    if (dialog && !dialog.open) dialog.showModal();
+  }, []);
+  return (
+    <dialog ref={ref} className="dialog" aria-labelledby="question" onClose={onClose}>
+      <form method="dialog" onSubmit={(event) => { const form = new FormData(event.currentTarget); if ((event.nativeEvent as SubmitEvent).submitter?.getAttribute("value") === "yes") onYes(form); }}>
+        <h2 id="question">{title}</h2>
+        {children}
+        <div className="dialog-buttons">
+          <button type="submit" value="no" className="button">Keep as it is</button>
+          <button type="submit" value="yes" className={`button ${danger ? "danger" : "primary"}`}>{yes}</button>
+        </div>
+      </form>
+    </dialog>
+  );
+}
+
+const NOT_THERE = new Set(["ended", "refused"]);
+
+export function jobsOf(summary: Summary): Summary["arrays"] {
+  return summary.arrays.filter((array) => !NOT_THERE.has(array.state));
+}
+
+/** Asks, waits for second thoughts, and then cancels all of a dispatch, or some tasks of it. */
+export function CancelButton({ summary, tasks, running, waiting, what, disabled }: {
+  summary: Summary;
+  /** null: all that has not ended. */
+  tasks: (() => number[]) | null;
+  running: number;
+  waiting: number;
+  what: string;
+  disabled: boolean;
+}) {
+  const [asking, setAsking] = useState(false);
+  const left = running + waiting;
+  const jobs = jobsOf(summary);
+  if (left === 0) return null;
+  const act = () => {
+    setAsking(false);
+    const body = { tasks: tasks === null ? null : tasks() };
+    withUndo(`Cancelling ${plural(left, "task")} of ${what} in 5 s.`, () => {
+      if (document.visibilityState === "hidden") {
+        void fetch(`${BASE}/api/v1/dispatches/${summary.id}/cancel`, {
+          method: "POST", keepalive: true, body: JSON.stringify(body),
+          headers: { "content-type": "application/json", "x-hpcflow-key": sessionKey.get() },
+        });
+      } else void post(summary.id, "cancel", body);
+    });
+  };
+  return (
+    <>
+      <button type="button" className="button" disabled={disabled} onClick={() => setAsking(true)}>
+        {tasks === null ? "Cancel" : `Cancel ${plural(left, "task")}`}
+      </button>
+      {asking && (
+        <Question title={`Cancel ${plural(left, "task")} of “${what}”?`} yes={`Cancel ${plural(left, "task")}`} danger onYes={act} onClose={() => setAsking(false)}>
+          <p>
+            {running} running, {waiting} waiting. What has ended keeps its result.
+            {tasks === null && jobs.length > 0 && ` ${plural(jobs.length, "job")}: ${jobs.slice(0, 5).map((job) => job.job_id ?? "not submitted yet").join(", ")}${jobs.length > 5 ? "…" : ""}.`}
+          </p>
+          <p className="soft">You have five seconds to take it back.</p>
+        </Question>
+      )}
+    </>
+  );
+}
+
+export function RetryButton({ summary, disabled }: { summary: Summary; disabled: boolean }) {
+  const [asking, setAsking] = useState(false);
+  const failed = summary.counts.failed ?? 0;
+  const cancelled = summary.counts.cancelled ?? 0;
+  const skipped = summary.counts.skipped ?? 0;
+  if (failed + cancelled === 0) return null;
+  const act = (form: FormData) => {
+    setAsking(false);
+    const memory = String(form.get("memory") ?? "").trim();
+    const walltime = String(form.get("walltime") ?? "").trim();
+    const memory_mib = memory ? parseMemory(memory) : null;
+    const walltime_s = walltime ? parseWalltime(walltime) : null;
+    if ((memory && !memory_mib) || (walltime && !walltime_s)) {
+      say(memory && !memory_mib ? `“${memory}” is no amount of memory: write 24 GB.` : `“${walltime}” is no time: write 2 h, or 90 min.`, "bad");
+      return;
+    }
+    void post(summary.id, "retry", { failed_only: form.get("which") !== "all", memory_mib, walltime_s });
+  };
+  return (
+    <>
+      <button type="button" className="button primary" disabled={disabled} onClick={() => setAsking(true)}>
+        {failed ? `Retry ${failed} failed` : `Retry ${cancelled} cancelled`}
+      </button>
+      {asking && (
+        <Question title={`Try again what did not complete of “${summary.name}”?`} yes="Retry" onYes={act} onClose={() => setAsking(false)}>
+          <p>{skipped > 0 ? `${plural(skipped, "task was", "tasks were")} skipped because of them: they run as well. ` : ""}Results that exist are kept.</p>
+          {cancelled > 0 && failed > 0 && (
+            <fieldset>
+              <legend>Which</legend>
+              <label><input type="radio" name="which" value="failed" defaultChecked /> {plural(failed, "failed task")}</label>
+              <label><input type="radio" name="which" value="all" /> these, and {plural(cancelled, "cancelled task")}</label>
+            </fieldset>
+          )}
+          {failed === 0 && <input type="hidden" name="which" value="all" />}
+          {failed > 0 && (
+            <div className="row">
+              <label className="field">Memory of each<input name="memory" placeholder="as last time, or 24 GB" autoComplete="off" /></label>
+              <label className="field">Walltime of each<input name="walltime" placeholder="as last time, or 2 h" autoComplete="off" /></label>
+            </div>
+          )}
+        </Question>
+      )}
+    </>
+  );
+}
+
+export function DispatchActions({ summary, disabled }: { summary: Summary; disabled: boolean }) {
+  const [busy, setBusy] = useState(false);
+  const act = useCallback(
+    async (verb: "pause" | "resume") => {
+      setBusy(true);
+      await post(summary.id, verb);
+      setBusy(false);
+    },
+    [summary.id],
+  );
+  const live = summary.status === "RUNNING";
+  const running = summary.counts.running ?? 0;
+  return (
+    <div className="actions">
+      <RetryButton summary={summary} disabled={disabled} />
+      {live && (summary.paused ? (
+        <button type="button" className="button primary" disabled={disabled || busy} onClick={() => void act("resume")}>Resume</button>
+      ) : (
+        <button type="button" className="button" disabled={disabled || busy} onClick={() => void act("pause")}>Pause</button>
+      ))}
+      {live && (
+        <CancelButton summary={summary} tasks={null} running={running} waiting={summary.tasks - ended(summary.counts) - running} what={summary.name} disabled={disabled} />
+      )}
+    </div>
+  );
+}

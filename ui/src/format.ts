@@ -1,0 +1,92 @@
+/** Numbers and times as people read them. Pure: the time now is always given. */
+
+const GROUPS = new Intl.NumberFormat("en-US");
+
+/** 10 000, with narrow spaces that never break. */
+export function count(value: number): string {
+  return GROUPS.format(value).replaceAll(",", "\u202f");
+}
+
+export function plural(value: number, one: string, several = `${one}s`): string {
+  return `${count(value)} ${value === 1 ? one : several}`;
+}
+
+/** "0.42 s", "12 s", "3 min 05 s", "2 h 10 min", "4 d 3 h"; nothing for what is not known. */
+export function duration(seconds: number | null | undefined): string {
+  if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return "";
+  const total = Math.max(0, seconds);
+  if (total < 0.0005) return "0 s";
+  if (total < 1) return `${Math.round(total * 1000)} ms`;
+  if (total < 10) return `${total.toFixed(1)} s`;
+  const whole = Math.round(total);
+  if (whole < 60) return `${whole} s`;
+  const minutes = Math.floor(whole / 60);
+  if (minutes < 60) return `${minutes} min ${String(whole % 60).padStart(2, "0")} s`;
+  const hours = Math.floor(minutes / 60);
+  if (hours < 24) return `${hours} h ${String(minutes % 60).padStart(2, "0")} min`;
+  return `${Math.floor(hours / 24)} d ${hours % 24} h`;
+}
+
+/** Seconds between two times as the API spells them; the end may be open. */
+export function between(from: string | null | undefined, to: string | null | undefined, now: number): number | null {
+  if (!from) return null;
+  return ((to ? Date.parse(to) : now) - Date.parse(from)) / 1000;
+}
+
+/** "just now", "40 s ago", "12 min ago", "3 h ago", "5 d ago". */
+export function ago(time: string, now: number): string {
+  const seconds = (now - Date.parse(time)) / 1000;
+  if (seconds < 2) return "just now";
+  if (seconds < 60) return `${Math.floor(seconds)} s ago`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
+  if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ago`;
+  return `${Math.floor(seconds / 86400)} d ago`;
+}
+
+/** Date, time and zone in full. */
+export function absolute(time: string): string {
+  return new Date(time).toLocaleString("en-GB", {
+    day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", timeZoneName: "short",
+  });
+}
+
+export function mebibytes(mib: number | null | undefined): string {
+  if (mib === null || mib === undefined) return "";
+  if (mib < 1) return `${Math.round(mib * 1024)} KiB`;
+  return mib < 1024 ? `${mib < 10 ? mib.toFixed(1) : Math.round(mib)} MiB` : `${trimmed(mib / 1024)} GiB`;
+}
+
+export function bytes(size: number): string {
+  return size < 1024 ? `${size} B` : mebibytes(size / 2 ** 20);
+}
+
+export function percent(part: number, whole: number): string {
+  return whole > 0 ? `${Math.round((100 * part) / whole)} %` : "";
+}
+
+function trimmed(value: number): string {
+  return value.toFixed(1).replace(/\.0$/, "");
+}
+
+/** "24 GB", "24 GiB", "512 MB" or "1024" (MiB) as whole MiB; null when it is no amount of memory. */
+export function parseMemory(text: string): number | null {
+  const found = /^\s*(\d+(?:\.\d+)?)\s*(k|m|g|t)?i?b?\s*$/i.exec(text);
+  if (!found) return null;
+  const unit = { k: 1 / 1024, m: 1, g: 1024, t: 2 ** 20 }[(found[2] ?? "m").toLowerCase() as "k" | "m" | "g" | "t"];
+  const mib = Math.ceil(Number(found[1]) * unit);
+  return mib >= 1 ? mib : null;
+}
+
+/** "90 min", "2 h", "1 h 30 min", "01:30:00" or "3600" (seconds) as whole seconds; null when it is no time. */
+export function parseWalltime(text: string): number | null {
+  const clock = /^\s*(?:(\d+)-)?(\d{1,3}):(\d{2})(?::(\d{2}))?\s*$/.exec(text);
+  if (clock) {
+    const [days, hours, minutes, seconds] = clock.slice(1).map((part) => Number(part ?? 0));
+    return days! * 86400 + hours! * 3600 + minutes! * 60 + seconds! || null;
+  }
+  const parts = [...text.matchAll(/(\d+(?:\.\d+)?)\s*(d|h|min|m|s)?[a-z]*/gi)];
+  if (!parts.length || text.replaceAll(/(\d+(?:\.\d+)?)\s*(d(ays?)?|h(ours?)?|m(in(utes?)?)?|s(econds?)?)?/gi, "").trim()) return null;
+  const unit = { d: 86400, h: 3600, min: 60, m: 60, s: 1 };
+  const total = parts.reduce((sum, part) => sum + Number(part[1]) * unit[(part[2] ?? "s").toLowerCase() as keyof typeof unit], 0);
+  return total >= 1 ? Math.ceil(total) : null;
+}

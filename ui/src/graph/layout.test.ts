@@ -1,0 +1,113 @@
+import { expect, test } from "vitest";
+import { INDEX_OF_CODE, STATES } from "../states";
+import { around, cells, depths, HEAD, layOut, PAD, tally, type GraphColumns } from "./layout";
+
+/** Chains of some steps, and one task that needs all of their ends. */
+function fan(width: number, steps: number): GraphColumns {
+  const sets: number[][] = [[]];
+  const name: number[] = [];
+  const needs: number[] = [];
+  for (let k = 0; k < width; k++) {
+    for (let step = 0; step < steps; step++) {
+      name.push(step);
+      if (step === 0) needs.push(0);
+      else needs.push(sets.push([name.length - 2]) - 1);
+    }
+  }
+  needs.push(sets.push(Array.from({ length: width }, (_, k) => k * steps + steps - 1)) - 1);
+  name.push(steps);
+  return { tasks: name.length, name, needs, names: [...Array(steps).keys()].map((k) => `step${k}`).concat("collect"), sets };
+}
+
+/** Numbers that look random and are always the same. */
+function* numbers(seed: number): Generator<number> {
+  for (let state = seed; ; ) {
+    state = (state * 1_103_515_245 + 12_345) % 2 ** 31;
+    yield state;
+  }
+}
+
+function random(seed: number, tasks: number): GraphColumns {
+  const next = numbers(seed);
+  const draw = (below: number) => next.next().value! % below;
+  const sets: number[][] = [];
+  const name: number[] = [];
+  const needs: number[] = [];
+  for (let task = 0; task < tasks; task++) {
+    name.push(draw(7));
+    needs.push(sets.push([...new Set(Array.from({ length: draw(4) }, () => draw(Math.max(task, 1))))].filter((each) => each < task)) - 1);
+  }
+  return { tasks, name, needs, names: [..."abcdefg"], sets };
+}
+
+test("a task is one deeper than the deepest that it needs, in whatever order they come", () => {
+  expect([...depths(fan(2, 3))]).toEqual([0, 1, 2, 0, 1, 2, 3]);
+  const backwards: GraphColumns = { tasks: 3, name: [0, 0, 0], needs: [0, 1, 2], names: ["a"], sets: [[1], [2], []] };
+  expect([...depths(backwards)]).toEqual([2, 1, 0]);
+});
+
+test("tasks of one electron at one depth are a group, and every task is in one", () => {
+  const layout = layOut(fan(5, 2));
+  expect(layout.groups.map((group) => [group.name, group.depth, group.tasks.length])).toEqual([["step0", 0, 5], ["step1", 1, 5], ["collect", 2, 1]]);
+  expect(layout.edges).toEqual([{ from: 0, to: 1, count: 5 }, { from: 1, to: 2, count: 5 }]);
+});
+
+test("groups never overlap, lie inside, and every edge goes to the right", () => {
+  for (let seed = 1; seed <= 20; seed++) {
+    const layout = layOut(random(seed, 120));
+    const { groups } = layout;
+    expect(groups.reduce((sum, group) => sum + group.tasks.length, 0)).toBe(120);
+    groups.forEach((one, k) => {
+      expect(one.x).toBeGreaterThanOrEqual(0);
+      expect(one.y).toBeGreaterThanOrEqual(0);
+      expect(one.x + one.width).toBeLessThanOrEqual(layout.width);
+      expect(one.y + one.height).toBeLessThanOrEqual(layout.height);
+      for (const other of groups.slice(k + 1)) {
+        const apart = one.x + one.width <= other.x || other.x + other.width <= one.x || one.y + one.height <= other.y || other.y + other.height <= one.y;
+        expect(apart).toBe(true);
+      }
+    });
+    for (const edge of layout.edges) expect(groups[edge.from]!.x).toBeLessThan(groups[edge.to]!.x);
+    expect(layOut(random(seed, 120))).toEqual(layout);
+  }
+});
+
+test("a strip has a cell for every task, however many, and stays as wide as its box", () => {
+  for (const tasks of [1, 20, 21, 999, 2500, 10_000, 100_000]) {
+    const { columns, cell } = cells(tasks);
+    expect(columns * Math.ceil(tasks / columns)).toBeGreaterThanOrEqual(tasks);
+    expect(columns * cell).toBeLessThanOrEqual(201);
+    expect(Math.ceil(tasks / columns) * cell).toBeLessThanOrEqual(125);
+  }
+  const { groups } = layOut(fan(2500, 1));
+  expect(groups[0]!.height).toBeLessThan(HEAD + PAD + 125);
+});
+
+test("a barrier of a thousand by a thousand counts a million pairs as one edge", () => {
+  const thousand = [...Array(1000).keys()];
+  const layout = layOut({ tasks: 2000, name: [...thousand.map(() => 0), ...thousand.map(() => 1)], needs: [...thousand.map(() => 0), ...thousand.map(() => 1)], names: ["a", "b"], sets: [[], thousand] });
+  expect(layout.edges).toEqual([{ from: 0, to: 1, count: 1_000_000 }]);
+});
+
+test("ten thousand tasks take little time", () => {
+  const graph = fan(2500, 4);
+  layOut(graph);
+  const before = process.cpuUsage();
+  layOut(graph);
+  const { user, system } = process.cpuUsage(before);
+  expect((user + system) / 1000).toBeLessThan(150);
+});
+
+test("around what failed is all that is upstream or downstream of it", () => {
+  // a → b → c, and d → e beside it
+  const layout = layOut({ tasks: 5, name: [0, 1, 2, 3, 4], needs: [0, 1, 2, 0, 3], names: [..."abcde"], sets: [[], [0], [1], [3]] });
+  expect([...around(layout, new Set([layout.groupOf[1]!]))].map((index) => layout.groups[index]!.name).sort()).toEqual(["a", "b", "c"]);
+});
+
+test("states are counted by group, and every task in one of them", () => {
+  const layout = layOut(fan(3, 1));
+  const sums = tally(layout, new TextEncoder().encode("cfcw"), INDEX_OF_CODE, STATES.length);
+  const of = (group: number, state: string) => sums[group * STATES.length + STATES.findIndex((each) => each.name === state)];
+  expect([of(0, "completed"), of(0, "failed"), of(1, "waiting")]).toEqual([2, 1, 1]);
+  expect(sums.reduce((sum, each) => sum + each, 0)).toBe(4);
+});

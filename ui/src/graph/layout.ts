@@ -1,0 +1,194 @@
+/** Groups of tasks and their places, in time linear in tasks and edges. Pure: runs in a worker, and in tests. */
+
+/** As the API's graph has it: task i is an electron names[name[i]] and needs the tasks sets[needs[i]]. */
+export interface GraphColumns {
+  readonly tasks: number;
+  readonly name: readonly number[];
+  readonly needs: readonly number[];
+  readonly names: readonly string[];
+  readonly sets: readonly (readonly number[])[];
+}
+
+/** The tasks of one electron that are equally deep in the graph. */
+export interface Group {
+  readonly name: string;
+  readonly depth: number;
+  /** Ascending. */
+  readonly tasks: Int32Array;
+  /** Cells of its strip in a row, and the side of one, in px at zoom 1. */
+  readonly columns: number;
+  readonly cell: number;
+  x: number;
+  y: number;
+  readonly width: number;
+  readonly height: number;
+}
+
+export interface Edge {
+  readonly from: number;
+  readonly to: number;
+  /** Pairs of tasks behind it. */
+  readonly count: number;
+}
+
+export interface Layout {
+  readonly groups: Group[];
+  readonly edges: Edge[];
+  readonly groupOf: Int32Array;
+  readonly width: number;
+  readonly height: number;
+}
+
+export const BOX = 220;
+/** Where the strip begins below the top of a box, and the space around it. */
+export const HEAD = 44;
+export const PAD = 10;
+const GAP_X = 110;
+const GAP_Y = 28;
+const SWEEPS = 6;
+
+/** Returns each task's distance from the beginning: one more than the deepest task that it needs. */
+export function depths(graph: GraphColumns): Int32Array {
+  const depth = new Int32Array(graph.tasks);
+  const ofSet = new Int32Array(graph.sets.length).fill(-1);
+  // Traced in order, a task needs earlier ones only, and one pass is enough; a second proves it.
+  for (let pass = 0, moved = true; moved && pass <= graph.tasks; pass++) {
+    moved = false;
+    ofSet.fill(-1);
+    for (let task = 0; task < graph.tasks; task++) {
+      const set = graph.needs[task]!;
+      if (ofSet[set]! < 0) ofSet[set] = graph.sets[set]!.reduce((deepest, each) => Math.max(deepest, depth[each]! + 1), 0);
+      if (depth[task] !== ofSet[set]) {
+        depth[task] = ofSet[set]!;
+        moved = true;
+      }
+    }
+  }
+  return depth;
+}
+
+/** How many cells are in a row of a strip, and how large one is: all of them are drawn, however many there are. */
+export function cells(tasks: number): { columns: number; cell: number } {
+  const width = BOX - 2 * PAD;
+  for (const cell of [10, 8, 5, 4, 2.5, 2]) {
+    const columns = Math.floor(width / cell);
+    if (Math.ceil(tasks / columns) * cell <= 100) return { columns, cell };
+  }
+  const columns = Math.ceil(Math.sqrt((tasks * width) / 120));
+  return { columns, cell: width / columns };
+}
+
+export function layOut(graph: GraphColumns): Layout {
+  const depth = depths(graph);
+  const keys = new Map<number, number>();
+  const members: number[][] = [];
+  const groupOf = new Int32Array(graph.tasks);
+  const stride = graph.names.length;
+  for (let task = 0; task < graph.tasks; task++) {
+    const key = depth[task]! * stride + graph.name[task]!;
+    let group = keys.get(key);
+    if (group === undefined) {
+      group = members.length;
+      keys.set(key, group);
+      members.push([]);
+    }
+    members[group]!.push(task);
+    groupOf[task] = group;
+  }
+  const groups = members.map((tasks): Group => {
+    const { columns, cell } = cells(tasks.length);
+    const rows = Math.ceil(tasks.length / columns);
+    const first = tasks[0]!;
+    return { name: graph.names[graph.name[first]!]!, depth: depth[first]!, tasks: Int32Array.from(tasks), columns, cell, x: 0, y: 0, width: BOX, height: HEAD + rows * cell + PAD };
+  });
+  const edges = edgesOf(graph, groupOf, groups.length);
+  const size = place(groups, edges);
+  return { groups, edges, groupOf, ...size };
+}
+
+function edgesOf(graph: GraphColumns, groupOf: Int32Array, groups: number): Edge[] {
+  // How many tasks of each group share a set: a barrier of 1000 × 1000 is walked through once.
+  const sharing = new Map<number, number>();
+  for (let task = 0; task < graph.tasks; task++) {
+    const key = graph.needs[task]! * groups + groupOf[task]!;
+    sharing.set(key, (sharing.get(key) ?? 0) + 1);
+  }
+  const counts = new Map<number, number>();
+  for (const [key, tasks] of sharing) {
+    const to = key % groups;
+    for (const need of graph.sets[(key - to) / groups]!) {
+      const pair = groupOf[need]! * groups + to;
+      counts.set(pair, (counts.get(pair) ?? 0) + tasks);
+    }
+  }
+  return [...counts].map(([pair, count]) => ({ from: Math.floor(pair / groups), to: pair % groups, count }));
+}
+
+/** Puts groups into columns by depth, each column in the order that its neighbours suggest. */
+function place(groups: Group[], edges: readonly Edge[]): { width: number; height: number } {
+  const layers: number[][] = [];
+  groups.forEach((group, index) => (layers[group.depth] ??= []).push(index));
+  const before: number[][] = groups.map(() => []);
+  const after: number[][] = groups.map(() => []);
+  for (const edge of edges) {
+    before[edge.to]!.push(edge.from);
+    after[edge.from]!.push(edge.to);
+  }
+  const heights = layers.map((layer) => layer.reduce((sum, index) => sum + groups[index]!.height + GAP_Y, -GAP_Y));
+  const height = Math.max(...heights, 0);
+  const pack = (layer: number[], depth: number) => {
+    let y = (height - heights[depth]!) / 2;
+    for (const index of layer) {
+      groups[index]!.y = y;
+      y += groups[index]!.height + GAP_Y;
+    }
+  };
+  layers.forEach(pack);
+  const centre = (index: number) => groups[index]!.y + groups[index]!.height / 2;
+  for (let sweep = 0; sweep < SWEEPS; sweep++) {
+    const forward = sweep % 2 === 0;
+    const near = forward ? before : after;
+    for (let k = 0; k < layers.length; k++) {
+      const depth = forward ? k : layers.length - 1 - k;
+      const layer = layers[depth]!;
+      const wish = new Map(layer.map((index) => [index, near[index]!.length ? near[index]!.reduce((sum, each) => sum + centre(each), 0) / near[index]!.length : centre(index)]));
+      // Equal wishes keep their order, so that the same graph always looks the same.
+      layer.sort((one, other) => wish.get(one)! - wish.get(other)! || one - other);
+      pack(layer, depth);
+    }
+  }
+  for (const group of groups) group.x = group.depth * (BOX + GAP_X);
+  return { width: layers.length * (BOX + GAP_X) - GAP_X, height };
+}
+
+/** Returns the groups that failed, and all that is upstream or downstream of them. */
+export function around(layout: Layout, marked: ReadonlySet<number>): Set<number> {
+  const found = new Set(marked);
+  const walk = (key: "from" | "to", other: "from" | "to") => {
+    const next = new Map<number, number[]>();
+    for (const edge of layout.edges) next.set(edge[key], [...(next.get(edge[key]) ?? []), edge[other]]);
+    const open = [...marked];
+    const seen = new Set(marked);
+    while (open.length) {
+      for (const each of next.get(open.pop()!) ?? []) {
+        if (seen.has(each)) continue;
+        seen.add(each);
+        found.add(each);
+        open.push(each);
+      }
+    }
+  };
+  walk("from", "to");
+  walk("to", "from");
+  return found;
+}
+
+/** How many tasks of each group are in each state; rows of nine, in the order of `STATES`. */
+export function tally(layout: Layout, codes: Uint8Array, indexOfCode: Uint8Array, states: number): Uint32Array {
+  const sums = new Uint32Array(layout.groups.length * states);
+  for (let task = 0; task < layout.groupOf.length; task++) {
+    const state = indexOfCode[codes[task] ?? 0]!;
+    if (state < states) sums[layout.groupOf[task]! * states + state]! += 1;
+  }
+  return sums;
+}

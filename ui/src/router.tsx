@@ -1,0 +1,111 @@
+import type { QueryClient } from "@tanstack/react-query";
+import { createHashHistory, createRootRouteWithContext, createRoute, createRouter, lazyRouteComponent } from "@tanstack/react-router";
+import type { DispatchFilter, TaskSort } from "./api/queries";
+import { STATES, STATUS_TONE, type StatusName } from "./states";
+import { NotFound, Shell } from "./screens/Shell";
+import { Dispatches } from "./screens/Dispatches";
+import { Dispatch } from "./screens/Dispatch";
+import { Now } from "./screens/Now";
+
+/** Addresses lie behind `#`: the server has one page to serve, under any prefix, and knows every path that is open. */
+
+const text = (value: unknown): string => (typeof value === "string" || typeof value === "number" ? String(value) : "");
+const oneOf = <T extends string>(value: unknown, known: readonly T[], usual: T): T => (known.includes(value as T) ? (value as T) : usual);
+const several = <T extends string>(value: unknown, known: readonly T[]): T[] => known.filter((each) => text(value).split(",").includes(each));
+
+const DISPATCH_SORTS = ["created_at", "name", "status", "n_tasks"] as const;
+const TASK_SORTS = ["index", "name", "state", "attempt", "host", "started_at", "ended_at", "wall_s", "cpu_s", "max_rss_kib"] as const satisfies readonly TaskSort[];
+export const VIEWS = ["graph", "table", "logs", "jobs"] as const;
+export type View = (typeof VIEWS)[number];
+export const LENSES = ["all", "failed"] as const;
+
+export interface DispatchesSearch {
+  status?: string;
+  q?: string;
+  sort?: DispatchFilter["sort"];
+  up?: boolean;
+}
+export interface DispatchSearch {
+  view?: View;
+  state?: string;
+  q?: string;
+  name?: string;
+  sort?: TaskSort;
+  down?: boolean;
+  lens?: (typeof LENSES)[number];
+  group?: number;
+  sel?: number;
+}
+export interface TaskSearch {
+  tab?: "output" | "code";
+}
+
+/** Leaves out what is usual: the shortest address says the same. */
+function compact<T extends object>(search: T): T {
+  return Object.fromEntries(Object.entries(search).filter(([, value]) => value !== "" && value !== false && value !== undefined)) as T;
+}
+
+const root = createRootRouteWithContext<{ client: QueryClient }>()({ component: Shell, notFoundComponent: NotFound });
+
+const now = createRoute({ getParentRoute: () => root, path: "/", component: Now });
+
+export const dispatches = createRoute({
+  getParentRoute: () => root,
+  path: "/dispatches",
+  validateSearch: (raw: Record<string, unknown>): DispatchesSearch => {
+    const sort = oneOf(raw["sort"], DISPATCH_SORTS, "created_at");
+    const status = several(raw["status"], Object.keys(STATUS_TONE) as StatusName[]).join(",");
+    return compact({ status, q: text(raw["q"]), ...(sort === "created_at" ? {} : { sort }), up: raw["up"] === true });
+  },
+  component: Dispatches,
+});
+
+export const dispatch = createRoute({
+  getParentRoute: () => root,
+  path: "/d/$id",
+  validateSearch: (raw: Record<string, unknown>): DispatchSearch => {
+    const view = oneOf(raw["view"], VIEWS, "graph");
+    const sort = oneOf(raw["sort"], TASK_SORTS, "index");
+    const lens = oneOf(raw["lens"], LENSES, "all");
+    const number = (value: unknown) => (Number.isSafeInteger(Number(value)) && text(value) !== "" ? { value: Number(value) } : null);
+    const group = number(raw["group"]);
+    const sel = number(raw["sel"]);
+    return compact({
+      ...(view === "graph" ? {} : { view }),
+      state: several(raw["state"], STATES.map((each) => each.name)).join(","),
+      q: text(raw["q"]),
+      name: text(raw["name"]),
+      ...(sort === "index" ? {} : { sort }),
+      down: raw["down"] === true,
+      ...(lens === "all" ? {} : { lens }),
+      ...(group ? { group: group.value } : {}),
+      ...(sel ? { sel: sel.value } : {}),
+    });
+  },
+  component: Dispatch,
+});
+
+export const task = createRoute({
+  getParentRoute: () => root,
+  path: "/d/$id/e/$index",
+  validateSearch: (raw: Record<string, unknown>): TaskSearch => compact(raw["tab"] === "code" ? { tab: "code" as const } : {}),
+  component: lazyRouteComponent(() => import("./screens/Task"), "Task"),
+});
+
+export const clusters = createRoute({
+  getParentRoute: () => root,
+  path: "/clusters",
+  component: lazyRouteComponent(() => import("./screens/Clusters"), "Clusters"),
+});
+
+const tree = root.addChildren([now, dispatches, dispatch, task, clusters]);
+
+export function makeRouter(client: QueryClient) {
+  return createRouter({ routeTree: tree, history: createHashHistory(), context: { client }, defaultPreload: false, scrollRestoration: true });
+}
+
+declare module "@tanstack/react-router" {
+  interface Register {
+    router: ReturnType<typeof makeRouter>;
+  }
+}

@@ -1,0 +1,80 @@
+import { useQuery } from "@tanstack/react-query";
+import { useState } from "react";
+import { answer, api, type Schemas } from "../api/client";
+import { client, clustersQuery } from "../api/queries";
+import { Fault, Loading, Mark, Notice, Title, useLink } from "../components/basics";
+import { count, duration, mebibytes } from "../format";
+
+export function Clusters() {
+  const { data, error, refetch } = useQuery(clustersQuery);
+  return (
+    <section className="screen">
+      <Title text="Clusters" />
+      {error && !data && <Fault error={error} retry={() => void refetch()} />}
+      {!data && !error && <Loading what="clusters" />}
+      <div className="stack">{data?.clusters.map((cluster) => <Cluster key={cluster.name} cluster={cluster} />)}</div>
+      <p className="soft">Clusters are named in <code>clusters.toml</code>; <code>hpcflow clusters add</code> writes one there and tests it.</p>
+    </section>
+  );
+}
+
+const WORDS: Record<Schemas["ClusterAnswer"]["state"], string> = { ok: "answers", unreachable: "can't be reached", "needs login": "wants you to log in", unknown: "not asked yet" };
+
+function Cluster({ cluster }: { cluster: Schemas["ClusterAnswer"] }) {
+  const [test, setTest] = useState<{ busy: boolean; result?: Schemas["ClusterTest"]; error?: unknown }>({ busy: false });
+  const offline = useLink() !== "ok";
+  const run = async () => {
+    setTest({ busy: true });
+    try {
+      setTest({ busy: false, result: await answer(api.POST("/api/v1/clusters/{name}/test", { params: { path: { name: cluster.name } } })) });
+    } catch (error) {
+      setTest({ busy: false, error });
+    }
+    await client.invalidateQueries({ queryKey: ["clusters"] });
+  };
+  return (
+    <article className="card" aria-labelledby={`cluster-${cluster.name}`}>
+      <div className="title-line">
+        <h2 id={`cluster-${cluster.name}`}><span className={`dot dot-${cluster.state.replace(" ", "-")}`} aria-hidden="true" /> {cluster.name}</h2>
+        <span className="soft">{cluster.scheduler} {cluster.version} · {WORDS[cluster.state]}{cluster.default ? " · the default" : ""}</span>
+        <div className="actions"><button type="button" className="button" disabled={test.busy || offline} onClick={() => void run()}>{test.busy ? "Testing…" : "Test"}</button></div>
+      </div>
+      {cluster.problem && (
+        <Notice tone="warn" title={WORDS[cluster.state]}>
+          {cluster.problem}{" "}
+          {cluster.state === "needs login" && <>In a terminal: <code>hpcflow clusters login {cluster.name}</code></>}
+        </Notice>
+      )}
+      {test.error !== undefined && <Fault error={test.error} retry={() => void run()} />}
+      {test.result && (
+        <ol className="plain steps" aria-label={`The test of ${cluster.name}`}>
+          {test.result.steps.map((step) => (
+            <li key={step.step}>
+              <Mark tone={step.ok ? "completed" : "failed"} />
+              <div><strong>{step.step}</strong>{step.ok ? "" : " failed"}<p className={step.ok ? "soft" : ""}>{step.detail}</p>{step.command && <code>{step.command}</code>}</div>
+            </li>
+          ))}
+        </ol>
+      )}
+      {cluster.partitions.length > 0 && (
+        <div className="table" tabIndex={0} role="region" aria-label={`Partitions of ${cluster.name}`}>
+          <table>
+            <thead><tr><th scope="col">Partition</th><th scope="col" className="numeric">Nodes</th><th scope="col" className="numeric">Cores</th><th scope="col" className="numeric">Memory</th><th scope="col" className="numeric">GPUs</th><th scope="col" className="numeric">Longest job</th></tr></thead>
+            <tbody>
+              {cluster.partitions.map((partition) => (
+                <tr key={partition.name}>
+                  <td><strong>{partition.name}</strong>{partition.is_default ? <span className="soft"> default</span> : ""}{partition.exclusive ? <span className="soft"> whole nodes</span> : ""}</td>
+                  <td className="numeric">{partition.total_nodes === null ? "" : count(partition.total_nodes)}</td>
+                  <td className="numeric">{partition.cpus_per_node ?? ""}</td>
+                  <td className="numeric">{mebibytes(partition.memory_mib_per_node)}</td>
+                  <td className="numeric">{partition.gpus_per_node || ""}</td>
+                  <td className="numeric">{partition.max_walltime_s === null ? "no limit" : duration(partition.max_walltime_s)}</td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        </div>
+      )}
+    </article>
+  );
+}

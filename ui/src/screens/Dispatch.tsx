@@ -1,0 +1,93 @@
+import { useQuery } from "@tanstack/react-query";
+import { Link } from "@tanstack/react-router";
+import { lazy, Suspense, useEffect } from "react";
+import { lettersQuery, summaryQuery, usageQuery, type Summary } from "../api/queries";
+import { DispatchActions } from "../components/actions";
+import { CopyButton, CountsLine, Fault, Loading, Notice, StatusBadge, Strip, Title, useLink, useNow, When } from "../components/basics";
+import { between, count, duration, plural } from "../format";
+import { dispatch as route, VIEWS, type View } from "../router";
+import { ended } from "../states";
+import { Jobs } from "./Jobs";
+import { Logs } from "./Logs";
+import { TaskTable } from "./TaskTable";
+import { whyWaiting } from "./waiting";
+
+const GraphView = lazy(() => import("../graph/GraphView"));
+const WORDS: Record<View, string> = { graph: "Graph", table: "Table", logs: "Logs", jobs: "Jobs" };
+
+export function Dispatch() {
+  const { id } = route.useParams();
+  const search = route.useSearch();
+  const { data: summary, error, refetch } = useQuery(summaryQuery(id));
+  const offline = useLink() !== "ok";
+  // Watched as long as the dispatch is open: news are applied to it in whichever view.
+  useQuery(lettersQuery(id));
+  const view = search.view ?? "graph";
+  if (!summary) {
+    return error ? <section className="screen"><Title text="Dispatch" /><Fault error={error} retry={() => void refetch()} /><p><Link to="/dispatches">All dispatches</Link></p></section> : <Loading what="the dispatch" />;
+  }
+  return (
+    <section className={`screen screen-${view}`}>
+      <Head summary={summary} offline={offline} />
+      <nav className="tabs" aria-label="Views of the dispatch">
+        {VIEWS.map((each) => (
+          <Link key={each} from={route.fullPath} to="/d/$id" params={{ id }} search={(old) => ({ ...old, view: each })} className="tab" aria-current={view === each ? "page" : undefined}>
+            {WORDS[each]}
+          </Link>
+        ))}
+      </nav>
+      {view === "graph" && <Suspense fallback={<Loading what="the graph" />}><GraphView id={id} summary={summary} /></Suspense>}
+      {view === "table" && <TaskTable id={id} />}
+      {view === "logs" && <Logs summary={summary} />}
+      {view === "jobs" && <Jobs summary={summary} />}
+    </section>
+  );
+}
+
+function Head({ summary, offline }: { summary: Summary; offline: boolean }) {
+  const now = useNow();
+  const done = ended(summary.counts);
+  const live = summary.status === "RUNNING";
+  const why = whyWaiting(summary);
+  const away = summary.asked.filter((each) => each.problem);
+  return (
+    <header className="dispatch-head">
+      <div className="title-line">
+        <Title text={summary.name || "Dispatch"}><span className="clip" title={summary.name}>{summary.name || "(no name)"}</span></Title>
+        <StatusBadge status={summary.status} paused={summary.paused !== null && live} />
+        <DispatchActions summary={summary} disabled={offline} />
+      </div>
+      <p className="soft meta">
+        <span className="id">{summary.id}</span> <CopyButton text={summary.id} label="Copy id of the dispatch">Copy id</CopyButton>{" "}
+        <CopyButton text={`import hpcflow as hf\n\nresult = hf.get_result("${summary.id}")\nprint(result.result)\n`} label="Copy as Python">Copy as Python</CopyButton>
+        <span>created <When time={summary.created_at} /></span>
+        {summary.started_at && <span>{live ? "running for" : "took"} {duration(between(summary.started_at, summary.ended_at, now))}</span>}
+      </p>
+      <div className="progress-line">
+        <Strip counts={summary.counts} total={summary.tasks} label={`${count(done)} of ${plural(summary.tasks, "task")} ended`} />
+        <p><strong>{count(done)}</strong> of {plural(summary.tasks, "task")} ended <CountsLine counts={summary.counts} /></p>
+      </div>
+      {summary.error && <Notice tone="bad">{summary.error}</Notice>}
+      {summary.paused && live && <Notice tone="warn" title="Paused.">{summary.paused}</Notice>}
+      {away.map((each) => (
+        <Notice key={each.cluster} tone="warn" title={`${each.cluster} does not answer.`}>
+          {each.problem} What it runs is unknown {each.at ? <>since <When time={each.at} /></> : "since the server's start"}: states are as they were last seen.
+        </Notice>
+      ))}
+      {why && <p className="why"><strong>Why it waits.</strong> {why} <Link from={route.fullPath} to="/d/$id" params={{ id: summary.id }} search={(old) => ({ ...old, view: "jobs" })}>Jobs</Link></p>}
+      {!live && <Cost id={summary.id} />}
+    </header>
+  );
+}
+
+/** What it cost is known some seconds after the last task: jobs end later than what they ran. */
+function Cost({ id }: { id: string }) {
+  const { data, refetch } = useQuery(usageQuery(id));
+  const open = (data?.open ?? 0) > 0;
+  useEffect(() => {
+    if (!open) return;
+    const timer = setInterval(() => void refetch(), 5_000);
+    return () => clearInterval(timer);
+  }, [open, refetch]);
+  return data && data.sentences.length > 0 ? <p className="soft cost">{data.sentences.join(" ")}</p> : null;
+}

@@ -1,0 +1,68 @@
+import { useInfiniteQuery } from "@tanstack/react-query";
+import { Link, useNavigate } from "@tanstack/react-router";
+import type { ColumnDef } from "@tanstack/react-table";
+import { useCallback, useMemo } from "react";
+import { dispatchesQuery, type DispatchFilter, type Summary } from "../api/queries";
+import { Chips, Fault, Loading, SearchBox, StatusBadge, Strip, Title, useNow, When } from "../components/basics";
+import { DataTable, HowMany } from "../components/DataTable";
+import { between, count, duration } from "../format";
+import { dispatches as route } from "../router";
+import { ended, STATUS_TONE, type StatusName } from "../states";
+import { FirstDispatch } from "./FirstDispatch";
+
+const STATUSES = Object.keys(STATUS_TONE) as StatusName[];
+
+export function Dispatches() {
+  const search = route.useSearch();
+  const navigate = useNavigate({ from: route.fullPath });
+  const filter = useMemo<DispatchFilter>(
+    () => ({ status: (search.status ?? "").split(",").filter(Boolean) as StatusName[], q: search.q ?? "", sort: search.sort ?? "created_at", ascending: search.up ?? false }),
+    [search],
+  );
+  const query = useInfiniteQuery(dispatchesQuery(filter));
+  const rows = useMemo(() => query.data?.pages.flatMap((page) => page.dispatches) ?? [], [query.data]);
+  const last = query.data?.pages.at(-1);
+  const { fetchNextPage, hasNextPage, isFetchingNextPage } = query;
+  const more = useCallback(() => {
+    if (hasNextPage && !isFetchingNextPage) void fetchNextPage();
+  }, [hasNextPage, isFetchingNextPage, fetchNextPage]);
+  const seek = useCallback((q: string) => void navigate({ search: (old) => ({ ...old, q }), replace: true }), [navigate]);
+  const none = last !== undefined && last.total === 0;
+  return (
+    <section className="screen">
+      <Title text="Dispatches" />
+      {none ? (
+        <FirstDispatch />
+      ) : (
+        <>
+          <div className="toolbar">
+            <SearchBox label="Search names and ids" value={filter.q} onChange={seek} />
+            <Chips label="Status" chosen={filter.status} options={STATUSES.map((status) => ({ value: status, text: <StatusBadge status={status} paused={false} /> }))} onChange={(status) => void navigate({ search: (old) => ({ ...old, status: status.join(",") }) })} />
+            {last && <HowMany found={last.found} total={last.total} word="dispatch" words="dispatches" />}
+          </div>
+          {query.error && <Fault error={query.error} retry={() => void query.refetch()} />}
+          {query.isPending && <Loading what="dispatches" />}
+          {last && (rows.length ? (
+            <DataTable label="Dispatches" columns={COLUMNS} rows={rows} found={last.found} keyOf={(row) => row.id} more={more} sort={{ column: filter.sort, descending: !filter.ascending }} onSort={(column, descending) => void navigate({ search: (old) => ({ ...old, sort: column as DispatchFilter["sort"], up: !descending }) })} />
+          ) : (
+            <p className="empty">No dispatch fits. <Link to="/dispatches" search={{}}>Show all {count(last.total)}</Link></p>
+          ))}
+        </>
+      )}
+    </section>
+  );
+}
+
+function Took({ summary }: { summary: Summary }) {
+  const now = useNow();
+  return <>{duration(between(summary.started_at, summary.ended_at, now))}</>;
+}
+
+const COLUMNS: ColumnDef<Summary>[] = [
+  { id: "name", header: "Lattice", cell: ({ row }) => <Link to="/d/$id" params={{ id: row.original.id }} className="strong clip" title={row.original.name}>{row.original.name || "(no name)"}</Link> },
+  { id: "status", header: "Status", cell: ({ row }) => <StatusBadge status={row.original.status} paused={row.original.paused !== null && row.original.status === "RUNNING"} /> },
+  { id: "progress", header: "Progress", enableSorting: false, meta: { rank: 2 }, cell: ({ row }) => <Strip counts={row.original.counts} total={row.original.tasks} label={row.original.name} /> },
+  { id: "n_tasks", header: "Tasks", meta: { numeric: true }, cell: ({ row }) => <span className="nowrap">{count(ended(row.original.counts))} / {count(row.original.tasks)}{row.original.counts.failed ? <span className="ink-failed"> · {count(row.original.counts.failed)} failed</span> : ""}</span> },
+  { id: "took", header: "Took", enableSorting: false, meta: { numeric: true, rank: 2 }, cell: ({ row }) => <Took summary={row.original} /> },
+  { id: "created_at", header: "Created", meta: { rank: 1, numeric: true }, cell: ({ row }) => <When time={row.original.created_at} /> },
+];

@@ -1,0 +1,32 @@
+import type { Summary } from "../api/queries";
+import { Mark, When } from "../components/basics";
+import { plural } from "../format";
+
+/** The job arrays of a dispatch: where they are, and why they wait, in plain words with the scheduler's own beside. */
+export function Jobs({ summary }: { summary: Summary }) {
+  if (summary.arrays.length === 0) return <p className="empty">Nothing was submitted yet: ready tasks are gathered for a moment, so that few jobs serve many of them.</p>;
+  return (
+    <>
+      <p className="soft">
+        A job array is a supply of workers for tasks that ask for the same. {plural(summary.arrays.length, "array was", "arrays were")} submitted for {plural(summary.tasks, "task")}.{" "}
+        {summary.asked.map((each) => (each.at ? <span key={each.cluster}>{each.cluster} was asked <When time={each.at} />. </span> : null))}
+      </p>
+      <div className="table" tabIndex={0} role="region" aria-label="Job arrays">
+        <table>
+          <thead><tr><th scope="col">Job</th><th scope="col">Cluster</th><th scope="col" className="numeric">Array tasks</th><th scope="col">State</th><th scope="col">Why</th></tr></thead>
+          <tbody>
+            {summary.arrays.map((array) => (
+              <tr key={array.token}>
+                <td className="id">{array.job_id ?? "–"}</td>
+                <td>{array.cluster}</td>
+                <td className="numeric">{array.width}</td>
+                <td><span className="badge"><Mark tone={array.state === "ended" ? "completed" : array.state === "refused" ? "failed" : "queued"} still />{array.state}</span></td>
+                <td className="why-cell">{array.state === "ended" ? "" : array.why ? <>{array.why} <span className="soft id">({array.reason})</span></> : (array.reason ?? "")}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+    </>
+  );
+}

@@ -1,0 +1,98 @@
+import { useInfiniteQuery, useQuery } from "@tanstack/react-query";
+import { Link } from "@tanstack/react-router";
+import { clustersQuery, dispatchesQuery, statusQuery, type DispatchFilter, type Summary } from "../api/queries";
+import { Fault, Loading, Notice, StatusBadge, Strip, Title, useNow, When } from "../components/basics";
+import { between, count, duration, plural } from "../format";
+import { ended, type StateName } from "../states";
+import { FirstDispatch } from "./FirstDispatch";
+import { whyWaiting } from "./waiting";
+
+const LIVE: DispatchFilter = { status: ["RUNNING"], q: "", sort: "created_at", ascending: false };
+const LATEST: DispatchFilter = { status: [], q: "", sort: "created_at", ascending: false };
+const DAY_MS = 86_400_000;
+
+export function Now() {
+  const live = useInfiniteQuery(dispatchesQuery(LIVE));
+  const latest = useInfiniteQuery(dispatchesQuery(LATEST));
+  const { data: status } = useQuery(statusQuery);
+  const { data: clusters } = useQuery(clustersQuery);
+  const now = useNow();
+  if (live.error && !live.data) return <Fault error={live.error} retry={() => void live.refetch()} />;
+  if (!live.data || !latest.data) return <section className="screen"><Title text="Now" /><Loading what="what is going on" /></section>;
+  const running = live.data.pages.flatMap((page) => page.dispatches);
+  const found = live.data.pages[0]?.found ?? 0;
+  const others = latest.data.pages[0]?.dispatches.filter((each) => each.status !== "RUNNING") ?? [];
+  const recent = others.filter((each) => each.ended_at && now - Date.parse(each.ended_at) < DAY_MS);
+  if (latest.data.pages[0]?.total === 0) return <section className="screen"><Title text="Now" /><FirstDispatch /></section>;
+  const sum = (states: readonly StateName[]) => running.reduce((all, each) => all + states.reduce((own, state) => own + (each.counts[state] ?? 0), 0), 0);
+  const failed = [...running, ...recent].reduce((all, each) => all + (each.counts.failed ?? 0), 0);
+  const waiting = sum(["queued", "ready", "waiting", "paused"]);
+  const needs = [...running, ...recent].filter((each) => each.counts.failed || (each.paused && each.status === "RUNNING"));
+  const away = clusters?.clusters.filter((cluster) => cluster.state === "unreachable" || cluster.state === "needs login") ?? [];
+  return (
+    <section className="screen">
+      <Title text="Now" />
+      {status?.problem && <Notice tone="bad" title="Nothing new can be stored">{status.problem} The server goes on trying; what runs goes on.</Notice>}
+      <div className="tiles">
+        <Tile tone="running" label="Running" value={sum(["running"])} note={found ? `in ${plural(found, "dispatch", "dispatches")}` : "nothing is live"} />
+        <Tile tone="queued" label="Waiting" value={waiting} note={`${count(sum(["queued"]))} at a scheduler`} />
+        <Tile tone="failed" label="Failed" value={failed} note="live, and in the last 24 h" />
+        <Tile tone="completed" label="Completed" value={[...running, ...recent].reduce((all, each) => all + (each.counts.completed ?? 0), 0)} note="live, and in the last 24 h" />
+      </div>
+      {(needs.length > 0 || away.length > 0) && (
+        <>
+          <h2>Needs you</h2>
+          <ul className="plain stack">
+            {away.map((cluster) => (
+              <li key={cluster.name} className="card line">
+                <strong>{cluster.name} {cluster.state === "needs login" ? "wants you to log in" : "can't be reached"}.</strong> {cluster.problem} Its tasks are as they were last seen. <Link to="/clusters">Test it</Link>
+              </li>
+            ))}
+            {needs.slice(0, 8).map((each) => (
+              <li key={each.id} className="card line">
+                <Link to="/d/$id" params={{ id: each.id }} search={each.counts.failed ? { view: "table", state: "failed" } : {}} className="strong">{each.name}</Link>{" "}
+                {each.counts.failed ? `has ${plural(each.counts.failed, "failed task")}` : `is paused: ${each.paused}`}
+                {each.counts.failed && each.counts.skipped ? `, and ${count(each.counts.skipped)} skipped because of them` : ""}. <span className="soft"><When time={each.ended_at ?? each.created_at} /></span>
+              </li>
+            ))}
+          </ul>
+        </>
+      )}
+      <h2>Live</h2>
+      {running.length === 0 ? <p className="empty">Nothing is live. <Link to="/dispatches">All dispatches</Link></p> : <ul className="plain stack">{running.slice(0, 20).map((each) => <Card key={each.id} summary={each} />)}</ul>}
+      {found > 20 && <p><Link to="/dispatches" search={{ status: "RUNNING" }}>All {count(found)} that are live</Link></p>}
+      {others.length > 0 && (
+        <>
+          <h2>Ended last</h2>
+          <ul className="plain stack">{others.slice(0, 5).map((each) => <Card key={each.id} summary={each} />)}</ul>
+        </>
+      )}
+    </section>
+  );
+}
+
+function Tile({ tone, label, value, note }: { tone: string; label: string; value: number; note: string }) {
+  return (
+    <div className={`tile tile-${tone}`}>
+      <span className="tile-label">{label}</span>
+      <span className="tile-value">{count(value)}</span>
+      <span className="soft">{note}</span>
+    </div>
+  );
+}
+
+function Card({ summary }: { summary: Summary }) {
+  const now = useNow();
+  const why = whyWaiting(summary);
+  return (
+    <li className="card live">
+      <div className="live-head">
+        <Link to="/d/$id" params={{ id: summary.id }} className="strong clip">{summary.name}</Link>
+        <StatusBadge status={summary.status} paused={summary.paused !== null && summary.status === "RUNNING"} />
+        <span className="soft push">{count(ended(summary.counts))} of {plural(summary.tasks, "task")} · {duration(between(summary.started_at, summary.ended_at, now)) || "not begun"}</span>
+      </div>
+      <Strip counts={summary.counts} total={summary.tasks} label={summary.name} />
+      {why && <p className="soft">{why}</p>}
+    </li>
+  );
+}

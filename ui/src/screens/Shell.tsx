@@ -1,0 +1,176 @@
+import { useQuery } from "@tanstack/react-query";
+import { Link, Outlet, useRouterState } from "@tanstack/react-router";
+import { useEffect, useRef, useState } from "react";
+import { answer, api, link, sessionKey } from "../api/client";
+import { client, clustersQuery, statusQuery } from "../api/queries";
+import { Toasts } from "../components/actions";
+import { Code, Title, useLink, useNow } from "../components/basics";
+import { setTheme, theme, type Theme } from "../components/theme";
+
+const PAGES = [
+  { to: "/", text: "Now" },
+  { to: "/dispatches", text: "Dispatches" },
+  { to: "/clusters", text: "Clusters" },
+] as const;
+
+export function Shell() {
+  const state = useLink();
+  const [help, setHelp] = useState(false);
+  const path = useRouterState({ select: (router) => router.location.pathname });
+  const first = useRef(true);
+  useEffect(() => {
+    // A new screen begins at its title, for those who don't see it change.
+    if (first.current) first.current = false;
+    else document.getElementById("title")?.focus({ preventScroll: true });
+  }, [path]);
+  useEffect(() => {
+    const listen = (event: KeyboardEvent) => {
+      const target = event.target as HTMLElement;
+      if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName)) return;
+      if (event.key === "?") setHelp(true);
+      if (event.key === "/") {
+        const box = document.querySelector<HTMLInputElement>("input[data-search]");
+        if (box) {
+          event.preventDefault();
+          box.focus();
+        }
+      }
+    };
+    addEventListener("keydown", listen);
+    return () => removeEventListener("keydown", listen);
+  }, []);
+  return (
+    <>
+      <a className="skip" href="#main" onClick={(event) => { event.preventDefault(); document.getElementById("main")?.focus(); }}>Skip to the content</a>
+      <header className="bar">
+        <Link to="/" className="name"><Logo /> hpcflow</Link>
+        <nav aria-label="Pages">
+          {PAGES.map((page) => (
+            <Link key={page.to} to={page.to} className="page-link" activeOptions={{ exact: page.to === "/", includeSearch: false }} activeProps={{ "aria-current": "page" }}>{page.text}</Link>
+          ))}
+        </nav>
+        <div className="bar-end">
+          {state !== "login" && <ClusterChips />}
+          <ThemeButton />
+          <button type="button" className="icon-button" aria-label="Keys and help" onClick={() => setHelp(true)}>?</button>
+          {state !== "login" && <button type="button" className="button small" onClick={() => void logOut()}>Log out</button>}
+        </div>
+      </header>
+      {state === "offline" && <OfflineBanner />}
+      <main id="main" tabIndex={-1}>{state === "login" ? <Login /> : <Outlet />}</main>
+      <Toasts />
+      {help && <Help onClose={() => setHelp(false)} />}
+    </>
+  );
+}
+
+async function logOut(): Promise<void> {
+  try {
+    await answer(api.POST("/logout"));
+  } finally {
+    sessionKey.drop();
+    client.clear();
+    link.set("login");
+  }
+}
+
+function Logo() {
+  return (
+    <svg viewBox="0 0 32 32" className="logo" aria-hidden="true">
+      <rect width="32" height="32" rx="7" />
+      <path d="M7 9h7v5H7zm11 9h7v5h-7zM7 18h7v5H7zM14 11.500h4.500a3 3 0 0 1 3 3V18M14 20.500h4" />
+    </svg>
+  );
+}
+
+function OfflineBanner() {
+  const now = useNow();
+  const heard = link.heardAt();
+  const since = heard ? new Date(heard).toLocaleTimeString("en-GB") : null;
+  return (
+    <div className="banner" role="alert">
+      <strong>The hpcflow server does not answer.</strong>{" "}
+      {since ? `This is what it said at ${since}, ${Math.max(0, Math.round((now - heard) / 1000))} s ago. ` : ""}
+      The page goes on trying; <code>hpcflow start</code> brings it back. Jobs in the queue go on without it.
+    </div>
+  );
+}
+
+export function ClusterChips() {
+  const { data } = useQuery(clustersQuery);
+  return (
+    <ul className="cluster-chips" aria-label="Clusters">
+      {data?.clusters.map((cluster) => (
+        <li key={cluster.name}>
+          <Link to="/clusters" className="cluster-chip" title={cluster.problem ?? `${cluster.scheduler} ${cluster.version}`}>
+            <span className={`dot dot-${cluster.state.replace(" ", "-")}`} aria-hidden="true" />
+            {cluster.name}
+            {cluster.state !== "ok" && cluster.state !== "unknown" && <span className="chip-word"> {cluster.state}</span>}
+          </Link>
+        </li>
+      ))}
+    </ul>
+  );
+}
+
+function ThemeButton() {
+  const [chosen, choose] = useState<Theme>(theme);
+  const next: Record<Theme, Theme> = { system: "light", light: "dark", dark: "system" };
+  const sign: Record<Theme, string> = { system: "◐", light: "○", dark: "●" };
+  return (
+    <button type="button" className="icon-button" aria-label={`Colours: ${chosen}`} title={`Colours: ${chosen}`} onClick={() => { setTheme(next[chosen]); choose(next[chosen]); }}>
+      {sign[chosen]}
+    </button>
+  );
+}
+
+function Login() {
+  return (
+    <section className="card narrow">
+      <Title text="Log in" />
+      <p>This page is private to whoever runs this hpcflow server. Ask it for a link, and open that here:</p>
+      <Code text="hpcflow ui" label="the command that prints a link" />
+      <p className="soft">Each link logs one browser in, once, within ten minutes. On a cluster's login node the command also prints the <code>ssh</code> forward to type on your own machine.</p>
+    </section>
+  );
+}
+
+export function NotFound() {
+  return (
+    <section className="card narrow">
+      <Title text="There is no such page" />
+      <p><Link to="/dispatches">All dispatches</Link></p>
+    </section>
+  );
+}
+
+const KEYS: readonly (readonly [string, string])[] = [
+  ["/", "to the search field"],
+  ["?", "these keys"],
+  ["Tab, Enter", "to what can be pressed, and press it"],
+  ["Arrows", "in the graph: to the next group; in its tree: up, down, open, close"],
+  ["+ − 0", "in the graph: larger, smaller, all of it"],
+  ["[ ]", "in the graph: the failed group before, and after"],
+  ["Enter, t", "in the graph: open the group's tasks as a table"],
+  ["Esc", "closes what is open"],
+];
+
+function Help({ onClose }: { onClose: () => void }) {
+  const ref = useRef<HTMLDialogElement>(null);
+  const { data } = useQuery(statusQuery);
+  useEffect(() => ref.current?.showModal(), []);
+  return (
+    <dialog ref={ref} className="dialog" aria-labelledby="help-title" onClose={onClose}>
+      <form method="dialog">
+        <h2 id="help-title">Keys</h2>
+        <dl className="facts">
+          {KEYS.map(([key, text]) => (
+            <div key={key}><dt><kbd>{key}</kbd></dt><dd>{text}</dd></div>
+          ))}
+        </dl>
+        {data && <p className="soft">hpcflow {data.version}, {data.home} on {data.host}</p>}
+        <div className="dialog-buttons"><button type="submit" className="button primary">Close</button></div>
+      </form>
+    </dialog>
+  );
+}

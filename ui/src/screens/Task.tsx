@@ -1,0 +1,187 @@
+import { useQuery } from "@tanstack/react-query";
+import { Link } from "@tanstack/react-router";
+import type { ReactNode } from "react";
+import { aboutQuery, summaryQuery, taskQuery, type TaskDetail } from "../api/queries";
+import type { Schemas } from "../api/client";
+import { CancelButton } from "../components/actions";
+import { Code, CopyButton, Fault, Loading, Notice, StateBadge, Title, useLink, useNow, When } from "../components/basics";
+import { LogTail } from "../components/LogTail";
+import { absolute, between, count, duration, mebibytes, percent } from "../format";
+import { task as route } from "../router";
+import { FINAL, stateOf } from "../states";
+
+export function Task() {
+  const { id, index: raw } = route.useParams();
+  const index = Number(raw);
+  const search = route.useSearch();
+  const { data: task, error, refetch } = useQuery(taskQuery(id, index));
+  const { data: about } = useQuery(aboutQuery(id, index));
+  const { data: summary } = useQuery(summaryQuery(id));
+  const offline = useLink() !== "ok";
+  const crumb = <p className="crumb"><Link to="/d/$id" params={{ id }}>← {summary?.name ?? "Dispatch"}</Link></p>;
+  if (!task) return error ? <section className="screen">{crumb}<Title text="Task" /><Fault error={error} retry={() => void refetch()} /></section> : <Loading what="the task" />;
+  const code = search.tab === "code";
+  return (
+    <section className="screen">
+      {crumb}
+      <div className="title-line">
+        <Title text={`${task.name} ${task.index}`}><span className="clip" title={task.name}>{task.name}</span> <span className="soft">task {task.index}</span></Title>
+        <StateBadge state={task.state} />
+        <div className="actions">
+          <CopyButton text={`import hpcflow as hf\n\ntask = hf.get_result("${id}").get_node_result(${index})\nprint(task.result)\n`} label="Copy as Python">Copy as Python</CopyButton>
+          {summary && !FINAL.has(task.state) && (
+            <CancelButton summary={summary} tasks={() => [index]} running={task.state === "running" ? 1 : 0} waiting={task.state === "running" ? 0 : 1} what={`${task.name} ${index}`} disabled={offline} />
+          )}
+        </div>
+      </div>
+      <Why task={task} about={about} />
+      <div className="columns">
+        <div className="column-main">
+          <nav className="tabs" aria-label="Views of the task">
+            <Link to="/d/$id/e/$index" params={{ id, index: raw }} search={{}} className="tab" aria-current={code ? undefined : "page"}>Output</Link>
+            <Link to="/d/$id/e/$index" params={{ id, index: raw }} search={{ tab: "code" }} className="tab" aria-current={code ? "page" : undefined}>Code</Link>
+          </nav>
+          {code ? (
+            about?.source ? <Code text={about.source} label={`the source of ${task.name}`} /> : <p className="empty">{about ? "Python kept no source of this function." : "…"}</p>
+          ) : (
+            <>
+              {task.traceback && <details className="fold" open><summary>Traceback</summary><Code text={task.traceback} label="the traceback" /></details>}
+              <LogTail id={id} index={index} stream="stderr" size={task.stderr_bytes} running={task.state === "running"} />
+              <LogTail id={id} index={index} stream="stdout" size={task.stdout_bytes} running={task.state === "running"} />
+            </>
+          )}
+        </div>
+        <aside className="column-side" aria-label="Facts">
+          <Used task={task} asked={about?.asked} />
+          <Facts task={task} about={about} />
+          {about && about.attempts.length > 0 && <Attempts about={about} current={task.attempt} />}
+          {about && <Neighbours id={id} title="Needs" total={about.upstream_total} tasks={about.upstream} />}
+          {about && <Neighbours id={id} title="Needed by" total={about.downstream_total} tasks={about.downstream} />}
+        </aside>
+      </div>
+    </section>
+  );
+}
+
+/** Why it ended, or why it has not begun: first of all. */
+function Why({ task, about }: { task: TaskDetail; about: Schemas["AboutTask"] | undefined }) {
+  if (task.error) {
+    const tone = task.state === "failed" ? "bad" : "warn";
+    const more = [task.exit_code !== null && task.exit_code !== 0 ? `exit code ${task.exit_code}` : "", task.signal ? `signal ${task.signal}` : "", task.raw ? `the scheduler says ${task.raw}` : ""].filter(Boolean).join(", ");
+    return <Notice tone={tone}><span className="error-text">{task.error}</span>{more && <p className="soft">{more}</p>}</Notice>;
+  }
+  const waits = about?.arrays.filter((array) => array.state === "submitted" && (array.why ?? array.reason)) ?? [];
+  const first = waits[0];
+  if (task.state === "queued" && first) {
+    return <Notice tone="warn" title="Why it waits.">{first.why ?? first.reason} {first.why && <span className="soft id">({first.reason})</span>}</Notice>;
+  }
+  if (task.state === "waiting" && about) {
+    const open = about.upstream.filter((other) => !FINAL.has(other.state)).length;
+    return <Notice>It waits for {open || "some"} of the {count(about.upstream_total)} tasks that it needs.</Notice>;
+  }
+  return FINAL.has(task.state) || task.state === "running" ? null : <Notice>{stateOf(task.state).means}</Notice>;
+}
+
+function Bar({ label, used, asked, text }: { label: string; used: number; asked: number; text: string }) {
+  const part = Math.min(1, used / asked);
+  return (
+    <div className="used">
+      <div className="used-line"><span>{label}</span><span>{text}</span></div>
+      <svg viewBox="0 0 100 6" preserveAspectRatio="none" className="used-bar" aria-hidden="true">
+        <rect width="100" height="6" className="strip-ground" />
+        <rect width={Math.max(1, 100 * part)} height="6" className={part > 0.95 ? "strip-failed" : "strip-running"} />
+      </svg>
+    </div>
+  );
+}
+
+/** What it used of what it asked for. */
+function Used({ task, asked }: { task: TaskDetail; asked: Schemas["AboutTask"]["asked"] | undefined }) {
+  const memory = typeof asked?.["memory_mib"] === "number" ? asked["memory_mib"] : null;
+  const walltime = typeof asked?.["walltime_s"] === "number" ? asked["walltime_s"] : null;
+  const rss = task.max_rss_kib === null ? null : task.max_rss_kib / 1024;
+  if (task.wall_s === null && rss === null) return null;
+  return (
+    <section>
+      <h2>Used</h2>
+      {task.cpu_s !== null && task.wall_s !== null && task.wall_s > 0 && (
+        <Bar label={`CPU of ${task.cores === 1 ? "1 core" : `${task.cores} cores`}`} used={task.cpu_s} asked={task.wall_s * task.cores} text={percent(task.cpu_s, task.wall_s * task.cores)} />
+      )}
+      {rss !== null && (memory ? <Bar label="Memory" used={rss} asked={memory} text={`${mebibytes(rss)} of ${mebibytes(memory)}`} /> : <div className="used-line"><span>Memory</span><span>{mebibytes(rss)}</span></div>)}
+      {task.wall_s !== null && (walltime ? <Bar label="Time" used={task.wall_s} asked={walltime} text={`${duration(task.wall_s)} of ${duration(walltime)}`} /> : <div className="used-line"><span>Time</span><span>{duration(task.wall_s)}</span></div>)}
+    </section>
+  );
+}
+
+const ASKED: Readonly<Record<string, string>> = { memory_mib: "memory", walltime_s: "walltime" };
+
+function spelled(key: string, value: unknown): string {
+  if (key === "memory_mib") return mebibytes(value as number);
+  if (key === "walltime_s") return duration(value as number);
+  return Array.isArray(value) ? value.join(" ") : String(value);
+}
+
+function Facts({ task, about }: { task: TaskDetail; about: Schemas["AboutTask"] | undefined }) {
+  const now = useNow();
+  const job = task.job_id === null ? null : task.array_index === null ? task.job_id : `${task.job_id}_${task.array_index}`;
+  const rows: (readonly [string, ReactNode])[] = [
+    ["Cluster", task.cluster],
+    ["Job", job && <><span className="id">{job}</span> <CopyButton text={job} label="Copy id of the job">Copy</CopyButton></>],
+    ["Array index", task.array_index],
+    ["Host", task.host],
+    ["Began", task.started_at && <span title={absolute(task.started_at)}><When time={task.started_at} /></span>],
+    ["Running for", task.state === "running" && task.started_at ? duration(between(task.started_at, null, now)) : null],
+    ["Ended", task.ended_at && <When time={task.ended_at} />],
+    ["Attempt", about && about.retries > 0 ? `${task.attempt} of at most ${about.retries + 1}` : task.attempt > 1 ? task.attempt : null],
+    ["Work directory", task.workdir && <span className="id breakable">{task.workdir}</span>],
+  ];
+  const asked = Object.entries(about?.asked ?? {}).filter(([key, value]) => !(value === 1 && (key === "nodes" || key === "ntasks")) && value !== 0);
+  return (
+    <>
+      {asked.length > 0 && (
+        <section>
+          <h2>Asked for</h2>
+          <dl className="facts">{asked.map(([key, value]) => <div key={key}><dt>{ASKED[key] ?? key}</dt><dd>{spelled(key, value)}</dd></div>)}</dl>
+        </section>
+      )}
+      <section>
+        <h2>Where and when</h2>
+        <dl className="facts">{rows.filter(([, value]) => value !== null && value !== undefined && value !== "" && value !== false).map(([name, value]) => <div key={name}><dt>{name}</dt><dd>{value}</dd></div>)}</dl>
+      </section>
+    </>
+  );
+}
+
+function Attempts({ about, current }: { about: Schemas["AboutTask"]; current: number }) {
+  if (about.attempts.length === 1 && current === 1) return null;
+  return (
+    <section>
+      <h2>Attempts</h2>
+      <ol className="plain stack">
+        {about.attempts.map((attempt) => (
+          <li key={attempt.attempt} className="attempt">
+            <strong>{attempt.attempt}.</strong> {attempt.end === "ok" ? "completed" : (attempt.error ?? attempt.end)}{" "}
+            <span className="soft">{[duration(attempt.wall_s), attempt.host, attempt.job].filter(Boolean).join(" · ")}</span>
+          </li>
+        ))}
+      </ol>
+    </section>
+  );
+}
+
+function Neighbours({ id, title, total, tasks }: { id: string; title: string; total: number; tasks: Schemas["Neighbour"][] }) {
+  if (total === 0) return null;
+  return (
+    <details className="fold" open={total <= 5}>
+      <summary>{title} {count(total)} {total === 1 ? "task" : "tasks"}</summary>
+      <ul className="plain">
+        {tasks.map((other) => (
+          <li key={other.index} className="neighbour">
+            <StateBadge state={other.state} /> <Link to="/d/$id/e/$index" params={{ id, index: String(other.index) }} className="clip">{other.name} {other.index}</Link>
+          </li>
+        ))}
+      </ul>
+      {total > tasks.length && <p className="soft">{count(tasks.length)} of {count(total)} shown.</p>}
+    </details>
+  );
+}

@@ -1,0 +1,78 @@
+import { useInfiniteQuery, useQuery } from "@tanstack/react-query";
+import { Link, useNavigate } from "@tanstack/react-router";
+import type { ColumnDef } from "@tanstack/react-table";
+import { useCallback, useMemo } from "react";
+import { lettersQuery, tasksQuery, type TaskFilter, type TaskRow, type TaskSort } from "../api/queries";
+import { Chips, Fault, Loading, Mark, SearchBox, StateBadge, useNow, When } from "../components/basics";
+import { DataTable, HowMany } from "../components/DataTable";
+import { between, duration, mebibytes, percent } from "../format";
+import { dispatch as route } from "../router";
+import { stateOfCode, STATES } from "../states";
+
+
+export function TaskTable({ id }: { id: string }) {
+  const search = route.useSearch();
+  const navigate = useNavigate({ from: route.fullPath });
+  const filter = useMemo<TaskFilter>(
+    () => ({ state: (search.state ?? "").split(",").filter(Boolean), q: search.q ?? "", name: search.name ?? null, sort: search.sort ?? "index", descending: search.down ?? false }),
+    [search.state, search.q, search.name, search.sort, search.down],
+  );
+  const query = useInfiniteQuery(tasksQuery(id, filter));
+  const { data: letters } = useQuery(lettersQuery(id));
+  const pages = query.data?.pages;
+  // States come with the news, in a moment; the other columns follow within a second or two.
+  const rows = useMemo(
+    () => pages?.flatMap((page) => page.rows).map((row) => {
+      const code = letters?.codes[row.index];
+      return code === undefined ? row : { ...row, state: stateOfCode(code).name };
+    }) ?? [],
+    [pages, letters],
+  );
+  const last = pages?.at(-1);
+  const { fetchNextPage, hasNextPage, isFetchingNextPage } = query;
+  const more = useCallback(() => {
+    if (hasNextPage && !isFetchingNextPage) void fetchNextPage();
+  }, [hasNextPage, isFetchingNextPage, fetchNextPage]);
+  const columns = useMemo(() => columnsOf(id), [id]);
+  const seek = useCallback((q: string) => void navigate({ search: (old) => ({ ...old, q }), replace: true }), [navigate]);
+  return (
+    <>
+      <div className="toolbar">
+        <SearchBox label="Search electron, error, host or job" value={filter.q} onChange={seek} />
+        <Chips label="State" chosen={filter.state} options={STATES.map((state) => ({ value: state.name as string, text: <span className="badge"><Mark tone={state.tone} still />{state.word}</span> }))} onChange={(state) => void navigate({ search: (old) => ({ ...old, state: state.join(",") }) })} />
+        {filter.name !== null && (
+          <button type="button" className="chip" aria-pressed="true" onClick={() => void navigate({ search: ({ name: _, ...old }) => old })}>{filter.name} ✕<span className="visually-hidden"> show all electrons</span></button>
+        )}
+        {last && <HowMany found={last.found} total={last.total} word="task" />}
+      </div>
+      {query.error && <Fault error={query.error} retry={() => void query.refetch()} />}
+      {query.isPending && <Loading what="tasks" />}
+      {last && (rows.length ? (
+        <DataTable label="Tasks" columns={columns} rows={rows} found={last.found} keyOf={(row) => String(row.index)} more={more} sort={{ column: filter.sort, descending: filter.descending }} onSort={(column, down) => void navigate({ search: (old) => ({ ...old, sort: column as TaskSort, down }) })} rowClass={(row) => `row-${row.state}`} />
+      ) : (
+        <p className="empty">No task fits. <Link to="/d/$id" params={{ id }} search={{ view: "table" }}>Show all</Link></p>
+      ))}
+    </>
+  );
+}
+
+function Wall({ task }: { task: TaskRow }) {
+  const now = useNow();
+  return <>{duration(task.wall_s ?? (task.state === "running" ? between(task.started_at, null, now) : null))}</>;
+}
+
+function columnsOf(id: string): ColumnDef<TaskRow>[] {
+  return [
+    { id: "index", header: "Task", meta: { numeric: true }, cell: ({ row }) => <Link to="/d/$id/e/$index" params={{ id, index: String(row.original.index) }}>{row.original.index}</Link> },
+    { id: "name", header: "Electron", cell: ({ row }) => <Link to="/d/$id/e/$index" params={{ id, index: String(row.original.index) }} className="strong clip" title={row.original.name}>{row.original.name}</Link> },
+    { id: "state", header: "State", cell: ({ row }) => <StateBadge state={row.original.state} /> },
+    { id: "wall_s", header: "Time", meta: { numeric: true }, cell: ({ row }) => <Wall task={row.original} /> },
+    { id: "cpu_s", header: "CPU", meta: { numeric: true, rank: 2 }, cell: ({ row }) => (row.original.cpu_s !== null && row.original.wall_s ? <span title={duration(row.original.cpu_s)}>{percent(row.original.cpu_s, row.original.wall_s * row.original.cores)}</span> : "") },
+    { id: "max_rss_kib", header: "Memory", meta: { numeric: true, rank: 2 }, cell: ({ row }) => mebibytes(row.original.max_rss_kib === null ? null : row.original.max_rss_kib / 1024) },
+    { id: "host", header: "Where", meta: { rank: 3 }, cell: ({ row }) => <span className="clip" title={row.original.host ?? ""}>{row.original.host ?? row.original.cluster ?? ""}</span> },
+    { id: "job", header: "Job", enableSorting: false, meta: { rank: 3 }, cell: ({ row }) => (row.original.job_id ? <span className="id">{row.original.job_id}{row.original.array_index === null ? "" : `_${row.original.array_index}`}</span> : "") },
+    { id: "attempt", header: "Try", meta: { numeric: true, rank: 3 }, cell: ({ row }) => (row.original.attempt > 1 ? row.original.attempt : "") },
+    { id: "started_at", header: "Began", meta: { numeric: true, rank: 2 }, cell: ({ row }) => <When time={row.original.started_at} /> },
+    { id: "error", header: "What happened", enableSorting: false, meta: { rank: 1 }, cell: ({ row }) => <span className="clip wide" title={row.original.error ?? ""}>{row.original.error ?? ""}</span> },
+  ];
+}
