@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import Page
 
@@ -29,6 +30,10 @@ def open_page(page: Page) -> str:
     return str(url).partition("#")[0]
 
 
+def tasks_of(dispatch: dict[str, Any]) -> int:  # Any: JSON
+    return int(dispatch["tasks"])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
@@ -40,10 +45,9 @@ def main() -> int:
     if path is None:
         print("There is no Chromium here: `apt-get install chromium`.", file=sys.stderr)
         return 1
-    dispatches = json.loads(asked("hpcflow", "dispatches", "--json"))
-    dispatches = dispatches["dispatches"] if isinstance(dispatches, dict) else dispatches
+    dispatches: list[dict[str, Any]] = json.loads(asked("hpcflow", "dispatches", "--json"))  # Any: JSON
     failed = next((each for each in dispatches if each["counts"].get("failed")), dispatches[0])
-    big = max(dispatches, key=lambda each: each["tasks"])
+    big = sorted(dispatches, key=tasks_of)[-1]
     table = json.loads(asked("hpcflow", "show", failed["id"], "--tasks", "--json"))
     wrong = next((task["index"] for task in table["tasks_shown"] if task["state"] == "failed"), 0)
     screens = {
