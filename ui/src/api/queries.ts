@@ -122,6 +122,8 @@ export interface TaskRow {
   max_rss_kib: number | null;
   error: string | null;
   cores: number;
+  /** Its cluster does not answer since then. */
+  unknown_since: string | null;
 }
 
 export interface TaskPage {

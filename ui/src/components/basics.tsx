@@ -30,8 +30,16 @@ export function Mark({ tone, still = false }: { tone: Tone; still?: boolean }) {
   );
 }
 
-export function StateBadge({ state }: { state: string }) {
+export function StateBadge({ state, unknownSince = null }: { state: string; unknownSince?: string | null }) {
   const facts = stateOf(state);
+  if (unknownSince !== null) {
+    return (
+      <span className="badge" title={`Its cluster does not answer: unknown since ${absolute(unknownSince)}`}>
+        <Mark tone={facts.tone} still />
+        <span className="unknown">was {facts.word}?</span>
+      </span>
+    );
+  }
   return (
     <span className="badge" title={facts.means}>
       <Mark tone={facts.tone} />

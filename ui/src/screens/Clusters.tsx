@@ -2,7 +2,7 @@ import { useQuery } from "@tanstack/react-query";
 import { useState } from "react";
 import { answer, api, type Schemas } from "../api/client";
 import { client, clustersQuery } from "../api/queries";
-import { Fault, Loading, Mark, Notice, Title, useLink } from "../components/basics";
+import { Fault, Loading, Mark, Notice, Title, useLink, When } from "../components/basics";
 import { count, duration, mebibytes } from "../format";
 
 export function Clusters() {
@@ -18,7 +18,7 @@ export function Clusters() {
   );
 }
 
-const WORDS: Record<Schemas["ClusterAnswer"]["state"], string> = { ok: "answers", unreachable: "can't be reached", "needs login": "wants you to log in", unknown: "not asked yet" };
+const WORDS: Record<Schemas["ClusterAnswer"]["state"], string> = { ok: "answers", unreachable: "can't be reached", "needs login": "wants you to log in", "needs admin": "has to be set up anew by you", unknown: "not asked yet" };
 
 function Cluster({ cluster }: { cluster: Schemas["ClusterAnswer"] }) {
   const [test, setTest] = useState<{ busy: boolean; result?: Schemas["ClusterTest"]; error?: unknown }>({ busy: false });
@@ -35,13 +35,13 @@ function Cluster({ cluster }: { cluster: Schemas["ClusterAnswer"] }) {
   return (
     <article className="card" aria-labelledby={`cluster-${cluster.name}`}>
       <div className="title-line">
-        <h2 id={`cluster-${cluster.name}`}><span className={`dot dot-${cluster.state.replace(" ", "-")}`} aria-hidden="true" /> {cluster.name}</h2>
+        <h2 id={`cluster-${cluster.name}`}><span className={`dot dot-${cluster.state.replaceAll(" ", "-")}`} aria-hidden="true" /> {cluster.name}</h2>
         <span className="soft">{cluster.scheduler} {cluster.version} · {WORDS[cluster.state]}{cluster.default ? " · the default" : ""}</span>
         <div className="actions"><button type="button" className="button" disabled={test.busy || offline} onClick={() => void run()}>{test.busy ? "Testing…" : "Test"}</button></div>
       </div>
       {cluster.problem && (
         <Notice tone="warn" title={WORDS[cluster.state]}>
-          {cluster.problem}{" "}
+          {cluster.problem} {cluster.unknown_since && <>What its jobs do is unknown since <When time={cluster.unknown_since} />. </>}
           {cluster.state === "needs login" && <>In a terminal: <code>hpcflow clusters login {cluster.name}</code></>}
         </Notice>
       )}

@@ -49,7 +49,7 @@ function Head({ summary, offline }: { summary: Summary; offline: boolean }) {
   const done = ended(summary.counts);
   const live = summary.status === "RUNNING";
   const why = whyWaiting(summary);
-  const away = summary.asked.filter((each) => each.problem);
+  const away = summary.asked.filter((each) => each.problem || each.unknown_since);
   return (
     <header className="dispatch-head">
       <div className="title-line">
@@ -71,7 +71,7 @@ function Head({ summary, offline }: { summary: Summary; offline: boolean }) {
       {summary.paused && live && <Notice tone="warn" title="Paused.">{summary.paused}</Notice>}
       {away.map((each) => (
         <Notice key={each.cluster} tone="warn" title={`${each.cluster} does not answer.`}>
-          {each.problem} What it runs is unknown {each.at ? <>since <When time={each.at} /></> : "since the server's start"}: states are as they were last seen.
+          {each.problem} What it runs is unknown {each.unknown_since ?? each.at ? <>since <When time={each.unknown_since ?? each.at} /></> : "since the server's start"}: states are as they were last seen.
         </Notice>
       ))}
       {why && <p className="why"><strong>Why it waits.</strong> {why} <Link from={route.fullPath} to="/d/$id" params={{ id: summary.id }} search={(old) => ({ ...old, view: "jobs" })}>Jobs</Link></p>}

@@ -28,7 +28,7 @@ export function Now() {
   const failed = [...running, ...recent].reduce((all, each) => all + (each.counts.failed ?? 0), 0);
   const waiting = sum(["queued", "ready", "waiting", "paused"]);
   const needs = [...running, ...recent].filter((each) => each.counts.failed || (each.paused && each.status === "RUNNING"));
-  const away = clusters?.clusters.filter((cluster) => cluster.state === "unreachable" || cluster.state === "needs login") ?? [];
+  const away = clusters?.clusters.filter((cluster) => cluster.state !== "ok" && cluster.state !== "unknown") ?? [];
   return (
     <section className="screen">
       <Title text="Now" />

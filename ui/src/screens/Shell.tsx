@@ -103,7 +103,7 @@ export function ClusterChips() {
       {data?.clusters.map((cluster) => (
         <li key={cluster.name}>
           <Link to="/clusters" className="cluster-chip" title={cluster.problem ?? `${cluster.scheduler} ${cluster.version}`}>
-            <span className={`dot dot-${cluster.state.replace(" ", "-")}`} aria-hidden="true" />
+            <span className={`dot dot-${cluster.state.replaceAll(" ", "-")}`} aria-hidden="true" />
             {cluster.name}
             {cluster.state !== "ok" && cluster.state !== "unknown" && <span className="chip-word"> {cluster.state}</span>}
           </Link>

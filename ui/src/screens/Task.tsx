@@ -26,7 +26,7 @@ export function Task() {
       {crumb}
       <div className="title-line">
         <Title text={`${task.name} ${task.index}`}><span className="clip" title={task.name}>{task.name}</span> <span className="soft">task {task.index}</span></Title>
-        <StateBadge state={task.state} />
+        <StateBadge state={task.state} unknownSince={task.unknown_since ?? null} />
         <div className="actions">
           <CopyButton text={`import hpcflow as hf\n\ntask = hf.get_result("${id}").get_node_result(${index})\nprint(task.result)\n`} label="Copy as Python">Copy as Python</CopyButton>
           {summary && !FINAL.has(task.state) && (

@@ -65,7 +65,7 @@ function columnsOf(id: string): ColumnDef<TaskRow>[] {
   return [
     { id: "index", header: "Task", meta: { numeric: true }, cell: ({ row }) => <Link to="/d/$id/e/$index" params={{ id, index: String(row.original.index) }}>{row.original.index}</Link> },
     { id: "name", header: "Electron", cell: ({ row }) => <Link to="/d/$id/e/$index" params={{ id, index: String(row.original.index) }} className="strong clip" title={row.original.name}>{row.original.name}</Link> },
-    { id: "state", header: "State", cell: ({ row }) => <StateBadge state={row.original.state} /> },
+    { id: "state", header: "State", cell: ({ row }) => <StateBadge state={row.original.state} unknownSince={row.original.unknown_since} /> },
     { id: "wall_s", header: "Time", meta: { numeric: true }, cell: ({ row }) => <Wall task={row.original} /> },
     { id: "cpu_s", header: "CPU", meta: { numeric: true, rank: 2 }, cell: ({ row }) => (row.original.cpu_s !== null && row.original.wall_s ? <span title={duration(row.original.cpu_s)}>{percent(row.original.cpu_s, row.original.wall_s * row.original.cores)}</span> : "") },
     { id: "max_rss_kib", header: "Memory", meta: { numeric: true, rank: 2 }, cell: ({ row }) => mebibytes(row.original.max_rss_kib === null ? null : row.original.max_rss_kib / 1024) },
