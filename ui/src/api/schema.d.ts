@@ -147,7 +147,8 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        get?: never;
+        /** Tested */
+        get: operations["tested_api_v1_clusters__name__test_get"];
         put?: never;
         /** Test */
         post: operations["test_api_v1_clusters__name__test_post"];
@@ -805,6 +806,8 @@ export interface components {
         };
         /** ClusterAnswer */
         ClusterAnswer: {
+            /** Claims */
+            claims: ("link" | "mkdir" | "index") | null;
             /** Default */
             default: boolean;
             /** Max Array Size */
@@ -866,10 +869,34 @@ export interface components {
         };
         /** ClusterTest */
         ClusterTest: {
+            /** Done */
+            done: boolean;
             /** Ok */
-            ok: boolean;
+            ok: boolean | null;
             /** Steps */
             steps: components["schemas"]["ClusterTestStep"][];
+            /** Version */
+            version: number;
+        };
+        /** ClusterTestRequest */
+        ClusterTestRequest: {
+            /** Executable */
+            executable?: string | null;
+            /**
+             * Jobs
+             * @default true
+             */
+            jobs: boolean;
+            /**
+             * Patience S
+             * @default 120
+             */
+            patience_s: number;
+            /** Python */
+            python?: [
+                number,
+                number
+            ] | null;
         };
         /** ClusterTestStep */
         ClusterTestStep: {
@@ -878,7 +905,14 @@ export interface components {
             /** Detail */
             detail: string;
             /** Ok */
-            ok: boolean;
+            ok: boolean | null;
+            /** Output */
+            output: string;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "running" | "ok" | "failed" | "skipped";
             /** Step */
             step: string;
         };
@@ -1849,6 +1883,43 @@ export interface operations {
             };
         };
     };
+    tested_api_v1_clusters__name__test_get: {
+        parameters: {
+            query?: {
+                /** @description Answer when the version is another. */
+                since?: number;
+                /** @description Seconds. */
+                wait?: number;
+            };
+            header?: never;
+            path: {
+                /** @description The cluster's name in clusters.toml. */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ClusterTest"];
+                };
+            };
+            /** @description Not done; the sentence says why. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     test_api_v1_clusters__name__test_post: {
         parameters: {
             query?: never;
@@ -1859,7 +1930,11 @@ export interface operations {
             };
             cookie?: never;
         };
-        requestBody?: never;
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["ClusterTestRequest"] | null;
+            };
+        };
         responses: {
             /** @description Successful Response */
             200: {
