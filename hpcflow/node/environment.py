@@ -21,7 +21,7 @@ import sysconfig
 import tempfile
 import time
 import venv
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -78,15 +78,25 @@ def build(folder: Path, wheels: Path, *, alone: bool) -> None:
         OSError: the disk is full, or something is in the way.
         Exception: a wheel can't be installed.
     """
-    if not (folder / RECORD).exists():
+    try:
+        if (folder / RECORD).exists():
+            return
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(folder) as sure:
-            if not (folder / RECORD).exists():
-                if sure:
-                    for left in folder.parent.glob(f"{folder.name}.part-*"):
-                        shutil.rmtree(left, ignore_errors=True)
-                _build(folder, sorted(wheels.glob("*.whl")), alone=alone)
-    shutil.rmtree(wheels, ignore_errors=True)
+            if (folder / RECORD).exists():
+                return
+            if sure:
+                _remove(folder.parent.glob(f"{folder.name}.part-*"))
+            _build(folder, sorted(wheels.glob("*.whl")), alone=alone)
+            # Of builders that were killed, and of those that wait: they need theirs no more.
+            _remove(folder.parent.glob(f"{folder.name}.wheels-*"))
+    finally:
+        shutil.rmtree(wheels, ignore_errors=True)
+
+
+def _remove(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from hpcflow.core.model import DispatchId, HpcflowError, Shape, UserError
+from hpcflow.core.model import DispatchId, Shape, UserError
 from hpcflow.core.states import Event
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.collect import Collector
 from hpcflow.server.environments import BuildFailed, Environments, imports_of
 from hpcflow.server.live import LiveDispatch
+from hpcflow.server.remote import TransportError
 from hpcflow.server.shared import Shared
+from hpcflow.server.store import LeaseLost, StoreError
 
 __all__ = ["Builder"]
 
@@ -93,20 +95,36 @@ class Builder:
         try:
             while building.waiting & self._shared.writer.dispatches.keys():
                 try:
-                    await self._environments.build(cluster, shape, partial(self._tell, cluster, shape, building))
-                except BuildFailed as error:
-                    building.failure = f"The environment could not be made. {error}"
-                except HpcflowError as error:  # the cluster is away, or has no room
-                    await self._complain(cluster, building, str(error))
-                    await asyncio.sleep(self._shared.settings.after_fault)
-                    continue
-                return
+                    await self._try(cluster, shape, building)
+                    return
+                except LeaseLost:
+                    raise
+                except StoreError:
+                    logger.exception("%s: the store refused a message; trying again", cluster.name)
+                await asyncio.sleep(self._shared.settings.after_fault)
+        except LeaseLost:
+            raise
         except Exception as error:  # one environment's fault must not stop the others
             logger.exception("%s: a fault while %s was made", cluster.name, shape.env)
             building.failure = f"The environment could not be made: {error!r}"
         finally:
             building.task = None
             self._shared.plan[cluster.name].set()
+
+    async def _try(self, cluster: Cluster, shape: Shape, building: _Building) -> None:
+        """Make an environment, or learn why that can't be; come back with either as long as the cluster is away."""
+        while True:
+            try:
+                await self._environments.build(cluster, shape, partial(self._tell, cluster, shape, building))
+                return
+            except BuildFailed as error:
+                building.failure = f"The environment could not be made. {error}"
+                return
+            except TransportError as error:
+                await self._complain(cluster, building, str(error))
+            await asyncio.sleep(self._shared.settings.after_fault)
+            if not building.waiting & self._shared.writer.dispatches.keys():
+                return
 
     async def _tell(self, cluster: Cluster, shape: Shape, building: _Building) -> None:
         python = ["Python {}.{}".format(*shape.python_version)] if cluster.wants_python(shape) else []

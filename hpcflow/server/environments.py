@@ -230,6 +230,8 @@ class Environments:
                 await cluster.transport.push(wheels_folder, (), [*wheel_files(wheels), File(name, [maker])])
         except WheelsError as error:
             raise BuildFailed(str(error)) from None
+        except OSError as error:
+            raise BuildFailed(f"Wheels can't be kept here for a moment: {error.strerror or error}.") from None
         words = (python, f"{wheels_folder}/{name}", folder, wheels_folder, *(["alone"] if shape.env.alone else []))
         done = await self._run(cluster, cluster.probe_command(base, words), _BUILD_S)
         if done.exit_code != 0:

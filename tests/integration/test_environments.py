@@ -16,8 +16,9 @@ import pytest
 
 import hpcflow
 from hpcflow.core.environment import Environment
+from tests.integration.sshd import begun, ended
 from tests.integration.test_ssh_clusters import Laptop, a_laptop, has_own_python
-from tests.integration.world import User
+from tests.integration.world import User, until
 from tests.wheelhouse import make_wheel
 
 #: What a cluster has in the way of environments: each writes down how it was called, and does what the real one does.
@@ -200,6 +201,22 @@ def test_what_can_not_be_installed_fails_its_tasks_alone_and_is_tried_again_when
     assert site.laptop.user.waits_for(dispatch)["status"] == "COMPLETED"
 
 
+@pytest.mark.slow
+def test_a_cluster_that_is_away_is_waited_for(site: Site) -> None:
+    make_wheel(site.house, "late", "1")
+    program = NOWHERE.replace("nowhere==3", "late").replace("return 1", "import late; return late.__version__")
+    assert site.laptop.user.hpcflow("clusters", "test", "far").returncode == 0
+    earlier = set(site.laptop.user.dispatches())
+    site.laptop.proxy.refuse = True
+    site.laptop.proxy.cut()
+    with begun(site.laptop.user, HEAD + program) as running:
+        (dispatch,) = until(lambda: set(site.laptop.user.dispatches()) - earlier)
+        until(lambda: "Packages can't be installed on far now" in str(site.laptop.user.asks("show", dispatch)))
+        site.laptop.proxy.refuse = False
+        out, err = ended(site.laptop.user, running)
+    assert out.splitlines()[0] == f"{dispatch} COMPLETED completed completed", err
+
+
 @pytest.mark.skipif(os.getuid() != 0 or not has_own_python("hpc"), reason="needs root, a user hpc and its Python")
 def test_another_user_there_gets_packages_for_a_python_that_is_not_ours(tmp_path: Path) -> None:
     house = tmp_path / "house"
@@ -366,6 +383,12 @@ def test_the_values_of_the_page_are_environments() -> None:
     assert made["image"].binds == ("/scratch", "/data/ref:/ref:ro")
 
 
+def test_ranks_are_not_started_from_inside_of_a_container(site: Site) -> None:
+    env = 'env="container:/i.sif", launcher="mpirun", ntasks=2'
+    said = site.refuses(IMPORTS.replace("import networkx\n\n@", "@").replace('env="venv:VENV"', env))
+    assert "where a container has no mpirun" in said
+
+
 # ---- an interpreter that is not there
 
 #: `uv python install 3.X` puts an interpreter below UV_PYTHON_INSTALL_DIR.
@@ -391,6 +414,7 @@ print(result(flow))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("uv", ["on PATH", "sent"])
 def test_a_python_that_is_not_there_is_installed_where_clusters_toml_says_auto(tmp_path: Path, uv: str) -> None:
     bare, house = tmp_path / "bare", tmp_path / "house"

@@ -11,10 +11,11 @@ from pathlib import Path
 import networkx
 import numpy
 import pytest
+from pydantic import TypeAdapter
 
 import hpcflow as hf
 from hpcflow.core.environment import Environment, environment_key, inside, shell_lines
-from hpcflow.core.model import UserError
+from hpcflow.core.model import ClusterName, Resources, Shape, UserError
 from hpcflow.sdk.annotations import parse_options
 from hpcflow.sdk.environment import parse_env, read_requirements
 from hpcflow.sdk.workflow import manifest
@@ -104,6 +105,13 @@ def test_an_environment_stays_where_its_cluster_is() -> None:
     here = parse_options({"executor": "slurm", "env": "conda:science"}, "f")
     assert parse_options({"executor": "slurm"}, "f").over(here).env == Environment(conda="science")
     assert parse_options({"executor": "other"}, "f").over(here).env is None
+
+
+def test_a_bag_is_stored_with_its_environment() -> None:
+    env = hf.Env(modules=["a"], venv="~/b", binds=["/c"], prologue="d\ne", requirements=["f"], alone=True, check=False)
+    shape = Shape(cluster=ClusterName("far"), resources=Resources(), python="python3", python_version=(3, 12), env=env)
+    raw = TypeAdapter(Shape).dump_json(shape)
+    assert TypeAdapter(Shape).validate_json(raw) == shape
 
 
 # ---- on a cluster that has an environment of its own

@@ -195,3 +195,4 @@ def test_a_damaged_wheel_leaves_nothing_behind(tmp_path: Path) -> None:
     done = run(*maker(tmp_path), folder, house)
     assert (done.returncode, done.stderr) == (70, "BadZipFile: File is not a zip file\n")
     assert [path.name for path in folder.parent.iterdir()] == ["key.lock"]
+    assert not house.exists()
