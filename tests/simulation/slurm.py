@@ -41,6 +41,8 @@ class SlurmTraits:
     book_lag_s: float = 5.0
     #: Node failures requeue, as `--requeue` asks; a site may have it otherwise.
     requeues: bool = True
+    #: An array task has its node to itself.
+    whole_nodes: bool = False
 
 
 @dataclass(slots=True)
@@ -186,7 +188,7 @@ class Slurm:
             "c": str(traits.cpus),
             "m": "32000",
             "G": "(null)",
-            "h": "NO",
+            "h": "EXCLUSIVE" if traits.whole_nodes else "NO",
         }
         fields = script.partition("--format='")[2].partition("'")[0].split("|")
         info = "|".join(cells[field.lstrip("%")] for field in fields)
@@ -412,7 +414,8 @@ class Slurm:
 
     def _schedule(self) -> None:
         now = self.loop.time()
-        free = {name: self.traits.cpus for name in self._nodes if name not in self._lost}
+        room = 1 if self.traits.whole_nodes else self.traits.cpus
+        free = {name: room for name in self._nodes if name not in self._lost}
         for _, element in self.elements("RUNNING", "COMPLETING"):
             if element.node in free:
                 free[element.node] -= 1

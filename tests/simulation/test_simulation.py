@@ -16,6 +16,7 @@ import pytest
 from hpcflow.core.states import State
 from tests.simulation.bugs import BUGS
 from tests.simulation.check import broken_promises
+from tests.simulation.slurm import SlurmTraits
 from tests.simulation.world import Options, Plan, run_world
 
 #: Seconds of CPU for worlds without a bug, and the first of their seeds: longer and elsewhere at night.
@@ -69,6 +70,39 @@ def test_a_weekend_without_controller_and_accounting_costs_nothing_but_time() ->
     )
     assert Counter(entry.task for entry in world.history.of("run begins")) == dict.fromkeys(range(len(calm.deps)), 1)
     assert sum(1 for _ in world.history.of("command")) <= 2 * weekend / 60 + 100
+
+
+@pytest.mark.slow
+def test_ten_thousand_tasks_of_a_second_keep_three_whole_nodes_busy() -> None:
+    tasks, cores = 10_000, 16
+    nodes = replace(
+        Plan.of(1),
+        deps=((),) * tasks,
+        walltime_s=600,
+        median_s=1.0,
+        spread=0.0,
+        bad=0.0,
+        chaos_s=0.0,
+        fault_rate=0.0,
+        kills=0,
+        trouble_s=1e12,
+        cancel_at=None,
+        pause_at=None,
+        on_network=False,
+        max_width=None,
+        accepting=frozenset(),
+        traits=SlurmTraits(nodes=3, cpus=cores, whole_nodes=True),
+    )
+    world = run_world(1, Options(plan=nodes))
+
+    assert broken_promises(world) == []
+    given = [element for job in world.slurm.jobs for element in job.elements if element.begun]
+    assert len({element.node for element in given}) == 3
+    charged = sum((element.end or 0.0) - (element.start or 0.0) for element in given) * cores
+    # Every task ran once, for a second on one core; what remains of the nodes is starts, ends, and what stood idle.
+    assert sum(1 for _ in world.history.of("run begins")) == tasks
+    assert 0.95 <= tasks / charged <= 1.0
+    assert sum(entry.verb == "sbatch" for entry in world.history.of("command")) <= 3
 
 
 def test_a_seed_is_the_same_world_in_another_process() -> None:

@@ -65,6 +65,9 @@ class Worker:
     zombie: bool = False
     stop: str | None = None
     task: asyncio.Task[None] | None = None
+    #: Which of its array task's workers it is, where there are several, and these of their parent.
+    slot: int | None = None
+    slots: list[Worker] = field(default_factory=list["Worker"])
     _key: bytes = b""
     _journal: str = ""
     _woken: asyncio.Event = field(default_factory=asyncio.Event)
@@ -86,13 +89,25 @@ class Worker:
 
     def tell(self, why: str) -> None:
         """Send it SIGTERM ("term") or SIGUSR1 ("warned")."""
+        for each in self.slots:
+            each.tell(why)
         self.stop = "term" if why == "term" else self.stop or why
         if why == "term":
             self._woken.set()
 
     async def _live(self) -> None:
-        code = await self._work()
-        self.on_exit(code)
+        for slot in range(self._count()):
+            self.slots.append(Worker(self.site, self.job, self.index, self.restart, self.path, self.on_exit, slot=slot))
+        codes = await asyncio.gather(*(each._work() for each in self.slots or [self]))
+        self.on_exit(max(codes))
+
+    def _count(self) -> int:
+        """Return how many workers it is the parent of; none: it works itself."""
+        try:
+            slots = int(json.loads(self.site.files.read(f"{self.path}/bag.json"))["slots"])
+        except FileNotFoundError:
+            return 0
+        return slots if slots > 1 else 0
 
     async def _work(self) -> int:
         site = self.site
@@ -104,9 +119,10 @@ class Worker:
         started = site.loop.time()
         self._key = bag_key(site.key, bag["bag"])
         restart = self.restart
-        while site.files.exists(f"{self.path}/journal/{self.job}_{self.index}_{restart}.jsonl"):
+        job = self.job if self.slot is None else f"{self.job}+{self.slot}"
+        while site.files.exists(f"{self.path}/journal/{job}_{self.index}_{restart}.jsonl"):
             restart += 1
-        self.name = f"{self.job}_{self.index}_{restart}"
+        self.name = f"{job}_{self.index}_{restart}"
         self._journal = f"{self.path}/journal/{self.name}.jsonl"
         self._log("up", host="node", node="node")
         parts = 0
@@ -142,7 +158,7 @@ class Worker:
             return False
 
         look_into_inbox()
-        ranges, ended = self._inherit(restart)
+        ranges, ended = self._inherit(job, restart)
         claims = site.files.claims[self.path]
 
         def may_begin() -> bool:
@@ -172,7 +188,7 @@ class Worker:
                 if not st:
                     self._log("left", k=k, u=unit)
                     break
-            successor = f"{self.path}/journal/{self.job}_{self.index}_{restart + 1}.jsonl"
+            successor = f"{self.path}/journal/{job}_{self.index}_{restart + 1}.jsonl"
             if site.files.exists(successor):
                 self.stop = self.stop or "superseded"
         await asyncio.sleep(0.01)
@@ -184,11 +200,11 @@ class Worker:
         line = sign_line({"ev": event, "t": round(site.loop.time(), 4), "w": self.name, **fields}, self._key)
         return site.files.append(self._journal, line)
 
-    def _inherit(self, restart: int) -> tuple[list[int], dict[tuple[int, int], str]]:
+    def _inherit(self, job: str, restart: int) -> tuple[list[int], dict[tuple[int, int], str]]:
         ranges: set[int] = set()
         ended: dict[tuple[int, int], str] = {}
         for earlier in range(restart):
-            name = f"{self.job}_{self.index}_{earlier}"
+            name = f"{job}_{self.index}_{earlier}"
             ranges |= {k for k, owner in self.site.files.claims[self.path].items() if owner == name}
             try:
                 records, _, _ = read_lines(self.site.files.read(f"{self.path}/journal/{name}.jsonl"), self._key)

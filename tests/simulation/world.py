@@ -63,6 +63,8 @@ class Plan:
     on_network: bool
     max_width: int | None
     traits: SlurmTraits
+    #: How much run times differ.
+    spread: float = 0.7
 
     @classmethod
     def of(cls, seed: int) -> Plan:
@@ -204,12 +206,12 @@ class World:
         plan = self.plan
         of_task = self._random(f"task {index}")
         bad = of_task.random() < plan.bad
-        base = plan.median_s * of_task.lognormvariate(0, 0.7)
+        base = plan.median_s * of_task.lognormvariate(0, plan.spread)
         of_run = self._random(f"run {index} {attempt} {self.slurm.loop.time():.3f}")
         st = "ok"
         if bad and of_run.random() < 0.6:
             st = of_run.choice(("error", "exit", "signal", "memory", "kills", "slow"))
-        wall = base * of_run.uniform(0.8, 1.2)
+        wall = base * (of_run.uniform(0.8, 1.2) if plan.spread else 1.0)
         return Fate(1e6 if st == "slow" else wall, "ok" if st == "slow" else st)
 
     # ---- running
