@@ -32,7 +32,18 @@ from hpcflow.node.slots import work_in_slots
 from hpcflow.node.stop import Stop
 from hpcflow.node.task import EXIT_STORAGE, Assignment, run_task, write_lines_at_once
 
-__all__ = ["EXIT_PYTHON", "EXIT_REFUSED", "EXIT_TERM", "Identity", "Worker", "identity", "work", "work_on_one"]
+__all__ = [
+    "EXIT_PYTHON",
+    "EXIT_REFUSED",
+    "EXIT_TERM",
+    "Identity",
+    "Worker",
+    "identity",
+    "pause_between_checks",
+    "pause_between_looks",
+    "work",
+    "work_on_one",
+]
 
 EXIT_PYTHON: Final = 11
 EXIT_REFUSED: Final = 12
@@ -41,6 +52,9 @@ EXIT_TERM: Final = 143
 #: The shortest time between two looks into the inbox, and the most looks in a second of all workers together.
 _LOOK_S: Final = 0.05
 _LOOKS_PER_S: Final = 25
+#: Likewise of looks for a successor, each of which costs two operations.
+_CHECK_S: Final = 1.0
+_CHECKS_PER_S: Final = 10
 #: Tasks of one series: what they wrote into the journal is read at its end.
 _LONGEST_SERIES: Final = 1000
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -151,7 +165,7 @@ class Worker:
         adopt_orphans()
         until = self.started + self.bag.walltime_s
         self.runner = Runner(self.bag, self.key_file, self.journal, self.stop, umask=self.umask, until=until)
-        self.superseded_checked_at = time.monotonic()
+        self.superseded_checked_at, self.check_s = time.monotonic(), _CHECK_S
         ranges, past = self._inherit()
         self.claims = Claims(
             os.path.join(self.bag.path, "claims"),
@@ -243,7 +257,7 @@ class Worker:
             return False
         began = time.monotonic()
         # All that wait look into one file: so many times a second together, whatever their number.
-        pause = max(_LOOK_S, min(self.bag.lingerers, self.claims.workers()) / _LOOKS_PER_S)
+        pause = pause_between_looks(min(self.bag.lingerers, self.claims.workers()))
         told = False
         try:
             while self._may_begin():
@@ -273,8 +287,8 @@ class Worker:
     def _check_superseded(self) -> None:
         """Stop when the scheduler has started this array task again elsewhere: then this node was given up as lost."""
         now = time.monotonic()
-        if now - self.superseded_checked_at >= 1:
-            self.superseded_checked_at = now
+        if now - self.superseded_checked_at >= self.check_s:
+            self.superseded_checked_at, self.check_s = now, pause_between_checks(self.claims.workers())
             successor = f"{self.me.job}_{self.me.array_index}_{self.journal.restart + 1}.jsonl"
             if os.path.exists(os.path.join(self.journal_directory, successor)):
                 self.stop.why = self.stop.why or "superseded"
@@ -294,6 +308,16 @@ class Worker:
         )
         self.journal.sync()
         return {"term": EXIT_TERM, "fault": EXIT_STORAGE}.get(self.stop.why or "", 0)
+
+
+def pause_between_looks(workers: int) -> float:
+    """Return the seconds between two looks of one worker into the inbox, when so many wait."""
+    return max(_LOOK_S, workers / _LOOKS_PER_S)
+
+
+def pause_between_checks(workers: int) -> float:
+    """Return the seconds between two looks of one worker for its successor, when there are so many."""
+    return max(_CHECK_S, workers / _CHECKS_PER_S)
 
 
 def work_on_one(bag_path: str, key_file: str, order_fd: int) -> NoReturn:

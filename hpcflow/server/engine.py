@@ -28,7 +28,7 @@ from hpcflow.server.reconcile import Reconciler
 from hpcflow.server.settings import Settings
 from hpcflow.server.shared import Shared
 from hpcflow.server.site import SiteError, least
-from hpcflow.server.store import ArrayRow, ArrayState, BagRow, LeaseLost, Store, StoreError
+from hpcflow.server.store import ArrayRow, ArrayState, BagRow, LeaseLost, RunTimeKey, Store, StoreError
 from hpcflow.server.submit import Submitter
 from hpcflow.server.writer import Writer
 
@@ -155,6 +155,11 @@ class Engine:
             self.add(live)
         for cluster in self.clusters.values():
             self._shared.listen(cluster)
+
+    @property
+    def run_times(self) -> dict[RunTimeKey, tuple[int, float]]:
+        """How many tasks of each kind returned in all dispatches that ended, and their run time in all."""
+        return self._shared.run_times
 
     @property
     def bags(self) -> Mapping[BagId, LiveBag]:

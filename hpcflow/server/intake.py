@@ -28,7 +28,9 @@ from hpcflow.core.plan import (
     check_resources,
     core_hours_bound,
     is_as_long_as_possible,
+    partition_of,
     plan_bags,
+    slots_of,
     waves,
 )
 from hpcflow.server.bags import array_of, bag_of
@@ -101,6 +103,8 @@ class Intake:
                     f"Tasks with a walltime of {shape.resources.walltime_s} s fill their partition's limit on "
                     f"{cluster.name!r}: each gets an array task of its own. With a little less, several can share one."
                 )
+            if (too_many := _too_many_slots(cluster, shape, limits)) is not None:
+                messages.append(too_many)
         return graph, shapes, list(dict.fromkeys(messages))
 
     def shapes(self, graph: Graph, manifest: Manifest) -> list[Shape]:
@@ -201,6 +205,18 @@ class Intake:
             "script": command.stdin.decode(),
             "core_hours_bound": round(core_hours_bound(plan), 3) if bounded else None,
         }
+
+
+def _too_many_slots(cluster: Cluster, shape: Shape, limits: Limits) -> str | None:
+    """Say that fewer tasks run at once in an array task than clusters.toml wants, ``None`` where that is not so."""
+    wanted, partition = cluster.settings.slots, partition_of(shape.resources, limits)
+    fit = slots_of(shape.resources, partition, wanted, wanted)
+    if fit == wanted or partition is None or shape.resources.nodes > 1 or shape.resources.ntasks > 1:
+        return None
+    return (
+        f"slots = {wanted} of {cluster.name!r} is more than a node of partition {partition.name!r} holds: an array "
+        f"task runs {fit} such tasks at once there."
+    )
 
 
 def _no_walltime(cluster: Cluster, shape: Shape, limits: Limits, most_s: float) -> str:

@@ -21,7 +21,7 @@ from hpcflow.core.plugin import Reply
 from hpcflow.core.states import State, Status
 from hpcflow.server.clusters import Default, cluster_maker
 from hpcflow.server.service import Service, running
-from hpcflow.server.settings import Settings
+from hpcflow.server.settings import ClusterSettings, Settings
 from hpcflow.server.store import Store, StoreError
 from tests.unit.mini_world import MINI, Job, MiniPlugin, PlayedWorker, Stage, a_manifest, a_stage
 from tests.unit.test_engine import in_loop
@@ -83,6 +83,30 @@ async def test_workers_are_told_what_tasks_share(tmp_path: Path, asked: str | No
         await service.accept(a_manifest([], isolation=asked, gpus=gpus), str(tmp_path / "upload"))
         bag = json.loads((Path((await stage.job()).path) / "bag.json").read_text())
         assert bag["iso"] == written
+
+
+class NodePlugin(MiniPlugin):
+    """A cluster of nodes with four cores."""
+
+    def parse_limits(self, reply: Reply) -> Limits:
+        node = Partition(name="node", is_default=True, cpus_per_node=4)
+        return replace(super().parse_limits(reply), partitions=(node,))
+
+
+@in_loop
+async def test_more_slots_than_a_node_has_cores_are_told_and_as_many_as_fit_are_used(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        cluster = stage.engine.clusters[MINI]
+        cluster.plugin, cluster.settings = NodePlugin(), ClusterSettings(scheduler="mini", slots=40)
+        (tmp_path / "upload").write_bytes(b"blob")
+        answer = await a_service(stage).accept(a_manifest(*[[]] * 8, cpus=2), str(tmp_path / "upload"))
+        assert answer["messages"][-1] == (
+            "slots = 40 of 'mini' is more than a node of partition 'node' holds: an array task runs 2 such tasks at "
+            "once there."
+        )
+        job = await stage.job()
+        assert json.loads((Path(job.path) / "bag.json").read_text())["slots"] == 2
+        assert len(job.tasks) == 4
 
 
 # ---- pause and resume

@@ -1,0 +1,75 @@
+"""How often workers that wait trouble the file system: counted by the kernel, at any width."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from hpcflow.core.bag import INBOX
+from hpcflow.node.worker import pause_between_checks, pause_between_looks
+from tests.unit.bag_on_disk import Call, start_worker, wait_for, write_bag
+from tests.unit.test_worker_inbox import PATIENCE_S, tell, until
+
+_IN_OPEN = 0x20
+_EVENT = 16  # struct inotify_event without a name: a file is watched, not a directory
+
+
+def double(x: int) -> int:
+    return 2 * x
+
+
+@contextmanager
+def opens(path: Path) -> Iterator[int]:
+    """Yield a descriptor that tells of every open of a file."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    assert fd >= 0
+    try:
+        assert libc.inotify_add_watch(fd, os.fsencode(path), _IN_OPEN) >= 0
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def count(fd: int, seconds: float) -> int:
+    """Return how many opens there are while so many seconds pass."""
+    end, seen = time.monotonic() + seconds, 0
+    while (left := end - time.monotonic()) > 0:
+        if select.select([fd], [], [], left)[0]:
+            seen += len(os.read(fd, 1 << 16)) // _EVENT
+    return seen
+
+
+def test_workers_that_wait_look_into_one_file_and_seldom_together(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path, Call(double, (1,)), linger=PATIENCE_S)
+    workers = [start_worker(bag, index=index) for index in range(6)]
+    until(lambda: len(bag.records("idle")) == 6)
+    with opens(bag.path / INBOX) as fd:
+        seen = count(fd, 2.0)
+    tell(bag, ev="close", n=1)
+    assert wait_for(workers) == [(0, "")] * 6
+    # 25 looks in a second of all together, each one open; a worker that came first counted fewer beside it.
+    assert 6 <= seen <= 2 * 50
+
+
+@pytest.mark.parametrize("workers", [1, 2, 10, 64, 1000, 100_000])
+def test_at_any_width_they_look_at_most_so_often(workers: int) -> None:
+    waiting = min(64, workers)  # those of the lowest indices; the others leave
+    looks = waiting / pause_between_looks(waiting)
+    # A look opens the inbox. A check for a successor counts the workers and asks for one name, also while they work.
+    checks = workers / pause_between_checks(workers)
+    assert looks + 2 * checks <= 50
+
+
+@pytest.mark.parametrize(("index", "waits"), [(0, 1), (1, 1), (2, 0), (70, 0)])
+def test_only_the_first_of_them_wait(tmp_path: Path, index: int, waits: int) -> None:
+    bag = write_bag(tmp_path, Call(double, (1,)), linger=0.1, lingerers=2)
+    assert wait_for([start_worker(bag, index=index)]) == [(0, "")]
+    assert len(bag.records("idle")) == waits
