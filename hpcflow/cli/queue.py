@@ -14,6 +14,7 @@ __all__ = ["show_queue"]
 Json = Mapping[str, Any]  # Any: JSON of the server's, described in its OpenAPI schema
 
 _ROWS: Final = 200
+_NAME: Final = 24
 _COUNTS: Final = ("idle", "mixed", "allocated", "reserved", "down")
 
 
@@ -56,7 +57,7 @@ def _show(answer: Json) -> None:
         print("\nNo jobs.")
         return
     print()
-    columns = ("JOB", "TASKS", "USER", "ACCOUNT", "PARTITION", "STATE", "ASKS", "STARTS", "AHEAD", "WHY")
+    columns = ("JOB", "NAME", "TASKS", "USER", "ACCOUNT", "PARTITION", "STATE", "ASKS", "STARTS", "AHEAD", "WHY")
     table(columns, (_job(each) for each in answer["jobs"]))
     if answer["jobs_total"] > len(answer["jobs"]):
         print(
@@ -83,21 +84,28 @@ def _partition(partition: Json) -> tuple[str, ...]:
 def _job(job: Json) -> tuple[str, ...]:
     indices = job["indices"]
     name = job["job_id"] if indices is None else f"{job['job_id']}_{indices if indices.isdigit() else f'[{indices}]'}"
-    asks = [f"{job[key]} {word}" for key, word in (("nodes", "n"), ("cores", "c"), ("gpus", "g")) if job[key]]
-    if job["walltime_s"]:
-        asks.append(f"{job['walltime_s'] / 3600:.3g} h")
     return (
         name,
+        job["name"] if len(job["name"]) <= _NAME else f"{job['name'][: _NAME - 1]}…",
         str(job["tasks"]),
         job["user"],
         job["account"] or "-",
         job["partition"],
         job["state"],
-        " ".join(asks) or "-",
+        _asks(job),
         _start(job),
         "-" if job["ahead"] is None else str(job["ahead"]),
         _why(job),
     )
+
+
+def _asks(job: Json) -> str:
+    counts = [("node", job["nodes"] if (job["nodes"] or 0) > 1 else None), ("core", job["cores"]), ("GPU", job["gpus"])]
+    parts = [f"{number} {word}{'' if number == 1 else 's'}" for word, number in counts if number]
+    minutes = (job["walltime_s"] or 0) / 60
+    if minutes:
+        parts.append(f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.4g} h")
+    return " ".join(parts) or "-"
 
 
 def _start(job: Json) -> str:

@@ -287,6 +287,24 @@ print(hf.dispatch(gates)(*sys.argv[1:]))
 """
 
 
+def test_a_queue_that_was_seen_stays_with_its_age_while_the_scheduler_is_down(own: Callable[..., Place]) -> None:
+    here = own(HPCFLOW_QUEUE_POLL="0.01")
+    assert here.double is not None
+    here.double.set(down=True)
+    nothing = here.user.hpcflow("queue", here.name)
+    here.double.set(down=False)
+    seen = here.user.asks("queue", here.name)
+    here.double.set(down=True)
+    stale = here.user.hpcflow("queue", here.name)
+
+    assert nothing.returncode == 1
+    assert f"{here.name} did not answer: " in nothing.stderr
+    assert (seen["problem"], seen["jobs"], seen["asked_at"] is None) == (None, [], False)
+    assert stale.returncode == 0
+    assert f"{here.name} did not answer: " in stale.stderr
+    assert "PARTITION" in stale.stdout and "No jobs." in stale.stdout
+
+
 def test_a_node_that_fails_gives_its_work_to_a_successor(own: Callable[..., Place]) -> None:
     here = own()
     assert here.double is not None
