@@ -13,7 +13,7 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, Final, TypeVar, cast
 
 import cloudpickle.cloudpickle as cp
@@ -80,7 +80,8 @@ def reduced_by_value(pickler: Any, obj: Any, shared: Shared) -> Any:  # Any: pic
         return _new_module, (obj.__name__,), kept, None, None, _fill_module
     if kind is TypeVar and _noted(obj.__module__, travelled):
         return cp._make_typevar, cp._decompose_typevar(obj)
-    note_import(obj.__module__ if kind is BuiltinFunctionType else kind.__module__, shared.imports)
+    # A compiled function names its module itself; that of its type may be made up, as Cython's is.
+    note_import(getattr(obj, "__module__", None) or kind.__module__, shared.imports)
     return None
 
 
@@ -143,7 +144,8 @@ def note_import(module: object, imports: set[str]) -> None:
 
 def _goes_along(top: str) -> bool:
     if top in sys.modules:
-        return travels_by_value(top)
+        made_up = getattr(sys.modules[top], "__spec__", None) is None  # nobody ever imports it
+        return made_up or travels_by_value(top)
     try:
         return _found_at_the_users(top)
     except (ImportError, ValueError):

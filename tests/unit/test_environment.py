@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import networkx
 import numpy
@@ -319,6 +320,20 @@ def test_what_is_not_here_has_no_version() -> None:
         return only_on_the_cluster
 
     assert imports_of(f) == {"only_on_the_cluster": ""}
+
+
+def test_a_module_that_was_made_up_here_is_not_needed() -> None:
+    made_up = ModuleType("_cython_9_9")
+    kind = type("function", (), {"__module__": "_cython_9_9", "__reduce__": lambda self: (networkx.Graph, ())})
+    thing = kind()
+    thing.__module__ = "networkx.classes.graph"
+    other = kind()
+    sys.modules["_cython_9_9"] = made_up
+    try:
+        needed = imports_of(lambda: (thing, other))
+    finally:
+        del sys.modules["_cython_9_9"]
+    assert sorted(needed) == ["networkx"]
 
 
 def test_classes_of_arguments_are_needed_too() -> None:
