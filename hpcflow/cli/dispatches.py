@@ -102,6 +102,9 @@ def show(options: argparse.Namespace) -> int:
         )
         if not options.tasks and len(records) > _SHOWN_FAILURES:
             print(f"… and {len(records) - _SHOWN_FAILURES} more that failed; --tasks shows all.")
+        for record in records if options.tasks else ():
+            if record.sublattice is not None:
+                print(plain(f"Task {record.index} ({record.name}) is sublattice {record.sublattice}."))
     return code
 
 
@@ -112,6 +115,8 @@ def _write_dispatch(summary: Summary) -> None:
     print(plain(f"{summary.name}  {summary.id}  {_status(summary)}"))
     print(f"created {clock(summary.created_at)}, took {took(summary.started_at, summary.ended_at, datetime.now(UTC))}")
     print(counts(summary))
+    if summary.parent:
+        print(f"It is task {summary.parent[1]} of dispatch {summary.parent[0]}.")
     if summary.error:
         print(plain(summary.error))
     for message in summary.messages:

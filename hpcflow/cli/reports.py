@@ -84,7 +84,7 @@ def sacct(options: argparse.Namespace) -> int:
         if not options.parsable2:
             print(line(["-" * abs(width) for _, width in chosen]))
     now = datetime.now(UTC)
-    for record in task_records(server, dispatch_id):
+    for record in task_records(server, dispatch_id, deep=True):
         cells = [plain(" ".join(field.fill(record, now).split())) for field, _ in chosen]
         # An electron may have any name; the separator in it would shift all that follows.
         sys.stdout.write(line([cell.replace("|", "/") for cell in cells] if options.parsable2 else cells) + "\n")

@@ -62,8 +62,9 @@ STREAM_MAGIC: Final = b"HFDISP1\n"
 _SIZE: Final = struct.Struct("<Q")
 
 #: Where a value's pickle lies: a blob's number in the payload pack, or (absolute path, offset, size, SHA-256 in hex).
-#: ``None`` in a fused chain: the result of that earlier task of the same unit.
-Ref = int | tuple[str, int, int, str] | None
+#: ``None`` in a fused chain: the result of that earlier task of the same unit, in a sublattice ``{"unit": its index}``.
+#: ``{"out": blob, "base": index}``: what a sublattice returned, whose tasks begin with that index of the dispatch.
+Ref = int | tuple[str, int, int, str] | dict[str, int] | None
 
 
 #: How the workers of a bag share its ranges, which a race on the cluster's own file system decides: by hard links to a

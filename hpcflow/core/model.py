@@ -169,6 +169,8 @@ class Task:
     #: What it shares with no other task; ``None``: short tasks may share a process.
     isolation: Isolation | None = None
     env: Environment = _PLAIN
+    #: What it runs builds a graph: its result is that of the tasks in there, which join the same dispatch.
+    sublattice: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,6 +61,8 @@ class Ready:
     mean_wall_s: float | None = None
     #: (index, attempt) of the tasks that follow it one by one, alike, and wait for nothing else: one unit with it.
     chain: tuple[tuple[int, int], ...] = ()
+    #: It builds a sublattice, whose tasks will come the same way.
+    grows: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,13 +109,13 @@ class BagPlan:
     slots: int = 1
 
 
-def check_graph(graph: Graph) -> None:
+def check_graph(graph: Graph, *, may_be_empty: bool = False) -> None:
     """Check that a graph can be run at all.
 
     Raises:
         UserError: it has no task, names a task that is not there, or goes round in a circle.
     """
-    if not graph.tasks:
+    if not graph.tasks and not may_be_empty:
         raise UserError(f"The lattice {graph.name!r} has nothing to run: it calls no electron.")
     known = range(len(graph.tasks))
     forward = False
@@ -261,7 +263,9 @@ def _plan_bag(shape: Shape, ready: Sequence[Ready], alone: bool, limits: Limits,
     if limit is not None:
         several = max(settings.worker_walltime_s, limit + margin)
         most = links * limit + margin
-        worker_walltime = most if single else min(-(-len(tasks) // width) * limit + margin, int(several))
+        # What sublattices bring shall find workers with time left.
+        share = several if any(task.grows for task in ready) else -(-len(tasks) // width) * limit + margin
+        worker_walltime = most if single else int(min(share, several))
         need = worker_walltime if single else limit + margin
     else:
         worker_walltime = int(settings.worker_walltime_s) if limits.bounded else UNBOUNDED_S

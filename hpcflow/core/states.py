@@ -21,7 +21,7 @@ class State(StrEnum):
     PAUSED = "paused"
     #: In a bag that was handed to a scheduler, or is about to be.
     QUEUED = "queued"
-    #: A worker's journal says that it began.
+    #: A worker's journal says that it began; a sublattice also while its tasks are on their way.
     RUNNING = "running"
     COMPLETED = "completed"
     FAILED = "failed"
@@ -39,6 +39,7 @@ class Event(StrEnum):
     REFUSED = "refused"  # scheduler: the array was surely not taken, and never will be
     STARTED = "started"  # journal
     RETURNED = "returned"  # journal
+    UNFOLDED = "unfolded"  # engine: a sublattice's graph was built, and its tasks joined the dispatch
     RAISED = "raised"  # journal: the function raised, or its result could not be pickled
     KILLED = "killed"  # journal or accounting: it died while it ran, and no attempt is left
     RELEASED = "released"  # accounting: its worker ended without having run it; costs no attempt
@@ -57,6 +58,8 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
         E.UPSTREAMS_DONE: S.READY,
         # Its only upstream is before it in the same unit.
         E.BAGGED: S.QUEUED,
+        # A sublattice that is tried again goes on with the graph that it has.
+        E.UNFOLDED: S.RUNNING,
         E.UPSTREAM_LOST: S.SKIPPED,
         E.CANCELLED: S.CANCELLED,
     },
@@ -64,6 +67,7 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
     S.PAUSED: {E.RESUMED: S.READY, E.CANCELLED: S.CANCELLED},
     S.QUEUED: {
         E.STARTED: S.RUNNING,
+        E.UNFOLDED: S.RUNNING,
         # A journal is read in pieces: the end may be the first line that is seen.
         E.RETURNED: S.COMPLETED,
         E.RAISED: S.FAILED,
@@ -78,6 +82,7 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
     S.RUNNING: {
         # A requeued worker runs its task again from the start.
         E.STARTED: S.RUNNING,
+        E.UNFOLDED: S.RUNNING,
         E.RETURNED: S.COMPLETED,
         E.RAISED: S.FAILED,
         E.KILLED: S.FAILED,

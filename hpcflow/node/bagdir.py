@@ -46,7 +46,8 @@ class TaskRow(NamedTuple):
     attempt: int
     fn: int
     args: int
-    #: Reference of each task whose result is among the arguments; ``None``: an earlier task of the same unit.
+    #: Reference of each task whose result is among the arguments, by the number that these have for it; those of
+    #: tasks in sublattices whose results are needed for that, by "@" and their indices in the dispatch.
     refs: Mapping[str, Any]  # Any: JSON of `hpcflow.core.bag.Ref`
     name: str
 
@@ -169,8 +170,7 @@ class BagDirectory:
             self.units += [tuple(unit) for unit in told]
         tables = len(self.inputs)
         for refs in record["inputs"]:
-            moved = {key: ref + pack.first if isinstance(ref, int) else ref for key, ref in refs.items()}
-            self.inputs.append(moved)
+            self.inputs.append({key: _moved(ref, pack.first) for key, ref in refs.items()})
         for number, attempt, fn, args, table, name in record["tasks"]:
             blob = known.get(pack.entries[fn][2], pack.first + fn)
             self.rows.append([number, attempt, blob, pack.first + args, tables + table, name])
@@ -185,6 +185,13 @@ class BagDirectory:
             return base64.b64decode(result["b"])
         name, offset, size, digest = result["f"]
         return read_range(os.path.join(self.path, name), offset, size, digest)
+
+
+def _moved(ref: Any, first: int) -> Any:  # Any: JSON of `hpcflow.core.bag.Ref`
+    """Return a reference of a part whose blobs begin with number ``first`` of the bag."""
+    if isinstance(ref, int):
+        return ref + first
+    return {**ref, "out": ref["out"] + first} if isinstance(ref, dict) and "out" in ref else ref
 
 
 def read_range(path: str, offset: int, size: int, digest: str) -> bytes:

@@ -46,7 +46,7 @@ __all__ = [
 EXIT_STORAGE: Final = 75
 
 #: What a message says of a task that its `end` record repeats.
-REPORTED: Final = ("st", "r", "exc", "kinds", "msg", "tb")
+REPORTED: Final = ("st", "r", "sub", "exc", "kinds", "msg", "tb")
 
 _TRACEBACK_LIMIT: Final = 16 * 1024
 _SENTENCE_LIMIT: Final = 2000
@@ -182,11 +182,13 @@ def _result_or_error(
 ) -> dict[str, object]:
     task, outlet = assignment.task, assignment.outlet
     message: dict[str, object] = {"st": "ok"}
+    builds = False
     file_size = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         os.chdir(assignment.directory)
         known = len(sys.modules)
         call = load_function(bag, task.fn) if function is None else function
+        builds = getattr(call, "builds_graph", False) is True
         try:
             args, kwargs = _arguments(bag, task, assignment.earlier)
         except Exception as error:
@@ -198,9 +200,14 @@ def _result_or_error(
         if not assignment.keeps_result:
             return message
     except BaseException as error:  # SystemExit and KeyboardInterrupt of the user's code are its failure as well
-        return {**message, **_failure(bag, outlet, error)}
+        failure = _failure(bag, outlet, error)
+        if builds:
+            failure["msg"] = f"The sublattice {task.name} could not be built: {failure['msg']}"[:_SENTENCE_LIMIT]
+        return {**message, **failure}
+    if builds:
+        message["sub"] = 1
     try:
-        pickled = dumps(result)
+        pickled = cast(bytes, result) if builds else dumps(result)
     except BaseException as error:  # pickling runs the user's own __reduce__ and __getstate__
         kind = type(result)
         sentence = (
@@ -228,21 +235,32 @@ def refusal(name: str, sentence: str) -> dict[str, object]:
 def _arguments(
     bag: BagDirectory, task: TaskRow, earlier: Mapping[int, Stored]
 ) -> tuple[Iterable[Any], Mapping[str, Any]]:  # Any: the user's values
-    cache: dict[int, object] = {}
+    cache: dict[str, object] = {}
 
-    def value(index: int) -> object:
-        if index not in cache:
-            cache[index] = load_with(_referenced(bag, task.refs[str(index)], index, earlier))
-        return cache[index]
+    def value(key: str) -> object:
+        if key not in cache:
+            ref = task.refs[key]
+            if isinstance(ref, dict) and "out" in ref:  # what a sublattice returned, with its tasks' results in place
+                base = ref["base"]
+                cache[key] = load_with(bag.blob(ref["out"]), lambda index: value(f"@{base + index}"))
+            else:
+                cache[key] = load_with(_referenced(bag, ref, key, earlier))
+        return cache[key]
 
-    loaded: Any = load_with(bag.blob(task.args), value)
+    # Tasks of a sublattice have higher numbers than its own: from the top down, no depth of nesting costs recursion.
+    for number in sorted((int(key[1:]) for key in task.refs if key.startswith("@")), reverse=True):
+        if isinstance(task.refs[f"@{number}"], dict):
+            value(f"@{number}")
+    loaded: Any = load_with(bag.blob(task.args), lambda index: value(str(index)))
     args, kwargs = loaded
     return args, kwargs
 
 
-def _referenced(bag: BagDirectory, ref: Any, index: int, earlier: Mapping[int, Stored]) -> bytes:  # Any: JSON
+def _referenced(bag: BagDirectory, ref: Any, key: str, earlier: Mapping[int, Stored]) -> bytes:  # Any: JSON
     if ref is None:
-        return bag.stored(earlier[index])
+        return bag.stored(earlier[int(key)])
+    if isinstance(ref, dict):
+        return bag.stored(earlier[cast("dict[str, int]", ref)["unit"]])
     if isinstance(ref, int):
         return bag.blob(ref)
     path, offset, size, digest = ref

@@ -144,9 +144,20 @@ class Annotations:
         moved = None not in (self.cluster, inherited.cluster) and self.cluster != inherited.cluster
         return self._filled(inherited, _NAMES_ON_A_CLUSTER if moved else frozenset())
 
+    def for_sublattice(self) -> Annotations:
+        """Return what the electrons of a sublattice inherit of its own electron: all but what counts for that alone."""
+        return replace(self, max_running=None, accept_failed=None)
+
     def for_electrons(self) -> Annotations:
         """Return what a lattice's electrons inherit: all but what counts over the lattice as a whole."""
         return replace(self, max_running=None, max_failures=None)
+
+    def for_building(self) -> Annotations:
+        """Return what a sublattice's graph is built with: one process, which needs no GPU, where its tasks will run."""
+        settings = self.executor
+        if isinstance(settings, ExecutorSettings):
+            settings = ExecutorSettings(settings.cluster, settings.defaults.for_building())
+        return replace(self, executor=settings, nodes=1, ntasks=1, gpus=0, launcher=None)
 
     def placed(self) -> Placement:
         """Return cluster, resources and the rest, with the executor's own defaults where nothing else was written.

@@ -86,7 +86,13 @@ class Summary:
     ended_at: datetime | None
     #: Grows with each change.
     version: int
+    #: Those in sublattices included, and without them.
     tasks: int
+    own_tasks: int
+    #: Of a sublattice: the number that its first task has in the whole dispatch, and the task of which it is the child.
+    base: int
+    root: str
+    parent: tuple[str, int] | None
     counts: Mapping[State, int]
     arrays: tuple[ArrayLine, ...]
     #: When schedulers were asked last on which arrays of it wait or run.
@@ -118,6 +124,10 @@ def parse_summary(raw: JsonObject) -> Summary:
         ended_at=parse_time(raw.get("ended_at")),
         version=raw["version"],
         tasks=raw["tasks"],
+        own_tasks=raw.get("own_tasks", raw["tasks"]),
+        base=raw.get("base", 0),
+        root=raw.get("root", raw["id"]),
+        parent=(raw["parent"]["dispatch"], raw["parent"]["task"]) if raw.get("parent") else None,
         counts={State(state): number for state, number in raw["counts"].items()},
         arrays=tuple(
             ArrayLine(
@@ -172,6 +182,8 @@ class TaskRecord:
     raw: str | None
     exit_code: int | None
     signal: int | None
+    #: The child dispatch that it is.
+    sublattice: str | None
     #: Since when nobody knows whether it still is in that state; ``None``: that is known.
     unknown_since: datetime | None = None
     # Only in the answer about a single task:
@@ -202,6 +214,7 @@ def parse_task(raw: JsonObject) -> TaskRecord:
         raw=raw.get("raw"),
         exit_code=raw.get("exit_code"),
         signal=raw.get("signal"),
+        sublattice=raw.get("sublattice"),
         unknown_since=parse_time(raw.get("unknown_since")),
         error_type=raw.get("error_type"),
         traceback=raw.get("traceback"),
@@ -320,14 +333,16 @@ def _job(raw: JsonObject) -> Job:
 class Item:
     """One item of a results stream; ``pickle`` is empty when there is no value, or an exception that has no pickle."""
 
-    #: ``None``: the lattice's own return value.
+    #: Its number in the whole dispatch; ``None``: the lattice's own return value.
     task: int | None
-    #: "result", "error", "output" or "missing".
+    #: "result", "error", "output" (of a lattice: placeholders may be in it) or "missing".
     kind: str
     pickle: bytes
     message: str
     #: Bytes of a value that is asked for by itself.
     apart: int = 0
+    #: Of an output: the number that the first task of its lattice has.
+    base: int = 0
 
 
 def parse_items(stream: bytes) -> Iterator[Item]:
@@ -345,7 +360,14 @@ def parse_items(stream: bytes) -> Iterator[Item]:
         start, at = end + 1, end + 1 + int(head["size"])
         if at > len(stream):
             raise HpcflowError(f"The server's stream of results was cut {at - len(stream)} bytes too early; ask again.")
-        yield Item(head["task"], head["kind"], stream[start:at], head.get("message") or "", int(head.get("apart") or 0))
+        yield Item(
+            head["task"],
+            head["kind"],
+            stream[start:at],
+            head.get("message") or "",
+            int(head.get("apart") or 0),
+            int(head.get("base") or 0),
+        )
 
 
 # ---- a plan

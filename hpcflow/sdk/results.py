@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
@@ -16,7 +16,16 @@ from hpcflow.core.model import HpcflowError, NotFound
 from hpcflow.core.places import client_settings
 from hpcflow.core.states import State, Status
 from hpcflow.core.usage import Spent
-from hpcflow.sdk.answers import Item, Summary, TaskRecord, parse_items, parse_task, parse_tasks, parse_usage
+from hpcflow.sdk.answers import (
+    Item,
+    Summary,
+    TaskRecord,
+    parse_items,
+    parse_summary,
+    parse_task,
+    parse_tasks,
+    parse_usage,
+)
 from hpcflow.sdk.connection import Server
 from hpcflow.sdk.workflow import load_with
 
@@ -95,20 +104,7 @@ class Result:
         self._check_python()
         stream = self._server.fetch(f"/dispatches/{self.dispatch_id}/output", query={"apart": 1})
         output, *needed = map(self._filled, parse_items(stream))
-        pickles = {item.task: item for item in needed}
-        values: dict[int, object] = {}
-
-        def value(task: int) -> object:
-            if task not in values:
-                values[task] = self._unpickled(pickles[task])
-            return values[task]
-
-        try:
-            return load_with(output.pickle, value)
-        except HpcflowError:
-            raise
-        except Exception as error:  # unpickling runs the user's own code
-            raise self._unreadable("return value", error) from error
+        return _Values(self, needed).opened(output, "return value")
 
     def get_node_result(self, node_id: int) -> NodeResult:
         """Return one task of the dispatch.
@@ -119,9 +115,9 @@ class Result:
         Raises:
             NotFound: the dispatch has no such task.
         """
-        if not 0 <= node_id < self._summary.tasks:
+        if not 0 <= node_id < self._summary.own_tasks:
             raise NotFound(
-                f"Dispatch {self.dispatch_id} has {self._summary.tasks} tasks, counted from 0; "
+                f"Dispatch {self.dispatch_id} has {self._summary.own_tasks} tasks, counted from 0; "
                 f"there is no task {node_id}."
             )
         return NodeResult(self, self._detail(node_id))
@@ -133,11 +129,27 @@ class Result:
     def get_all_node_outputs(self) -> dict[str, Any]:  # Any: whatever the electrons returned
         """Return the values of all completed tasks by ``"name(index)"``, fetched in one stream."""
         names = {record.index: record.name for record in task_records(self._server, self.dispatch_id)}
+        items = self._items("all")
+        values = _Values(self, items)
+        base = self._summary.base
+        there = {item.task for item in items if item.kind in {"result", "output"}}
+        return {f"{name}({index})": values.of(base + index) for index, name in names.items() if base + index in there}
+
+    def sublattices(self) -> dict[int, Result]:
+        """Return the child dispatches of its sublattices that have been built, by the tasks that they are."""
         return {
-            f"{names[item.task]}({item.task})": self._unpickled(item)
-            for item in self._items("all")
-            if item.task is not None and item.kind == "result"
+            record.index: self._child(record.sublattice)
+            for record in task_records(self._server, self.dispatch_id)
+            if record.sublattice is not None
         }
+
+    @property
+    def parent(self) -> tuple[str, int] | None:
+        """The dispatch and the task of which it is the sublattice; ``None`` for one that was dispatched."""
+        return self._summary.parent
+
+    def _child(self, dispatch_id: str) -> Result:
+        return Result(self._server, parse_summary(self._server.ask("GET", f"/dispatches/{dispatch_id}")))
 
     def __repr__(self) -> str:
         counts = self._summary.counts
@@ -165,7 +177,7 @@ class Result:
         held = BytesIO()
         wanted = client_settings(os.environ).progress
         with showing(f"value of task {item.task}", item.apart, wanted=wanted) as show:
-            fetch_value(self._server, self.dispatch_id, item.task, held, show=show)
+            fetch_value(self._server, self._summary.root, item.task, held, show=show)
         return replace(item, pickle=held.getvalue(), apart=0)
 
     def _text(self, task: int, stream: str) -> str:
@@ -189,10 +201,16 @@ class Result:
                 f"its values can't be read here. Read them with Python {made}."
             )
 
+    def _value(self, task: int) -> object:
+        """Return what a task of this level returned, or raised."""
+        items = self._items(str(task))
+        return _Values(self, items).of(task + self._summary.base)
+
     def _unpickled(self, item: Item) -> object:
         if item.kind == "missing" or not item.pickle:
             raise UnreadableResult(
-                f"Task {item.task} of {self.dispatch_id} left no value: {item.message or item.kind}."
+                f"Task {(item.task or 0) - self._summary.base} of {self.dispatch_id} left no value: "
+                f"{item.message or item.kind}."
             )
         try:
             value: object = pickle.loads(item.pickle)
@@ -206,6 +224,32 @@ class Result:
         return UnreadableResult(
             f"The {what} of {self.dispatch_id} can't be read here: {type(error).__name__}: {error}.{hint}"
         )
+
+
+class _Values:
+    """Values of tasks from one answer of the server; those of sublattices are put together from their tasks'."""
+
+    def __init__(self, dispatch: Result, items: Iterable[Item]) -> None:
+        self._dispatch = dispatch
+        self._items = {item.task: item for item in items}
+        self._values: dict[int, object] = {}
+        # Tasks of a sublattice have higher numbers than its own: from the top down, no depth costs recursion.
+        outputs = {task: item for task, item in self._items.items() if task is not None and item.kind == "output"}
+        for task in sorted(outputs, reverse=True):
+            self._values[task] = self.opened(outputs[task], f"value of task {task}")
+
+    def of(self, task: int) -> object:
+        if task not in self._values:
+            self._values[task] = self._dispatch._unpickled(self._items[task])
+        return self._values[task]
+
+    def opened(self, output: Item, what: str) -> Any:  # Any: whatever the lattice returned
+        try:
+            return load_with(output.pickle, lambda task: self.of(output.base + task))
+        except HpcflowError:
+            raise
+        except Exception as error:  # unpickling runs the user's own code
+            raise self._dispatch._unreadable(what, error) from error
 
 
 class NodeResult:
@@ -306,7 +350,13 @@ class NodeResult:
     @cached_property
     def result(self) -> Any:  # Any: whatever the electron returned
         """What the electron returned; ``None`` unless the task completed."""
-        return self._dispatch._unpickled(self._item) if self.state is State.COMPLETED else None
+        return self._dispatch._value(self.node_id) if self.state is State.COMPLETED else None
+
+    @cached_property
+    def sublattice_result(self) -> Result | None:
+        """The child dispatch of a sublattice, with tasks of its own; ``None`` where there is none, or none yet."""
+        child = self._record.sublattice
+        return None if child is None else self._dispatch._child(child)
 
     @cached_property
     def exception(self) -> BaseException | None:
@@ -343,15 +393,20 @@ _COVALENT_FIELDS: Final = {
 }
 
 
-def task_records(server: Server, dispatch_id: str, *, state: State | None = None) -> Iterator[TaskRecord]:
+def task_records(
+    server: Server, dispatch_id: str, *, state: State | None = None, deep: bool = False
+) -> Iterator[TaskRecord]:
     """Yield the tasks of a dispatch in their order, fetched page by page.
 
     Args:
         server: whom to ask.
         dispatch_id: the dispatch.
         state: only tasks in this state.
+        deep: with those in sublattices, by their numbers in the whole dispatch.
     """
     query: dict[str, str | int] = {"limit": _PAGE}
+    if deep:
+        query["deep"] = "true"
     if state is not None:
         query["state"] = state.value
     while True:

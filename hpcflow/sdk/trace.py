@@ -28,6 +28,15 @@ class Annotated(Protocol):
     @property
     def annotations(self) -> Annotations: ...
 
+    @property
+    def composes(self) -> bool:
+        """It is a lattice: its task builds a graph."""
+        ...
+
+    def sent(self, inherited: Annotations) -> tuple[Callable[..., object], Annotations]:
+        """Return what its tasks call, and what they ask for, where a lattice hands down ``inherited``."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class FunctionText:
@@ -85,6 +94,7 @@ class _Prepared:
     inherited: Annotations
     function: _Function
     placement: Placement
+    sublattice: bool
 
 
 class Trace:
@@ -150,8 +160,8 @@ class Trace:
         merged = self._inner.setdefault((annotations, self.inherited), inner)
         return Inside(self, merged)
 
-    def finished(self, returned: object) -> Traced:
-        if not self._calls:
+    def finished(self, returned: object, *, may_be_empty: bool = False) -> Traced:
+        if not self._calls and not may_be_empty:
             raise UserError(
                 f"The lattice {self.name!r} calls no electron, so there is nothing to run: "
                 "mark the functions that it calls with @electron."
@@ -183,12 +193,13 @@ class Trace:
         return self._blobs.setdefault(data, len(self._blobs))
 
     def _prepare(self, called: Annotated) -> _Prepared:
-        function = self._functions.get(id(called.function)) or self._send(called.function)
+        sent, annotations = called.sent(self.inherited)
+        function = self._functions.get(id(sent)) or self._send(sent)
         try:
-            placement = called.annotations.over(self.inherited).placed()
+            placement = annotations.placed()
         except UserError as error:
             raise UserError(f"The electron {function.name!r} in the lattice {self.name!r}: {error}") from None
-        prepared = _Prepared(called, self.inherited, function, placement)
+        prepared = _Prepared(called, self.inherited, function, placement, called.composes)
         self._prepared[id(called), id(self.inherited)] = prepared
         return prepared
 
@@ -234,7 +245,7 @@ class Trace:
         return number
 
     def _source(self, function: Callable[..., object]) -> str | None:
-        code = getattr(function, "__code__", None)
+        code = getattr(_body(function), "__code__", None)
         if not isinstance(code, CodeType):
             return None
         if code not in self._sources:
@@ -333,6 +344,7 @@ def _task(index: int, call: _Call) -> Task:
         launcher=placement.launcher,
         isolation=placement.isolation,
         env=placement.env,
+        sublattice=prepared.sublattice,
     )
 
 
@@ -346,6 +358,11 @@ def name_of(function: object) -> str:
         inner = inner.func
     name = getattr(inner, "__name__", None) or type(inner).__name__
     return "lambda" if name == "<lambda>" else str(name)
+
+
+def _body(function: Callable[..., object]) -> Callable[..., object]:
+    """Return the function that the user wrote: of a sublattice, its lattice's."""
+    return inspect.unwrap(function) if getattr(function, "builds_graph", False) else function
 
 
 def _signature(function: Callable[..., object]) -> inspect.Signature | None:
@@ -373,6 +390,7 @@ def _by_parameter(
 
 def _unpicklable_name(function: Callable[..., object]) -> str | None:
     """Return the name that a function takes from its module or its surroundings and that can't be pickled."""
+    function = _body(function)
     if not isinstance(function, FunctionType):
         return None
     used = inspect.getclosurevars(function)

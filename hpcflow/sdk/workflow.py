@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import zlib
 from collections.abc import Callable, Collection
 from dataclasses import asdict, fields
 from functools import update_wrapper
 from types import FunctionType, MethodType
 from typing import Final, Generic, ParamSpec, TypeVar, Unpack, cast, overload
 
+from hpcflow.core.bag import stream_parts
 from hpcflow.core.model import Environment, Resources, Task, UserError
 from hpcflow.sdk.annotations import Annotations, LatticeOptions, Options, parse_lattice_options, parse_options
 from hpcflow.sdk.mistakes import show_plainly
@@ -23,6 +25,7 @@ __all__ = [
     "FunctionText",
     "Lattice",
     "PlaceholderError",
+    "Sublattice",
     "Traced",
     "dumps",
     "electron",
@@ -44,41 +47,58 @@ T = TypeVar("T")
 class Electron(Generic[P, R_co]):
     """A function that becomes a task where a lattice calls it, and is called plainly everywhere else."""
 
-    def __init__(self, function: Callable[P, R_co], annotations: Annotations, *, composes: bool = False) -> None:
+    def __init__(
+        self, function: Callable[P, R_co], annotations: Annotations, *, lattice: Annotations | None = None
+    ) -> None:
         """Wrap a function.
 
         Args:
             function: a plain one.
             annotations: what it needs.
-            composes: it is a lattice's function, which may well take electrons as arguments.
+            lattice: the function is a lattice's, with these annotations: its tasks build its graph.
         """
         self.function = function
         self.annotations = annotations
-        self._composes = composes
+        self._lattice = lattice
         _dress(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         trace = current_trace.get()
         if trace is None:
             return self.function(*args, **kwargs)
-        if not self._composes:
+        if not self.composes:  # a lattice may well take electrons as arguments
             _refuse_uncalled(self.function, args, kwargs)
         return cast(R_co, trace.call(self, args, kwargs))
+
+    @property
+    def composes(self) -> bool:
+        """It is a lattice: called in another one, its graph is built by a task of its own, from values."""
+        return self._lattice is not None
+
+    def sent(self, inherited: Annotations) -> tuple[Callable[..., object], Annotations]:
+        """Return what its tasks call, and what they ask for, where a lattice hands down ``inherited``."""
+        if self._lattice is None:
+            return self.function, self.annotations.over(inherited)
+        outer = self._lattice.for_electrons().over(inherited)
+        inner = self.annotations.for_sublattice().over(outer)
+        return Sublattice(self.function, inner), self.annotations.over(outer).for_building()
 
     def with_options(self, **options: Unpack[Options]) -> Electron[P, R_co]:
         """Return another electron of the same function; what ``options`` leave open stays as it is here."""
         where = f"The electron {name_of(self.function)!r}"
         annotations = parse_options(options, where).over(self.annotations)
-        return Electron(self.function, annotations, composes=self._composes)
+        return Electron(self.function, annotations, lattice=self._lattice)
 
     def __repr__(self) -> str:
         return f"<electron {name_of(self.function)}>"
 
     def __getstate__(self) -> object:
-        return self.function, self.annotations, self._composes
+        return self.function, self.annotations, self._lattice
 
     def __setstate__(self, state: object) -> None:
-        self.function, self.annotations, self._composes = cast("tuple[Callable[P, R_co], Annotations, bool]", state)
+        self.function, self.annotations, self._lattice = cast(
+            "tuple[Callable[P, R_co], Annotations, Annotations | None]", state
+        )
         _dress(self, self.function)
 
 
@@ -108,10 +128,13 @@ class Lattice(Generic[P, R_co]):
         Raises:
             UserError: it calls no electron, `wait` made a cycle, an argument can't be pickled, …
         """
+        return self._built(args, kwargs, may_be_empty=False)
+
+    def _built(self, args: tuple[object, ...], kwargs: dict[str, object], *, may_be_empty: bool) -> Traced:
         trace = Trace(name_of(self.function), self.annotations)
         token = current_trace.set(trace)
         try:
-            returned = self.function(*args, **kwargs)
+            returned = cast(Callable[..., object], self.function)(*args, **kwargs)
         finally:
             current_trace.reset(token)
         if (uncalled := _uncalled(returned)) is not None:
@@ -119,7 +142,7 @@ class Lattice(Generic[P, R_co]):
             raise UserError(
                 f"The lattice {trace.name!r} returns {uncalled!r} itself, not its result: call it, as in {name}(...)."
             )
-        return trace.finished(returned)
+        return trace.finished(returned, may_be_empty=may_be_empty)
 
     def __repr__(self) -> str:
         return f"<lattice {name_of(self.function)}>"
@@ -132,6 +155,32 @@ class Lattice(Generic[P, R_co]):
         _dress(self, self.function)
 
 
+class Sublattice:
+    """What the task of a sublattice calls: it builds a lattice's graph from values, as an upload for the server."""
+
+    #: Looked for by the worker, which then hands over the bytes as they are.
+    builds_graph: Final = True
+
+    def __init__(self, function: Callable[..., object], annotations: Annotations) -> None:
+        self.function = function
+        self.annotations = annotations
+        _dress(self, function)
+
+    def __call__(self, *args: object, **kwargs: object) -> bytes:
+        # A loop ends in a sublattice that calls nothing more.
+        traced = Lattice(self.function, self.annotations)._built(args, kwargs, may_be_empty=True)
+        described, blobs = manifest(traced)
+        described |= {"id": "0" * 26, "client": {"host": "", "user": "", "version": ""}}
+        return zlib.compress(b"".join(stream_parts(described, blobs)), 1)
+
+    def __getstate__(self) -> object:
+        return self.function, self.annotations
+
+    def __setstate__(self, state: object) -> None:
+        self.function, self.annotations = cast("tuple[Callable[..., object], Annotations]", state)
+        _dress(self, self.function)
+
+
 @overload
 def electron(function: Callable[P, R], /) -> Electron[P, R]: ...
 @overload
@@ -141,17 +190,18 @@ def electron(
 ) -> Electron[P, R] | Callable[[Callable[P, R]], Electron[P, R]]:
     """Mark a function as a task: ``@electron``, or ``@electron(memory="8 GB", walltime="30 min")``.
 
-    Options left open come from the lattice that calls it. A lattice may be marked too: it then runs inside one task.
+    Options left open come from the lattice that calls it. A lattice may be marked too: called in another lattice it is
+    a sublattice, whose graph is built when its arguments exist, so that it can loop and branch on results.
 
     Raises:
         UserError: an unknown or impossible option; a method, coroutine or generator function.
     """
 
     def decorate(decorated: Callable[P, R]) -> Electron[P, R]:
-        composes = isinstance(decorated, Lattice)
+        inner = decorated.annotations if isinstance(decorated, Lattice) else None
         plain = decorated.function if isinstance(decorated, Lattice) else decorated
         _check_function(plain, "electron")
-        return Electron(plain, parse_options(options, f"The electron {name_of(plain)!r}"), composes=composes)
+        return Electron(plain, parse_options(options, f"The electron {name_of(plain)!r}"), lattice=inner)
 
     show_plainly()
     return decorate if function is None else decorate(function)
@@ -207,7 +257,7 @@ def manifest(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
     tasks: list[list[object]] = []
     for task in graph.tasks:
         wanted = (task.executor, task.resources, task.workdir, task.max_running, task.launcher, task.env)
-        asked = (*wanted, task.isolation, task.retries, task.accept_failed, task.on_cancelled)
+        asked = (*wanted, task.isolation, task.retries, task.accept_failed, task.on_cancelled, task.sublattice)
         number = numbers.setdefault(asked, len(numbers))
         if number == len(shapes):
             shapes.append(task)
@@ -232,6 +282,7 @@ def manifest(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
                 "launcher": task.launcher,
                 "isolation": task.isolation,
                 **({"env": written} if (written := _environment(task.env)) else {}),
+                "sublattice": task.sublattice,
             }
             for task in shapes
         ],

@@ -34,10 +34,11 @@ async def check_at_hand(live: LiveDispatch, clusters: Mapping[ClusterName, Clust
     Raises:
         HpcflowError: something is gone from where it lay, or can't be looked at now.
     """
-    if not await asyncio.to_thread(os.path.exists, live.payload):
-        raise HpcflowError(
-            f"The functions and arguments of {live.id} lay in {live.payload}, which is gone: dispatch the lattice anew."
-        )
+    for path in {path for path, _, _ in live.blobs}:
+        if not await asyncio.to_thread(os.path.exists, path):
+            raise HpcflowError(
+                f"The functions and arguments of {live.id} lay in {path}, which is gone: dispatch the lattice anew."
+            )
     for (name, path), (end, task) in _last_bytes(live).items():
         try:
             # Who can read the last byte has all before it.
@@ -55,7 +56,7 @@ async def check_at_hand(live: LiveDispatch, clusters: Mapping[ClusterName, Clust
 def _last_bytes(live: LiveDispatch) -> dict[tuple[ClusterName, str], tuple[int, int]]:
     """Return for each file that holds a result that is still needed where the last of them ends, and whose it is."""
     sets = {task.task.deps for task in live.tasks if task.state is not State.COMPLETED}
-    needed = {upstream for deps in sets for upstream in deps}
+    needed = {leaf for upstream in {one for deps in sets for one in deps} for leaf in live.leaves(upstream)}
     last: dict[tuple[ClusterName, str], tuple[int, int]] = {}
     for upstream in sorted(needed):
         task = live.tasks[upstream]

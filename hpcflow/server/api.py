@@ -74,8 +74,8 @@ class Service(Shown, Protocol):
         """Return the summary as soon as its version is not ``since``, at the latest after ``wait_s``."""
         ...
 
-    async def tasks(self, dispatch: str, state: State | None, after: int, limit: int) -> Json:
-        """Return rows with an index above ``after``, in order."""
+    async def tasks(self, dispatch: str, state: State | None, after: int, limit: int, deep: bool) -> Json:
+        """Return rows with an index above ``after``, in order; with ``deep`` those in sublattices as well."""
         ...
 
     async def task(self, dispatch: str, index: int) -> Json: ...
@@ -286,8 +286,10 @@ def routes(service: Service, desk: Desk) -> APIRouter:
         state: Annotated[Literal[""] | State | None, Query()] = None,
         after: Annotated[int, Query(ge=-1, le=MOST)] = -1,
         limit: Annotated[int, Query(ge=1, le=100_000)] = 1000,
+        deep: Annotated[bool, Query(description="Of a whole dispatch, those in sublattices as well.")] = False,
     ) -> Response:
-        return JsonAnswer(await service.tasks(known_id(dispatch_id), State(state) if state else None, after, limit))
+        asked = State(state) if state else None
+        return JsonAnswer(await service.tasks(known_id(dispatch_id), asked, after, limit, deep))
 
     @api.get("/dispatches/{dispatch_id}/tasks/{index}", response_model=schema.TaskDetail)
     async def task(dispatch_id: DispatchPath, index: IndexPath) -> Response:

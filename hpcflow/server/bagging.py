@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import pickle
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, Final, NamedTuple
 
 from hpcflow.core.bag import (
@@ -171,7 +170,7 @@ async def _part(live: LiveDispatch, bag: Bag, number: int, clusters: Mapping[Clu
     numbers = {
         blob for index, _ in bag.tasks[first:end] for blob in (live.graph.tasks[index].fn, live.graph.tasks[index].args)
     }
-    blobs, rows = _Blobs(os.path.dirname(live.payload)), list[list[Any]]()
+    blobs, rows = _Blobs(live.folder), list[list[Any]]()
     # What several tasks need is written once: a stage that needs all of the stage before has one table of inputs.
     tables: dict[tuple[int, int | None], int] = {}
     inputs: list[dict[str, Ref]] = []
@@ -182,12 +181,7 @@ async def _part(live: LiveDispatch, bag: Bag, number: int, clusters: Mapping[Clu
         own = before.get(index)
         table = tables.setdefault((id(task.deps), own if own in task.deps else None), len(inputs))
         if table == len(inputs):
-            inputs.append(
-                {
-                    str(upstream): None if upstream == own else await _input(live, upstream, bag, blobs, clusters)
-                    for upstream in task.deps
-                }
-            )
+            inputs.append(await _inputs(live, bag, blobs, clusters, index=index, own=own))
         rows.append([index, attempt, blobs[task.fn], blobs[task.args], table, task.name])
     pieces, digest = pack(blobs.pieces)
     low, high = mine[0][0], mine[-1][0] + 1
@@ -201,15 +195,40 @@ async def _part(live: LiveDispatch, bag: Bag, number: int, clusters: Mapping[Clu
     return _Part(pieces, listed)
 
 
+async def _inputs(
+    live: LiveDispatch,
+    bag: Bag,
+    blobs: _Blobs,
+    clusters: Mapping[ClusterName, Cluster],
+    *,
+    index: int,
+    own: int | None,
+) -> dict[str, Ref]:
+    """Return how the bag names all results that a task needs; ``own`` is of the task before it in its unit."""
+    level = live.tasks[index].level
+    base = level.first if level is not None else 0
+    refs: dict[str, Ref] = {}
+    for upstream in live.graph.tasks[index].deps:
+        if upstream == own:
+            refs[str(upstream - base)] = None if level is None else {"unit": upstream}
+            continue
+        for leaf in live.leaves(upstream):
+            key = str(upstream - base) if leaf == upstream else f"@{leaf}"
+            if key not in refs:
+                refs[key] = await _input(live, leaf, bag, blobs, clusters)
+    return refs
+
+
 def _read_blobs(live: LiveDispatch, numbers: Sequence[int]) -> dict[int, bytes]:
     """Return blobs of the dispatch by their numbers, which ascend."""
-    with open(live.payload, "rb") as file:
-        blobs: dict[int, bytes] = {}
-        for number in numbers:
-            offset, size = live.blobs[number]
-            file.seek(offset)
-            blobs[number] = file.read(size)
-        return blobs
+    blobs: dict[int, bytes] = {}
+    for path, group in groupby(numbers, key=lambda number: live.blobs[number][0]):
+        with open(path, "rb") as file:
+            for number in group:
+                _, offset, size = live.blobs[number]
+                file.seek(offset)
+                blobs[number] = file.read(size)
+    return blobs
 
 
 async def _input(
@@ -220,6 +239,12 @@ async def _input(
     name = ("result", upstream)
     if task.state is not State.COMPLETED:  # its result will never be: the electron accepts that
         return blobs[name] if name in blobs else blobs.add(name, pickle.dumps(live.without_result(upstream), 4))
+    if task.child is not None:
+        out = ("output", task.child.output)
+        if out not in blobs:
+            (data,) = (await asyncio.to_thread(_read_blobs, live, [task.child.output])).values()
+            blobs.add(out, data)
+        return {"out": blobs[out], "base": task.child.first}
     if task.result is None:
         raise HpcflowError(f"The result of task {upstream} ({task.task.name}) is not stored.")
     if task.result.file is not None and task.shape.cluster == bag.shape.cluster:

@@ -14,9 +14,10 @@ from hpcflow.core.plan import partition_of
 from hpcflow.core.states import FINAL, Event, State
 from hpcflow.server.bags import LiveBag
 from hpcflow.server.clusters import Cluster
-from hpcflow.server.live import LiveDispatch, Stored
+from hpcflow.server.live import LiveDispatch
 from hpcflow.server.shared import Shared
 from hpcflow.server.store import EndRow
+from hpcflow.server.tasks import Stored
 
 __all__ = ["Collector"]
 
@@ -40,7 +41,7 @@ class Collector:
         live = bag.dispatch
         for fact in facts:
             task = live.tasks[fact.index]
-            if task.attempt != fact.attempt or task.state in FINAL or task.bag != bag.bag.id:
+            if task.attempt != fact.attempt or task.state in FINAL or task.built or task.bag != bag.bag.id:
                 continue
             task.worker = fact.worker
             if isinstance(fact, Started):
@@ -70,6 +71,10 @@ class Collector:
             return
         bag.note_end(None)
         live.node_losses.pop((bag.bag.shape.cluster, host), None)
+        if fact.record.get("sub"):
+            live.note_graph(fact.index, Stored.of(fact.record, bag.bag.path))
+            self._shared.wake(live)
+            return
         live.tasks[fact.index].result = Stored.of(fact.record, bag.bag.path)
         live.note_wall(fact.index, float(fact.record.get("wall", 0.0)))
         self.move(bag, fact.index, fact.attempt, Event.RETURNED, None)
@@ -95,7 +100,7 @@ class Collector:
         live = bag.dispatch
         for (index, attempt), worker in lost.running:
             task = live.tasks[index]
-            if task.attempt != attempt or task.state in FINAL:
+            if task.attempt != attempt or task.state in FINAL or task.built:
                 continue
             end = ends.get(worker)
             verdict = judge_death(end, first=bag.ledger.workers[worker].begun == 1, losses=task.losses)
@@ -148,7 +153,7 @@ class Collector:
         """Use up one attempt of a task, and give it the next one when the user allows it and the cluster can."""
         live = bag.dispatch
         task = live.tasks[index]
-        if task.attempt != attempt or task.state in FINAL:
+        if task.attempt != attempt or task.state in FINAL or task.built:
             return
         task.charged += 1
         further = next_resources(
@@ -175,12 +180,16 @@ class Collector:
     def move(self, bag: LiveBag, index: int, attempt: int, event: Event, error: str | None) -> None:
         live = bag.dispatch
         task = live.tasks[index]
-        if task.attempt != attempt or task.state in FINAL or task.state in {State.READY, State.PAUSED}:
+        if task.attempt != attempt or task.built or task.state in FINAL or task.state in {State.READY, State.PAUSED}:
             return
         ready = len(live.ready)
         live.move(index, event, self._now(), error)
         if len(live.ready) > ready:
             self._shared.wake(live)
+        self.after_move(live)
+
+    def after_move(self, live: LiveDispatch) -> None:
+        """Do what follows for the dispatch as a whole when tasks of it have moved."""
         if live.too_many_failed:
             self.stop(live)
         self.close_if_done(live)
@@ -189,13 +198,13 @@ class Collector:
         """Cancel what is left of a dispatch of which more tasks have failed than its lattice allows."""
         most = live.graph.max_failures
         reason = f"Not run to its end, because more than {most} tasks failed (max_failures={most})."
-        self.cancel(live, range(len(live.tasks)), reason)
+        self.cancel(live, range(live.own), reason)
         self._shared.wake(live)
 
     def cancel(self, live: LiveDispatch, tasks: Sequence[int], reason: str) -> int:
-        """Cancel those of these tasks that have not ended; return how many did not."""
+        """Cancel those of these tasks, and of the sublattices among them, that have not ended; return how many."""
         cancelled = 0
-        for index in reversed(tasks):  # downstream first: it is cancelled as well, not skipped
+        for index in live.family(tasks):  # downstream first: it is cancelled as well, not skipped
             if live.tasks[index].state not in FINAL:
                 live.move(index, Event.CANCELLED, self._now(), reason)
                 cancelled += 1

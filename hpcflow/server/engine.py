@@ -23,38 +23,24 @@ from hpcflow.server.clusters import Cluster
 from hpcflow.server.collect import Collector
 from hpcflow.server.environments import Environments
 from hpcflow.server.failpoints import failpoint
-from hpcflow.server.live import Gathering, LiveDispatch
+from hpcflow.server.live import LiveDispatch
 from hpcflow.server.reconcile import Reconciler
 from hpcflow.server.settings import Settings
-from hpcflow.server.shared import Shared
-from hpcflow.server.site import SiteError, least
+from hpcflow.server.shared import Shared, plan_settings
+from hpcflow.server.site import SiteError
 from hpcflow.server.store import ArrayRow, ArrayState, BagRow, LeaseLost, RunTimeKey, Store, StoreError
 from hpcflow.server.submit import Submitter
+from hpcflow.server.tasks import Gathering
+from hpcflow.server.unfold import Unfolder
 from hpcflow.server.writer import Writer
 
-__all__ = ["Engine", "plan_settings"]
+__all__ = ["Engine"]
 
 logger = logging.getLogger(__name__)
 
 #: The least time between two parts of a bag grows by the first with each, and no further than the second.
 GROW_S: Final = 0.05
 GROW_MOST_S: Final = 2.0
-
-
-def plan_settings(settings: Settings, cluster: Cluster) -> PlanSettings:
-    """Return what the planner must know of a server and a cluster."""
-    site = cluster.site
-    return PlanSettings(
-        min_worker_time_s=max(settings.min_worker_time, site.min_worker_time),
-        first_width=settings.first_width,
-        ramp_width=settings.ramp_width,
-        worker_walltime_s=min(settings.worker_walltime, site.worker_walltime or settings.worker_walltime),
-        kill_grace_s=settings.kill_grace,
-        chain_length=settings.chain_length,
-        max_width=least(cluster.settings.max_width, site.max_width),
-        slots=0 if cluster.settings.whole_nodes else cluster.settings.slots,
-        own_range=cluster.claims == "index",
-    )
 
 
 class Engine:
@@ -82,6 +68,7 @@ class Engine:
         self._reconciler = Reconciler(self._shared, self._collector, self._submitter)
         self.environments = Environments(settings.wheelhouse)
         self._builder = Builder(self._shared, self._collector, self.environments)
+        self.unfolder = Unfolder(self._shared, self._collector)
 
     # ---- what the service asks
 
@@ -139,7 +126,8 @@ class Engine:
             bag = self._shared.keep(row.bag, live, row.created_at)
             for index, attempt in row.bag.tasks:
                 task = live.tasks[index]
-                if task.state in FINAL or task.attempt != attempt or task.state in {State.READY, State.PAUSED}:
+                away = task.state in FINAL or task.state in {State.READY, State.PAUSED}
+                if away or task.built or task.attempt != attempt:
                     bag.ledger.settled.add((index, attempt))
             for stored in arrays:
                 if stored.array.bag == row.bag.id:
@@ -175,7 +163,7 @@ class Engine:
         """Cancel tasks that have not ended (``None``: all) and the arrays nobody needs then; return how many tasks."""
         if tasks is None:
             live.cancel_wanted = True
-        cancelled = self._collector.cancel(live, tasks or range(len(live.tasks)), "Cancelled by you.")
+        cancelled = self._collector.cancel(live, tasks or range(live.own), "Cancelled by you.")
         self._drop_idle(live)
         self._collector.close_if_done(live)
         await self.writer.flush()
@@ -327,6 +315,7 @@ class Engine:
         held = False
         for live in list(self.writer.dispatches.values()):
             await self._stop_or_pause(live)
+            held = await self.unfolder.unfold(cluster, live) or held
             if not any(live.tasks[index].shape.cluster == cluster.name for index in live.ready):
                 continue
             limits = await self._limits(cluster, live)  # and the site's rules with them
@@ -340,6 +329,7 @@ class Engine:
                     alone=task.alone,
                     mean_wall_s=live.mean_wall_s(index),
                     chain=live.chain(index, planning),
+                    grows=task.task.sublattice,
                 )
                 for index in sorted(live.ready)
                 if (task := live.tasks[index]).shape.cluster == cluster.name and task.shape not in blocked

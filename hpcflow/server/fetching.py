@@ -14,9 +14,9 @@ from hpcflow.core.plugin import Command, Reply
 from hpcflow.server.cleaning import Cleaner
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.engine import Engine
-from hpcflow.server.live import Stored
 from hpcflow.server.remote import TransportError
 from hpcflow.server.store import EndRow
+from hpcflow.server.tasks import Stored
 
 __all__ = ["Files", "workdir_of"]
 
@@ -79,10 +79,19 @@ done
 class Files:
     """What clusters hold of a server's dispatches."""
 
-    def __init__(self, engine: Engine, known: Callable[[str], Awaitable[DispatchId]], cleaner: Cleaner) -> None:
+    def __init__(
+        self, engine: Engine, place: Callable[[str, int], Awaitable[tuple[DispatchId, int]]], cleaner: Cleaner
+    ) -> None:
+        """Take an engine.
+
+        Args:
+            engine: whose dispatches these are.
+            place: returns for a dispatch, or a child of one, and a task in it the whole dispatch and the number there.
+            cleaner: removes them.
+        """
         self._engine = engine
         self._store = engine.writer.store
-        self._known = known
+        self._place = place
         self.cleaner = cleaner
 
     async def clean(
@@ -108,6 +117,8 @@ class Files:
             HpcflowError: what lay on its cluster can't be read.
         """
         end, bag = await self._end(dispatch, index)
+        if end is not None and end.record.get("sub"):
+            raise NotFound(f"Task {index} of {dispatch} is a sublattice: its result is made of those of its tasks.")
         stored = Stored.of(end.record, bag.path) if end is not None and bag is not None else None
         if stored is None or bag is None:
             raise NotFound(f"Task {index} of {dispatch} has left no value.")
@@ -165,12 +176,10 @@ class Files:
         return sum(size for _, _, size in spans), _spans(cluster, root, spans)
 
     async def _end(self, dispatch: str, index: int) -> tuple[EndRow | None, Bag | None]:
-        known = await self._known(dispatch)
+        known, number = await self._place(dispatch, index)
 
         def read() -> tuple[EndRow | None, Bag | None]:
-            if self._store.task(known, index) is None:
-                raise NotFound(f"Dispatch {dispatch} has no task {index}.")
-            end = self._store.end(known, index)
+            end = self._store.end(known, number)
             row = self._store.bag(end.bag) if end is not None else None
             return end, row.bag if row is not None else None
 

@@ -35,10 +35,10 @@ from hpcflow.core.plan import (
 )
 from hpcflow.server.bags import array_of, bag_of
 from hpcflow.server.clusters import Cluster, Default
-from hpcflow.server.engine import plan_settings
 from hpcflow.server.environments import Environments, imports_of
 from hpcflow.server.manifest import function_imports, read_graph
 from hpcflow.server.settings import Settings
+from hpcflow.server.shared import plan_settings
 from hpcflow.server.site import SiteError
 
 __all__ = ["Intake"]
@@ -65,10 +65,15 @@ class Intake:
         self._now = now
         self._environments = environments
 
-    async def checked(self, manifest: Manifest) -> tuple[Graph, list[Shape], list[str]]:
-        """Return graph, shapes and what the user should be told; raise `UserError` for what can't run."""
+    async def checked(self, manifest: Manifest, *, sublattice: bool = False) -> tuple[Graph, list[Shape], list[str]]:
+        """Return graph, shapes and what the user should be told; raise `UserError` for what can't run.
+
+        Args:
+            manifest: of a dispatch.
+            sublattice: or of a sublattice, which may have no task.
+        """
         graph = read_graph(manifest)
-        check_graph(graph)
+        check_graph(graph, may_be_empty=sublattice)
         shapes = self.shapes(graph, manifest)
         messages: list[str] = []
         if any(task.executor is None for task in graph.tasks):
@@ -170,7 +175,8 @@ class Intake:
                         links = chain(index, graph, children, lambda a, b: shapes[a] == shapes[b], settings)
                         chained.update(links)
                         after = tuple((link, 1) for link in links)
-                        ready.append(Ready(index=index, attempt=1, shape=shapes[index], chain=after))
+                        grows = graph.tasks[index].sublattice
+                        ready.append(Ready(index=index, attempt=1, shape=shapes[index], chain=after, grows=grows))
                 bags += [
                     self._planned(cluster, graph, plan, bounded=limits[name].bounded)
                     for plan in plan_bags(ready, limits, settings)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os.path
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
 
 from hpcflow.core.model import (
     BagId,
@@ -16,90 +15,15 @@ from hpcflow.core.model import (
     Failed,
     Graph,
     Shape,
-    Task,
 )
 from hpcflow.core.needs import Need, downstream, needs, waiting
 from hpcflow.core.plan import PlanSettings, chain
 from hpcflow.core.states import FINAL, Event, State, Status, step
 from hpcflow.server.manifest import Manifest, blob_offsets, function_imports, function_keys
 from hpcflow.server.store import DispatchRow, EndRow, RunTimeKey, TaskRow
+from hpcflow.server.tasks import Child, Gathering, LiveTask, Stored
 
-__all__ = ["LiveDispatch", "LiveTask", "Stored"]
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """Where a value's pickle lies: base64 in ``inline``, or ``(absolute path, offset, size, SHA-256 in hex)``."""
-
-    inline: str | None = None
-    file: tuple[str, int, int, str] | None = None
-
-    @property
-    def size(self) -> int:
-        """Bytes that lie in a file; 0 for an inline value."""
-        return self.file[2] if self.file is not None else 0
-
-    def last_byte(self) -> Stored:
-        """Return the end of the value: who can read it has all of the file."""
-        if self.file is None:
-            return self
-        path, offset, size, digest = self.file
-        return Stored(file=(path, offset + size - 1, 1, digest))
-
-    @classmethod
-    def of(cls, record: Mapping[str, Any], bag_path: str) -> Stored | None:  # Any: JSON
-        """Return what the record of an end holds, ``None`` when it holds no value."""
-        match record.get("r"):
-            case {"b": str(text)}:
-                return cls(inline=text)
-            case {"f": [str(name), int(offset), int(size), str(digest)]}:
-                return cls(file=(os.path.join(bag_path, name), offset, size, digest))
-            case _:
-                return None
-
-
-@dataclass(slots=True)
-class LiveTask:
-    """One task of a running dispatch."""
-
-    task: Task
-    #: Of the attempt that runs or comes: a retry may ask for more than the first one did.
-    shape: Shape
-    state: State
-    #: What it waits for, in common with others.
-    need: Need
-    attempt: int = 1
-    #: Attempts that were used up.
-    charged: int = 0
-    #: How often a node failed under it.
-    losses: int = 0
-    #: What it asks for instead of what it asked at first: "memory_mib", "walltime_s".
-    asked: dict[str, int] = field(default_factory=dict[str, int])
-    #: It was cut off, or brought its worker down: it shall have the next one to itself.
-    alone: bool = False
-    bag: BagId | None = None
-    #: The bag of the attempt before: others of it may follow the same way.
-    came_from: BagId | None = None
-    worker: str | None = None
-    started_at: datetime | None = None
-    ended_at: datetime | None = None
-    error: str | None = None
-    result: Stored | None = None
-
-    @property
-    def missing(self) -> int:
-        """Upstreams that it still waits for."""
-        return self.need.missing
-
-
-@dataclass(slots=True)
-class Gathering:
-    """Ready tasks of one shape that wait for others like them."""
-
-    #: Since when; ``None``: none waits.
-    since: datetime | None = None
-    #: Bags that were made while others were still to come.
-    bags: int = 0
+__all__ = ["LiveDispatch"]
 
 
 @dataclass(slots=True)
@@ -113,9 +37,17 @@ class LiveDispatch:
     downstream: list[list[int]]
     waiting: list[list[Need]]
     clusters: frozenset[ClusterName]
-    #: (offset, size) of each blob in the payload file.
-    blobs: list[tuple[int, int]]
-    payload: str
+    #: For each blob the file that it lies in, the offset there, and its size.
+    blobs: list[tuple[str, int, int]]
+    #: Tasks of the lattice itself, without those of sublattices.
+    own: int
+    #: Child dispatches in the order in which their tasks joined, and how many tasks of each are left.
+    children: list[Child] = field(default_factory=list[Child])
+    left_of: Counter[int] = field(default_factory=Counter[int])
+    #: Tasks whose graph waits to be taken in, and those of which all tasks in there have ended.
+    built: set[int] = field(default_factory=set[int])
+    full: list[int] = field(default_factory=list[int])
+    ending: bool = False
     status: Status = Status.RUNNING
     error: str | None = None
     started_at: datetime | None = None
@@ -140,6 +72,8 @@ class LiveDispatch:
     imports: dict[int, Mapping[str, str]] = field(default_factory=dict[int, Mapping[str, str]])
     #: The interpreter that dispatched it.
     executable: str = ""
+    #: What was said of sublattices.
+    said: set[str] = field(default_factory=set[str])
     #: Clusters of which the user was told that they do not answer.
     told: set[ClusterName] = field(default_factory=set[ClusterName])
     #: Bags in a row of which no worker got anything done, by shape; cancels by others after which it went on.
@@ -155,14 +89,23 @@ class LiveDispatch:
         return self.row.id
 
     @property
+    def folder(self) -> str:
+        """Where the files of its blobs lie."""
+        return os.path.dirname(self.blobs[0][0])
+
+    @property
     def too_many_failed(self) -> bool:
         """More tasks have failed than the lattice allows: the others are not worth running."""
         most = self.graph.max_failures
         return most is not None and self.failed > most
 
     def expects(self, shape: Shape) -> bool:
-        """Some task of a shape, as far as it is known now, waits for others and may become ready."""
-        return any(task.state is State.WAITING and task.shape == shape for task in self.tasks)
+        """Some task of a shape waits for others and may become ready; nobody knows what a sublattice will bring."""
+        return any(
+            (task.state is State.WAITING and task.shape == shape)
+            or (task.task.sublattice and task.child is None and task.state not in FINAL)
+            for task in self.tasks
+        )
 
     def has_ready(self, shape: Shape) -> bool:
         """Some task of a shape is ready and shall be submitted."""
@@ -189,8 +132,8 @@ class LiveDispatch:
             downstream=downstream(graph),
             waiting=waiting(wanted),
             clusters=frozenset(shape.cluster for shape in shapes),
-            blobs=list(blob_offsets(manifest)),
-            payload=payload,
+            blobs=[(payload, offset, size) for offset, size in blob_offsets(manifest)],
+            own=len(tasks),
             left=len(tasks),
             functions=function_keys(manifest),
             imports=function_imports(manifest),
@@ -202,10 +145,81 @@ class LiveDispatch:
         live.dirty.clear()
         return live
 
+    def unfold(self, child: Child, now: datetime) -> None:
+        """Begin with the tasks of a sublattice that have just joined."""
+        parent = self.tasks[child.task]
+        self.dirty.update(child.tasks)
+        self.left += child.count
+        self.left_of[child.task] = child.count
+        self.move(child.task, Event.UNFOLDED, now)
+        parent.started_at = parent.started_at or now
+        for index in child.tasks:
+            if not self.tasks[index].missing:
+                self.move(index, Event.UPSTREAMS_DONE, now)
+        self.end_sublattice(child.task, now)  # it may have no task at all
+
+    def join(self, child: Child, graph: Graph, shapes: Sequence[Shape], manifest: Manifest, payload: str) -> None:
+        """Take in the graph that a sublattice built; `unfold`, or `restore`, says where its tasks are.
+
+        Args:
+            child: what becomes of it.
+            graph: as `moved` to behind what is here.
+            shapes: of its tasks.
+            manifest: which it was read from.
+            payload: the file of its blobs.
+        """
+        functions = {number + len(self.blobs): key for number, key in function_keys(manifest).items()}
+        self.functions |= functions
+        self.imports |= {number + len(self.blobs): names for number, names in function_imports(manifest).items()}
+        self.blobs += [(payload, offset, size) for offset, size in blob_offsets(manifest)]
+        self.graph = replace(self.graph, tasks=self.graph.tasks + graph.tasks)
+        self.clusters |= {shape.cluster for shape in shapes}
+        self.children.append(child)
+        parent = self.tasks[child.task]
+        parent.child, parent.graph = child, None
+        self.built.discard(child.task)
+        wanted = needs(graph)
+        self.tasks += [
+            LiveTask(task=task, shape=shape, state=State.WAITING, need=need, level=child)
+            for task, shape, need in zip(graph.tasks, shapes, wanted, strict=True)
+        ]
+        self.waiting += [[] for _ in graph.tasks]
+        for need in dict.fromkeys(wanted):
+            for upstream in need.upstreams:
+                self.waiting[upstream].append(need)
+        for of in self.waiting[child.first :]:
+            self.downstream.append(of[0].tasks if len(of) == 1 else sorted(task for need in of for task in need.tasks))
+
+    def family(self, indices: Iterable[int]) -> list[int]:
+        """Return these tasks and all in the sublattices that they are, each before what is in it.
+
+        Within a level the later come first: who cancels in this order skips nothing.
+        """
+        found: list[int] = []
+        wanted = sorted(indices, reverse=True)
+        while wanted:
+            found += wanted
+            inner = [child.tasks for index in wanted if (child := self.tasks[index].child) is not None]
+            wanted = [index for tasks in inner for index in reversed(tasks)]
+        return found
+
+    def leaves(self, index: int) -> Iterator[int]:
+        """Yield a task and, of a sublattice that completed, those whose results its own is made of, level by level."""
+        seen, waiting = {index}, [index]
+        while waiting:
+            at = waiting.pop()
+            yield at
+            child = self.tasks[at].child
+            if child is not None and self.tasks[at].state is State.COMPLETED:
+                new = [upstream for upstream in child.output_deps if upstream not in seen]
+                seen.update(new)
+                waiting += new
+
     def restore(self, rows: Iterable[TaskRow], ends: Iterable[EndRow], bag_paths: Mapping[BagId, str]) -> None:
         """Take the states and results that the store knows instead of fresh ones."""
         self.ready.clear()
         self.left = self.failed = 0
+        self.left_of.clear()
         for row in rows:
             task = self.tasks[row.index]
             task.state, task.attempt, task.bag, task.worker = row.state, row.attempt, row.bag, row.worker
@@ -218,12 +232,23 @@ class LiveDispatch:
             if row.state is State.PAUSED and row.error != self.paused:
                 self.pauses[task.shape] = row.error or "Paused."
             self.left += row.state not in FINAL
-            self.failed += row.state is State.FAILED
+            self.failed += row.state is State.FAILED and task.child is None
+            if task.level is not None:
+                self.left_of[task.level.task] += row.state not in FINAL
         for end in ends:
-            if end.record["st"] == "ok":
-                self.tasks[end.index].result = Stored.of(end.record, bag_paths[end.bag])
+            task = self.tasks[end.index]
+            if end.record.get("sub"):
+                if task.child is None and task.attempt == end.attempt and task.state not in FINAL:
+                    self.note_graph(end.index, Stored.of(end.record, bag_paths[end.bag]))
+            elif end.record["st"] == "ok":
+                task.result = Stored.of(end.record, bag_paths[end.bag])
         self._count(task.need for task in self.tasks)
         self.dirty.clear()
+
+    def note_graph(self, index: int, stored: Stored | None) -> None:
+        """Remember that a sublattice's graph is built, and where it lies."""
+        self.tasks[index].graph = stored or Stored()
+        self.built.add(index)
 
     def _count(self, needs: Iterable[Need]) -> None:
         """Count anew what is missing."""
@@ -262,8 +287,43 @@ class LiveDispatch:
         elif task.state in FINAL:
             task.ended_at, task.error = now, error
             self.left -= 1
-            self.failed += task.state is State.FAILED
+            # A sublattice fails with its tasks, and these count.
+            self.failed += task.state is State.FAILED and task.child is None
+            self.built.discard(index)
+            self._note_final(index)
             self._pass_on(index, now)
+            self._end_full(now)
+
+    def _note_final(self, index: int) -> None:
+        level = self.tasks[index].level
+        if level is not None:
+            self.left_of[level.task] -= 1
+            if not self.left_of[level.task]:
+                self.full.append(level.task)
+
+    def _end_full(self, now: datetime) -> None:
+        """End the sublattices of which no task is left; each may be the last of another."""
+        if self.ending:
+            return
+        self.ending = True
+        while self.full:
+            self.end_sublattice(self.full.pop(), now)
+        self.ending = False
+
+    def end_sublattice(self, index: int, now: datetime) -> None:
+        """End a sublattice as its tasks have ended, unless one is left or it has ended already."""
+        task = self.tasks[index]
+        child = task.child
+        if child is None or task.state in FINAL or self.left_of[index]:
+            return
+        failed, cancelled = self._outcome(child.tasks, child.output_deps)
+        if failed:
+            what = self._told(failed, child.tasks)
+            self.move(index, Event.RAISED, now, f"Of the sublattice {child.name} ({child.id}) {what}")
+        elif cancelled:
+            self.move(index, Event.CANCELLED, now, self.tasks[cancelled[0]].error)
+        else:
+            self.move(index, Event.RETURNED, now)
 
     def _pass_on(self, index: int, now: datetime) -> None:
         """Tell the tasks downstream that a task is final; a loss goes down the whole graph, without recursion."""
@@ -290,6 +350,7 @@ class LiveDispatch:
                     task.ended_at, task.error = now, text
                     self.dirty.add(child)
                     self.left -= 1
+                    self._note_final(child)
                     ended.append(child)
 
     def ask_for(self, index: int, memory_mib: int | None, walltime_s: int | None) -> None:
@@ -311,17 +372,27 @@ class LiveDispatch:
         """
         for index in indices:
             task = self.tasks[index]
-            self.failed -= task.state is State.FAILED
+            self.failed -= task.state is State.FAILED and task.child is None
             task.state = step(task.state, Event.AGAIN)
             task.attempt += 1
-            task.charged = task.losses = 0
-            task.came_from = task.bag = task.worker = task.started_at = task.ended_at = task.error = None
             self.left += 1
             self.dirty.add(index)
+            if task.level is not None:
+                self.left_of[task.level.task] += 1
+            if task.child is not None:
+                task.state = step(task.state, Event.UNFOLDED)
+                task.ended_at = task.error = None
+                continue
+            task.charged = task.losses = 0
+            task.came_from = task.bag = task.worker = task.started_at = task.ended_at = task.error = None
         self._count(need for index in indices for need in (self.tasks[index].need, *self.waiting[index]))
         for index in indices:
+            if self.tasks[index].child is not None:
+                continue
             if not self.tasks[index].missing:
                 self.move(index, Event.UPSTREAMS_DONE, now)
+        for index in sorted(indices, reverse=True):
+            self.end_sublattice(index, now)  # of which nothing else was to be tried again
         self.status, self.error, self.ended_at, self.cancel_wanted = Status.RUNNING, None, None, False
 
     def without_result(self, index: int) -> Failed:
@@ -350,6 +421,8 @@ class LiveDispatch:
 
         def joins(before: int, after: int) -> bool:
             first, second = self.tasks[before], self.tasks[after]
+            if first.task.sublattice:  # its result is not its worker's to hand on
+                return False
             return second.state is State.WAITING and second.shape == first.shape and not second.alone
 
         if self.tasks[head].alone:
@@ -408,7 +481,7 @@ class LiveDispatch:
             started_at=self.started_at,
             ended_at=self.ended_at,
             error=self.error,
-            n_tasks=len(self.tasks),
+            n_tasks=self.own,
             cancel_wanted=self.cancel_wanted,
             paused=self.paused or next(iter(self.pauses.values()), None),
             paused_whole=self.paused is not None,
@@ -418,10 +491,7 @@ class LiveDispatch:
 
     def close(self, now: datetime) -> None:
         """Set the final status; call it when no task is left."""
-        accepted = self._accepted()
-        lost = [index for index, task in enumerate(self.tasks) if task.state is not State.COMPLETED]
-        failed = [index for index in lost if self.tasks[index].state is State.FAILED and index not in accepted]
-        cancelled = [index for index in lost if self.tasks[index].state is State.CANCELLED and index not in accepted]
+        failed, cancelled = self._outcome(range(self.own), self.graph.output_deps)
         self.ended_at = now
         self.paused = None
         self.pauses.clear()
@@ -430,23 +500,35 @@ class LiveDispatch:
             self.error = "The dispatch was cancelled."
         elif failed:
             self.status = Status.FAILED
-            first = "; ".join(
-                f"{self.graph.tasks[index].name} ({index}): {(self.tasks[index].error or '').rstrip('.')}"
-                for index in failed[:3]
-            )
-            more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
-            self.error = f"{len(failed)} of {len(self.tasks)} tasks failed: {first}{more}"
+            self.error = self._told(failed, range(self.own))
         elif cancelled:
             self.status = Status.CANCELLED
             self.error = self.tasks[cancelled[0]].error
         else:
             self.status = Status.COMPLETED
 
-    def _accepted(self) -> set[int]:
+    def _told(self, failed: Sequence[int], level: range) -> str:
+        """Return in words how many of the tasks of a lattice failed, and why the first of them did."""
+        first = "; ".join(
+            f"{self.graph.tasks[index].name} ({index - level.start}): {(self.tasks[index].error or '').rstrip('.')}"
+            for index in failed[:3]
+        )
+        more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
+        return f"{len(failed)} of {len(level)} tasks failed: {first}{more}"
+
+    def _outcome(self, level: range, output_deps: Iterable[int]) -> tuple[list[int], list[int]]:
+        """Return the tasks of a lattice that failed or were cancelled, without those that nobody misses."""
+        lost = [index for index in level if self.tasks[index].state is not State.COMPLETED]
+        accepted = self._accepted(lost, set(output_deps))
+        missed = [index for index in lost if index not in accepted]
+        return (
+            [index for index in missed if self.tasks[index].state is State.FAILED],
+            [index for index in missed if self.tasks[index].state is State.CANCELLED],
+        )
+
+    def _accepted(self, lost: Sequence[int], wanted: set[int]) -> set[int]:
         """Return the tasks without a result that nobody misses: all that waited for it accepts failures."""
-        wanted = set(self.graph.output_deps)
         accepted: set[int] = set()
-        lost = [index for index, task in enumerate(self.tasks) if task.state is not State.COMPLETED]
         grew = True
         while grew:
             grew = False

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from hpcflow.core.model import Environment, Graph, Resources, Retries, Task, UserError
 
-__all__ = ["VERSION", "Manifest", "blob_offsets", "function_imports", "function_keys", "read_graph"]
+__all__ = ["VERSION", "Manifest", "blob_offsets", "function_imports", "function_keys", "moved", "read_graph"]
 
 #: Of the form that clients write.
 VERSION: Final = 2
@@ -38,6 +39,7 @@ def read_graph(manifest: Manifest) -> Graph:
                 "max_running": shape.get("max_running"),
                 "launcher": shape.get("launcher"),
                 "isolation": shape.get("isolation"),
+                "sublattice": bool(shape.get("sublattice", False)),
                 "env": _environment(shape.get("env") or {}),
             }
             for shape in manifest["shapes"]
@@ -72,6 +74,32 @@ def read_graph(manifest: Manifest) -> Graph:
         raise UserError(
             f"The dispatch is not written as this server reads it: {type(error).__name__} {error}"
         ) from None
+
+
+def moved(graph: Graph, tasks: int, blobs: int) -> Graph:
+    """Return a graph as it goes on in another one that has so many tasks and blobs."""
+    known: dict[int, tuple[int, ...]] = {}
+
+    def shifted(needed: tuple[int, ...]) -> tuple[int, ...]:
+        # Tasks of a stage share what they need, and go on sharing it.
+        return known.setdefault(id(needed), tuple(upstream + tasks for upstream in needed))
+
+    return replace(
+        graph,
+        tasks=tuple(
+            replace(
+                task,
+                index=task.index + tasks,
+                fn=task.fn + blobs,
+                args=task.args + blobs,
+                deps=shifted(task.deps),
+                after=shifted(task.after),
+            )
+            for task in graph.tasks
+        ),
+        output=graph.output + blobs,
+        output_deps=tuple(upstream + tasks for upstream in graph.output_deps),
+    )
 
 
 def _resources(fields: Mapping[str, Any]) -> Resources:  # Any: JSON

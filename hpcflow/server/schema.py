@@ -372,6 +372,11 @@ class DatedMessage(BaseModel):
     text: str
 
 
+class Parent(BaseModel):
+    dispatch: str
+    task: int
+
+
 class Summary(BaseModel):
     id: str
     name: str
@@ -386,7 +391,13 @@ class Summary(BaseModel):
     version: int
     #: Major and minor version of the Python whose pickles the results are.
     python: tuple[int, int]
+    #: Those in sublattices included, and without them.
     tasks: int
+    own_tasks: int
+    #: Of a sublattice: the number of its first task in the whole dispatch, which that is, and whose task it is.
+    base: int
+    root: str
+    parent: Parent | None
     counts: dict[State, int]
     arrays: list[ArrayAnswer]
     #: When schedulers were asked last on which arrays of it wait or run.
@@ -592,6 +603,8 @@ class TaskDetail(BaseModel):
     raw: str | None
     exit_code: int | None
     signal: int | None
+    #: The child dispatch that it is.
+    sublattice: str | None
     error_type: str | None
     traceback: str | None
     stdout_bytes: int

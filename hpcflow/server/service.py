@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import secrets
@@ -12,20 +11,21 @@ import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, Literal
 
-from hpcflow.core.bag import DamagedError, checked
 from hpcflow.core.model import ClusterName, DispatchId, HpcflowError, NotFound, UserError, ulid
 from hpcflow.core.places import Places
 from hpcflow.core.states import State, Status
 from hpcflow.server.again import check_at_hand, nothing_to_retry, number_of
-from hpcflow.server.cleaning import Cleaner, cleaned_of
+from hpcflow.server.cleaning import Cleaner
 from hpcflow.server.clusters import Cluster, Default, cluster_maker, find_clusters
 from hpcflow.server.engine import Engine
 from hpcflow.server.failpoints import failpoint
 from hpcflow.server.fetching import Files, workdir_of
 from hpcflow.server.intake import Intake
-from hpcflow.server.live import LiveDispatch, Stored
+from hpcflow.server.levels import Level, find_level
+from hpcflow.server.live import LiveDispatch
 from hpcflow.server.manifest import read_graph
 from hpcflow.server.news import News
 from hpcflow.server.remote import ThisMachine
@@ -33,8 +33,9 @@ from hpcflow.server.reports import array_task, spelled, usage, which
 from hpcflow.server.roster import Roster
 from hpcflow.server.settings import ClusterSettings, Settings, read_clusters
 from hpcflow.server.site import SITE_FILE, check_server, parse_rules, rules
-from hpcflow.server.spool import value_bytes
 from hpcflow.server.store import ArrayRow, ArrayState, BagRow, DispatchRow, Store, TaskRow
+from hpcflow.server.unfold import child_of
+from hpcflow.server.values import Values
 from hpcflow.server.views import Views, Wanted, span
 
 __all__ = ["Service", "running"]
@@ -48,8 +49,6 @@ Manifest = Mapping[str, Any]  # Any: a checked upload.Manifest
 #: Answers to a long poll come at most so often, unless the dispatch ended.
 _BREATH_S: Final = 0.05
 _BREATHS: Final = 5
-_RESULTS_AT_ONCE: Final = 2000
-_PIECE: Final = 8 * 2**20
 _RULES_DEADLINE_S: Final = 10.0
 
 
@@ -131,13 +130,15 @@ class Service:
         self._intake = Intake(
             engine.clusters, default, engine.settings, now=engine.now, environments=engine.environments
         )
+        engine.unfolder.check = partial(self._intake.checked, sublattice=True)
+        self._values = Values(self._store, engine.clusters, self._payload)
         #: What the API asks about clusters.
         self.roster = Roster(engine, where, default, make=make, came=self.take_up_left, new_id=_new_id)
         #: Dispatches that wait for a cluster which clusters.toml does not name any more.
         self._left: list[DispatchRow] = []
         self._retrying = asyncio.Lock()
         #: What the API asks about files on clusters.
-        self.files = Files(engine, self._known, Cleaner(engine, self._retrying))
+        self.files = Files(engine, self._place, Cleaner(engine, self._retrying))
         self._views = Views(self._store, engine.writer, self._unknown_since)
 
     async def take_up(self) -> None:
@@ -174,6 +175,11 @@ class Service:
         manifest = await asyncio.to_thread(self._store.manifest, row.id)
         graph = read_graph(manifest)
         live = LiveDispatch.fresh(row, graph, self._intake.shapes(graph, manifest), manifest, self._payload(row.id))
+        for child in await asyncio.to_thread(self._store.children, row.id):
+            built = await asyncio.to_thread(self._store.child_manifest, child.id)
+            payload = os.path.join(self._where.dispatches, built["payload"])
+            known, inner = child_of(child, built, live)
+            live.join(known, inner, self._intake.shapes(inner, built), built, payload)
         bags = await asyncio.to_thread(self._store.bags, row.id)
         tasks = await asyncio.to_thread(self._store.tasks, row.id)
         ends = await asyncio.to_thread(self._store.ends, row.id)
@@ -259,45 +265,60 @@ class Service:
                     sort=sort,
                     ascending=ascending,
                 )
+                shown = [self._summary(row, self._store.arrays(row.id), []) for row in rows]
             else:
                 found = self._store.find_dispatches(prefix)[:limit]
-                rows = [row for known in found if (row := self._store.dispatch(known)) is not None]
+                levels = (find_level(self._store, known) for known in found)
+                shown = [self._read_summary(level) for level in levels if level is not None]
             return {
-                "dispatches": [self._summary(row, self._store.arrays(row.id), []) for row in rows],
-                "found": self._store.count_dispatches(statuses, text) if prefix is None else len(rows),
+                "dispatches": shown,
+                "found": self._store.count_dispatches(statuses, text) if prefix is None else len(shown),
                 "total": self._store.count_dispatches(),
             }
 
         return await asyncio.to_thread(read)
 
     async def summary(self, dispatch: str) -> Json:
-        return await asyncio.to_thread(self._read_summary, await self._known(dispatch))
+        return await asyncio.to_thread(self._read_summary, await self._level(dispatch))
 
     async def changed(self, dispatch: str, since: int, wait_s: float) -> Json:
-        known = await self._known(dispatch)
-        await self._engine.writer.wait_change(known, since, wait_s)
+        level = await self._level(dispatch)
+        await self._engine.writer.wait_change(level.root, since, wait_s)
         for _ in range(_BREATHS):  # changes come in crowds; the last one is told at once
-            if known not in self._engine.writer.dispatches:
+            if level.root not in self._engine.writer.dispatches:
                 break
             await asyncio.sleep(_BREATH_S)
-        return await asyncio.to_thread(self._read_summary, known)
+        return await asyncio.to_thread(self._read_summary, await self._level(dispatch))
 
-    async def _known(self, dispatch: str) -> DispatchId:
-        known = DispatchId(dispatch)
-        if known not in self._engine.writer.dispatches and await asyncio.to_thread(self._store.dispatch, known) is None:
+    async def _level(self, dispatch: str) -> Level:
+        level = await asyncio.to_thread(find_level, self._store, DispatchId(dispatch))
+        if level is None:
             raise NotFound(f"There is no dispatch {dispatch} here. `hpcflow dispatches` lists those there are.")
-        return known
+        return level
 
-    def _read_summary(self, dispatch: DispatchId) -> Json:
-        version = self._engine.writer.version(dispatch)  # before the rows: a change in between is then asked for again
-        row = self._store.dispatch(dispatch)
+    async def _place(self, dispatch: str, index: int) -> tuple[DispatchId, int]:
+        """Return the whole dispatch that a task is of, and its number there."""
+        level = await self._level(dispatch)
+        return level.root, level.numbers([index])[0]
+
+    async def _whole(self, dispatch: str, verb: str) -> DispatchId:
+        """Return the id of a dispatch of which something is asked that a sublattice can't do by itself."""
+        level = await self._level(dispatch)
+        level.refuse_part(verb)
+        return level.root
+
+    def _read_summary(self, level: Level) -> Json:
+        root = level.root
+        version = self._engine.writer.version(root)  # before the rows: a change in between is then asked for again
+        row = self._store.dispatch(root)
         if row is None:
-            raise NotFound(f"There is no dispatch {dispatch} here.")
-        messages = [{"at": spelled(at), "text": text} for at, text in self._store.messages(dispatch)]
-        if self._engine.writer.problem is not None and dispatch in self._engine.writer.dispatches:
+            raise NotFound(f"There is no dispatch {root} here.")
+        messages = [{"at": spelled(at), "text": text} for at, text in self._store.messages(root)]
+        if self._engine.writer.problem is not None and root in self._engine.writer.dispatches:
             text = f"Nothing new can be stored: {self._engine.writer.problem} Trying again."
             messages.append({"at": spelled(self._engine.now()), "text": text})
-        return {**self._summary(row, self._store.arrays(dispatch), messages), "version": version}
+        summary = self._summary(level.seen(row, self._store), self._store.arrays(root), messages)
+        return {**summary, "version": version, "base": level.tasks.start, "root": root, "parent": level.parent()}
 
     def _summary(self, row: DispatchRow, arrays: Sequence[ArrayRow], messages: Sequence[Json]) -> Json:
         return {
@@ -311,7 +332,11 @@ class Service:
             "ended_at": spelled(row.ended_at),
             "version": self._engine.writer.version(row.id),
             "python": list(row.python),
-            "tasks": row.n_tasks,
+            "tasks": sum(row.counts.values()),
+            "own_tasks": row.n_tasks,
+            "base": 0,
+            "root": row.id,
+            "parent": None,
             "counts": {state: count for state, count in row.counts.items() if count},
             "arrays": [
                 {
@@ -350,19 +375,20 @@ class Service:
             if (cluster := self._engine.clusters.get(name)) is not None
         ]
 
-    async def tasks(self, dispatch: str, state: State | None, after: int, limit: int) -> Json:
-        known = await self._known(dispatch)
-        return await asyncio.to_thread(self._views.table, known, state, after, limit)
+    async def tasks(self, dispatch: str, state: State | None, after: int, limit: int, deep: bool = False) -> Json:
+        level = await self._level(dispatch)
+        return await asyncio.to_thread(self._views.table, level, state, after, limit, deep=deep)
 
     async def task(self, dispatch: str, index: int) -> Json:
-        known = await self._known(dispatch)
+        level = await self._level(dispatch)
+        (number,) = level.numbers([index])
 
         def read() -> Json:
-            row = self._store.task(known, index)
+            row = self._store.task(level.root, number)
             if row is None:
                 raise NotFound(f"Dispatch {dispatch} has no task {index}.")
-            end = self._store.end(known, index)
-            detail = self._views.detail(row, end, self._views.cores(known)[index])
+            end = self._store.end(level.root, number)
+            detail = self._views.detail(row, end, self._views.cores(level.root)[number], level)
             record = end.record if end is not None else {}
             bag = self._store.bag(end.bag) if end is not None else None
             return {
@@ -376,18 +402,21 @@ class Service:
 
         return await asyncio.to_thread(read)
 
+    # The page shows a dispatch as a whole, its sublattices' tasks with their numbers in it.
+
     async def page(self, dispatch: str, wanted: Wanted) -> Json:
-        known = await self._known(dispatch)
-        return await asyncio.to_thread(self._views.page, known, wanted)
+        root = (await self._level(dispatch)).root
+        return await asyncio.to_thread(self._views.page, root, wanted)
 
     async def graph(self, dispatch: str) -> bytes:
-        return await asyncio.to_thread(self._views.graph, await self._known(dispatch))
+        return await asyncio.to_thread(self._views.graph, (await self._level(dispatch)).root)
 
     async def states(self, dispatch: str) -> Json:
-        return await asyncio.to_thread(self._views.states, await self._known(dispatch))
+        return await asyncio.to_thread(self._views.states, (await self._level(dispatch)).root)
 
     async def about(self, dispatch: str, index: int) -> Json:
-        return await asyncio.to_thread(self._views.about, await self._known(dispatch), index, self._why)
+        root, number = await self._place(dispatch, index)
+        return await asyncio.to_thread(self._views.about, root, number, self._why)
 
     @property
     def news(self) -> News:
@@ -401,7 +430,7 @@ class Service:
 
     async def usage(self, dispatch: str) -> Json:
         """Say what the arrays of a dispatch cost, and what became of it."""
-        known = await self._known(dispatch)
+        known = (await self._level(dispatch)).root
         arrays = await asyncio.to_thread(self._store.arrays, known)
         return {"id": known, **usage(arrays, self._engine.bags)}
 
@@ -413,11 +442,10 @@ class Service:
         self, dispatch: str, index: int, stream: Literal["stdout", "stderr"], offset: int, limit: int
     ) -> bytes:
         """Return a piece of what a task that ended wrote; empty beyond its end."""
-        known = await self._known(dispatch)
-        end = await asyncio.to_thread(self._store.end, known, index)
+        level = await self._level(dispatch)
+        (number,) = level.numbers([index])
+        end = await asyncio.to_thread(self._store.end, level.root, number)
         if end is None:
-            if await asyncio.to_thread(self._store.task, known, index) is None:
-                raise NotFound(f"Dispatch {dispatch} has no task {index}.")
             return b""
         start, size = span(end.record, "out" if stream == "stdout" else "err")
         wanted = min(limit, size - offset)
@@ -436,87 +464,28 @@ class Service:
         self, dispatch: str, tasks: list[int] | None, output: bool, *, apart: bool = False
     ) -> AsyncIterator[bytes]:
         """Yield each item as one line of JSON and its bytes: the output and what it needs, or the tasks asked for."""
-        known = await self._known(dispatch)
-        manifest = await asyncio.to_thread(self._store.manifest, known)
-        if output:
-            number = manifest["output"]
-            offset = sum(size for size, _ in manifest["blobs"][:number])
-            size = manifest["blobs"][number][0]
-            blob = await asyncio.to_thread(_read_file, self._payload(known), offset, size)
-            yield _head(None, "output", size) + blob
-            tasks = manifest["output_deps"]
-        wanted = range(len(manifest["tasks"])) if tasks is None else tasks
-        cleaned = await asyncio.to_thread(cleaned_of, self._store, known) or {}
-        for start in range(0, len(wanted), _RESULTS_AT_ONCE):
-            piece = list(wanted[start : start + _RESULTS_AT_ONCE])
-            ends = await asyncio.to_thread(self._store.ends, known, piece)
-            bags = {row.bag.id: row.bag for row in await asyncio.to_thread(self._store.bags, known)}
-            small: list[bytes] = []
-            for index in piece:
-                end = ends.get(index)
-                bag = bags.get(end.bag) if end is not None else None
-                if end is None or bag is None:
-                    row = await asyncio.to_thread(self._store.task, known, index)
-                    small.append(_head(index, "missing", 0, state=row.state if row else None))
-                    continue
-                kind = "result" if end.record["st"] == "ok" else "error"
-                said: Json = {"state": State.COMPLETED if kind == "result" else State.FAILED}
-                if kind == "error":
-                    said |= {"type": end.record.get("exc"), "message": end.record.get("msg")}
-                stored = Stored.of(end.record, bag.path) or Stored()
-                cluster = self._engine.clusters.get(bag.shape.cluster)
-                if cluster is None:
-                    message = f"its value lies on {bag.shape.cluster}, which clusters.toml does not name any more"
-                    small.append(_head(index, "missing", 0, state=said["state"], message=message))
-                    continue
-                try:
-                    # All that can be missing is known before a line promises it.
-                    data = await value_bytes(stored if stored.size <= _PIECE else stored.last_byte(), cluster)
-                    if stored.file is not None and stored.size <= _PIECE:
-                        checked(data, bytes.fromhex(stored.file[3]))
-                    elif stored.file is not None and not data:
-                        raise DamagedError(f"{stored.file[0]} is shorter than it was")
-                except HpcflowError as error:
-                    message = f"the value of task {index} lay on {cluster.name} and can't be read any more: {error}"
-                    if bag.id in cleaned.get("bags", ()):
-                        message = f"the value of task {index} was removed from {cluster.name} at {cleaned['at']}"
-                    small.append(_head(index, "missing", 0, state=said["state"], message=message))
-                    continue
-                if stored.size <= _PIECE:
-                    small.append(_head(index, kind, len(data), **said) + data)
-                    continue
-                if apart:
-                    small.append(_head(index, kind, 0, **said, apart=stored.size))
-                    continue
-                yield b"".join(small) + _head(index, kind, stored.size, **said)
-                small = []
-                async for part in self._large(stored, cluster):
-                    yield part
-            yield b"".join(small)
-
-    async def _large(self, stored: Stored, cluster: Cluster) -> AsyncIterator[bytes]:
-        if stored.file is None:
-            return
-        path, offset, size, _ = stored.file
-        for at in range(0, size, _PIECE):
-            yield await cluster.transport.read(path, offset + at, min(_PIECE, size - at))
+        level = await self._level(dispatch)
+        wanted = level.numbers(tasks) if tasks is not None else None
+        async for part in self._values.stream(level, wanted, output=output, apart=apart):
+            yield part
 
     async def cancel(self, dispatch: str, tasks: list[int] | None) -> Json:
-        known = await self._known(dispatch)
-        live = self._engine.writer.dispatches.get(known)
+        level = await self._level(dispatch)
+        live = self._engine.writer.dispatches.get(level.root)
         if live is None:
             return {"cancelled": 0, "message": f"Dispatch {dispatch} has ended already."}
         if tasks == []:
             return {"cancelled": 0, "message": "No task was named, so nothing was cancelled."}
-        if tasks is not None and (unknown := [index for index in tasks if not 0 <= index < len(live.tasks)]):
-            raise NotFound(f"Dispatch {dispatch} has no task {unknown[0]}.")
-        cancelled = await self._engine.cancel(live, tasks)
+        wanted = level.numbers(tasks) if tasks is not None else None
+        if wanted is None and level.child is not None:
+            wanted = [level.child.task]
+        cancelled = await self._engine.cancel(live, wanted)
         message = f"Cancelled {number_of(cancelled)}; what had ended keeps its result."
         return {"cancelled": cancelled, "message": message}
 
     async def pause(self, dispatch: str) -> Json:
         """Submit nothing more of a dispatch; what a scheduler has goes on."""
-        known = await self._known(dispatch)
+        known = await self._whole(dispatch, "paused")
         live = self._engine.writer.dispatches.get(known)
         if live is None or live.ended_at is not None:
             return {"moved": 0, "message": f"Dispatch {dispatch} has ended already."}
@@ -530,7 +499,7 @@ class Service:
 
     async def resume(self, dispatch: str) -> Json:
         """Go on with all of a dispatch that is paused, and ask for the release of jobs that somebody holds."""
-        known = await self._known(dispatch)
+        known = await self._whole(dispatch, "resumed")
         live = self._engine.writer.dispatches.get(known)
         if live is None or live.ended_at is not None:
             hint = f"`hpcflow retry {dispatch}` tries again what did not complete."
@@ -552,7 +521,7 @@ class Service:
             UserError: no partition can give so much.
             HpcflowError: something that the tasks need is gone.
         """
-        known = await self._known(dispatch)
+        known = await self._whole(dispatch, "retried")
         async with self._retrying:  # a dispatch that has ended must not be made live twice
             if known in self.files.cleaner.busy:
                 raise HpcflowError(f"Dispatch {known} is being cleaned just now: try again in a moment.")
@@ -572,13 +541,3 @@ class Service:
             )
         waits = f" It is paused: they wait for `hpcflow resume {dispatch}`." if live.paused is not None else ""
         return {"moved": moved, "message": f"{number_of(moved)} to run again; results that exist are kept.{waits}"}
-
-
-def _head(task: int | None, kind: str, size: int, **more: Any) -> bytes:  # Any: JSON
-    return json.dumps({"task": task, "kind": kind, "size": size, **more}).encode() + b"\n"
-
-
-def _read_file(path: str, offset: int, size: int) -> bytes:
-    with open(path, "rb") as file:
-        file.seek(offset)
-        return file.read(size)

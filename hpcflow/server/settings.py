@@ -96,6 +96,8 @@ class Settings(BaseSettings):
     max_upload: Annotated[int, Field(gt=0)] = 16 * 2**30
     #: A folder of wheels; packages that environments ask for come from there alone, and not through pip's own settings.
     wheelhouse: str = ""
+    #: So deep may sublattices lie in each other: a recursion without an end is stopped there.
+    max_depth: Annotated[int, Field(ge=1, le=10_000)] = 200
     #: How long any command of a scheduler may take.
     command_deadline: Seconds = 90.0
 

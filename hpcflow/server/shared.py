@@ -10,6 +10,7 @@ from datetime import datetime
 from hpcflow.core.bag import bag_key
 from hpcflow.core.follow import Ledger
 from hpcflow.core.model import Bag, BagId, ClusterName, Shape
+from hpcflow.core.plan import PlanSettings
 from hpcflow.server.bags import LiveArray, LiveBag
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.live import LiveDispatch
@@ -18,7 +19,23 @@ from hpcflow.server.site import least
 from hpcflow.server.store import RunTimeKey
 from hpcflow.server.writer import Writer
 
-__all__ = ["Shared"]
+__all__ = ["Shared", "plan_settings"]
+
+
+def plan_settings(settings: Settings, cluster: Cluster) -> PlanSettings:
+    """Return what the planner must know of a server and a cluster."""
+    site = cluster.site
+    return PlanSettings(
+        min_worker_time_s=max(settings.min_worker_time, site.min_worker_time),
+        first_width=settings.first_width,
+        ramp_width=settings.ramp_width,
+        worker_walltime_s=min(settings.worker_walltime, site.worker_walltime or settings.worker_walltime),
+        kill_grace_s=settings.kill_grace,
+        chain_length=settings.chain_length,
+        max_width=least(cluster.settings.max_width, site.max_width),
+        slots=0 if cluster.settings.whole_nodes else cluster.settings.slots,
+        own_range=cluster.claims == "index",
+    )
 
 
 @dataclass(slots=True)

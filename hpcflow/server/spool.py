@@ -14,7 +14,7 @@ from typing import Final
 from hpcflow.core.bag import DamagedError, Stream
 from hpcflow.core.model import HpcflowError
 from hpcflow.server.clusters import Cluster
-from hpcflow.server.live import Stored
+from hpcflow.server.tasks import Stored
 
 __all__ = ["Laid", "Spool", "value_bytes"]
 

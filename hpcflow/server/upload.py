@@ -124,6 +124,7 @@ class ShapeNote(TypedDict):
     launcher: Launcher | None
     isolation: Isolation | None
     env: NotRequired[EnvironmentNote]
+    sublattice: bool
 
 
 class Manifest(TypedDict):

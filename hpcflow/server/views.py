@@ -6,17 +6,18 @@ import json
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
 from hpcflow.core.blame import judge
 from hpcflow.core.follow import array_task_of
-from hpcflow.core.model import DispatchId, NotFound, UserError
+from hpcflow.core.model import DispatchId, Graph, NotFound, Task, UserError
 from hpcflow.core.states import State
-from hpcflow.server.manifest import read_graph
+from hpcflow.server.levels import Level, find_level
+from hpcflow.server.manifest import moved, read_graph
 from hpcflow.server.news import CODES
 from hpcflow.server.reports import spelled
-from hpcflow.server.store import EndRow, Store, TaskRow
+from hpcflow.server.store import ChildRow, EndRow, Store, TaskRow
 from hpcflow.server.writer import Writer
 
 __all__ = ["COLUMNS", "Sort", "Views", "Wanted", "span"]
@@ -44,6 +45,7 @@ COLUMNS: Final = (
     "raw",
     "exit_code",
     "signal",
+    "sublattice",
 )
 #: What a page of tasks may be sorted by.
 Sort = Literal["index", "name", "state", "attempt", "host", "started_at", "ended_at", "wall_s", "cpu_s", "max_rss_kib"]
@@ -69,8 +71,10 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class _Outline:
-    """What of a dispatch never changes: kept for those that were asked for last."""
+    """What of a dispatch changes with its sublattices alone: kept for those that were asked for last."""
 
+    children: int
+    tasks: tuple[Task, ...]
     cores: array[int]
     names: tuple[str, ...]
     graph: bytes
@@ -95,9 +99,10 @@ class Views:
         self._rows: OrderedDict[DispatchId, tuple[int, list[Json]]] = OrderedDict()
 
     def _outline(self, dispatch: DispatchId) -> _Outline:
-        if dispatch not in self._outlines:
-            manifest = self._store.manifest(dispatch)
-            graph = read_graph(manifest)
+        children = self._store.children(dispatch)
+        known = self._outlines.get(dispatch)
+        if known is None or known.children != len(children):
+            graph = self._whole(dispatch, children)
             # Tasks that share a barrier share one set of it here as well.
             shared: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[int, ...]] = {}
             for task in graph.tasks:
@@ -105,6 +110,8 @@ class Views:
                     shared[task.deps, task.after] = tuple(dict.fromkeys((*task.deps, *task.after)))
             upstream = tuple(shared[task.deps, task.after] for task in graph.tasks)
             self._outlines[dispatch] = _Outline(
+                children=len(children),
+                tasks=graph.tasks,
                 cores=array("I", (task.resources.cores for task in graph.tasks)),
                 names=tuple(task.name for task in graph.tasks),
                 graph=_columns([task.name for task in graph.tasks], upstream),
@@ -114,6 +121,16 @@ class Views:
                 self._outlines.popitem(last=False)
         self._outlines.move_to_end(dispatch)
         return self._outlines[dispatch]
+
+    def _whole(self, dispatch: DispatchId, children: Sequence[ChildRow]) -> Graph:
+        """Return the graph of a dispatch with those of its sublattices; what is first in these follows on their own."""
+        graph = read_graph(self._store.manifest(dispatch))
+        for child in children:
+            inner = moved(read_graph(self._store.child_manifest(child.id)), len(graph.tasks), 0)
+            own = (child.task,)
+            tasks = (task if task.deps or task.after else replace(task, after=own) for task in inner.tasks)
+            graph = replace(graph, tasks=(*graph.tasks, *tasks))
+        return graph
 
     def cores(self, dispatch: DispatchId) -> Sequence[int]:
         """Return how many cores each task of a dispatch has."""
@@ -133,13 +150,13 @@ class Views:
             letters = "".join(CODES[state] for state in self._store.states(dispatch))
         return {"number": number, "version": self._writer.version(dispatch), "states": letters}
 
-    def detail(self, row: TaskRow, end: EndRow | None, cores: int) -> Json:
+    def detail(self, row: TaskRow, end: EndRow | None, cores: int, level: Level) -> Json:
         """Return one row of the table of tasks."""
         record = end.record if end is not None and end.attempt == row.attempt else {}
         job, _, index = array_task_of(row.worker).rpartition("_") if row.worker else (None, None, None)
         cpu = record.get("cpu")
         return {
-            "index": row.index,
+            "index": row.index - level.tasks.start,
             "name": row.name,
             "state": row.state,
             "attempt": row.attempt,
@@ -159,14 +176,17 @@ class Views:
             "raw": record.get("raw"),
             "exit_code": record.get("code"),
             "signal": record.get("sig"),
+            "sublattice": level.inner.get(row.index),
         }
 
-    def table(self, dispatch: DispatchId, state: State | None, after: int, limit: int) -> Json:
-        """Return the tasks above index ``after``, in order."""
-        rows = self._store.tasks(dispatch, state=state, after=after, limit=limit)
-        ends = self._store.ends(dispatch, [row.index for row in rows])
-        cores = self.cores(dispatch) if rows else ()
-        details = (self.detail(row, ends.get(row.index), cores[row.index]) for row in rows)
+    def table(self, level: Level, state: State | None, after: int, limit: int, *, deep: bool) -> Json:
+        """Return the tasks of a level above index ``after``, in order; with ``deep`` those of a whole dispatch."""
+        last = level.tasks.stop - 1 if not deep or level.child is not None else None
+        after += level.tasks.start
+        rows = self._store.tasks(level.root, state=state, after=after, limit=limit, last=last)
+        ends = self._store.ends(level.root, [row.index for row in rows])
+        cores = self.cores(level.root) if rows else ()
+        details = (self.detail(row, ends.get(row.index), cores[row.index], level) for row in rows)
         return {"columns": list(COLUMNS), "rows": [[detail[column] for column in COLUMNS] for detail in details]}
 
     def page(self, dispatch: DispatchId, wanted: Wanted) -> Json:
@@ -213,7 +233,10 @@ class Views:
             ends = self._store.ends(dispatch)
             cores = self.cores(dispatch)
             rows = self._store.tasks(dispatch)
-            self._rows[dispatch] = (version, [self.detail(row, ends.get(row.index), cores[row.index]) for row in rows])
+            level = find_level(self._store, dispatch)
+            assert level is not None  # it has rows
+            details = [self.detail(row, ends.get(row.index), cores[row.index], level) for row in rows]
+            self._rows[dispatch] = (version, details)
             while len(self._rows) > _KEPT:
                 self._rows.popitem(last=False)
         self._rows.move_to_end(dispatch)
@@ -228,11 +251,12 @@ class Views:
         row = self._store.task(dispatch, index)
         if row is None:
             raise NotFound(f"Dispatch {dispatch} has no task {index}.")
-        manifest = self._store.manifest(dispatch)
-        task = read_graph(manifest).tasks[index]
+        outline = self._outline(dispatch)
+        task = outline.tasks[index]
+        child = next((each for each in self._store.children(dispatch) if index in each.tasks), None)
+        manifest = self._store.manifest(dispatch) if child is None else self._store.child_manifest(child.id)
         asked = {key: value for key, value in asdict(task.resources).items() if value not in {None, ()}}
         asked |= {key: value for key, value in row.again.items() if key in {"memory_mib", "walltime_s"}}
-        outline = self._outline(dispatch)
         downstream = [other for other, needs in enumerate(outline.upstream) if index in needs]
         function = manifest.get("functions", {}).get(str(task.fn), {})
         return {

@@ -183,7 +183,7 @@ class MemoryService:
         return {"number": self.news.number, "version": self.versions[dispatch], "states": "wq"}
 
     async def page(self, dispatch: str, wanted: Wanted) -> Json:
-        table = await self.tasks(dispatch, None, -1 if wanted.after is None else wanted.after, wanted.limit)
+        table = await self.tasks(dispatch, None, -1 if wanted.after is None else wanted.after, wanted.limit, deep=False)
         return {**table, "found": len(table["rows"]), "total": len(table["rows"])}
 
     async def about(self, dispatch: str, index: int) -> Json:
@@ -213,7 +213,7 @@ class MemoryService:
                     await self.changed_event.wait()
         return await self.summary(dispatch)
 
-    async def tasks(self, dispatch: str, state: State | None, after: int, limit: int) -> Json:
+    async def tasks(self, dispatch: str, state: State | None, after: int, limit: int, deep: bool) -> Json:
         await self.summary(dispatch)
         tasks: Sequence[Any] = self.manifests[dispatch]["tasks"]  # Any: JSON
         rows = [[i, task[0], state] for i, task in enumerate(tasks) if i > after]
@@ -437,6 +437,7 @@ def a_shape(**changes: object) -> Json:
         "max_running": None,
         "launcher": None,
         "isolation": None,
+        "sublattice": False,
         **changes,
     }
 

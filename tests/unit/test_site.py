@@ -13,10 +13,10 @@ from hpcflow.core.model import DispatchId, HpcflowError, UserError
 from hpcflow.core.places import Places
 from hpcflow.core.plugin import Reply
 from hpcflow.server.clusters import Cluster, find_clusters
-from hpcflow.server.engine import plan_settings
 from hpcflow.server.remote import ThisMachine
 from hpcflow.server.service import Service, running
 from hpcflow.server.settings import ClusterSettings, Settings
+from hpcflow.server.shared import plan_settings
 from hpcflow.server.site import SiteError, SiteRules, check_server, parse_rules, rules
 from hpcflow.server.store import EventKind, Store
 from hpcflow.server.trial import Asked

@@ -366,7 +366,7 @@ def test_a_damaged_page_is_a_sentence(path: Path) -> None:
         store.take_lease(a_lease(), now=NOW, stale_after=STALE_AFTER, take_over=False)
     whole = path.read_bytes()
     path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
-    with opened(path) as store, pytest.raises(StoreError, match=r"is damaged \(database disk image is malformed\)"):
+    with pytest.raises(StoreError, match=r"is damaged \(database disk image is malformed\)"), opened(path) as store:
         store.dispatches(limit=1)
 
 
@@ -381,6 +381,7 @@ def test_a_file_of_the_first_schema_is_brought_up_to_date_with_all_that_it_holds
     with closing(Store.open(str(path), on_network=False)) as store:
         row = store.dispatch(DispatchId("D"))
         (task,) = store.tasks(DispatchId("D"))
+        assert store.children(DispatchId("D")) == []
     assert row is not None
     assert (row.name, row.paused, row.paused_whole) == ("flow", None, False)
     assert (task.state, task.attempt, task.charged, task.again) == (State.READY, 2, 0, {})

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hpcflow as hf
-from hpcflow.core.model import Task, UserError
+from hpcflow.core.model import Resources, Task, UserError
 from hpcflow.sdk.workflow import Electron, PlaceholderError, dumps, load_with, manifest
-from tests.unit.run_traced import run
+from tests.unit.run_traced import built, run
 from tests.unit.served import a_shape
 
 
@@ -133,14 +133,48 @@ def test_electrons_call_other_electrons_and_themselves_inside_a_task() -> None:
     assert run(hf.lattice(lambda: countdown(3)).build_graph()) == [3, 2, 1, 0]
 
 
-def test_a_lattice_marked_as_an_electron_runs_inside_one_task() -> None:
+def test_a_lattice_marked_as_an_electron_is_one_task_whose_graph_is_built_from_values() -> None:
     @hf.lattice
     def inner(n: int) -> int:
         return sum(add(i, 0) for i in range(n))
 
-    traced = hf.lattice(lambda: hf.electron(inner)(4)).build_graph()
-    assert len(traced.graph.tasks) == 1
+    traced = hf.lattice(lambda: hf.electron(inner)(add(2, 2))).build_graph()
+    assert [(task.name, task.deps, task.sublattice) for task in traced.graph.tasks] == [
+        ("add", (), False),
+        ("inner", (0,), True),
+    ]
     assert run(traced) == 6
+
+
+def test_a_sublattice_hands_down_what_is_written_around_it_and_is_built_with_less() -> None:
+    @hf.electron(cpus=2)
+    def solve() -> int:
+        return 1
+
+    @hf.electron(memory="2 GiB", accept_failed=True)
+    @hf.lattice(walltime="5 min")
+    def inner() -> list[int]:
+        return [solve(), add.with_options(executor="local")(1, 1)]
+
+    traced = hf.lattice(executor="slurm", gpus=1, nodes=2, partition="gpu", retries=3)(lambda: inner()).build_graph()
+    (building,) = traced.graph.tasks
+    solving, adding = built(traced, 0).graph.tasks
+
+    assert (building.executor, building.accept_failed, building.retries.times) == ("slurm", True, 3)
+    assert building.resources == Resources(memory_mib=2048, walltime_s=300, partition="gpu")
+    asked = Resources(gpus=1, nodes=2, ntasks=2, memory_mib=2048, walltime_s=300)
+    assert solving.resources == dataclasses.replace(asked, cpus=2, partition="gpu")
+    assert (solving.executor, solving.accept_failed, solving.retries.times) == ("slurm", False, 3)
+    assert (adding.executor, adding.resources) == ("local", asked)
+
+
+def test_a_sublattice_called_outside_a_lattice_is_plain_python() -> None:
+    @hf.electron
+    @hf.lattice
+    def inner(n: int) -> int:
+        return sum(add(i, 0) for i in range(n))
+
+    assert inner(4) == 6
 
 
 def test_a_single_electron_can_be_a_lattice() -> None:
@@ -222,23 +256,23 @@ NESTED = st.recursive(
 )
 
 
-def built(spec: Any) -> Any:
+def made_of(spec: Any) -> Any:
     """Return the structure that a spec means, with a call of `give` at each electron."""
     match spec:
         case ("electron", number):
             return give(number)
         case ("tuple", items):
-            return tuple(built(item) for item in items)
+            return tuple(made_of(item) for item in items)
         case ("set", numbers):
             return {give(number) for number in numbers}
         case ("pair", left, right):
-            return Pair(built(left), built(right))
+            return Pair(made_of(left), made_of(right))
         case ("thing", inside):
-            return Thing(built(inside))
+            return Thing(made_of(inside))
         case list():
-            return [built(item) for item in spec]
+            return [made_of(item) for item in spec]
         case dict():
-            return {key: built(value) for key, value in spec.items()}
+            return {key: made_of(value) for key, value in spec.items()}
         case _:
             return spec
 
@@ -249,9 +283,9 @@ def test_results_arrive_wherever_they_lie_in_a_structure(spec: Any) -> None:
     @hf.lattice
     def workflow() -> Any:
         give(0)
-        return built(spec), give(built(spec))
+        return made_of(spec), give(made_of(spec))
 
-    expected = built(spec)
+    expected = made_of(spec)
     assert run(workflow.build_graph()) == (expected, expected)
 
 
@@ -549,7 +583,7 @@ def test_a_manifest_lists_each_function_shape_and_equal_arguments_once() -> None
         ["add", 0, 1, 2, 0, 0],
     ]
     assert wanted["needs"] == [[]]
-    assert (wanted["v"], wanted["name"], wanted["output"]) == (1, "workflow", 3)
+    assert (wanted["v"], wanted["name"], wanted["output"]) == (2, "workflow", 3)
     assert wanted["python"] == list(sys.version_info[:2])
     assert wanted["output_deps"] == [0, 1, 2, 3, 4]
     assert (wanted["max_failures"], wanted["max_running"]) == (None, None)

@@ -20,6 +20,7 @@ from hpcflow.server.store.rows import (
     ArrayRow,
     ArrayState,
     BagRow,
+    ChildRow,
     DispatchRow,
     EndRow,
     EventKind,
@@ -34,6 +35,8 @@ __all__ = [
     "array_values",
     "bag_row",
     "bag_values",
+    "child_row",
+    "child_values",
     "dispatch_row",
     "dispatch_values",
     "end_row",
@@ -92,6 +95,15 @@ def dispatch_row(values: Sequence[Any], counts: Mapping[State, int]) -> Dispatch
         python=(major, minor),
         counts=counts,
     )
+
+
+def child_values(row: ChildRow, manifest: Mapping[str, Any]) -> Values:
+    return row.id, row.dispatch, row.task, row.first, row.n_tasks, plain(row.name), packed(manifest)
+
+
+def child_row(values: Sequence[Any]) -> ChildRow:
+    found, dispatch, task, first, n_tasks, name, *_ = values
+    return ChildRow(id=found, dispatch=dispatch, task=task, first=first, n_tasks=n_tasks, name=name)
 
 
 def task_values(row: TaskRow) -> Values:

@@ -16,6 +16,7 @@ __all__ = [
     "ArrayState",
     "BagRow",
     "Changes",
+    "ChildRow",
     "DispatchRow",
     "EndRow",
     "EventKind",
@@ -97,6 +98,24 @@ class DispatchRow:
     python: tuple[int, int]
     #: Tasks in each state, states without a task left out. Counted when read, ignored when written.
     counts: Mapping[State, int] = field(default_factory=dict[State, int])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildRow:
+    """The graph that a sublattice built, whose tasks are tasks of the dispatch that it belongs to."""
+
+    id: DispatchId
+    #: The dispatch that a client sent, however deep the sublattice lies in it.
+    dispatch: DispatchId
+    #: The sublattice's own task, and the first of those in it.
+    task: int
+    first: int
+    n_tasks: int
+    name: str
+
+    @property
+    def tasks(self) -> range:
+        return range(self.first, self.first + self.n_tasks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +208,7 @@ class EventKind(StrEnum):
     DISPATCH = "dispatch"  # [status, error, whether a cancel is wanted]
     TASKS = "tasks"  # [[index, state], …] in the order of the moves
     SECOND_END = "second end"  # [[index, attempt, worker], …]: another end came first, so these are not kept
+    CHILD = "child"  # [id, the sublattice's task, number of tasks in it]
     BAG = "bag"  # [id, number of tasks, whether it is closed]
     ARRAY = "array"  # [token, state, job id, reason]
     MESSAGE = "message"  # the sentence
@@ -218,6 +238,10 @@ class Changes:
     arrays: list[ArrayRow] = field(default_factory=list[ArrayRow])
     #: Of these, status, times, error, ``cancel_wanted`` and the pause are stored.
     dispatches: list[DispatchRow] = field(default_factory=list[DispatchRow])
+    #: With the manifest that each was read from.
+    children: list[tuple[ChildRow, Mapping[str, Any]]] = field(  # Any: JSON
+        default_factory=list[tuple[ChildRow, Mapping[str, Any]]]
+    )
     messages: list[tuple[DispatchId, str]] = field(default_factory=list[tuple[DispatchId, str]])
     #: Tasks that returned and their run time in all, in seconds, to be added to what is known.
     run_times: dict[RunTimeKey, tuple[int, float]] = field(default_factory=dict[RunTimeKey, tuple[int, float]])
@@ -228,5 +252,12 @@ class Changes:
 
     def __bool__(self) -> bool:
         return bool(
-            self.tasks or self.ends or self.bags or self.arrays or self.dispatches or self.messages or self.run_times
+            self.tasks
+            or self.ends
+            or self.bags
+            or self.arrays
+            or self.dispatches
+            or self.children
+            or self.messages
+            or self.run_times
         )

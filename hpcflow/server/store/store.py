@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -21,6 +21,7 @@ from hpcflow.server.store.rows import (
     ArrayState,
     BagRow,
     Changes,
+    ChildRow,
     DispatchRow,
     EndRow,
     EventKind,
@@ -35,6 +36,7 @@ from hpcflow.server.store.rows import (
 from hpcflow.server.store.tables import (
     ARRAY,
     BAG,
+    CHILD,
     DISPATCH,
     END,
     EVENT,
@@ -184,11 +186,14 @@ class Store:
         bags = [columns.bag_values(row) for row in changes.bags]
         arrays = [columns.array_values(row) for row in changes.arrays]
         ends = [columns.end_values(row) for row in changes.ends]
+        children = [columns.child_values(*child) for child in changes.children]
         events: list[tuple[DispatchId | None, EventKind, Any]] = []  # Any: JSON
         with self._writing() as connection:
             for row in changes.dispatches:
                 _update_dispatch(connection, row)
                 events.append((row.id, EventKind.DISPATCH, [row.status, row.error, row.cancel_wanted]))
+            _run(connection, insert_new(CHILD), children)
+            events += [(row.dispatch, EventKind.CHILD, [row.id, row.task, row.n_tasks]) for row, _ in changes.children]
             _run(connection, upsert(BAG), bags)
             for bag in changes.bags:
                 content = [bag.bag.id, len(bag.bag.tasks), bag.closed_at is not None]
@@ -279,9 +284,10 @@ class Store:
     def find_dispatches(self, prefix: str) -> list[DispatchId]:
         """Return up to ten ids that begin so, in either case of letters, newest first."""
         statement = sa.select(DISPATCH.c.id).where(DISPATCH.c.id.startswith(prefix, autoescape=True))
+        inner = sa.select(CHILD.c.id).where(CHILD.c.id.startswith(prefix, autoescape=True)).limit(10)
         with self._reading() as connection:
-            ids = connection.execute(statement.order_by(DISPATCH.c.created_at.desc()).limit(10)).scalars()
-            return [DispatchId(found) for found in ids]
+            ids = connection.execute(statement.order_by(DISPATCH.c.created_at.desc()).limit(10)).scalars().all()
+            return [DispatchId(found) for found in (*ids, *connection.execute(inner).scalars())][:10]
 
     def manifest(self, dispatch: DispatchId) -> dict[str, Any]:  # Any: JSON
         """Return what the client sent.
@@ -297,10 +303,18 @@ class Store:
         return manifest
 
     def tasks(
-        self, dispatch: DispatchId, *, state: State | None = None, after: int = -1, limit: int | None = None
+        self,
+        dispatch: DispatchId,
+        *,
+        state: State | None = None,
+        after: int = -1,
+        last: int | None = None,
+        limit: int | None = None,
     ) -> list[TaskRow]:
-        """Return the tasks above index ``after``, ascending."""
+        """Return the tasks above index ``after``, up to ``last``, ascending."""
         statement = sa.select(TASK).where(TASK.c.dispatch == dispatch, TASK.c.index > after)
+        if last is not None:
+            statement = statement.where(TASK.c.index <= last)
         if state is not None:
             statement = statement.where(TASK.c.state == state)
         with self._reading() as connection:
@@ -312,6 +326,24 @@ class Store:
         statement = sa.select(TASK.c.state).where(TASK.c.dispatch == dispatch).order_by(TASK.c.index)
         with self._reading() as connection:
             return [State(state) for state in connection.execute(statement).scalars()]
+
+    def states_of(self, dispatch: DispatchId, indices: Sequence[int]) -> dict[int, State]:
+        """Return where tasks are."""
+        statement: _Select = sa.select(TASK.c.index, TASK.c.state).where(TASK.c.dispatch == dispatch)
+        with self._reading() as connection:
+            return {row[0]: State(row[1]) for row in _chunked(connection, statement, TASK.c.index, indices)}
+
+    def counts(self, dispatch: DispatchId, ranges: Sequence[range]) -> dict[State, int]:
+        """Return how many of some tasks are in each state; a state without any is absent."""
+        found: Counter[State] = Counter()
+        with self._reading() as connection:
+            for wanted in ranges:
+                statement = sa.select(TASK.c.state, sa.func.count()).where(
+                    TASK.c.dispatch == dispatch, TASK.c.index >= wanted.start, TASK.c.index < wanted.stop
+                )
+                for state, number in connection.execute(statement.group_by(TASK.c.state)):
+                    found[State(state)] += number
+        return dict(found)
 
     def task(self, dispatch: DispatchId, index: int) -> TaskRow | None:
         statement = sa.select(TASK).where(TASK.c.dispatch == dispatch, TASK.c.index == index)
@@ -342,6 +374,32 @@ class Store:
         statement = sa.select(END).where(END.c.dispatch == dispatch, END.c.index == index).order_by(END.c.attempt)
         with self._reading() as connection:
             return [columns.end_row(row) for row in connection.execute(statement)]
+
+    def child(self, child: DispatchId) -> ChildRow | None:
+        """Return a child dispatch by its own id."""
+        with self._reading() as connection:
+            row = connection.execute(sa.select(CHILD).where(CHILD.c.id == child)).one_or_none()
+        return None if row is None else columns.child_row(row)
+
+    def children(self, dispatch: DispatchId) -> list[ChildRow]:
+        """Return the child dispatches of a dispatch, at any depth, in the order in which their tasks joined it."""
+        keys = [column for column in CHILD.c if column is not CHILD.c.json]
+        statement = sa.select(*keys).where(CHILD.c.dispatch == dispatch).order_by(sa.text("rowid"))
+        with self._reading() as connection:
+            return [columns.child_row(row) for row in connection.execute(statement)]
+
+    def child_manifest(self, child: DispatchId) -> dict[str, Any]:  # Any: JSON
+        """Return what a sublattice built.
+
+        Raises:
+            StoreError: no such child.
+        """
+        with self._reading() as connection:
+            raw = connection.execute(sa.select(CHILD.c.json).where(CHILD.c.id == child)).scalar()
+        if raw is None:
+            raise StoreError(f"No child dispatch {child} here.")
+        manifest: dict[str, Any] = unpacked(raw)
+        return manifest
 
     def bags(self, dispatch: DispatchId) -> list[BagRow]:
         """Return the bags of a dispatch, oldest first."""

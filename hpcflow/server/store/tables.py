@@ -11,6 +11,7 @@ from sqlalchemy.dialects import sqlite
 __all__ = [
     "ARRAY",
     "BAG",
+    "CHILD",
     "DISPATCH",
     "END",
     "EVENT",
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 #: What ``PRAGMA user_version`` says of a file whose tables are those below. A change of them adds a step to `STEPS`.
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 
 
 # Columns ending in _at are microseconds since the epoch; columns called json are what `columns.packed` makes.
@@ -71,6 +72,18 @@ DISPATCH: Final = sa.Table(
     sa.Index("dispatch_created_at", "created_at", "id"),
 )
 MANIFEST: Final = sa.Table("manifest", METADATA, _of_dispatch(key=True), _json("json"))
+CHILD: Final = sa.Table(
+    "child",
+    METADATA,
+    _text("id", key=True),
+    _of_dispatch(),
+    _integer("task"),
+    _integer("first"),
+    _integer("n_tasks"),
+    _text("name"),
+    _json("json"),
+    sa.Index("child_dispatch", "dispatch", "first"),
+)
 TASK: Final = sa.Table(
     "task",
     METADATA,
@@ -170,6 +183,12 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         "ALTER TABLE task ADD COLUMN again BLOB",
         "CREATE TABLE run_time (function TEXT NOT NULL, cluster TEXT NOT NULL, size TEXT NOT NULL, tasks INTEGER NOT"
         " NULL, wall_s FLOAT NOT NULL, at INTEGER NOT NULL, PRIMARY KEY (function, cluster, size)) WITHOUT ROWID",
+    ),
+    (
+        "CREATE TABLE child (id TEXT NOT NULL, dispatch TEXT NOT NULL, task INTEGER NOT NULL, first INTEGER NOT NULL,"
+        " n_tasks INTEGER NOT NULL, name TEXT NOT NULL, json BLOB NOT NULL, PRIMARY KEY (id),"
+        " FOREIGN KEY(dispatch) REFERENCES dispatch (id))",
+        "CREATE INDEX child_dispatch ON child (dispatch, first)",
     ),
 )
 

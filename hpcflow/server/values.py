@@ -1,0 +1,178 @@
+"""Streams values to clients: each item is one line of JSON and its bytes, which nobody here opens."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Final
+
+from hpcflow.core.bag import DamagedError, checked
+from hpcflow.core.model import Bag, BagId, ClusterName, DispatchId, HpcflowError
+from hpcflow.core.states import State
+from hpcflow.server.cleaning import cleaned_of
+from hpcflow.server.clusters import Cluster
+from hpcflow.server.levels import Level
+from hpcflow.server.spool import value_bytes
+from hpcflow.server.store import ChildRow, EndRow, Store
+from hpcflow.server.tasks import Stored
+
+__all__ = ["Values"]
+
+Json = dict[str, Any]  # Any: JSON, described in docs/reference/api.md
+
+_AT_ONCE: Final = 2000
+_PIECE: Final = 8 * 2**20
+
+
+class Values:
+    """The values of one server's dispatches."""
+
+    def __init__(
+        self, store: Store, clusters: Mapping[ClusterName, Cluster], payload: Callable[[DispatchId], str]
+    ) -> None:
+        self._store = store
+        self._clusters = clusters
+        self._payload = payload
+
+    async def stream(
+        self, level: Level, tasks: Sequence[int] | None, *, output: bool, apart: bool
+    ) -> AsyncIterator[bytes]:
+        """Yield the output of a lattice and what it needs, or tasks.
+
+        The result of a sublattice is its output, and after it comes what that needs, once for all.
+
+        Args:
+            level: the lattice.
+            tasks: in the root's numbers; ``None``: all of this level.
+            output: the lattice's own return value is asked for instead.
+            apart: large values are named only, to be asked for by themselves.
+        """
+        cleaned = await asyncio.to_thread(cleaned_of, self._store, level.root) or {}
+        base = level.tasks.start
+        if output:
+            manifest = await self._manifest(level)
+            yield await self._output(None, base, manifest, self._file(level, manifest))
+            tasks = [base + index for index in manifest["output_deps"]]
+        waiting = list(level.tasks if tasks is None else tasks)
+        sent = set(waiting)
+        children = {child.task: child for child in level.children}
+        while waiting:
+            piece, waiting = waiting[:_AT_ONCE], waiting[_AT_ONCE:]
+            states = await asyncio.to_thread(self._store.states_of, level.root, piece)
+            async for part in self._plain(
+                level, [index for index in piece if index not in children], states, cleaned, apart=apart
+            ):
+                yield part
+            for index in piece:
+                if index in children:
+                    part, needed = await self._of_child(level, children[index], states[index])
+                    yield part
+                    new = [each for each in needed if each not in sent]
+                    sent.update(new)
+                    waiting += new
+
+    async def _of_child(self, level: Level, child: ChildRow, state: State) -> tuple[bytes, list[int]]:
+        """Return the item of a sublattice's task, and the tasks whose values it needs."""
+        if state is not State.COMPLETED:
+            return _head(child.task, "missing", 0, state=state), []
+        manifest = await asyncio.to_thread(self._store.child_manifest, child.id)
+        path = self._payload(level.root).removesuffix(f"{level.root}.blobs") + manifest["payload"]
+        item = await self._output(child.task, child.first, manifest, path)
+        return item, [child.first + index for index in manifest["output_deps"]]
+
+    async def _manifest(self, level: Level) -> Mapping[str, Any]:  # Any: JSON
+        if level.child is not None:
+            return await asyncio.to_thread(self._store.child_manifest, level.child.id)
+        return await asyncio.to_thread(self._store.manifest, level.root)
+
+    def _file(self, level: Level, manifest: Mapping[str, Any]) -> str:  # Any: JSON
+        whole = self._payload(level.root)
+        return whole if level.child is None else whole.removesuffix(f"{level.root}.blobs") + manifest["payload"]
+
+    async def _output(self, task: int | None, base: int, manifest: Mapping[str, Any], path: str) -> bytes:  # Any: JSON
+        number = manifest["output"]
+        offset = sum(size for size, _ in manifest["blobs"][:number])
+        size = manifest["blobs"][number][0]
+        blob = await asyncio.to_thread(_read_file, path, offset, size)
+        return _head(task, "output", size, base=base) + blob
+
+    async def _plain(
+        self,
+        level: Level,
+        piece: Sequence[int],
+        states: Mapping[int, State],
+        cleaned: Mapping[str, Any],  # Any: JSON
+        *,
+        apart: bool,
+    ) -> AsyncIterator[bytes]:
+        ends: Mapping[int, EndRow] = await asyncio.to_thread(self._store.ends, level.root, piece)
+        bags: dict[BagId, Bag] = {}
+        small: list[bytes] = []
+        for index in piece:
+            end = ends.get(index)
+            bag = await self._bag(bags, end.bag) if end is not None else None
+            if end is None or bag is None or end.record.get("sub"):
+                small.append(_head(index, "missing", 0, state=states.get(index)))
+                continue
+            kind = "result" if end.record["st"] == "ok" else "error"
+            said: Json = {"state": State.COMPLETED if kind == "result" else State.FAILED}
+            if kind == "error":
+                said |= {"type": end.record.get("exc"), "message": end.record.get("msg")}
+            stored = Stored.of(end.record, bag.path) or Stored()
+            cluster = self._clusters.get(bag.shape.cluster)
+            if cluster is None:
+                message = f"its value lies on {bag.shape.cluster}, which clusters.toml does not name any more"
+                small.append(_head(index, "missing", 0, state=said["state"], message=message))
+                continue
+            try:
+                # All that can be missing is known before a line promises it.
+                data = await value_bytes(stored if stored.size <= _PIECE else stored.last_byte(), cluster)
+                if stored.file is not None and stored.size <= _PIECE:
+                    checked(data, bytes.fromhex(stored.file[3]))
+                elif stored.file is not None and not data:
+                    raise DamagedError(f"{stored.file[0]} is shorter than it was")
+            except HpcflowError as error:
+                message = f"the value of task {index} lay on {cluster.name} and can't be read any more: {error}"
+                if bag.id in cleaned.get("bags", ()):
+                    message = f"the value of task {index} was removed from {cluster.name} at {cleaned['at']}"
+                small.append(_head(index, "missing", 0, state=said["state"], message=message))
+                continue
+            if stored.size <= _PIECE:
+                small.append(_head(index, kind, len(data), **said) + data)
+                continue
+            if apart:
+                small.append(_head(index, kind, 0, **said, apart=stored.size))
+                continue
+            yield b"".join(small) + _head(index, kind, stored.size, **said)
+            small = []
+            async for part in _large(stored, cluster):
+                yield part
+        if small:
+            yield b"".join(small)
+
+    async def _bag(self, known: dict[BagId, Bag], bag: BagId) -> Bag | None:
+        if bag not in known:
+            row = await asyncio.to_thread(self._store.bag, bag)
+            if row is None:
+                return None
+            known[bag] = row.bag
+        return known[bag]
+
+
+async def _large(stored: Stored, cluster: Cluster) -> AsyncIterator[bytes]:
+    if stored.file is None:
+        return
+    path, offset, size, _ = stored.file
+    for at in range(0, size, _PIECE):
+        yield await cluster.transport.read(path, offset + at, min(_PIECE, size - at))
+
+
+def _head(task: int | None, kind: str, size: int, **more: Any) -> bytes:  # Any: JSON
+    return json.dumps({"task": task, "kind": kind, "size": size, **more}).encode() + b"\n"
+
+
+def _read_file(path: str, offset: int, size: int) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.read(size)
