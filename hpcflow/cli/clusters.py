@@ -16,8 +16,9 @@ __all__ = ["demo", "list_clusters", "plan", "show_page", "show_test", "test_clus
 
 _MARKS: Final = {"ok": "ok    ", "skipped": "-     ", "failed": "FAILED"}
 
-#: Where the file system of the work directory does not do as all others do.
+#: What two nodes found out about the work directory.
 _CLAIMS: Final = {
+    "link": "claim tasks by link",
     "mkdir": "claim tasks by mkdir: links do not exclude there",
     "index": "get one unit each: its file system can't tell two nodes which of them was first",
 }
@@ -41,7 +42,7 @@ def list_clusters(options: argparse.Namespace) -> int:
         rows.append((name, scheduler, state, partitions, cluster["problem"] or ""))
     table(("CLUSTER", "SCHEDULER", "STATE", "PARTITIONS", "PROBLEM"), rows)
     for cluster in answer["clusters"]:
-        if cluster.get("claims") not in {None, "link"}:
+        if cluster.get("claims") is not None:
             print(f"Workers of {cluster['name']} {_CLAIMS[cluster['claims']]}.")
         if cluster["site"]:
             print(f"The site of {cluster['name']} rules: {cluster['site']}")

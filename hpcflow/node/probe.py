@@ -69,8 +69,12 @@ def _round_trip() -> str | None:
     import cloudpickle
 
     offset = 1
+
+    def later(x: int) -> int:
+        return x + offset
+
     try:
-        returned = pickle.loads(cloudpickle.dumps(lambda x: x + offset, protocol=4))(41)
+        returned = pickle.loads(cloudpickle.dumps(later, protocol=4))(41)
     except Exception as error:  # whatever it is, it is the answer
         return f"{type(error).__name__}: {error}"
     return None if returned == 42 else f"42 came back as {returned!r}"

@@ -44,6 +44,7 @@ _CLAIMS: Final = 1000
 #: Limit of an array task, and how long those two wait for each other's words.
 _WALLTIME_S: Final = 600
 _MEET_S: Final = 120.0
+_GIVE_UP_S: Final = 15.0
 #: The scheduler is asked about the array this often, unless its site or its owner wants to be asked more seldom.
 _QUERY_S: Final = 10.0
 #: What a failing command wrote is shown from its end on.
@@ -535,9 +536,11 @@ class _Job:
 
     async def _give_up(self) -> None:
         """Take it out of the queue, by its id or its name."""
-        with suppress(TransportError):
+        with suppress(TransportError, TimeoutError):
             command = self._cluster.plugin.cancel([self.array], pending_only=False)
-            await self._cluster.transport.run(command, self._trial._settings.command_deadline)
+            # A server that ends waits for this, but not for a host that does not answer.
+            async with asyncio.timeout(_GIVE_UP_S):
+                await self._cluster.transport.run(command, _GIVE_UP_S)
 
 
 def _text(data: bytes) -> str:

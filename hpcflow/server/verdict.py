@@ -103,8 +103,9 @@ def read_verdict(path: str) -> Verdict | None:
     """Return what an earlier test found, ``None`` where there was none or it can't be read."""
     try:
         with open(path, encoding="utf-8") as file:
-            raw = json.load(file)
-        return Verdict(**{**raw, "nodes": tuple(raw["nodes"])})
+            raw: dict[str, Any] = json.load(file)  # Any: JSON
+        nodes: tuple[str, ...] = tuple(raw.pop("nodes"))
+        return Verdict(**raw, nodes=nodes) if raw["claims"] in WORDS else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
