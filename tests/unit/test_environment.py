@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -264,6 +266,40 @@ def test_a_project_is_what_its_files_say(tmp_path: Path) -> None:
         '[[packages.wheels]]\nurl = "https://example.org/scipy-1.14.whl"\n'
     )
     assert project(tmp_path).requirements == ("scipy==1.14 ; sys_platform == 'linux'",)
+
+
+#: As uv writes it: the project, and one package that it needs on Linux.
+UV_LOCK = """
+version = 1
+requires-python = ">=3.11"
+
+[[package]]
+name = "part"
+version = "0.2"
+source = { registry = "https://example.org/simple" }
+wheels = [{ url = "https://example.org/part-0.2-py3-none-any.whl", hash = "sha256:%s", size = 10 }]
+
+[[package]]
+name = "x"
+version = "1"
+source = { virtual = "." }
+dependencies = [{ name = "part", marker = "sys_platform == 'linux'" }]
+
+[package.metadata]
+requires-dist = [{ name = "part", marker = "sys_platform == 'linux'" }]
+"""
+
+
+@pytest.mark.skipif(shutil.which("uv", path=os.path.dirname(sys.executable)) is None, reason="needs uv")
+def test_the_lock_file_of_uv_is_read_by_uv(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\nname = "x"\nversion = "1"\nrequires-python = ">=3.11"\ndependencies = ["part"]\n'
+    )
+    (tmp_path / "uv.lock").write_text(UV_LOCK % ("0" * 64))
+    assert project(tmp_path) == Environment(requirements=("part==0.2 ; sys_platform == 'linux'",), alone=True)
+    (tmp_path / "uv.lock").write_text("version = 99\n")
+    with pytest.raises(AssertionError, match=r"uv can't export .*uv\.lock"):
+        project(tmp_path)
 
 
 def test_a_project_without_packages_is_told(tmp_path: Path) -> None:
