@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hpcflow.connect.decide import Look, Step, decide
-from hpcflow.connect.login_node import LoginNode, packed
+from hpcflow.connect.login_node import LoginNode, name_of, packed
 from hpcflow.connect.wheels import collect
 from hpcflow.core.model import HpcflowError, UserError
 from hpcflow.core.places import Places, places
@@ -214,9 +214,10 @@ class _Holder:
             shelf = Path(wheelhouse) if wheelhouse else None
             wanted = [f"hpcflow-orchestrator=={own}"]
             wheels = await collect(wanted, look.target, look.markers, Path(folder), wheelhouse=shelf, tell=say)
-            name, content = await asyncio.to_thread(packed, wheels, own, look.python)
-        if name == look.installed_id:
-            return look
+            name = await asyncio.to_thread(name_of, wheels, own, look.python)
+            if name == look.installed_id:
+                return look
+            content = await asyncio.to_thread(packed, wheels)
         size = f"{len(wheels)} wheels, {len(content) / 1e6:.0f} MB"
         await say(f"Sends {size}, and installs them in {look.home}/app on {look.host}.")
         return await node.install(name, own, content)

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +19,7 @@ from hpcflow.server.remote.ssh import SshTransport
 from hpcflow.server.remote.transport import TransportError
 from hpcflow.server.zipapp import build_environment_maker
 
-__all__ = ["LoginNode", "NoSpace", "packed"]
+__all__ = ["LoginNode", "NoSpace", "name_of", "packed"]
 
 _LOOK_S: Final = 120.0
 _START_S: Final = 300.0
@@ -167,16 +167,27 @@ class LoginNode:
         )
 
 
-def packed(wheels: Sequence[Path], version: str, python: str) -> tuple[str, bytes]:
-    """Return a name that is unique for these wheels under that Python, and what `LoginNode.install` sends."""
-    contents = {wheel.name: wheel.read_bytes() for wheel in wheels}
-    contents["environment.pyz"] = build_environment_maker()[1]
+def name_of(wheels: Sequence[Path], version: str, python: str) -> str:
+    """Return a name that is unique for what these wheels become under that Python."""
     digest = hashlib.sha256(python.encode())
+    for name, content in _contents(wheels):
+        digest.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
+    return f"{version}-{digest.hexdigest()[:12]}"
+
+
+def packed(wheels: Sequence[Path]) -> bytes:
+    """Return what `LoginNode.install` sends: a compressed tar."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1, format=tarfile.GNU_FORMAT) as tar:
-        for name, content in sorted(contents.items()):
-            digest.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
+        for name, content in _contents(wheels):
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode = len(content), 0o600
             tar.addfile(entry, io.BytesIO(content))
-    return f"{version}-{digest.hexdigest()[:12]}", buffer.getvalue()
+    return buffer.getvalue()
+
+
+def _contents(wheels: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
+    """Yield the wheels and the program that installs them, in an order that is always the same."""
+    yield "environment.pyz", build_environment_maker()[1]
+    for wheel in sorted(wheels, key=lambda path: path.name):
+        yield wheel.name, wheel.read_bytes()

@@ -14,6 +14,7 @@ import os
 import platform
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import tarfile
@@ -144,6 +145,7 @@ def _install(home: str, name: str, version: str, stream: IO[bytes]) -> None:
     """
     apps = os.path.join(home, "app")
     os.makedirs(apps, mode=0o700, exist_ok=True)
+    _check_ours(apps)
     with open(os.path.join(apps, "lock"), "w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two laptops of one person
         folder = os.path.join(apps, name)
@@ -164,6 +166,22 @@ def _install(home: str, name: str, version: str, stream: IO[bytes]) -> None:
         for entry in os.scandir(apps):
             if entry.is_dir(follow_symlinks=False) and entry.name not in {name, before}:
                 shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def _check_ours(apps: str) -> None:
+    """Refuse a place where somebody else could exchange what is going to run as us."""
+    folder = apps
+    while True:
+        found = os.stat(folder)
+        others = found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and found.st_gid != os.getegid())
+        # In a sticky folder, as /tmp is one, nobody moves what is another's.
+        open_to_others = others and (folder == apps or not found.st_mode & stat.S_ISVTX)
+        if open_to_others or (folder == apps and found.st_uid != os.geteuid()):
+            raise PermissionError(errno.EPERM, "others may replace what lies there; name another by --home", folder)
+        above = os.path.dirname(os.path.realpath(folder))
+        if above == folder:
+            return
+        folder = above
 
 
 def _unpack(folder: str, stream: IO[bytes]) -> None:

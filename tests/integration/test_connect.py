@@ -349,6 +349,15 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing_behind(visitor: Laptop, tm
     assert not Path(visitor.user.home.link).exists()
 
 
+def test_nothing_is_installed_where_others_could_exchange_it(visitor: Laptop, tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o777)
+    refused = visitor.connects(home=tmp_path / "shared/home")
+    assert refused.returncode == 1
+    assert f"{tmp_path}/shared: others may replace what lies there" in refused.stderr
+    assert sorted(path.name for path in (tmp_path / "shared/home").rglob("*")) == ["app"]
+
+
 def test_disconnect_ends_the_way_and_nothing_else(laptop: Laptop) -> None:
     holder, server = laptop.holder_pid(), laptop.server_pid()
     left = laptop.user.hpcflow("disconnect")
