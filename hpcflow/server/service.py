@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 
 from hpcflow.core.model import ClusterName, DispatchId, HpcflowError, NotFound, UserError, ulid
 from hpcflow.core.places import Places
-from hpcflow.core.states import State, Status
+from hpcflow.core.states import FINAL, State, Status
 from hpcflow.server.again import check_at_hand, nothing_to_retry, number_of
 from hpcflow.server.cleaning import Cleaner
 from hpcflow.server.clusters import Cluster, Default, cluster_maker, find_clusters
@@ -539,5 +539,9 @@ class Service:
             moved = await self._engine.retry(
                 live, failed_only=failed_only, memory_mib=memory_mib, walltime_s=walltime_s
             )
-        waits = f" It is paused: they wait for `hpcflow resume {dispatch}`." if live.paused is not None else ""
+        waits = ""
+        if live.paused is not None:
+            waits = f" It is paused: they wait for `hpcflow resume {dispatch}`."
+        elif any(live.why_paused(task.shape) and task.state not in FINAL for task in live.tasks):
+            waits = f" Some tasks are paused: they wait for `hpcflow resume {dispatch}`."
         return {"moved": moved, "message": f"{number_of(moved)} to run again; results that exist are kept.{waits}"}

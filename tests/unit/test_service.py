@@ -225,6 +225,26 @@ async def test_what_was_cancelled_is_spared_where_only_failures_are_wanted(tmp_p
 
 
 @in_loop
+async def test_a_retry_says_that_tasks_of_a_paused_bag_wait_for_resume(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, breaker=2) as stage:
+        service = a_service(stage)
+        dispatch = await dispatched(service, stage, *[[]] * 5)
+        worker = PlayedWorker(await stage.job(), 0)
+        for task in (0, 1):
+            worker.claim(task)
+            worker.start(task)
+            worker.end(task, "error", exc="ValueError", msg="no minimum", kinds=["ValueError"])
+        live = stage.engine.writer.dispatches[dispatch]
+        await stage.until(lambda: live.pauses)
+        told = await service.retry(dispatch, failed_only=True, memory_mib=None, walltime_s=None)
+        assert told == {
+            "moved": 2,
+            "message": "2 tasks to run again; results that exist are kept. Some tasks are paused: they wait for "
+            f"`hpcflow resume {dispatch}`.",
+        }
+
+
+@in_loop
 async def test_a_retry_that_is_refused_leaves_an_ended_dispatch_as_it_was(tmp_path: Path) -> None:
     async with a_stage(tmp_path) as stage:
         service = a_service(stage)
