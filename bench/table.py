@@ -18,7 +18,7 @@ from typing import Final
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from bench import on_slurm, on_this_machine
+from bench import behind_ssh, on_slurm, on_this_machine
 from bench.rows import Row, as_markdown, as_text, left_out
 from bench.sizes import FULL, QUICK, Size
 from bench.telling import tell
@@ -34,6 +34,7 @@ ROWS: Final[dict[str, Callable[[Size], list[Row]]]] = {
     "charged": on_slurm.charged,
     "local": on_this_machine.local,
     "page": on_this_machine.page,
+    "ssh": behind_ssh.ssh,
     "idle": on_this_machine.idle,
     "start": on_this_machine.start,
 }

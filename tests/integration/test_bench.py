@@ -42,6 +42,21 @@ def test_rows_of_this_machine_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_rows_of_a_cluster_behind_ssh_run(tmp_path: Path) -> None:
+    table = rows("ssh", cwd=tmp_path)
+    if "left out" in str(table):
+        pytest.skip("needs sshd")
+    assert [row[0].split(",")[0] for row in table if row[4]] == [
+        "the same",
+        "connections to the cluster",
+        "push of 1",
+        "one look at 16 journals with news",
+        "a command after a cut",
+    ]
+    assert [row[1] for row in table if row[0].startswith("connections")] == ["1"]
+
+
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_rows_that_need_slurm_run(tmp_path: Path) -> None:
     table = rows("chain", "stages", "uneven", "numpy", "charged", cwd=tmp_path)

@@ -254,6 +254,39 @@ def test_what_runs_on_a_host_that_is_away_is_unknown_since_then_and_not_failed(l
 
 
 @pytest.mark.slow
+def test_a_bag_that_is_deleted_under_its_workers_is_told_and_its_tasks_run_again(
+    laptop: Laptop, tmp_path: Path
+) -> None:
+    gate, ledger = tmp_path / "gate", tmp_path / "ledger"
+    os.mkfifo(gate)
+    before = set(laptop.work.glob("bags/*"))
+    dispatch = laptop.user.runs(GATED, str(gate), str(ledger))
+    until(lambda: lines(ledger) == ["up"], laptop.user.log)
+    (bag,) = set(laptop.work.glob("bags/*")) - before
+    shutil.rmtree(bag)
+    until(lambda: lines(ledger) == ["up", "up"], laptop.user.log)
+    assert f"{bag} was deleted while jobs worked there." in str(laptop.user.asks("show", dispatch)["messages"])
+    gate_opened = os.open(gate, os.O_RDWR)
+    os.write(gate_opened, b"done")
+    os.close(gate_opened)
+    until(lambda: laptop.user.asks("show", dispatch)["status"] == "COMPLETED", laptop.user.log)
+
+
+@pytest.mark.slow
+def test_a_cluster_whose_clock_is_ten_minutes_behind_is_as_good_as_any(tmp_path: Path) -> None:
+    folder = tmp_path / "clock"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text("import time\nreal = time.time\ntime.time = lambda: real() - 600\n")
+    with a_laptop(tmp_path, table=f'prologue = "export PYTHONPATH={folder}"') as laptop:
+        ledger = tmp_path / "ledger"
+        program = MANY.replace("ledger.write", "__import__('sys').modules.get('sitecustomize').real and ledger.write")
+        assert laptop.user.runs(program, str(ledger), "20") == str(sum(i * i for i in range(20)))
+        assert sorted(map(int, lines(ledger))) == list(range(20))
+        (dispatch,) = laptop.user.dispatches()
+        assert laptop.user.asks("show", dispatch)["status"] == "COMPLETED"
+
+
+@pytest.mark.slow
 def test_the_server_dies_and_the_next_one_finds_what_runs(laptop: Laptop, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     earlier = set(laptop.user.dispatches())

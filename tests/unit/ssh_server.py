@@ -39,6 +39,9 @@ class _Server(asyncssh.SSHServer):
     def unix_connection_requested(self, dest_path: str) -> bool:
         return True
 
+    def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
+        return True  # as a bastion does
+
     def public_key_auth_supported(self) -> bool:
         return True
 
