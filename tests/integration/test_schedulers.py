@@ -370,6 +370,66 @@ print(hf.dispatch(asking)())
 """
 
 
+def test_a_closed_queue_is_refused_in_the_schedulers_words(tmp_path: Path) -> None:
+    with place("pbs", tmp_path) as here:
+        closed = here.dispatches(ASKING.replace("ANNOTATIONS", "{'partition': 'closed'}"))
+
+        shown = here.user.waits_for(closed)
+
+        assert shown["status"] == "FAILED"
+        assert "PBS refused the job array: Queue is not enabled" in str(shown["tasks_shown"][0]["error"])
+
+
+def test_answers_of_the_other_release_are_read_as_well(tmp_path: Path) -> None:
+    with place("pbs", tmp_path) as here:
+        assert here.double is not None
+        # Its JSON is none as soon as an argument has a backslash.
+        here.double.set(old_json=True)
+        here.double.run("qsub", "-h", "-N", "other", "--", "/bin/echo", "a\\b")
+
+        dispatch = here.dispatches(SQUARES, 8, here.user.folder / "ledger")
+
+        assert here.ended(dispatch) == "COMPLETED", here.user.log()
+        queue = here.user.asks("queue", "pbs")
+        assert (queue["problem"], [job["name"] for job in queue["jobs"]]) == (None, ["other"])
+
+
+PAIRS = """
+@hf.electron(walltime="2 min")
+def meets(i, folder):
+    open(f"{folder}/{i}", "w").close()
+    while not os.path.exists(f"{folder}/{1 - i}"):
+        time.sleep(0.05)
+    return i
+
+@hf.lattice(executor="PLACE")
+def pair(folder):
+    return [meets(i, folder) for i in range(2)]
+
+print(hf.dispatch(pair)(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("table", "asked"),
+    [
+        ("slots = 2\n", {"pbs": "select=1:ncpus=2:mpiprocs=1", "lsf": "-n 2"}),
+        ("whole_nodes = true\n", {"pbs": "place=free:excl", "lsf": "-x"}),
+    ],
+    ids=["slots", "whole nodes"],
+)
+def test_an_array_task_runs_several_tasks_at_once(own: Callable[..., Place], table: str, asked: dict[str, str]) -> None:
+    here = own(table=table)
+    assert here.double is not None
+    (here.user.folder / "meeting").mkdir()
+
+    dispatch = here.dispatches(PAIRS, here.user.folder / "meeting")
+
+    assert here.ended(dispatch) == "COMPLETED", here.user.log()
+    submitted = [" ".join(job["argv"]) for job in here.double.control()["jobs"]]
+    assert len(submitted) == 1 and asked[here.name] in submitted[0], submitted
+
+
 def test_a_prologue_that_fails_is_told_with_what_it_wrote(own: Callable[..., Place]) -> None:
     here = own(table="prologue = 'echo no such module >&2; exit 9'\n")
 

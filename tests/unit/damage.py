@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -9,7 +10,10 @@ from hypothesis import strategies as st
 
 from hpcflow.core.model import Observation, Observations, Phase
 
-__all__ = ["ANY", "JSON", "TEXT", "cuts", "damaged", "is_true_or_unknown"]
+__all__ = ["ANY", "EXAMPLES", "JSON", "TEXT", "cuts", "damaged", "is_true_or_unknown"]
+
+#: Cases of each property; DAMAGE_EXAMPLES=5500 is what a parser has to bear before its release.
+EXAMPLES: Final = int(os.environ.get("DAMAGE_EXAMPLES", "150"))
 
 #: Kinds of damage that a table of text survives, since what it says can't be told from what it does not say ...
 TEXT: Final = ("noise", "crlf", "doubled", "bytes")

@@ -14,7 +14,7 @@ from hpcflow.core.plugin import Accepted, Plugin, Refused
 from hpcflow_lsf import LsfPlugin
 from hpcflow_pbs import PbsPlugin
 from hpcflow_slurm import SlurmPlugin
-from tests.unit.damage import TEXT, cuts, damaged
+from tests.unit.damage import EXAMPLES, TEXT, cuts, damaged
 from tests.unit.transcripts import a_reply, an_array, transcript
 
 PLUGINS: Final[Mapping[str, Plugin]] = {
@@ -83,7 +83,7 @@ def test_a_cut_id_is_nobodys_id(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PLUGINS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(data=st.data())
 def test_damage_never_makes_another_id(name: str, data: st.DataObject) -> None:
     stdout, width, job_id = data.draw(st.sampled_from(TAKEN[name]))
@@ -96,7 +96,7 @@ def test_damage_never_makes_another_id(name: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("name", PLUGINS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(data=st.data())
 def test_a_damaged_refusal_is_never_an_acceptance(name: str, data: st.DataObject) -> None:
     stderr, code = data.draw(st.sampled_from(REFUSALS[name]))
@@ -124,7 +124,7 @@ def test_cut_limits_are_the_limits_or_an_error(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PLUGINS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(data=st.data())
 def test_damaged_limits_are_an_error_or_no_larger_arrays(name: str, data: st.DataObject) -> None:
     truth = PLUGINS[name].parse_limits(a_reply(_limits(name)))

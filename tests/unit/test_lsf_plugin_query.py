@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hpcflow.core.model import Cause, JobArray, Observation, Observations, Phase, Stuck
 from hpcflow.core.plugin import Reply
 from hpcflow_lsf import LsfPlugin
-from tests.unit.damage import JSON, cuts, damaged, is_true_or_unknown
+from tests.unit.damage import EXAMPLES, JSON, cuts, damaged, is_true_or_unknown
 from tests.unit.transcripts import a_reply, an_array, recorded
 
 PLUGIN: Final = LsfPlugin(python="/usr/bin/python3", worker="/home/ada/worker.pyz", root="/home/ada/.hpcflow")
@@ -373,7 +373,7 @@ def test_an_answer_cut_at_every_byte_is_true_or_unknown(which: int) -> None:
         check(cut, which)
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(data=st.data())
 def test_a_damaged_answer_is_true_or_unknown(data: st.DataObject) -> None:
     which = data.draw(st.integers(0, len(KNOWN) - 1))

@@ -22,7 +22,7 @@ from hpcflow_pbs import PbsPlugin
 from hpcflow_slurm import SlurmPlugin
 from tests.fakes.double import Double, running
 from tests.integration.world import until
-from tests.unit.damage import TEXT, cuts, damaged
+from tests.unit.damage import EXAMPLES, TEXT, cuts, damaged
 from tests.unit.transcripts import a_reply, recorded
 
 PLACES: Final[Mapping[str, str]] = {"python": "/usr/bin/python3", "worker": "/home/ada/w.pyz", "root": "/home/ada/r"}
@@ -455,7 +455,7 @@ def test_an_answer_cut_at_every_byte_is_true_or_unknown(known: Mapping[str, list
 
 
 @pytest.mark.parametrize("name", PLUGINS)
-@settings(max_examples=int(os.environ.get("QUEUE_EXAMPLES", "300")), deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(data=st.data())
 def test_a_damaged_answer_is_true_or_unknown(known: Mapping[str, list[Reply]], name: str, data: st.DataObject) -> None:
     whole, plugin = list(known[name]), PLUGINS[name]
