@@ -61,13 +61,16 @@ class Queues:
             # Of its own: whoever asked first may leave, and others wait for the same.
             going = self._going[cluster.name] = loop.create_task(self._ask(cluster, known, now))
         await asyncio.wait({going}, timeout=None if known.view is None else _PATIENCE_S)
+        if going.done() and not going.cancelled():
+            going.result()  # a fault of ours is no problem of the cluster's
         return known
 
     async def _ask(self, cluster: Cluster, known: Look, now: datetime) -> None:
         try:
             await cluster.place_worker()  # the commands of `local` are the worker's
             replies = await self._replies(cluster)
-            view = cluster.plugin.parse_queue(replies)
+            # Ten thousand jobs take half a second of CPU, for which nobody else shall wait.
+            view = await asyncio.to_thread(cluster.plugin.parse_queue, replies)
         except HpcflowError as error:
             known.problem, known.failed_at = str(error), now
             return
@@ -81,6 +84,14 @@ class Queues:
     async def _replies(self, cluster: Cluster) -> Sequence[Reply]:
         commands = cluster.plugin.queue()
         return await asyncio.gather(*(cluster.transport.run(command, self._deadline_s) for command in commands))
+
+    def forget(self, name: ClusterName) -> None:
+        """Drop what is known of a cluster: another one may come under its name."""
+        going = self._going.pop(name, None)
+        if going is not None:
+            going.cancel()
+        self._looks.pop(name, None)
+        self._begun.pop(name, None)
 
     async def close(self) -> None:
         """End looks that are under way."""

@@ -194,6 +194,7 @@ class Roster:
             if (trial := self._trials.pop(name, None)) is not None:
                 await trial.close()
             await self._engine.remove_cluster(cluster)
+            self.queues.forget(cluster.name)
             await cluster.close()
         return self._change()
 

@@ -15,7 +15,7 @@ from hpcflow.core.queue import NodeState, QueuedJob, QueueNode, QueuePartition, 
 from hpcflow.server import schema
 from hpcflow.server.queues import Queues
 from hpcflow.server.roster import Roster
-from tests.unit.mini_world import Stage, a_stage
+from tests.unit.mini_world import MINI, Stage, a_stage
 from tests.unit.test_engine import in_loop
 from tests.unit.test_service import a_service, dispatched
 
@@ -183,6 +183,19 @@ async def test_a_cluster_that_does_not_answer_is_not_asked_more_often(tmp_path: 
             assert answer["problem"] == "no answer"
 
         assert stage.world.count("queue") == 1
+
+
+@in_loop
+async def test_nothing_is_left_of_a_cluster_that_was_taken_out(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        roster = a_roster(stage)
+        first = await roster.queue("mini", mine=False, nodes=True, limit=10)
+        roster.queues.forget(MINI)
+        stage.world.deaf = True
+        second = await roster.queue("mini", mine=False, nodes=True, limit=10)
+
+        assert first["partitions"] and second["partitions"] == []
+        assert (second["asked_at"], second["problem"]) == (None, "no answer")
 
 
 @in_loop
