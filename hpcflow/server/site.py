@@ -85,7 +85,7 @@ def _spelled(value: object) -> str:
 
 def rules(path: str) -> Command:
     """Ask a cluster for its rules."""
-    return Command(("sh", "-c", _READ, "hpcflow-site", path))
+    return Command(("/bin/sh", "-c", _READ, "hpcflow-site", path))
 
 
 def parse_rules(reply: Reply, path: str, cluster: str) -> SiteRules:

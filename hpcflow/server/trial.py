@@ -57,8 +57,12 @@ _TOOLS: Final = "for t in tar gzip awk dd mv rm mkdir env; do command -v $t >/de
 _SHELL: Final = (
     'case "$SHELL" in */csh|*/tcsh) echo "@csh $SHELL" ;; *) "$SHELL" -lc "echo @hpcflow-here" </dev/null 2>&1 ;; esac'
 )
+_REMOVE: Final = 'PATH="$PATH:/usr/bin:/bin"; rm -rf -- "$1"'
+_LOGS: Final = 'PATH="$PATH:/usr/bin:/bin"; cd "$1" && tail -n 20 logs/* 2>&1'
+#: The server's own PATH may lead to its scheduler and to nothing else.
 _SPACE: Final = (
-    'umask 077; mkdir -p "$1" && t="$1/.test-$$" && echo x >"$t" && rm -f "$t" || exit 73; echo @space; df -Pk "$1"; '
+    'PATH="$PATH:/usr/bin:/bin"; umask 077; mkdir -p "$1" && t="$1/.test-$$" && echo x >"$t" && rm -f "$t" || exit 73; '
+    'echo @space; df -Pk "$1"; '
     'echo @inodes; df -Pi "$1" 2>/dev/null; echo @quota; '
     'if command -v lfs >/dev/null 2>&1; then lfs quota -q -u "$(id -un)" "$1" 2>/dev/null; fi; quota -w 2>/dev/null; :'
 )
@@ -300,7 +304,7 @@ class Trial:
     async def _work_directory(self) -> str:
         cluster = self._cluster
         await cluster.place_worker()
-        reply = await cluster.transport.run(Command(("sh", "-c", _SPACE, "sh", cluster.root)), _DEADLINE_S)
+        reply = await cluster.transport.run(Command(("/bin/sh", "-c", _SPACE, "sh", cluster.root)), _DEADLINE_S)
         if reply.exit_code != 0:
             raise _Failed(f"{cluster.root} can't be written.", _said(reply))
         return f"{cluster.root}: {_space(_text(reply.stdout))}"
@@ -475,7 +479,7 @@ class _Job:
             if not over:
                 await asyncio.shield(self._give_up())
             else:
-                await cluster.transport.run(Command(("rm", "-rf", "--", self._path)), _DEADLINE_S)
+                await cluster.transport.run(Command(("/bin/sh", "-c", _REMOVE, "sh", self._path)), _DEADLINE_S)
 
     async def _follow(self) -> list[Json]:
         cluster, trial, loop = self._cluster, self._trial, asyncio.get_running_loop()
@@ -531,7 +535,7 @@ class _Job:
         return False, waits
 
     async def _log(self) -> str:
-        command = Command(("sh", "-c", 'cd "$1" && tail -n 20 logs/* 2>&1', "sh", self._path))
+        command = Command(("/bin/sh", "-c", _LOGS, "sh", self._path))
         return _said(await self._cluster.transport.run(command, _DEADLINE_S))
 
     async def _give_up(self) -> None:
