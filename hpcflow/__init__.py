@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from hpcflow.sdk.client import resume as resume
     from hpcflow.sdk.client import retry as retry
     from hpcflow.sdk.environment import Env as Env
+    from hpcflow.sdk.hooks import DepsBash as DepsBash
+    from hpcflow.sdk.hooks import DepsCall as DepsCall
+    from hpcflow.sdk.hooks import DepsModule as DepsModule
+    from hpcflow.sdk.hooks import DepsPip as DepsPip
     from hpcflow.sdk.workflow import electron as electron
     from hpcflow.sdk.workflow import lattice as lattice
     from hpcflow.sdk.workflow import wait as wait
@@ -38,6 +42,10 @@ _HOMES = {
     "resume": "hpcflow.sdk.client",
     "retry": "hpcflow.sdk.client",
     "Result": "hpcflow.sdk.client",
+    "DepsBash": "hpcflow.sdk.hooks",
+    "DepsCall": "hpcflow.sdk.hooks",
+    "DepsModule": "hpcflow.sdk.hooks",
+    "DepsPip": "hpcflow.sdk.hooks",
     "Retries": "hpcflow.sdk.annotations",
     "Env": "hpcflow.sdk.environment",
     "Failed": "hpcflow.core.model",
@@ -47,6 +55,10 @@ _HOMES = {
 }
 
 __all__ = [  # __getattr__ gives them
+    "DepsBash",
+    "DepsCall",
+    "DepsModule",
+    "DepsPip",
     "Env",
     "Failed",
     "HpcflowError",

@@ -10,11 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from fractions import Fraction
-from typing import Final, Literal, SupportsIndex, TypedDict, cast
+from types import ModuleType
+from typing import TYPE_CHECKING, Final, Literal, SupportsIndex, TypedDict, cast
 
 from hpcflow.core import model
 from hpcflow.core.model import Resources, UserError
 from hpcflow.sdk.mistakes import show_plainly
+
+if TYPE_CHECKING:
+    from hpcflow.sdk.hooks import Hooks, Step
 
 __all__ = [
     "Annotations",
@@ -67,6 +71,10 @@ class ExecutorSettings:
     defaults: Annotations
 
 
+#: A hook of `hpcflow.sdk.hooks`, a text, a function or a module, or several of them.
+Around = object
+
+
 class Options(TypedDict, total=False):
     """The annotations as the user writes them."""
 
@@ -93,6 +101,12 @@ class Options(TypedDict, total=False):
     max_running: int
     workdir: str | os.PathLike[str]
     env: str | model.Environment
+
+    deps_bash: Around
+    deps_pip: Around
+    deps_module: Around
+    call_before: Around
+    call_after: Around
 
 
 class LatticeOptions(Options, total=False):
@@ -130,6 +144,28 @@ class Annotations:
     #: Of an electron, all its tasks in one dispatch; of a lattice, all tasks of the dispatch.
     max_running: int | None = None
     max_failures: int | None = None
+    deps_bash: tuple[str, ...] | None = None
+    deps_pip: tuple[str, ...] | None = None
+    deps_module: tuple[ModuleType, ...] | None = None
+    call_before: tuple[Step, ...] | None = None
+    call_after: tuple[Step, ...] | None = None
+
+    @property
+    def hooks(self) -> Hooks | None:
+        """What runs around each task in its process; ``None``: nothing, as nearly always."""
+        if not (self.deps_bash or self.deps_module or self.call_before or self.call_after):
+            return None
+        from hpcflow.sdk.hooks import Hooks  # few programs need it
+
+        return Hooks(
+            bash=self.deps_bash or (),
+            modules=self.deps_module or (),
+            before=self.call_before or (),
+            after=self.call_after or (),
+        )
+
+    def without_hooks(self) -> Annotations:
+        return replace(self, deps_bash=None, deps_module=None, call_before=None, call_after=None)
 
     @property
     def cluster(self) -> str | None:
@@ -146,7 +182,7 @@ class Annotations:
 
     def for_sublattice(self) -> Annotations:
         """Return what the electrons of a sublattice inherit of its own electron: all but what counts for that alone."""
-        return replace(self, max_running=None, accept_failed=None)
+        return replace(self.without_hooks(), max_running=None, accept_failed=None)
 
     def for_electrons(self) -> Annotations:
         """Return what a lattice's electrons inherit: all but what counts over the lattice as a whole."""
@@ -197,7 +233,7 @@ class Annotations:
             max_running=whole.max_running,
             launcher=whole.launcher,
             isolation=whole.isolation,
-            env=whole.env or model.Environment(),
+            env=_with_packages(whole.env or model.Environment(), whole.deps_pip),
         )
 
     def _filled(self, weaker: Annotations, without: frozenset[str]) -> Annotations:
@@ -519,6 +555,20 @@ def _isolation(name: str, value: object) -> model.Isolation:
             )
 
 
+def _hook(name: str, value: object) -> object:
+    from hpcflow.sdk.hooks import parse_hook  # few programs need it
+
+    return parse_hook(name, value)
+
+
+def _with_packages(env: model.Environment, packages: tuple[str, ...] | None) -> model.Environment:
+    if not packages:
+        return env
+    from hpcflow.sdk.environment import read_requirements
+
+    return replace(env, requirements=tuple(sorted({*env.requirements, *read_requirements(packages)})))
+
+
 def _env(name: str, value: object) -> model.Environment:
     from hpcflow.sdk.environment import parse_env  # few programs need it
 
@@ -567,5 +617,10 @@ _PARSERS: Final = {
     "max_running": ("max_running", _count),
     "workdir": ("workdir", _workdir),
     "env": ("env", _env),
+    "deps_bash": ("deps_bash", _hook),
+    "deps_pip": ("deps_pip", _hook),
+    "deps_module": ("deps_module", _hook),
+    "call_before": ("call_before", _hook),
+    "call_after": ("call_after", _hook),
     "max_failures": ("max_failures", _count),
 }

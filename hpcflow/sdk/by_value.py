@@ -18,7 +18,17 @@ from typing import Any, Final, TypeVar, cast
 
 import cloudpickle.cloudpickle as cp
 
-__all__ = ["Shared", "class_by_value", "note_import", "reduced_by_value", "travels_by_value", "versions_here"]
+from hpcflow.core.errors import UserError
+
+__all__ = [
+    "Shared",
+    "class_by_value",
+    "note_import",
+    "reduced_by_value",
+    "send_by_value",
+    "travels_by_value",
+    "versions_here",
+]
 
 
 class Shared:
@@ -48,6 +58,22 @@ def travels_by_value(module: str) -> bool:
         folders = getattr(loaded, "__path__", ())
         known = _known[module] = _is_the_users(module, getattr(loaded, "__file__", None), folders)
     return known
+
+
+def send_by_value(module: str) -> ModuleType:
+    """Import a module and let it travel by value from now on, wherever it is installed; return it.
+
+    Raises:
+        UserError: there is no such module, or it has no source.
+    """
+    try:
+        loaded = importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"The module {module!r} can't be imported here, so it can't travel: {error}.") from None
+    if not (getattr(loaded, "__file__", None) or "").endswith(".py"):
+        raise UserError(f"The module {module!r} is no Python source: only that can travel with a task.")
+    _known[module] = True
+    return loaded
 
 
 def reduced_by_value(pickler: Any, obj: Any, shared: Shared) -> Any:  # Any: pickle's own protocol

@@ -361,8 +361,9 @@ def name_of(function: object) -> str:
 
 
 def _body(function: Callable[..., object]) -> Callable[..., object]:
-    """Return the function that the user wrote: of a sublattice, its lattice's."""
-    return inspect.unwrap(function) if getattr(function, "builds_graph", False) else function
+    """Return the function that the user wrote: of a sublattice, its lattice's; of one with hooks, that without."""
+    ours = getattr(function, "builds_graph", False) or getattr(function, "is_hooked", False)
+    return inspect.unwrap(function) if ours else function
 
 
 def _signature(function: Callable[..., object]) -> inspect.Signature | None:

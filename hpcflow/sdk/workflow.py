@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, fields
 from functools import update_wrapper
 from types import FunctionType, MethodType
-from typing import Final, Generic, ParamSpec, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Final, Generic, ParamSpec, TypeVar, Unpack, cast, overload
 
 from hpcflow.core.bag import stream_parts
 from hpcflow.core.model import Environment, Resources, Task, UserError
@@ -19,6 +19,9 @@ from hpcflow.sdk.mistakes import show_plainly
 from hpcflow.sdk.pickling import dumps, load_with
 from hpcflow.sdk.placeholder import PlaceholderError
 from hpcflow.sdk.trace import FunctionText, Trace, Traced, brief, current_trace, name_of
+
+if TYPE_CHECKING:
+    from hpcflow.sdk.hooks import Hooks
 
 __all__ = [
     "Electron",
@@ -78,10 +81,13 @@ class Electron(Generic[P, R_co]):
     def sent(self, inherited: Annotations) -> tuple[Callable[..., object], Annotations]:
         """Return what its tasks call, and what they ask for, where a lattice hands down ``inherited``."""
         if self._lattice is None:
-            return self.function, self.annotations.over(inherited)
+            whole = self.annotations.over(inherited)
+            return _hooked(self.function, whole.hooks), whole
         outer = self._lattice.for_electrons().over(inherited)
         inner = self.annotations.for_sublattice().over(outer)
-        return Sublattice(self.function, inner), self.annotations.over(outer).for_building()
+        # Hooks of its own electron run around its building; those of lattices around each of the tasks in it.
+        building = self.annotations.over(outer).for_building()
+        return _hooked(Sublattice(self.function, inner), self.annotations.hooks), building
 
     def with_options(self, **options: Unpack[Options]) -> Electron[P, R_co]:
         """Return another electron of the same function; what ``options`` leave open stays as it is here."""
@@ -294,6 +300,14 @@ def manifest(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
         "max_failures": graph.max_failures,
         "max_running": graph.max_running,
     }, list(traced.blobs)
+
+
+def _hooked(function: Callable[..., object], hooks: Hooks | None) -> Callable[..., object]:
+    if hooks is None:
+        return function
+    from hpcflow.sdk.hooks import Hooked  # few programs need it
+
+    return Hooked(function, hooks)
 
 
 def _written(resources: Resources) -> dict[str, object]:

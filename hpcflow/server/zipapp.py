@@ -24,6 +24,7 @@ _ROOTS: Final = (
     "hpcflow.node.local",
     "hpcflow.sdk.workflow",
     "hpcflow.sdk.environment",
+    "hpcflow.sdk.hooks",
 )
 # The earliest date that a zip file can hold: the same files give the same bytes.
 _DATE: Final = (1980, 1, 1, 0, 0, 0)

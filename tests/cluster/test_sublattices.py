@@ -35,7 +35,7 @@ def inner(n):
 def outer(n):
     return total([inner(n), inner(1)])
 
-@hf.lattice(executor="slurm", cpus=2, walltime="1 min")
+@hf.lattice(executor="slurm", cpus=2, walltime="1 min", max_running=1)
 def flow(n):
     return outer(n) + 100
 
@@ -52,7 +52,7 @@ print(json.dumps([result.dispatch_id, result.result, sorted(jobs)]))
 def test_a_sublattice_s_tasks_inherit_what_they_ask_for_and_join_the_workers_that_live(
     own_login: Callable[..., Login],
 ) -> None:
-    login = own_login(HPCFLOW_LINGER="60", HPCFLOW_FIRST_WIDTH="1", HPCFLOW_MIN_WORKER_TIME="300")
+    login = own_login(HPCFLOW_LINGER="60")
     dispatch, value, jobs = json.loads(login.user.runs(PROGRAM))
 
     # Two cores each, five tasks and one, two levels down.

@@ -83,9 +83,9 @@ def test_a_misspelt_annotation_is_refused_with_the_nearest_name() -> None:
 
 
 def test_an_annotation_like_no_other_is_refused_with_all_names() -> None:
-    with pytest.raises(UserError, match=r"unknown annotation 'colour'\. Known: .*, workdir, env\."):
+    with pytest.raises(UserError, match=r"unknown annotation 'colour'\. Known: .*, call_before, call_after\."):
         parse_options({"colour": 1}, "The electron 'f'")
-    with pytest.raises(UserError, match=r"unknown annotation 'colour'\. Known: .*, env, max_failures\."):
+    with pytest.raises(UserError, match=r"unknown annotation 'colour'\. Known: .*, call_after, max_failures\."):
         parse_lattice_options({"colour": 1}, "The lattice 'f'")
 
 

@@ -1092,6 +1092,13 @@ export interface components {
             /** Key */
             key: string;
         };
+        /** Parent */
+        Parent: {
+            /** Dispatch */
+            dispatch: string;
+            /** Task */
+            task: number;
+        };
         /** PartitionLimits */
         PartitionLimits: {
             /** Cpus Per Node */
@@ -1406,6 +1413,8 @@ export interface components {
             arrays: components["schemas"]["ArrayAnswer"][];
             /** Asked */
             asked: components["schemas"]["Asked"][];
+            /** Base */
+            base: number;
             /** Counts */
             counts: {
                 [key: string]: number;
@@ -1425,6 +1434,9 @@ export interface components {
             messages: components["schemas"]["DatedMessage"][];
             /** Name */
             name: string;
+            /** Own Tasks */
+            own_tasks: number;
+            parent: components["schemas"]["Parent"] | null;
             /** Paused */
             paused: string | null;
             /** Python */
@@ -1432,6 +1444,8 @@ export interface components {
                 number,
                 number
             ];
+            /** Root */
+            root: string;
             /** Started At */
             started_at: string | null;
             status: components["schemas"]["Status"];
@@ -1483,6 +1497,8 @@ export interface components {
             stderr_bytes: number;
             /** Stdout Bytes */
             stdout_bytes: number;
+            /** Sublattice */
+            sublattice: string | null;
             /** Traceback */
             traceback: string | null;
             /** Unknown Since */
@@ -2395,6 +2411,8 @@ export interface operations {
                 state?: "" | components["schemas"]["State"] | null;
                 after?: number;
                 limit?: number;
+                /** @description Of a whole dispatch, those in sublattices as well. */
+                deep?: boolean;
             };
             header?: never;
             path: {
