@@ -108,6 +108,8 @@ class Cleaner:
                     logger.info("keep_days: %s", answer["message"])
             except HpcflowError as error:
                 logger.warning("keep_days: %s", error)
+            except Exception:  # what tidies up must not end the server
+                logger.exception("a fault in keep_days; going on")
             await asyncio.sleep(min(_HOURLY_S, days * 86400.0))
 
     async def clean(
