@@ -6,7 +6,7 @@ import ctypes
 import os
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def double(x: int) -> int:
 
 
 @contextmanager
-def opens(path: Path) -> Iterator[int]:
+def opens(path: Path) -> Generator[int]:
     """Yield a descriptor that tells of every open of a file."""
     libc = ctypes.CDLL(None, use_errno=True)
     fd = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
