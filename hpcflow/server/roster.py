@@ -167,6 +167,8 @@ class Roster:
         """
         async with self._changing:
             cluster = self._drafts.get(name)
+            if cluster is None and ClusterName(name) in self._engine.clusters:
+                return self._change()  # it was asked for twice, because the first answer was lost
             if cluster is None:
                 raise NotFound(f"Nobody has described a cluster {name!r}: `hpcflow clusters add {name}` does.")
             settings = cluster.settings.model_dump(mode="json", exclude_unset=True)
