@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hpcflow.sdk.client import pause as pause
     from hpcflow.sdk.client import resume as resume
     from hpcflow.sdk.client import retry as retry
+    from hpcflow.sdk.context import get_context as get_context
     from hpcflow.sdk.environment import Env as Env
     from hpcflow.sdk.hooks import DepsBash as DepsBash
     from hpcflow.sdk.hooks import DepsCall as DepsCall
@@ -46,6 +47,7 @@ _HOMES = {
     "DepsCall": "hpcflow.sdk.hooks",
     "DepsModule": "hpcflow.sdk.hooks",
     "DepsPip": "hpcflow.sdk.hooks",
+    "get_context": "hpcflow.sdk.context",
     "Retries": "hpcflow.sdk.annotations",
     "Env": "hpcflow.sdk.environment",
     "Failed": "hpcflow.core.model",
@@ -72,6 +74,7 @@ __all__ = [  # __getattr__ gives them
     "dispatch_sync",
     "electron",
     "executor",
+    "get_context",
     "get_result",
     "lattice",
     "pause",

@@ -70,6 +70,7 @@ class BagDirectory:
         """Take bag.json, whose signature is right, and its pack."""
         self.path = path
         self.key = key
+        self.dispatch: str | None = spec.get("dispatch")
         self.python: tuple[int, int] = (spec["py"][0], spec["py"][1])
         #: Rows of bag.json, parsed one by one in `task`: a bag may hold 100,000.
         self.rows: list[Any] = spec["tasks"]  # Any: JSON

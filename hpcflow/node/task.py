@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple, NoReturn, cast
 from hpcflow.node.bagdir import BagDirectory, Stored, TaskRow, read_range
 from hpcflow.node.files import append_all
 from hpcflow.node.processes import die_with_parent, prefer_for_oom
+from hpcflow.sdk.context import enter
 from hpcflow.sdk.pickling import dumps, load_with
 
 __all__ = [
@@ -187,6 +188,7 @@ def _result_or_error(
     try:
         os.chdir(assignment.directory)
         known = len(sys.modules)
+        enter(bag.dispatch, task.number)
         call = load_function(bag, task.fn) if function is None else function
         builds = getattr(call, "builds_graph", False) is True
         try:

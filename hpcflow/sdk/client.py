@@ -65,10 +65,14 @@ _ULID_LENGTH: Final = 26
 
 # Lattice[P, Any] below: what the lattice returns comes with the result, not with the id.
 @overload
-def dispatch(lattice: Lattice[P, Any], *, plan: Literal[False] = False) -> Callable[P, str]: ...
+def dispatch(
+    lattice: Lattice[P, Any], *, plan: Literal[False] = False, disable_run: bool = False
+) -> Callable[P, str]: ...
 @overload
-def dispatch(lattice: Lattice[P, Any], *, plan: Literal[True]) -> Callable[P, Plan]: ...
-def dispatch(lattice: Lattice[P, Any], *, plan: bool = False) -> Callable[P, str] | Callable[P, Plan]:
+def dispatch(lattice: Lattice[P, Any], *, plan: Literal[True], disable_run: bool = False) -> Callable[P, Plan]: ...
+def dispatch(
+    lattice: Lattice[P, Any], *, plan: bool = False, disable_run: bool = False
+) -> Callable[P, str] | Callable[P, Plan]:
     """Return a function that takes the lattice's arguments, dispatches it and returns the dispatch's id.
 
     Starts a server if none runs, unless ``HPCFLOW_AUTOSTART=0``.
@@ -76,6 +80,7 @@ def dispatch(lattice: Lattice[P, Any], *, plan: bool = False) -> Callable[P, str
     Args:
         lattice: a function decorated with ``@hpcflow.lattice``.
         plan: return what would be submitted instead, as a `Plan`, and submit nothing.
+        disable_run: store it, and submit nothing until `resume`.
     """
     show_plainly()
     _check_lattice(lattice)
@@ -87,7 +92,7 @@ def dispatch(lattice: Lattice[P, Any], *, plan: bool = False) -> Callable[P, str
         traced = lattice.build_graph(*args, **kwargs)
         if _planning.get():
             raise Planned(parse_plan(_upload(traced, plan=True)))
-        answer = _upload(traced, plan=False)
+        answer = _upload(traced, plan=False, held=disable_run)
         for module in traced.modules_by_value:
             _tell_once(f"Your module {module} travels with the dispatch, as it is now.")
         for sentence in answer["messages"]:
@@ -250,7 +255,7 @@ def _server() -> Server:
     return Server(where)
 
 
-def _upload(traced: Traced, *, plan: bool) -> dict[str, Any]:  # Any: JSON
+def _upload(traced: Traced, *, plan: bool, held: bool = False) -> dict[str, Any]:  # Any: JSON
     """Send a traced lattice and return the answer. The id makes it safe to send twice."""
     from hpcflow import __version__
 
@@ -259,6 +264,8 @@ def _upload(traced: Traced, *, plan: bool) -> dict[str, Any]:  # Any: JSON
     if read_link(places(os.environ)) is not None:
         # This interpreter is on another machine than the server's: only its minor version means something there.
         described["executable"] = "python{}.{}".format(*sys.version_info[:2])
+    if held:
+        described["held"] = True
     described["client"] = {"host": socket.gethostname(), "user": _user(), "version": __version__}
 
     def send() -> dict[str, Any]:  # Any: JSON

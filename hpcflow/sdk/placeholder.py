@@ -35,6 +35,10 @@ class Tracer(Protocol):
         """Return the operand as it is now: the lattice may change it after the expression."""
         ...
 
+    def order(self, child: object, parents: object) -> None:
+        """Let the tasks behind ``child`` begin only after those behind ``parents`` have completed."""
+        ...
+
 
 #: Operands that can't change, and stand in an expression as they are.
 ATOMS: Final = frozenset({type(None), bool, int, float, complex, str, bytes, type(Ellipsis)})
@@ -97,6 +101,11 @@ class Placeholder:
         if count is None:
             self._refuse("`for`, `*` and `list()` can't go through it: loop inside an electron, or index it")
         return iter([_expression("part", self, count, index) for index in range(count)])
+
+    def wait_for(self, parents: object) -> Placeholder:
+        """Let its task begin only after the tasks behind ``parents`` have completed, as `hpcflow.wait` does."""
+        self._hf_tracer.order(self, parents)
+        return self
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         self._refuse(f"its attribute {name!r} can't be set: change it inside an electron")

@@ -49,6 +49,7 @@ Manifest = Mapping[str, Any]  # Any: a checked upload.Manifest
 #: Answers to a long poll come at most so often, unless the dispatch ended.
 _BREATH_S: Final = 0.05
 _BREATHS: Final = 5
+_HELD: Final = "It was dispatched with disable_run=True."
 _RULES_DEADLINE_S: Final = 10.0
 
 
@@ -209,6 +210,8 @@ class Service:
                 error=None,
                 n_tasks=len(graph.tasks),
                 cancel_wanted=False,
+                paused=_HELD if manifest.get("held") else None,
+                paused_whole=bool(manifest.get("held")),
                 python=(manifest["python"][0], manifest["python"][1]),
                 counts={},
             )
@@ -218,6 +221,7 @@ class Service:
         os.rename(payload, self._payload(known))
         failpoint("after_upload")
         live = LiveDispatch.fresh(row, graph, shapes, manifest, self._payload(known))
+        live.paused = row.paused
         rows = [live.task_row(index) for index in range(len(graph.tasks))]
         await asyncio.to_thread(self._store.add_dispatch, row, manifest, rows)
         failpoint("after_dispatch_commit")

@@ -145,6 +145,8 @@ class Manifest(TypedDict):
     tasks: list[tuple[Text, Count, Count, Count, Count, Count]]
     #: Indices of tasks. Each list is there once: what all tasks of a stage need is not said for each of them.
     needs: list[list[Count]]
+    #: Nothing of it is submitted until somebody resumes it.
+    held: NotRequired[bool]
     output: Count
     output_deps: list[Count]
     max_failures: Count | None

@@ -27,6 +27,9 @@ class NoTrace:
     def freeze(self, operand: object) -> NoReturn:
         raise AssertionError(operand)
 
+    def order(self, child: object, parents: object) -> None:
+        raise AssertionError("nothing is ordered here")
+
 
 def with_result_of(task: int) -> bytes:
     """Return the pickle of the arguments of a call whose only one is the result of a task."""
