@@ -50,6 +50,7 @@ def main() -> int:
     big = sorted(dispatches, key=tasks_of)[-1]
     table = json.loads(asked("hpcflow", "show", failed["id"], "--tasks", "--json"))
     wrong = next((task["index"] for task in table["tasks_shown"] if task["state"] == "failed"), 0)
+    cluster = json.loads(asked("hpcflow", "status", "--json"))["default_cluster"]
     screens = {
         "now": "#/",
         "dispatches": "#/dispatches",
@@ -62,6 +63,7 @@ def main() -> int:
         "task": f"#/d/{failed['id']}/e/{wrong}",
         "code": f"#/d/{failed['id']}/e/{wrong}?tab=code",
         "clusters": "#/clusters",
+        "queue": f"#/queue/{cluster}?mine=false",
     }
     wanted = set(filter(None, options.only.split(","))) or set(screens)
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -76,6 +78,7 @@ def main() -> int:
                     page.goto(base + screens[name])
                     page.get_by_role("heading", level=1).wait_for()
                     page.wait_for_timeout(_SETTLE_MS)
+                    page.wait_for_function("() => !document.querySelector('.loading')")
                     page.screenshot(path=options.folder / f"{name}-{width}-{theme}.png", full_page=width < 1440)
             context.close()
     return 0

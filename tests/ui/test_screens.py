@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import http.client
 import os
 import re
+import threading
 from collections.abc import Callable
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
@@ -116,7 +121,10 @@ def test_what_is_not_there_is_told(show: Show, site: Site) -> None:
 def test_a_cluster_is_tested_step_by_step(show: Show) -> None:
     page = show("/clusters")
     page.get_by_role("button", name="Test").first.click()
-    expect(page.get_by_label("The test of local").get_by_role("listitem")).to_have_count(3)
+    steps = page.get_by_label("The test of local").get_by_role("listitem")
+    expect(steps.first).to_be_visible(timeout=3 * PATIENCE_MS)
+    assert steps.count() >= 3
+    assert [step for step in steps.all_inner_texts() if "failed" in step] == []
 
 
 GATED = """
@@ -277,7 +285,16 @@ def test_axe_finds_nothing_on_any_screen(show: Show, site: Site, theme: Literal[
     page = show("/")
     page.emulate_media(color_scheme=theme)
     failed = f"/d/{site.screening}"
-    screens = ["/", "/dispatches", failed, f"{failed}?group=1", "/clusters", f"{failed}/e/4", f"{failed}/e/4?tab=code"]
+    screens = [
+        "/",
+        "/dispatches",
+        failed,
+        f"{failed}?group=1",
+        "/clusters",
+        "/queue/local",
+        f"{failed}/e/4",
+        f"{failed}/e/4?tab=code",
+    ]
     screens += [f"{failed}?view={view}" for view in ("table", "logs", "jobs")]
     found: dict[str, list[str]] = {}
     for screen in screens:
@@ -289,3 +306,132 @@ def test_axe_finds_nothing_on_any_screen(show: Show, site: Site, theme: Literal[
         said = page.evaluate("(tags) => axe.run(document, { runOnly: tags })", tags)
         found[screen] = [f"{each['id']}: {node['html'][:200]}" for each in said["violations"] for node in each["nodes"]]
     assert "\n".join(f"{screen} {fault}" for screen, faults in found.items() for fault in faults) == ""
+
+
+LARGE = """
+import hpcflow as hf
+
+@hf.electron(executor="local")
+def step(x):
+    return x
+
+@hf.electron(executor="local")
+def gather(values):
+    return len(values)
+
+@hf.lattice
+def large():
+    return gather([step(step(step(k))) for k in range(3333)])
+
+print(hf.dispatch(large)())
+"""
+
+
+def cpu_ms(page: Page) -> float:
+    """Return the CPU time that the page's main thread has used, which no other program's load changes."""
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+    found = {each["name"]: each["value"] for each in session.send("Performance.getMetrics")["metrics"]}
+    session.detach()
+    return 1000 * float(found["TaskDuration"])
+
+
+def test_ten_thousand_tasks_open_and_pan_within_their_budgets(show: Show, site: Site) -> None:
+    dispatch = site.user.runs(LARGE)
+    page = show("/clusters")
+    site.user.hpcflow("pause", dispatch)
+    before = cpu_ms(page)
+    show(f"/d/{dispatch}")
+    canvas = page.locator("canvas").first
+    expect(canvas).to_have_attribute("data-drawn", re.compile(r"\d+"))
+    opened = cpu_ms(page) - before
+    expect(page.get_by_text("10\u202f000 tasks in 4 groups")).to_be_visible()
+    box = canvas.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 300, box["y"] + 200)
+    page.mouse.down()
+    drawn, begun_at = int(canvas.get_attribute("data-drawn") or 0), cpu_ms(page)
+    for move in range(60):
+        page.mouse.move(box["x"] + 300 + move, box["y"] + 200 + move)
+    page.mouse.up()
+    frames = int(canvas.get_attribute("data-drawn") or 0) - drawn
+    assert opened <= 400
+    assert frames >= 10
+    assert (cpu_ms(page) - begun_at) / frames <= 12
+    show(f"/d/{dispatch}?view=table")
+    expect(page.get_by_role("table", name="Tasks")).to_have_attribute("aria-rowcount", "10001")
+    assert page.get_by_role("row").count() < 80
+    site.user.hpcflow("cancel", dispatch)
+
+
+class _Prefixed(ThreadingHTTPServer):
+    """A proxy as Open OnDemand or Jupyter are one: it serves the page below a path of its own, and strips that."""
+
+    def __init__(self, port: int) -> None:
+        self.behind = port
+        super().__init__(("127.0.0.1", 0), _Strips)
+
+
+class _Strips(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Prefixed
+
+    def do_GET(self) -> None:
+        prefix = "/node/n1/"
+        if not self.path.startswith(prefix):
+            self.send_error(404)
+            return
+        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        behind = http.client.HTTPConnection("127.0.0.1", self.server.behind, timeout=60)
+        headers = {name: value for name, value in self.headers.items() if name.lower() != "accept-encoding"}
+        behind.request(self.command, "/" + self.path.removeprefix(prefix), body or None, headers)
+        answer = behind.getresponse()
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in {"transfer-encoding", "connection"}:
+                self.send_header(name, value)
+        self.send_header("connection", "close")
+        self.end_headers()
+        self.close_connection = True
+        with suppress(ConnectionError):
+            while piece := answer.read1(65536):
+                self.wfile.write(piece)
+        behind.close()
+
+    do_POST = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+def test_the_page_works_below_any_path_of_a_proxy(context: BrowserContext, site: Site) -> None:
+    link = urlsplit(site.link())
+    assert link.port is not None
+    proxy = _Prefixed(link.port)
+    thread = threading.Thread(target=proxy.serve_forever)
+    thread.start()
+    try:
+        tab = context.new_page()
+        tab.goto(f"http://127.0.0.1:{proxy.server_port}/node/n1/#{link.fragment}")
+        expect(tab.get_by_role("heading", name="Now")).to_be_visible()
+        tab.get_by_role("link", name="screening").first.click()
+        tab.get_by_role("link", name="Graph").click()
+        expect(tab.get_by_role("tree")).to_be_visible()
+        assert "/node/n1/#/d/" in tab.url
+        tab.close()
+    finally:
+        proxy.shutdown()
+        thread.join()
+        proxy.server_close()
+
+
+def test_the_queue_of_a_cluster_says_what_waits_and_why(show: Show, site: Site) -> None:
+    dispatch = begun(site, "queued")
+    page = show("/queue/local")
+    table = page.get_by_role("table", name="Jobs")
+    expect(table.get_by_role("row").nth(1)).to_contain_text("running")
+    expect(page.get_by_role("table").first).to_contain_text("local")
+    table.locator(f'a[href$="#/d/{dispatch}"]').click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("gated")
+    open_gate(site.user.folder / "queued")
+    expect(page.locator(".title-line")).to_contain_text("completed")

@@ -98,7 +98,30 @@ export const clusters = createRoute({
   component: lazyRouteComponent(() => import("./screens/Clusters"), "Clusters"),
 });
 
-const tree = root.addChildren([now, dispatches, dispatch, task, clusters]);
+export interface QueueSearch {
+  mine?: boolean;
+  state?: string;
+  q?: string;
+  partition?: string;
+  sort?: string;
+  down?: boolean;
+}
+const QUEUE_SORTS = ["order", "job", "partition", "state", "ahead", "start", "cores", "user", "walltime"] as const;
+
+export const queue = createRoute({
+  getParentRoute: () => root,
+  path: "/queue/$cluster",
+  validateSearch: (raw: Record<string, unknown>): QueueSearch => {
+    const sort = oneOf(raw["sort"], QUEUE_SORTS, "order");
+    return {
+      ...(raw["mine"] === false ? { mine: false } : {}),
+      ...compact({ state: several(raw["state"], ["running", "pending"]).join(","), q: text(raw["q"]), partition: text(raw["partition"]), ...(sort === "order" ? {} : { sort }), down: raw["down"] === true }),
+    };
+  },
+  component: lazyRouteComponent(() => import("./screens/Queue"), "Queue"),
+});
+
+const tree = root.addChildren([now, dispatches, dispatch, task, clusters, queue]);
 
 export function makeRouter(client: QueryClient) {
   return createRouter({ routeTree: tree, history: createHashHistory(), context: { client }, defaultPreload: false, scrollRestoration: true });

@@ -90,10 +90,11 @@ async function post(id: string, verb: "cancel" | "pause" | "resume" | "retry", b
 }
 
 /** A modal question: the browser's own dialog keeps the focus inside, and closes at Escape. */
-export function Question({ title, children, yes, danger = false, onYes, onClose }: {
+export function Question({ title, children, yes, no = "Keep as it is", danger = false, onYes, onClose }: {
   title: string;
   children: ReactNode;
   yes: string;
+  no?: string;
   danger?: boolean;
   onYes: (form: FormData) => void;
   onClose: () => void;
@@ -105,11 +106,11 @@ export function Question({ title, children, yes, danger = false, onYes, onClose 
   }, []);
   return (
     <dialog ref={ref} className="dialog" aria-labelledby="question" onClose={onClose}>
-      <form method="dialog" onSubmit={(event) => { const form = new FormData(event.currentTarget); if ((event.nativeEvent as SubmitEvent).submitter?.getAttribute("value") === "yes") onYes(form); }}>
+      <form method="dialog" onSubmit={(event) => { const form = new FormData(event.currentTarget); onYes(form); }}>
         <h2 id="question">{title}</h2>
         {children}
         <div className="dialog-buttons">
-          <button type="submit" value="no" className="button">Keep as it is</button>
+          <button type="button" className="button" onClick={() => ref.current?.close()}>{no}</button>
           <button type="submit" value="yes" className={`button ${danger ? "danger" : "primary"}`}>{yes}</button>
         </div>
       </form>

@@ -1,8 +1,10 @@
 import { useQuery } from "@tanstack/react-query";
+import { Link } from "@tanstack/react-router";
 import { useState } from "react";
 import { answer, api, type Schemas } from "../api/client";
 import { client, clustersQuery } from "../api/queries";
 import { Fault, Loading, Mark, Notice, Title, useLink, When } from "../components/basics";
+import { LoginButton } from "../components/Login";
 import { count, duration, mebibytes } from "../format";
 
 export function Clusters() {
@@ -37,12 +39,15 @@ function Cluster({ cluster }: { cluster: Schemas["ClusterAnswer"] }) {
       <div className="title-line">
         <h2 id={`cluster-${cluster.name}`}><span className={`dot dot-${cluster.state.replaceAll(" ", "-")}`} aria-hidden="true" /> {cluster.name}</h2>
         <span className="soft">{cluster.scheduler} {cluster.version} · {WORDS[cluster.state]}{cluster.default ? " · the default" : ""}</span>
-        <div className="actions"><button type="button" className="button" disabled={test.busy || offline} onClick={() => void run()}>{test.busy ? "Testing…" : "Test"}</button></div>
+        <div className="actions">
+          {cluster.state === "needs login" && <LoginButton name={cluster.name} disabled={offline} />}
+          <Link to="/queue/$cluster" params={{ cluster: cluster.name }} className="button">Queue</Link>
+          <button type="button" className="button" disabled={test.busy || offline} onClick={() => void run()}>{test.busy ? "Testing…" : "Test"}</button>
+        </div>
       </div>
       {cluster.problem && (
         <Notice tone="warn" title={WORDS[cluster.state]}>
           {cluster.problem} {cluster.unknown_since && <>What its jobs do is unknown since <When time={cluster.unknown_since} />. </>}
-          {cluster.state === "needs login" && <>In a terminal: <code>hpcflow clusters login {cluster.name}</code></>}
         </Notice>
       )}
       {test.error !== undefined && <Fault error={test.error} retry={() => void run()} />}

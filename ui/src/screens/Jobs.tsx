@@ -1,3 +1,4 @@
+import { Link } from "@tanstack/react-router";
 import type { Summary } from "../api/queries";
 import { Mark, When } from "../components/basics";
 import { plural } from "../format";
@@ -18,7 +19,7 @@ export function Jobs({ summary }: { summary: Summary }) {
             {summary.arrays.map((array) => (
               <tr key={array.token}>
                 <td className="id">{array.job_id ?? "–"}</td>
-                <td>{array.cluster}</td>
+                <td><Link to="/queue/$cluster" params={{ cluster: array.cluster }}>{array.cluster}</Link></td>
                 <td className="numeric">{array.width}</td>
                 <td><span className="badge"><Mark tone={array.state === "ended" ? "completed" : array.state === "refused" ? "failed" : "queued"} still />{array.state}</span></td>
                 <td className="why-cell">{array.state === "ended" ? "" : array.why ? <>{array.why} <span className="soft id">({array.reason})</span></> : (array.reason ?? "")}</td>

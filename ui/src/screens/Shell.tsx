@@ -46,8 +46,9 @@ export function Shell() {
         <Link to="/" className="name"><Logo /> hpcflow</Link>
         <nav aria-label="Pages">
           {PAGES.map((page) => (
-            <Link key={page.to} to={page.to} className="page-link" activeOptions={{ exact: page.to === "/", includeSearch: false }} activeProps={{ "aria-current": "page" }}>{page.text}</Link>
+            <Link key={page.text} to={page.to} className="page-link" activeOptions={{ exact: page.to === "/", includeSearch: false }} activeProps={{ "aria-current": "page" }}>{page.text}</Link>
           ))}
+          <QueueLink />
         </nav>
         <div className="bar-end">
           {state !== "login" && <ClusterChips />}
@@ -62,6 +63,13 @@ export function Shell() {
       {help && <Help onClose={() => setHelp(false)} />}
     </>
   );
+}
+
+/** The queue of the cluster that electrons run on by themselves. */
+function QueueLink() {
+  const { data } = useQuery(clustersQuery);
+  const usual = data?.clusters.find((cluster) => cluster.default) ?? data?.clusters[0];
+  return usual ? <Link to="/queue/$cluster" params={{ cluster: usual.name }} className="page-link" activeProps={{ "aria-current": "page" }}>Queue</Link> : null;
 }
 
 async function logOut(): Promise<void> {
@@ -102,7 +110,7 @@ export function ClusterChips() {
     <ul className="cluster-chips" aria-label="Clusters">
       {data?.clusters.map((cluster) => (
         <li key={cluster.name}>
-          <Link to="/clusters" className="cluster-chip" title={cluster.problem ?? `${cluster.scheduler} ${cluster.version}`}>
+          <Link to={cluster.state === "ok" || cluster.state === "unknown" ? "/queue/$cluster" : "/clusters"} params={{ cluster: cluster.name }} className="cluster-chip" title={cluster.problem ?? `${cluster.scheduler} ${cluster.version}`}>
             <span className={`dot dot-${cluster.state.replaceAll(" ", "-")}`} aria-hidden="true" />
             {cluster.name}
             {cluster.state !== "ok" && cluster.state !== "unknown" && <span className="chip-word"> {cluster.state}</span>}

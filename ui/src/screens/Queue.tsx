@@ -1,0 +1,164 @@
+import { queryOptions, useQuery } from "@tanstack/react-query";
+import { Link, useNavigate } from "@tanstack/react-router";
+import type { ColumnDef } from "@tanstack/react-table";
+import { useCallback, useMemo } from "react";
+import { answer, api, type Schemas } from "../api/client";
+import { clustersQuery } from "../api/queries";
+import { Chips, Fault, Loading, Mark, Notice, SearchBox, Title, useNow, When } from "../components/basics";
+import { DataTable, HowMany } from "../components/DataTable";
+import { absolute, ago, count, duration } from "../format";
+import { queue as route } from "../router";
+
+type Job = Schemas["QueuedJobAnswer"];
+type Partition = Schemas["QueuePartitionAnswer"];
+
+const ROWS = 5_000;
+/** Three looks without an answer. */
+const STALE = 3;
+
+function queueQuery(name: string, mine: boolean) {
+  return queryOptions({
+    queryKey: ["queue", name, mine],
+    // As declared: the answer is checked by its own tests, and described by this schema.
+    queryFn: () => answer(api.GET("/api/v1/clusters/{name}/queue", { params: { path: { name }, query: { mine, nodes: false, limit: ROWS } } })),
+    // However many browsers ask, the server looks once in `poll_s`.
+    refetchInterval: (query) => Math.max(5_000, Math.min(60_000, (query.state.data?.poll_s ?? 10) * 1_000)),
+  });
+}
+
+/** A cluster's queue beside the workflow: what is ours, why it waits, and when it is to start, with who says so. */
+export function Queue() {
+  const { cluster } = route.useParams();
+  const search = route.useSearch();
+  const navigate = useNavigate({ from: route.fullPath });
+  const mine = search.mine ?? true;
+  const { data, error, refetch } = useQuery(queueQuery(cluster, mine));
+  const { data: clusters } = useQuery(clustersQuery);
+  const now = useNow();
+  const seek = useCallback((q: string) => void navigate({ search: (old) => ({ ...old, q }), replace: true }), [navigate]);
+  const states = useMemo(() => (search.state ?? "").split(",").filter(Boolean) as Job["state"][], [search.state]);
+  const wanted = (search.q ?? "").toLowerCase();
+  const rows = useMemo(() => {
+    const fits = (job: Job) =>
+      (!states.length || states.includes(job.state)) &&
+      (!search.partition || job.partition.split(",").includes(search.partition)) &&
+      (!wanted || [job.job_id, job.name, job.user, job.account, job.reason, job.why, job.hosts].some((text) => text?.toLowerCase().includes(wanted)));
+    return (data?.jobs ?? []).filter(fits).map((job, order) => ({ ...job, order })).sort(sorter(search.sort ?? "order", search.down ?? false));
+  }, [data, states, search.partition, search.sort, search.down, wanted]);
+  const age = data?.asked_at ? (now - Date.parse(data.asked_at)) / 1_000 : null;
+  const stale = data && age !== null && age > STALE * Math.max(data.poll_s, 5);
+  return (
+    <section className="screen">
+      <div className="title-line">
+        <Title text={`Queue of ${cluster}`}>Queue</Title>
+        <nav className="chips" aria-label="Clusters">
+          {clusters?.clusters.map((each) => (
+            <Link key={each.name} to="/queue/$cluster" params={{ cluster: each.name }} className="chip chip-link" aria-current={each.name === cluster ? "page" : undefined}>{each.name}</Link>
+          ))}
+        </nav>
+        {data?.asked_at && (
+          <span className={stale ? "stale" : "soft"} title={absolute(data.asked_at)}>
+            {stale ? "stale: " : ""}asked {ago(data.asked_at, Math.max(now, Date.parse(data.asked_at)))}, every {duration(data.poll_s)} at most
+          </span>
+        )}
+      </div>
+      {error && <Fault error={error} retry={() => void refetch()} />}
+      {!data && !error && <Loading what="the queue" />}
+      {data?.problem && <Notice tone="warn" title={`${cluster} does not answer.`}>{data.problem} {data.asked_at ? <>This is what it said <When time={data.asked_at} />; what became of it since then is unknown.</> : "Nothing is known of its queue yet."}</Notice>}
+      {data?.problems.map((problem) => <Notice key={problem} tone="warn">{problem}</Notice>)}
+      {data && data.partitions.length > 0 && <Partitions partitions={data.partitions} chosen={search.partition ?? null} onChoose={(partition) => void navigate({ search: ({ partition: _, ...old }) => ({ ...old, ...(partition === null ? {} : { partition }) }) })} />}
+      {data && (
+        <div className="toolbar">
+          <SearchBox label="Search job, name, user, account or reason" value={search.q ?? ""} onChange={seek} />
+          <Chips label="Whose" chosen={mine ? ["mine"] : []} options={[{ value: "mine", text: `Mine${data.user ? ` (${data.user})` : ""}` }]} onChange={(chosen) => void navigate({ search: (old) => ({ ...old, mine: chosen.length > 0 }) })} />
+          <Chips label="State" chosen={states} options={[{ value: "running", text: <span className="badge"><Mark tone="running" still />running</span> }, { value: "pending", text: <span className="badge"><Mark tone="queued" still />pending</span> }]} onChange={(state) => void navigate({ search: (old) => ({ ...old, state: state.join(",") }) })} />
+          {data.jobs && <HowMany found={rows.length} total={data.jobs_total ?? rows.length} word="row" />}
+        </div>
+      )}
+      {data && data.jobs === null && <p className="empty">The scheduler did not tell its jobs.</p>}
+      {data?.jobs && (rows.length ? (
+        <DataTable label="Jobs" columns={COLUMNS} rows={rows} found={rows.length} keyOf={(job) => `${job.job_id} ${job.indices ?? ""} ${job.state} ${job.order}`} sort={{ column: search.sort ?? "order", descending: search.down ?? false }} onSort={(sort, down) => void navigate({ search: (old) => ({ ...old, sort, down }) })} rowClass={(job) => (job.mine ? "" : "row-others")} />
+      ) : (
+        <p className="empty">{mine && !wanted && !states.length ? "Nothing of yours is in this queue." : "No job fits."} {mine && <Link to="/queue/$cluster" params={{ cluster }} search={{ mine: false }}>Show everybody’s</Link>}</p>
+      ))}
+      {data?.jobs && (data.jobs_total ?? 0) > data.jobs.length && <p className="soft">{count(data.jobs.length)} of {count(data.jobs_total ?? 0)} rows are here; yours are among the first.</p>}
+    </section>
+  );
+}
+
+type Row = Job & { readonly order: number };
+
+function sorter(column: string, down: boolean): (one: Row, other: Row) => number {
+  const key = (job: Row): string | number | null => {
+    const value = { order: job.order, job: job.job_id, partition: job.partition, state: job.state, ahead: job.ahead, start: job.starts_at ?? job.started_at, cores: job.cores, user: job.user, walltime: job.walltime_s }[column];
+    return value === undefined ? job.order : value;
+  };
+  return (one, other) => {
+    const [a, b] = [key(one), key(other)];
+    if (a === b) return one.order - other.order;
+    // What is not known comes last either way.
+    if (a === null) return 1;
+    if (b === null) return -1;
+    return (a < b ? -1 : 1) * (down ? -1 : 1);
+  };
+}
+
+function Start({ job }: { job: Job }) {
+  const now = useNow();
+  if (job.state === "running") return job.started_at ? <span title={absolute(job.started_at)}>runs {duration((now - Date.parse(job.started_at)) / 1_000)}</span> : null;
+  if (job.stuck === "never") return <strong className="ink-failed">never, as it is</strong>;
+  if (job.stuck === "held") return <>after a release</>;
+  if (!job.starts_at) return <span className="soft">not known</span>;
+  const seconds = (Date.parse(job.starts_at) - now) / 1_000;
+  return <span title={absolute(job.starts_at)}>{seconds > 0 ? `in ~${duration(seconds)}` : "any moment"} <span className="soft">({job.starts_from === "scheduler" ? "the scheduler’s plan" : "its begin time"})</span></span>;
+}
+
+const COLUMNS: ColumnDef<Row>[] = [
+  { id: "job", header: "Job", cell: ({ row: { original: job } }) => <span className="id">{job.job_id}{job.indices ? `_[${job.indices}]` : ""}</span> },
+  { id: "name", header: "Name", enableSorting: false, meta: { rank: 2 }, cell: ({ row: { original: job } }) => (job.dispatch ? <Link to="/d/$id" params={{ id: job.dispatch }} className="clip" title={job.name}>{job.name}</Link> : <span className="clip" title={job.name}>{job.name}</span>) },
+  { id: "user", header: "User", meta: { rank: 3 }, cell: ({ row: { original: job } }) => <span title={job.account ?? ""}>{job.mine ? "you" : job.user}</span> },
+  { id: "partition", header: "Partition", meta: { rank: 2 }, cell: ({ row: { original: job } }) => job.partition },
+  { id: "state", header: "State", cell: ({ row: { original: job } }) => <span className="badge"><Mark tone={job.stuck === "never" ? "failed" : job.state === "running" ? "running" : "queued"} still />{job.tasks > 1 ? `${count(job.tasks)} ` : ""}{job.state}</span> },
+  { id: "why", header: "Why", enableSorting: false, meta: { rank: 1 }, cell: ({ row: { original: job } }) => (job.state === "running" ? <span className="soft clip">{job.hosts}</span> : <span className="clip wide" title={`${job.why ?? ""} ${job.reason ?? ""}`}>{job.why ?? job.reason ?? ""} {job.why && job.reason && job.why.toLowerCase() !== job.reason.toLowerCase() && <span className="soft id">({job.reason})</span>}</span>) },
+  { id: "ahead", header: "Ahead", meta: { numeric: true, rank: 2 }, cell: ({ row: { original: job } }) => (job.ahead === null ? "" : count(job.ahead)) },
+  { id: "start", header: "Starts", cell: ({ row: { original: job } }) => <Start job={job} /> },
+  { id: "cores", header: "Cores", meta: { numeric: true, rank: 3 }, cell: ({ row: { original: job } }) => <span title={job.gpus ? `${job.gpus} GPUs` : ""}>{job.cores ?? ""}{job.gpus ? ` + ${job.gpus} GPU` : ""}</span> },
+  { id: "walltime", header: "Walltime", meta: { numeric: true, rank: 3 }, cell: ({ row: { original: job } }) => duration(job.walltime_s) },
+];
+
+function Partitions({ partitions, chosen, onChoose }: { partitions: Partition[]; chosen: string | null; onChoose: (name: string | null) => void }) {
+  return (
+    <div className="table" tabIndex={0} role="region" aria-label="Partitions">
+      <table>
+        <thead><tr><th scope="col">Partition</th><th scope="col" className="rank-1">Cores in use</th><th scope="col" className="numeric rank-2">Nodes idle / mixed / full / down</th><th scope="col" className="numeric">Pending</th><th scope="col" className="numeric">Running</th><th scope="col" className="numeric rank-2">Longest job</th></tr></thead>
+        <tbody>
+          {partitions.map((partition) => {
+            const used = partition.cores && partition.cores_used !== null ? partition.cores_used / partition.cores : null;
+            const { nodes } = partition;
+            return (
+              <tr key={partition.name}>
+                <td>
+                  <button type="button" className="chip" aria-pressed={chosen === partition.name} onClick={() => onChoose(chosen === partition.name ? null : partition.name)}>{partition.name}</button>
+                  {partition.is_default && <span className="soft"> default</span>}
+                  {partition.open === false && <span className="ink-failed"> closed ({partition.raw})</span>}
+                </td>
+                <td className="rank-1">
+                  {used !== null && (
+                    <span className="load">
+                      <svg className="strip" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true"><rect width="100" height="10" className="strip-ground" /><rect width={100 * used} height="10" className="strip-running" /></svg>
+                      <span>{count(partition.cores_used ?? 0)} of {count(partition.cores ?? 0)}</span>
+                    </span>
+                  )}
+                </td>
+                <td className="numeric rank-2">{nodes ? `${nodes.idle} / ${nodes.mixed} / ${nodes.allocated + nodes.reserved} / ${nodes.down}` : ""}</td>
+                <td className="numeric">{partition.pending === null ? "" : count(partition.pending)}{partition.pending_mine ? <span className="soft"> ({count(partition.pending_mine)} yours)</span> : ""}</td>
+                <td className="numeric">{partition.running === null ? "" : count(partition.running)}{partition.running_mine ? <span className="soft"> ({count(partition.running_mine)} yours)</span> : ""}</td>
+                <td className="numeric rank-2">{partition.max_walltime_s === null ? "" : duration(partition.max_walltime_s)}</td>
+              </tr>
+            );
+          })}
+        </tbody>
+      </table>
+    </div>
+  );
+}
