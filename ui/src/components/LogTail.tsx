@@ -41,7 +41,7 @@ export function LogTail({ id, index, stream, size, running }: { id: string; inde
         <span className="soft" role="status">{find ? `${count(shown.length)} of ${count(lines.length)} lines` : from > 0 ? `the last ${bytes(size - from)} of ${bytes(size)}` : plural(lines.length, "line")}</span>
       </div>
       {query.error && <Fault error={query.error} retry={() => void query.refetch()} />}
-      <pre className={`log${wrap ? " log-wrap" : ""}`} tabIndex={0} aria-label={WORDS[stream]}>
+      <pre className={`log${wrap ? " log-wrap" : ""}`} role="region" tabIndex={0} aria-label={WORDS[stream]}>
         {shown.slice(-5_000).map((line, at) => (
           <span key={at} className="log-line">
             {pieces(line.slice(0, LONGEST)).map((piece, k) => (piece.style ? <span key={k} className={piece.style}>{piece.text}</span> : piece.text))}

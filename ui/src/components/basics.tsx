@@ -166,7 +166,7 @@ export function Code({ text, label }: { text: string; label: string }) {
   return (
     <div className="code">
       <CopyButton text={text} label={`Copy ${label}`} />
-      <pre tabIndex={0} aria-label={label}>{text}</pre>
+      <pre role="region" tabIndex={0} aria-label={label}>{text}</pre>
     </div>
   );
 }

@@ -20,6 +20,7 @@ export function Clusters() {
   );
 }
 
+const STEP_TONES = { running: "running", ok: "completed", failed: "failed", skipped: "cancelled" } as const;
 const WORDS: Record<Schemas["ClusterAnswer"]["state"], string> = { ok: "answers", unreachable: "can't be reached", "needs login": "wants you to log in", "needs admin": "has to be set up anew by you", unknown: "not asked yet" };
 
 function Cluster({ cluster }: { cluster: Schemas["ClusterAnswer"] }) {
@@ -27,8 +28,14 @@ function Cluster({ cluster }: { cluster: Schemas["ClusterAnswer"] }) {
   const offline = useLink() !== "ok";
   const run = async () => {
     setTest({ busy: true });
+    const path = { name: cluster.name };
     try {
-      setTest({ busy: false, result: await answer(api.POST("/api/v1/clusters/{name}/test", { params: { path: { name: cluster.name } } })) });
+      let result = await answer(api.POST("/api/v1/clusters/{name}/test", { params: { path } }));
+      while (!result.done) {
+        setTest({ busy: true, result });
+        result = await answer(api.GET("/api/v1/clusters/{name}/test", { params: { path, query: { since: result.version, wait: 20 } } }));
+      }
+      setTest({ busy: false, result });
     } catch (error) {
       setTest({ busy: false, error });
     }
@@ -55,8 +62,13 @@ function Cluster({ cluster }: { cluster: Schemas["ClusterAnswer"] }) {
         <ol className="plain steps" aria-label={`The test of ${cluster.name}`}>
           {test.result.steps.map((step) => (
             <li key={step.step}>
-              <Mark tone={step.ok ? "completed" : "failed"} />
-              <div><strong>{step.step}</strong>{step.ok ? "" : " failed"}<p className={step.ok ? "soft" : ""}>{step.detail}</p>{step.command && <code>{step.command}</code>}</div>
+              <Mark tone={STEP_TONES[step.state]} />
+              <div>
+                <strong>{step.step}</strong> {step.state === "ok" ? "" : step.state}
+                <p className={step.ok === false ? "" : "soft"}>{step.detail}</p>
+                {step.command && <code>{step.command}</code>}
+                {step.output && <pre className="error-text">{step.output}</pre>}
+              </div>
             </li>
           ))}
         </ol>
