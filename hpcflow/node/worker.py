@@ -165,7 +165,9 @@ class Worker:
         adopt_orphans()
         until = self.started + self.bag.walltime_s
         self.runner = Runner(self.bag, self.key_file, self.journal, self.stop, umask=self.umask, until=until)
-        self.superseded_checked_at, self.check_s = time.monotonic(), _CHECK_S
+        self.superseded_checked_at = time.monotonic()
+        #: Workers that had come to the bag when they were last counted.
+        self.peers = 1
         ranges, past = self._inherit()
         self.claims = Claims(
             os.path.join(self.bag.path, "claims"),
@@ -256,8 +258,7 @@ class Worker:
         if not self.bag.linger_s or self.me.place >= self.bag.lingerers:
             return False
         began = time.monotonic()
-        # All that wait look into one file: so many times a second together, whatever their number.
-        pause = pause_between_looks(min(self.bag.lingerers, self.claims.workers()))
+        self.peers = self.claims.workers()
         told = False
         try:
             while self._may_begin():
@@ -270,7 +271,8 @@ class Worker:
                     self.log("idle")
                     self.journal.sync()
                     told = True
-                self.stop.wait(pause)
+                # All that wait look into one file: so many times a second together, whatever their number.
+                self.stop.wait(pause_between_looks(min(self.bag.lingerers, self.peers)))
                 self._check_superseded()
             return False
         finally:
@@ -287,8 +289,8 @@ class Worker:
     def _check_superseded(self) -> None:
         """Stop when the scheduler has started this array task again elsewhere: then this node was given up as lost."""
         now = time.monotonic()
-        if now - self.superseded_checked_at >= self.check_s:
-            self.superseded_checked_at, self.check_s = now, pause_between_checks(self.claims.workers())
+        if now - self.superseded_checked_at >= pause_between_checks(self.peers):
+            self.superseded_checked_at, self.peers = now, self.claims.workers()
             successor = f"{self.me.job}_{self.me.array_index}_{self.journal.restart + 1}.jsonl"
             if os.path.exists(os.path.join(self.journal_directory, successor)):
                 self.stop.why = self.stop.why or "superseded"

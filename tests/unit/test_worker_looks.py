@@ -52,11 +52,12 @@ def test_workers_that_wait_look_into_one_file_and_seldom_together(tmp_path: Path
     workers = [start_worker(bag, index=index) for index in range(6)]
     until(lambda: len(bag.records("idle")) == 6)
     with opens(bag.path / INBOX) as fd:
+        count(fd, 2.0)  # who came first counts those beside it anew within a second
         seen = count(fd, 2.0)
     tell(bag, ev="close", n=1)
     assert wait_for(workers) == [(0, "")] * 6
-    # 25 looks in a second of all together, each one open; a worker that came first counted fewer beside it.
-    assert 6 <= seen <= 2 * 50
+    # 25 looks in a second of all together, each one open.
+    assert 1 <= seen <= 2 * 25 + 6
 
 
 @pytest.mark.parametrize("workers", [1, 2, 10, 64, 1000, 100_000])
