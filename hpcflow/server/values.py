@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from bisect import bisect_left, insort
+from collections import OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -23,6 +25,8 @@ Json = dict[str, Any]  # Any: JSON, described in docs/reference/api.md
 
 _AT_ONCE: Final = 2000
 _PIECE: Final = 8 * 2**20
+#: Files of which a piece is held for values that lie beside the last one.
+_WINDOWS: Final = 4
 
 
 class Values:
@@ -109,6 +113,10 @@ class Values:
         ends: Mapping[int, EndRow] = await asyncio.to_thread(self._store.ends, level.root, piece)
         bags: dict[BagId, Bag] = {}
         small: list[bytes] = []
+        windows = _Windows()
+        for each in ends.values():
+            if (where := await self._bag(bags, each.bag)) is not None:
+                windows.expect(Stored.of(each.record, where.path), where.shape.cluster)
         for index in piece:
             end = ends.get(index)
             bag = await self._bag(bags, end.bag) if end is not None else None
@@ -127,7 +135,7 @@ class Values:
                 continue
             try:
                 # All that can be missing is known before a line promises it.
-                data = await value_bytes(stored if stored.size <= _PIECE else stored.last_byte(), cluster)
+                data = await windows.read(stored if stored.size <= _PIECE else stored.last_byte(), cluster)
                 if stored.file is not None and stored.size <= _PIECE:
                     checked(data, bytes.fromhex(stored.file[3]))
                 elif stored.file is not None and not data:
@@ -158,6 +166,43 @@ class Values:
                 return None
             known[bag] = row.bag
         return known[bag]
+
+
+class _Windows:
+    """Reads together what lies side by side in a file: behind ssh each read is a command, and takes round trips."""
+
+    def __init__(self) -> None:
+        #: Where values that will be asked for begin and end, by cluster and file.
+        self._expected: defaultdict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+        #: What was read last of a few files, and from where on.
+        self._held: OrderedDict[tuple[str, str], tuple[int, bytes]] = OrderedDict()
+
+    def expect(self, stored: Stored | None, cluster: str) -> None:
+        """Note that a value will be asked for, before any is."""
+        if stored is not None and stored.file is not None and stored.size <= _PIECE:
+            path, offset, size, _ = stored.file
+            insort(self._expected[cluster, path], (offset, offset + size))
+
+    async def read(self, stored: Stored, cluster: Cluster) -> bytes:
+        """Return a value; fewer bytes than it has where its file is shorter than it was."""
+        if stored.file is None:
+            return await value_bytes(stored, cluster)
+        path, offset, size, _ = stored.file
+        key = (cluster.name, path)
+        begin, data = self._held.get(key, (0, b""))
+        if not begin <= offset <= offset + size <= begin + len(data):
+            begin, stop = offset, offset + size
+            expected = self._expected[key]
+            for _, end in expected[bisect_left(expected, (offset, 0)) :]:
+                if end > offset + _PIECE:
+                    break
+                stop = max(stop, end)
+            data = await cluster.transport.read(path, offset, stop - offset)
+            self._held[key] = (begin, data)
+            self._held.move_to_end(key)
+            if len(self._held) > _WINDOWS:
+                self._held.popitem(last=False)
+        return data[offset - begin : offset - begin + size]
 
 
 async def _large(stored: Stored, cluster: Cluster) -> AsyncIterator[bytes]:

@@ -159,6 +159,41 @@ def test_large_results_come_from_the_cluster_and_go_on_to_another(laptop: Laptop
     assert laptop.user.runs(LARGE) == "True True"
 
 
+MIDDLING = """
+import hpcflow as hf
+
+@hf.electron(executor="far")
+def make(n):
+    return bytes([n % 256]) * (20_000 + n)
+
+@hf.lattice
+def flow():
+    return [make(n) for n in range(300)]
+
+id = hf.dispatch(flow)()
+print(id, hf.get_result(id, wait=True).result == [bytes([n % 256]) * (20_000 + n) for n in range(300)])
+"""
+
+AGAIN = """
+import sys
+import hpcflow as hf
+
+result = hf.get_result(sys.argv[1])
+print(sum(map(len, result.get_all_node_outputs().values())))
+"""
+
+
+def test_many_results_of_one_file_come_with_few_round_trips(laptop: Laptop) -> None:
+    dispatch, right = laptop.user.runs(MIDDLING).split()
+    assert right == "True"
+    # One look at a file is 8 MiB: what a command costs would be seen in the bytes of hundreds of them.
+    until(lambda: all(line["state"] == "ended" for line in laptop.user.asks("show", dispatch)["arrays"]))
+    before = laptop.proxy.passed
+    length = sum(20_000 + n for n in range(300))
+    assert laptop.user.runs(AGAIN, dispatch) == str(length)
+    assert laptop.proxy.passed - before < length + 150_000
+
+
 def peak_kib(pid: int) -> int:
     """Return the most memory that a process had since its peak was reset."""
     status = Path(f"/proc/{pid}/status").read_text()
