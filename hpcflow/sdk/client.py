@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
 from functools import cache
-from typing import Any, Final, Literal, ParamSpec, overload
+from typing import Any, Final, Literal, ParamSpec, TypedDict, Unpack, overload
 
 from hpcflow.core.bag import stream_parts
 from hpcflow.core.model import UserError, ulid
@@ -136,22 +136,40 @@ _planning: Final = ContextVar("hpcflow_planning", default=False)
 # ---- results
 
 
+class WhatToFetch(TypedDict, total=False):
+    """Options of Covalent's `get_result` that change nothing here."""
+
+    results_dir: str | None
+    workflow_output: bool
+    intermediate_outputs: bool
+    sublattice_results: bool
+
+
 @overload
-def get_result(dispatch_id: str, wait: bool = False, *, status_only: Literal[False] = False) -> Result: ...
+def get_result(
+    dispatch_id: str, wait: bool = False, *, status_only: Literal[False] = False, **covalent: Unpack[WhatToFetch]
+) -> Result: ...
 @overload
-def get_result(dispatch_id: str, wait: bool = False, *, status_only: Literal[True]) -> dict[str, str]: ...
-def get_result(dispatch_id: str, wait: bool = False, *, status_only: bool = False) -> Result | dict[str, str]:
+def get_result(
+    dispatch_id: str, wait: bool = False, *, status_only: Literal[True], **covalent: Unpack[WhatToFetch]
+) -> dict[str, str]: ...
+def get_result(
+    dispatch_id: str, wait: bool = False, *, status_only: bool = False, **covalent: Unpack[WhatToFetch]
+) -> Result | dict[str, str]:
     """Return what became of a dispatch; values are fetched when they are read.
 
     Args:
         dispatch_id: as `dispatch` returned it, or its beginning as long as one dispatch alone has it.
         wait: come back only when it has ended, with a progress bar meanwhile. A pause is said, and waited out.
         status_only: return ``{"id": …, "status": …}`` and nothing else.
+        covalent: what Covalent's programs say about what to fetch; here values are fetched when they are read.
 
     Raises:
         DispatchNotFound: the server knows no such dispatch.
         ServerUnreachable: no server answers, and none was to be started.
     """
+    for name in covalent.keys() - WhatToFetch.__annotations__.keys():
+        raise TypeError(f"get_result() got an unexpected keyword argument {name!r}")
     server = _server()
     summary = _summary(server, whole_id(server, dispatch_id))
     if wait and not summary.ended:

@@ -34,7 +34,7 @@ dispatch = hf.dispatch(flow, disable_run=True)(sys.argv[1])
 held = hf.get_result(dispatch)
 print(held.status, held.paused)
 print(hf.resume(dispatch))
-result = hf.get_result(dispatch, wait=True)
+result = hf.get_result(dispatch, wait=True, results_dir=".", workflow_output=True, sublattice_results=False)
 print(result.result == tuple((dispatch, number, number) for number in (1, 0, 3)), hf.get_context())
 """,
         str(ledger),
