@@ -32,6 +32,8 @@ _NOTHING: Final = "Nothing was written."
 
 def add_cluster(options: argparse.Namespace) -> int:
     settings = {key: value for key, *_ in _QUESTIONS if (value := getattr(options, key)) is not None}
+    if options.keys is not None:
+        settings["keys"] = options.keys
     if options.site is not None:
         settings["site"] = options.site
         _tell_of_site(options.site, settings)

@@ -183,6 +183,7 @@ def _parser() -> argparse.ArgumentParser:
         ("--host", "HOST", "as you would tell ssh; without it the cluster is this machine"),
         ("--scheduler", "NAME", "slurm, pbs, lsf or local; asked for when it is left out"),
         ("--workdir", "PATH", "where bags lie there"),
+        ("--keys", "PATH", "folder of the key that signs bags, where compute nodes do not see your home"),
         ("--python", "PATH", "the interpreter of the workers"),
         ("--prologue", "SHELL", "lines of shell before the worker starts"),
         ("--account", "NAME", "who pays"),

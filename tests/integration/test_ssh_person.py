@@ -61,5 +61,24 @@ def test_a_cluster_that_asks_a_person_waits_alone_until_somebody_answers(tmp_pat
                 assert not any(secret in Path(file).read_bytes() for secret in (b"sesame", b"guess", b"123456"))
 
 
+def test_who_adds_a_cluster_logs_in_once_and_that_connection_is_kept(tmp_path: Path) -> None:
+    door = Door(rounds=FACTORS)
+    host, home = tmp_path / "host", tmp_path / "laptop"
+    host.mkdir()
+    (home / ".ssh").mkdir(parents=True, mode=0o700)
+    flags = ("--host", "cluster", "--scheduler", "local", "--workdir", f"{tmp_path}/work", "--python", sys.executable)
+    words = ("clusters", "add", "far", *flags, "--keys", f"{tmp_path}/keys")
+    with a_host(host, door):
+        shutil.copy(host / "config", home / ".ssh/config")
+        with a_server(tmp_path, {"HOME": str(home)}, PATH) as user:
+            code, shown = in_a_terminal(user, [("Password: ", "guess")], *words)
+            assert (code, Path(user.home.clusters).exists()) == (4, False), shown
+            code, shown = in_a_terminal(user, ANSWERS, *words)
+            assert (code, "[far] is in" in shown) == (0, True), shown
+            assert "ok      login: no person was needed" in shown
+            assert door.answers == [["guess"], ["sesame"], ["123456"]]
+            assert "[far]\n" in Path(user.home.clusters).read_text()
+
+
 def _state(user: User) -> str:
     return next(str(cluster["state"]) for cluster in user.asks("clusters", "list") if cluster["name"] == "far")
