@@ -114,7 +114,7 @@ print(hf.dispatch(waiting)(sys.argv[1]))
 
     def shown() -> list[dict[str, object]]:
         queue = there.user.asks("queue", there.name, "--mine")
-        assert queue["problem"] is None and queue["problems"] == [], queue
+        assert queue["problem"] is None, queue
         return [job for job in queue["jobs"] if job["dispatch"] == dispatch and job["state"] == "running"]
 
     (job,) = until(shown, there.user.log)
@@ -124,7 +124,7 @@ print(hf.dispatch(waiting)(sys.argv[1]))
     queue = there.user.asks("queue", there.name)
     (partition,) = [each for each in queue["partitions"] if each["name"] == job["partition"]]
     assert partition["running_mine"] >= 1
-    assert partition["nodes"]["total"] >= 1
+    assert partition["nodes"] is None or partition["nodes"]["total"] >= 1  # a site may hide them
     told = there.user.hpcflow("queue", there.name)
     assert (told.returncode, told.stderr) == (0, "")
     assert str(job["job_id"]) in told.stdout and "PARTITION" in told.stdout

@@ -46,7 +46,7 @@ def _site() -> Iterator[Place]:
         "MODULEPATH",
     )
     environment = {name: os.environ[name] for name in names if name in os.environ}
-    environment["HPCFLOW_ACCOUNTING_POLL"] = os.environ.get("LIVE_POLL", "10")
+    environment |= dict.fromkeys(("HPCFLOW_ACCOUNTING_POLL", "HPCFLOW_QUEUE_POLL"), os.environ.get("LIVE_POLL", "10"))
     path = (*PATH, *os.environ.get("PATH", "").split(os.pathsep))
     with (
         tempfile.TemporaryDirectory(prefix="hpcflow-live-", dir=FOLDER) as folder,

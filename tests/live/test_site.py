@@ -12,6 +12,7 @@ from tests.integration.test_schedulers import (
     test_a_lattice_runs_and_only_the_executors_name_differs,
     test_a_single_task_is_a_job_as_well,
     test_every_way_to_fail_is_told_for_what_it_is,
+    test_the_queue_shows_our_own_jobs_and_which_dispatch_they_work_for,
     test_what_a_task_prints_is_kept,
 )
 from tests.integration.world import open_gate, until
@@ -22,6 +23,7 @@ __all__ = [
     "test_a_lattice_runs_and_only_the_executors_name_differs",
     "test_a_single_task_is_a_job_as_well",
     "test_every_way_to_fail_is_told_for_what_it_is",
+    "test_the_queue_shows_our_own_jobs_and_which_dispatch_they_work_for",
     "test_what_a_task_prints_is_kept",
 ]
 
