@@ -195,3 +195,17 @@ def test_a_key_that_the_host_revoked_needs_login_and_can_be_added_all_the_same(l
 
 def _public(node: Sshd) -> list[str]:
     return (node.folder / "host.pub").read_text().split()[:2]
+
+
+def test_a_site_is_added_by_its_name_and_only_what_was_said_is_written(tmp_path: Path) -> None:
+    with served(tmp_path, {}, PATH, clusters=OWN) as user:
+        done = user.hpcflow("clusters", "add", "a2", "--site", "archer2", "--account", "e123", "--no-test")
+        unknown = user.hpcflow("clusters", "add", "a3", "--site", "atlantis", "--no-test")
+
+        assert done.returncode == 0, done.stderr
+        assert "https://docs.archer2.ac.uk/" in done.stderr and "--host login.archer2.ac.uk" in done.stderr
+        added = Path(user.home.clusters).read_text().partition("[a2]\n")[2]
+        assert sorted(filter(None, added.splitlines())) == ['account = "e123"', 'site = "archer2"']
+        (cluster,) = [each for each in user.asks("clusters", "list") if each["name"] == "a2"]
+        assert cluster["scheduler"] == "slurm"
+        assert (unknown.returncode, "no template for a site 'atlantis'" in unknown.stderr) == (2, True)
