@@ -32,6 +32,7 @@ from hpcflow.server.remote import ThisMachine
 from hpcflow.server.reports import array_task, spelled, usage, which
 from hpcflow.server.roster import Roster
 from hpcflow.server.settings import ClusterSettings, Settings, read_clusters
+from hpcflow.server.shared import how_to_go_on
 from hpcflow.server.site import SITE_FILE, check_server, parse_rules, rules
 from hpcflow.server.store import ArrayRow, ArrayState, BagRow, DispatchRow, Store, TaskRow
 from hpcflow.server.unfold import child_of
@@ -317,7 +318,10 @@ class Service:
         row = self._store.dispatch(root)
         if row is None:
             raise NotFound(f"There is no dispatch {root} here.")
-        messages = [{"at": spelled(at), "text": text} for at, text in self._store.messages(root)]
+        # What was said of a pause is no advice any more when the dispatch has ended.
+        advice = how_to_go_on(root) if row.status is not Status.RUNNING else ""
+        told = self._store.messages(root)
+        messages = [{"at": spelled(at), "text": text.removesuffix(advice)} for at, text in told]
         if self._engine.writer.problem is not None and root in self._engine.writer.dispatches:
             text = f"Nothing new can be stored: {self._engine.writer.problem} Trying again."
             messages.append({"at": spelled(self._engine.now()), "text": text})

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from hpcflow.core.bag import bag_key
 from hpcflow.core.follow import Ledger
-from hpcflow.core.model import Bag, BagId, ClusterName, Shape
+from hpcflow.core.model import Bag, BagId, ClusterName, DispatchId, Shape
 from hpcflow.core.plan import PlanSettings
 from hpcflow.server.bags import LiveArray, LiveBag
 from hpcflow.server.clusters import Cluster
@@ -19,7 +19,12 @@ from hpcflow.server.site import least
 from hpcflow.server.store import RunTimeKey
 from hpcflow.server.writer import Writer
 
-__all__ = ["Shared", "plan_settings"]
+__all__ = ["Shared", "how_to_go_on", "plan_settings"]
+
+
+def how_to_go_on(dispatch: DispatchId) -> str:
+    """Return what follows the reason of a pause, for as long as its dispatch has not ended."""
+    return f" Nothing is submitted for these tasks; `hpcflow resume {dispatch}` goes on."
 
 
 def plan_settings(settings: Settings, cluster: Cluster) -> PlanSettings:
@@ -129,5 +134,5 @@ class Shared:
         if shape not in live.pauses:
             live.pauses[shape] = reason
             live.dirty.add(-1)
-            self.writer.say(live, f"{reason} Nothing is submitted for these tasks; `hpcflow resume {live.id}` goes on.")
+            self.writer.say(live, reason + how_to_go_on(live.id))
             self.wake(live)
