@@ -23,7 +23,7 @@ from hpcflow.server.guard import KEY_HEADER, Sessions, cookie_name
 from hpcflow.server.news import News
 from hpcflow.server.views import Wanted
 
-__all__ = ["Shown", "page_files", "page_routes", "told", "view_routes"]
+__all__ = ["Shown", "page_files", "page_routes", "static_file", "told", "view_routes"]
 
 Json = dict[str, Any]  # Any: JSON; schema.py describes it for clients
 
@@ -96,14 +96,15 @@ def page_routes(sessions: Sessions) -> APIRouter:
     def add(path: str, file: Path) -> None:
         @page.get(path, include_in_schema=False)
         async def static(request: Request) -> Response:
-            return packed(request, await asyncio.to_thread(_file, path, file))
+            return packed(request, await asyncio.to_thread(static_file, path, file))
 
     for path, file in page_files().items():
         add(path, file)
     return page
 
 
-def _file(path: str, file: Path) -> Response:
+def static_file(path: str, file: Path) -> Response:
+    """Return a file of the page, or at ``/`` the news that there is none."""
     try:
         content = file.read_bytes()
     except FileNotFoundError:

@@ -375,7 +375,6 @@ class _Prefixed(ThreadingHTTPServer):
 
 class _Strips(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Prefixed
 
     def do_GET(self) -> None:
         prefix = "/node/n1/"
@@ -383,6 +382,7 @@ class _Strips(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        assert isinstance(self.server, _Prefixed)
         behind = http.client.HTTPConnection("127.0.0.1", self.server.behind, timeout=60)
         headers = {name: value for name, value in self.headers.items() if name.lower() != "accept-encoding"}
         behind.request(self.command, "/" + self.path.removeprefix(prefix), body or None, headers)

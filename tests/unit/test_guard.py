@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hpcflow.server.guard import OPEN, Guard, Sessions, Token
-from hpcflow.server.page import page_files
+from hpcflow.server.page import page_files, static_file
 from tests.unit.served import FIRST, NEW_TOKEN, TOKEN, Served, served
 
 UI = Path(__file__).parents[2] / "ui" / "src"
@@ -351,3 +351,11 @@ def test_a_new_token_ends_the_old_one_every_session_and_every_code(tmp_path: Pat
         assert server.ask("GET", "/api/v1/status", token=NEW_TOKEN).status == 200
         assert server.ask("GET", "/api/v1/status", token=None, headers=browser, tcp=True).status == 401
         assert server.sessions.redeem(code) is None
+
+
+def test_a_server_that_was_built_without_its_page_says_so_at_its_address(tmp_path: Path) -> None:
+    files = page_files(tmp_path / "static")
+    assert files == {"/": tmp_path / "static" / "index.html"}
+    answer = static_file("/", files["/"])
+    assert (answer.status_code, answer.media_type) == (200, "text/html")
+    assert b"HPCFLOW_SKIP_UI=1" in answer.body
