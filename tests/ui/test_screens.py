@@ -118,14 +118,17 @@ def test_what_is_not_there_is_told(show: Show, site: Site) -> None:
     expect(page.get_by_role("heading", name="There is no such page")).to_be_visible()
 
 
-def test_a_cluster_is_tested_step_by_step_and_the_step_that_failed_says_why(show: Show) -> None:
+def test_a_cluster_s_test_is_followed_step_by_step_to_its_end(show: Show) -> None:
     page = show("/clusters")
     page.get_by_role("button", name="Test").first.click()
     steps = page.get_by_label("The test of local").get_by_role("listitem")
-    # No shell is on this server's PATH.
-    expect(steps.last).to_contain_text("work directory failed", timeout=3 * PATIENCE_MS)
-    expect(steps.last).to_contain_text("sh: command not found")
-    expect(page.get_by_role("button", name="Test", exact=True).first).to_be_enabled()
+    expect(steps.first).to_be_visible()
+    expect(page.get_by_role("button", name="Testing…")).to_have_count(0, timeout=3 * PATIENCE_MS)
+    said = steps.all_inner_texts()
+    # How far it comes depends on what is on the server's PATH; a step that failed says why.
+    assert any("work directory" in step for step in said), said
+    assert [step for step in said if "running" in step.splitlines()[0]] == []
+    assert [step for step in said if "failed" in step and len(step.splitlines()) < 2] == []
 
 
 GATED = """
