@@ -89,10 +89,10 @@ class Stream(NamedTuple):
 
 
 @overload
-def pack(blobs: Iterable[bytes]) -> tuple[list[bytes], str]: ...
+def pack(blobs: Iterable[bytes]) -> tuple[Sequence[bytes], str]: ...
 @overload
-def pack(blobs: Iterable[bytes | Stream]) -> tuple[list[bytes | Stream], str]: ...
-def pack(blobs: Iterable[bytes | Stream]) -> tuple[list[bytes] | list[bytes | Stream], str]:
+def pack(blobs: Iterable[bytes | Stream]) -> tuple[Sequence[bytes | Stream], str]: ...
+def pack(blobs: Iterable[bytes | Stream]) -> tuple[Sequence[bytes] | Sequence[bytes | Stream], str]:
     """Return a pack as pieces to write in order, and the SHA-256 of its index in hex, which bag.json names."""
     pieces: list[bytes | Stream] = [MAGIC]
     index, offset = bytearray(), len(MAGIC)

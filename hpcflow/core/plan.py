@@ -141,9 +141,14 @@ def _refuse_circles(graph: Graph) -> None:
     import networkx as nx
 
     # What several tasks wait for is one node of its own between: n tasks that all need m others are n + m edges.
-    barriers = {needs: -1 - number for number, needs in enumerate({n for t in graph.tasks for n in (t.deps, t.after)})}
-    edges = [(upstream, barrier) for needs, barrier in barriers.items() for upstream in needs]
-    edges += [(barriers[needs], task.index) for task in graph.tasks for needs in (task.deps, task.after)]
+    barriers: dict[tuple[int, ...], int] = {}
+    edges: list[tuple[int, int]] = []
+    for task in graph.tasks:
+        for needs in filter(None, (task.deps, task.after)):
+            if needs not in barriers:
+                barriers[needs] = -1 - len(barriers)
+                edges += [(upstream, barriers[needs]) for upstream in needs]
+            edges.append((barriers[needs], task.index))
     try:
         circle = nx.find_cycle(nx.DiGraph(edges))
     except nx.NetworkXNoCycle:

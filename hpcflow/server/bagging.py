@@ -158,7 +158,7 @@ def launch_command(shape: Shape, srun_mpi: str | None) -> list[str] | None:
 class _Part(NamedTuple):
     """What a part adds: the pieces of its pack, and what bag.json or a line of the inbox says of it."""
 
-    pieces: list[bytes | Stream]
+    pieces: Sequence[bytes | Stream]
     listed: dict[str, Any]  # Any: JSON
 
 

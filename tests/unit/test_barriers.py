@@ -11,7 +11,6 @@ import hpcflow
 from hpcflow.core.model import UserError
 from hpcflow.core.needs import downstream
 from hpcflow.core.plan import check_graph, waves
-from hpcflow.sdk.pickling import load_with
 from hpcflow.sdk.workflow import manifest
 from hpcflow.server.manifest import read_graph
 
@@ -87,29 +86,3 @@ def test_a_circle_through_a_barrier_is_named_by_its_tasks() -> None:
     written["tasks"][0][5] = 2
     with pytest.raises(UserError, match=r"goes round in a circle: (first \(0\) -> second \(19\)|second \(19\) -> )"):
         check_graph(read_graph(written))
-
-
-@pytest.mark.parametrize("kind", [list, tuple])
-def test_a_gathered_argument_arrives_as_the_list_or_tuple_that_it_was(kind: type[Any]) -> None:
-    seen: list[object] = []
-
-    @hpcflow.electron
-    def gather(values: object, *, named: object) -> None:
-        seen.extend((values, named))
-
-    @hpcflow.lattice
-    def stages() -> None:
-        before = [first(number) for number in range(20)]
-        return gather(kind(before), named=kind(before[:3]))
-
-    traced = stages.build_graph()
-    (args, kwargs) = load_with(traced.blobs[traced.graph.tasks[-1].args], lambda task: task * task)
-    assert args == (kind(number * number for number in range(20)),)
-    assert kwargs == {"named": kind([0, 1, 4])}
-    assert traced.graph.tasks[-1].deps == tuple(range(20))
-
-
-def test_arguments_of_a_wide_stage_grow_by_a_few_bytes_a_task() -> None:
-    _, blobs = uploaded(WIDTH)
-    widest = max(len(blob) for blob in blobs if b"_gather" in blob)
-    assert widest < 200 + 4 * WIDTH

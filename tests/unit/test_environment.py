@@ -360,9 +360,13 @@ def test_what_is_not_here_has_no_version() -> None:
 
 def test_a_module_that_was_made_up_here_is_not_needed() -> None:
     made_up = ModuleType("_cython_9_9")
-    kind = type("function", (), {"__module__": "_cython_9_9", "__reduce__": lambda self: (networkx.Graph, ())})
+
+    def reduce(_: object) -> object:
+        return networkx.Graph, ()
+
+    kind = type("function", (), {"__module__": "_cython_9_9", "__reduce__": reduce})
     thing = kind()
-    thing.__module__ = "networkx.classes.graph"
+    vars(thing)["__module__"] = "networkx.classes.graph"
     other = kind()
     sys.modules["_cython_9_9"] = made_up
     try:
