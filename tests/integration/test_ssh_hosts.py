@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -287,3 +288,59 @@ async def test_a_wrong_host_is_told_in_a_sentence(host: str, sentence: str) -> N
         await connection.connect()
     assert sentence in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+# ---- what ssh_config says
+
+
+@in_loop
+async def test_match_in_ssh_config_holds_for_the_hosts_that_it_names(
+    start: Callable[..., Sshd], tmp_path: Path
+) -> None:
+    node = start()
+    config = tmp_path / "matching"
+    # The first value holds: who is not matched would be sent to a port where nobody answers.
+    config.write_text(
+        f"Match host cluster\n  HostName 127.0.0.1\n  Port {node.port}\n  HostKeyAlias login\n"
+        f"Match user nobody-at-all\n  Port 1\n"
+        f"Match all\n  User {node.user}\n  IdentityFile {node.folder}/user\n  IdentityAgent none\n"
+        f"  UserKnownHostsFile {node.known_hosts}\n  Port 1\n"
+    )
+    config.chmod(0o600)
+    transport = node.transport_of(config)
+    await check_all(transport, tmp_path)
+    await transport.close()
+
+
+@in_loop
+async def test_a_certificate_of_the_sites_authority_lets_its_key_in(start: Callable[..., Sshd], tmp_path: Path) -> None:
+    authority = tmp_path / "authority"
+    key(authority)
+    trusted = Path(tempfile.mkdtemp(prefix="hpcflow-test-authority-"))  # sshd reads it as root or as its user
+    try:
+        shutil.copy(authority.with_suffix(".pub"), trusted / "authority.pub")
+        node = start(f"TrustedUserCAKeys {trusted}/authority.pub", "AuthorizedKeysFile none")
+        config = Path(node.config(more="  IdentitiesOnly yes\n"))
+        with pytest.raises(NeedsLogin, match=r"accepts none of your keys|Permission denied"):
+            await node.transport_of(config).reach()
+
+        sign = [
+            "ssh-keygen",
+            "-q",
+            "-s",
+            authority,
+            "-I",
+            "ada",
+            "-n",
+            node.user,
+            "-V",
+            "+1h",
+            node.folder / "user.pub",
+        ]
+        subprocess.run(sign, check=True)
+        named = Path(node.config(more=f"  IdentitiesOnly yes\n  CertificateFile {node.folder}/user-cert.pub\n"))
+        transport = node.transport_of(named)
+        await check_all(transport, tmp_path)
+        await transport.close()
+    finally:
+        shutil.rmtree(trusted)
