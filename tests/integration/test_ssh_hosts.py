@@ -324,7 +324,7 @@ async def test_a_certificate_of_the_sites_authority_lets_its_key_in(start: Calla
         with pytest.raises(NeedsLogin, match=r"accepts none of your keys|Permission denied"):
             await node.transport_of(config).reach()
 
-        sign = [
+        sign: list[str | Path] = [
             "ssh-keygen",
             "-q",
             "-s",
