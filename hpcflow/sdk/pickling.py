@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable
+from types import CodeType
 from typing import Any, Final, NoReturn, cast
 
 import cloudpickle
@@ -125,10 +126,18 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         if type(obj) is Gathered and self._deps is not None:
             self._deps.update(obj.numbers)
             return _gather, (obj.kind is tuple, obj.numbers)
+        if isinstance(obj, CodeType):
+            return self._code(obj)
         if self._deps is not None and isinstance(obj, type):
             return class_by_value(obj, self._shared, self._definition)
         reduced = reduced_by_value(self, obj, self._shared)
         return super().reducer_override(obj) if reduced is None else reduced
+
+    def _code(self, code: CodeType) -> Any:  # Any: pickle's own protocol
+        """Return code as cloudpickle has it, with its file's name: tracebacks show its lines where that file is."""
+        make, fields = self.dispatch_table[CodeType](code)
+        # cloudpickle 3.1.3 writes this in the name's place.
+        return make, tuple(code.co_filename if field == "<dynamic-code>" else field for field in fields)
 
     def _definition(self, cls: type) -> bytes:
         """Return a class's own pickle. It can't hold placeholders: they belong to arguments."""

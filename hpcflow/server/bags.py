@@ -139,6 +139,25 @@ class LiveArray:
         self.state, self.ended_at = ArrayState.ENDED, now
         return True
 
+    def end(self, index: int) -> Observation | None:
+        """Return how an array task ended, as this server or an earlier one was told; ``None``: nobody was."""
+        before = self.ends_before.get(index)
+        if index in self.ends or before is None:
+            return self.ends.get(index)
+        return Observation(
+            token=self.array.token,
+            job_id=self.array.job_id or JobId(""),
+            index=index,
+            phase=Phase.ENDED,
+            cause=None if before["cause"] is None else Cause(before["cause"]),
+            raw=before["raw"],
+            exit_code=before["exit_code"],
+            signal=before["signal"],
+            host=before["host"],
+            core_seconds=before["core_seconds"],
+            max_rss_kib=before["max_rss_kib"],
+        )
+
     def row(self) -> ArrayRow:
         return ArrayRow(
             array=self.array,
@@ -335,7 +354,7 @@ class LiveBag:
                     continue
                 newest = worker_name(job, int(index), int(restart) + 1) not in self.ledger.workers
                 if newest and (int(index) in array.ends or not array.open):
-                    dead[name] = array.ends.get(int(index))
+                    dead[name] = array.end(int(index))
         return dead
 
     def dead_for(self, names: Iterable[str], now: datetime) -> float:
@@ -348,10 +367,13 @@ class LiveBag:
         news: list[tuple[str, Observation]] = []
         up = self._up()
         for array in self.arrays:
-            for index, end in array.ends.items():
+            for index in (*array.ends, *array.ends_before):
                 name = f"{array.array.job_id}_{index}"
-                if end.cause is not Cause.CANCELLED or array.cancel_wanted or name in self.cancelled:
+                end = array.end(index)
+                if end is None or end.cause is not Cause.CANCELLED or array.cancel_wanted or name in self.cancelled:
                     continue
+                if index in array.ends_before and (name not in up or self.ledger.drained):
+                    continue  # the earlier server has dealt with it
                 # What would have found no work was perhaps trimmed by a server before this one, and nobody misses it.
                 if name in up or not (array.trimmed or self.ledger.all_claimed):
                     news.append((name, end))

@@ -202,6 +202,10 @@ class World:
             "blobs": [[4, hashlib.sha256(b"blob").hexdigest()]],
         }
 
+    def _plain(self, error: HpcflowError) -> str:
+        """Return what an error says in every run of this world, whose folder has another name in each."""
+        return str(error).replace(str(self._folder), "")
+
     def _fate(self, index: int, attempt: int) -> Fate:
         plan = self.plan
         of_task = self._random(f"task {index}")
@@ -305,7 +309,7 @@ class World:
             except LeaseLost:
                 raise
             except HpcflowError as error:
-                self.history.add("not paused", error=str(error))
+                self.history.add("not paused", error=self._plain(error))
         while True:
             await asyncio.sleep(900.0)
             if not any(entry.what in {"foreign", "held", "message", "paused"} for entry in self.history.entries):
@@ -316,7 +320,7 @@ class World:
             except LeaseLost:
                 raise
             except HpcflowError as error:
-                self.history.add("not resumed", error=str(error))
+                self.history.add("not resumed", error=self._plain(error))
 
     # ---- the cluster's troubles
 

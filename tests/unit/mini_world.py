@@ -375,7 +375,9 @@ class Stage:
 
 
 @asynccontextmanager
-async def a_stage(folder: Path, world: World | None = None, **settings: Any) -> AsyncGenerator[Stage]:  # Any: Settings
+async def a_stage(
+    folder: Path, world: World | None = None, *, on_network: bool = False, **settings: Any
+) -> AsyncGenerator[Stage]:  # Any: Settings
     """Run an engine on a world, with a store in ``folder``; entering it a second time is a restart."""
     world = world or World()
     store = Store.open(str(folder / "hpcflow.db"), on_network=False)
@@ -395,7 +397,7 @@ async def a_stage(folder: Path, world: World | None = None, **settings: Any) -> 
         {MINI: cluster},
         now=lambda: datetime.now(UTC),
         new_id=lambda: ulid(int(datetime.now(UTC).timestamp() * 1000), secrets.token_bytes(10)),
-        on_network=False,
+        on_network=on_network,
     )
     loop = asyncio.create_task(engine.run())
     try:

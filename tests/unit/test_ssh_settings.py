@@ -149,7 +149,8 @@ async def test_a_dispatch_gets_the_interpreter_of_its_own_minor_version(tmp_path
         cluster.check_interpreter(replace(shape, python_version=(3, 11)))
     assert str(refused.value) == (
         "'far' has no Python 3.11 on PATH; it has 3.12 (/opt/python3.12), 3.13 (/opt/python3.13). Load one in the "
-        "prologue of clusters.toml, name one there with python=, or dispatch with a Python that both places have."
+        "prologue of clusters.toml, name one there with python=, have one installed with python = 'auto', or dispatch "
+        "with a Python that both places have."
     )
 
 
