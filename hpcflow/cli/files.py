@@ -39,7 +39,8 @@ def fetch(options: argparse.Namespace) -> int:
     if options.path is None:
         raise UserError('Name a file or folder of the task ("." for all of them), or give --result.')
     found = listing(server, dispatch, options.task, options.path)
-    to = _destination(options.destination, found.name)
+    # The directory's own name is one of its worker's, which tells nobody anything.
+    to = _destination(options.destination, f"{dispatch}-{options.task}" if options.path == "." else found.name)
     with showing(found.name, sum(each.size for each in found.entries), wanted=wanted) as show:
         bring = Fetch(server, (dispatch, options.task), found, show)
         left_out: list[str] = []
@@ -64,6 +65,11 @@ def _fetch_result(dispatch: str, task: int, destination: str | None, *, wanted: 
         raise UserError(f"{to} exists already: name another destination, or move it away.")
     part = to.with_name(f"{to.name}.part")
     server = the_server()
+    state = server.ask("GET", f"/dispatches/{dispatch}/tasks/{task}")["state"]
+    if state != "completed":
+        raise UserError(
+            f"Task {task} of {dispatch} has no result: it is {state}. `hpcflow show {dispatch} --task {task}` says why."
+        )
     size = value_size(server, dispatch, task)
     if part.exists() and part.stat().st_size > size:
         part.unlink()

@@ -76,7 +76,8 @@ def judge(record: Record, limit_s: int | None) -> Verdict | None:
             text = f"The task ran longer than its walltime of {limit_s} s. Ask for more with walltime=."
             return Verdict(sentence=text, cause=Cause.TIMEOUT)
         case "memory":
-            used = f" ({record['mem']} MiB when it was stopped)" if "mem" in record else ""
+            # What its worker used counts as well: to the scheduler they are one job.
+            used = f" ({record['mem']} MiB beside its worker's, when it was stopped)" if "mem" in record else ""
             text = f"The task used more memory than it asked for{used}. Ask for more with memory=."
             return Verdict(sentence=text, cause=Cause.MEMORY)
         case other:

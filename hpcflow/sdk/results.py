@@ -118,9 +118,17 @@ class Result:
         if not 0 <= node_id < self._summary.own_tasks:
             raise NotFound(
                 f"Dispatch {self.dispatch_id} has {self._summary.own_tasks} tasks, counted from 0; "
-                f"there is no task {node_id}."
+                f"there is no task {node_id}.{self._of_sublattices()}"
             )
         return NodeResult(self, self._detail(node_id))
+
+    def _of_sublattices(self) -> str:
+        if self._summary.own_tasks == self._summary.tasks:
+            return ""
+        return (
+            " Those of its sublattices are counted in dispatches of their own, which "
+            f"`hpcflow show {self.dispatch_id} --tasks` names."
+        )
 
     def get_all_node_results(self) -> list[NodeResult]:
         """Return all tasks of the dispatch, in the order in which the lattice called them."""

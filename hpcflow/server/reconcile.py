@@ -55,8 +55,11 @@ class Reconciler:
         problem: TransportError | None = None
         for bag in bags:
             try:
-                if bag.readable and await self.read(cluster, bag):
+                if not bag.readable:
+                    continue
+                if await self.read(cluster, bag):
                     news.append(bag)
+                self._take_back(cluster, bag)
             except TransportError as error:  # the others may well be readable
                 problem = error
                 self._complain(cluster, bag, error)
@@ -102,10 +105,17 @@ class Reconciler:
 
     def _complain(self, cluster: Cluster, bag: LiveBag, error: TransportError) -> None:
         """Tell the user, once, that nothing is known of tasks because their journals can't be read."""
-        text = f"{cluster.name} can't be read: {error}. What its tasks do is not known until that is mended."
+        reason = str(error).rstrip(".")
+        text = f"What runs on {cluster.name} is not known until this is mended: {reason}."
         if text != bag.complaint and bag.dispatch.ended_at is None:
             bag.complaint = text
             self._writer.say(bag.dispatch, text)
+
+    def _take_back(self, cluster: Cluster, bag: LiveBag) -> None:
+        """Tell the user that what was complained of is over."""
+        if bag.complaint is not None and not bag.gone:
+            bag.complaint = None
+            self._writer.say(bag.dispatch, f"What runs on {cluster.name} is known again.")
 
     async def _leave_deleted(self, cluster: Cluster, bag: LiveBag) -> None:
         """End the workers of a bag whose directory was deleted: nothing that they do can be known any more."""

@@ -58,7 +58,8 @@ def test_a_worker_that_could_not_write_costs_nothing() -> None:
         (end("memory"), "The task used more memory than it asked for. Ask for more with memory=."),
         (
             end("memory", mem=512),
-            "The task used more memory than it asked for (512 MiB when it was stopped). Ask for more with memory=.",
+            "The task used more memory than it asked for (512 MiB beside its worker's, when it was stopped). "
+            "Ask for more with memory=.",
         ),
     ],
 )

@@ -25,9 +25,10 @@ export function Now() {
   const recent = others.filter((each) => each.ended_at && now - Date.parse(each.ended_at) < DAY_MS);
   if (latest.data.pages[0]?.total === 0) return <section className="screen"><Title text="Now" /><FirstDispatch /></section>;
   const sum = (states: readonly StateName[]) => running.reduce((all, each) => all + states.reduce((own, state) => own + (each.counts[state] ?? 0), 0), 0);
-  const failed = [...running, ...recent].reduce((all, each) => all + (each.counts.failed ?? 0), 0);
+  const failed = [...running, ...recent].filter((each) => each.status !== "COMPLETED").reduce((all, each) => all + (each.counts.failed ?? 0), 0);
   const waiting = sum(["queued", "ready", "waiting", "paused"]);
-  const needs = [...running, ...recent].filter((each) => each.counts.failed || (each.paused && each.status === "RUNNING"));
+  // Of a dispatch that completed all the same, its author has accepted the failures.
+  const needs = [...running, ...recent].filter((each) => (each.counts.failed && each.status !== "COMPLETED") || (each.paused && each.status === "RUNNING"));
   const away = clusters?.clusters.filter((cluster) => cluster.state !== "ok" && cluster.state !== "unknown") ?? [];
   return (
     <section className="screen">
