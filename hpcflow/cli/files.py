@@ -36,7 +36,7 @@ def fetch(options: argparse.Namespace) -> int:
         if options.path is not None:
             raise UserError("Name either a path or --result: hpcflow fetch ID N --result [DEST].")
         return _fetch_result(dispatch, options.task, options.result or None, wanted=wanted)
-    if options.path is None:
+    if not options.path:
         raise UserError('Name a file or folder of the task ("." for all of them), or give --result.')
     found = listing(server, dispatch, options.task, options.path)
     # The directory's own name is one of its worker's, which tells nobody anything.
@@ -48,7 +48,7 @@ def fetch(options: argparse.Namespace) -> int:
             bring.file(to)
         else:
             left_out = bring.tree(to)
-    print(to)
+    _print_path(to)
     if left_out:
         names = ", ".join(left_out[:5]) + (", …" if len(left_out) > 5 else "")
         print(f"Left out, because they are links that lead out of the folder: {names}", file=sys.stderr)
@@ -58,12 +58,11 @@ def fetch(options: argparse.Namespace) -> int:
 
 
 def _fetch_result(dispatch: str, task: int, destination: str | None, *, wanted: bool) -> int:
-    from hpcflow.sdk.download import Damaged, fetch_value, showing, value_size
+    from hpcflow.sdk.download import fetch_result, showing, value_size
 
     to = _destination(destination, f"{dispatch}-{task}.pkl")
     if os.path.lexists(to):
         raise UserError(f"{to} exists already: name another destination, or move it away.")
-    part = to.with_name(f"{to.name}.part")
     server = the_server()
     state = server.ask("GET", f"/dispatches/{dispatch}/tasks/{task}")["state"]
     if state != "completed":
@@ -71,17 +70,16 @@ def _fetch_result(dispatch: str, task: int, destination: str | None, *, wanted: 
             f"Task {task} of {dispatch} has no result: it is {state}. `hpcflow show {dispatch} --task {task}` says why."
         )
     size = value_size(server, dispatch, task)
-    if part.exists() and part.stat().st_size > size:
-        part.unlink()
-    with part.open("ab") as file, showing(to.name, size, wanted=wanted) as show:
-        try:
-            fetch_value(server, dispatch, task, file, have=part, show=show)
-        except Damaged:
-            part.unlink()
-            raise
-    part.rename(to)
-    print(to)
+    with showing(to.name, size, wanted=wanted) as show:
+        fetch_result(server, (dispatch, task), to, size, show)
+    _print_path(to)
     return OK
+
+
+def _print_path(path: Path) -> None:
+    """Print a path as the bytes that it is: not all of them are UTF-8."""
+    sys.stdout.buffer.write(os.fsencode(path) + b"\n")
+    sys.stdout.flush()
 
 
 def _destination(named: str | None, name: str) -> Path:

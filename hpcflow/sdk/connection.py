@@ -391,7 +391,7 @@ def check_version(version: str, *, via: str = "") -> None:
 
 
 def _target(path: str, query: Mapping[str, str | int] | None) -> str:
-    return f"/api/v1{path}" + (f"?{urlencode(query)}" if query else "")
+    return f"/api/v1{path}" + (f"?{urlencode(query, errors='surrogateescape')}" if query else "")
 
 
 def _once(

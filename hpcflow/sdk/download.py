@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from hpcflow.core.model import HpcflowError, UserError
+from hpcflow.core.model import HpcflowError
+from hpcflow.sdk import partial
 from hpcflow.sdk.connection import Refused, Server, ServerFault, ServerUnreachable
 
-__all__ = ["Damaged", "Entry", "Fetch", "Listing", "fetch_value", "listing", "showing", "value_size"]
+__all__ = ["Damaged", "Entry", "Fetch", "Listing", "fetch_result", "fetch_value", "listing", "showing", "value_size"]
 
 #: Pauses before a download that was cut goes on, in seconds; whatever came in between, they begin anew.
 _PAUSES_S: Final = (0.2, 1.0, 3.0, 10.0, 20.0)
@@ -125,9 +125,40 @@ def fetch_value(
         sink.write(piece)
         show(len(piece))
         at += len(piece)
-    if told and digest.hexdigest() != told:
+    if digest.hexdigest() != told:
         raise Damaged(f"The value of task {task} of {dispatch} is damaged: its checksum is another than its worker's.")
     return at
+
+
+def fetch_result(server: Server, task: tuple[str, int], to: Path, size: int, show: Show) -> None:
+    """Bring the pickle of a task's value to a file; what an earlier try left of it is taken up, if it is right.
+
+    Args:
+        server: whom to ask.
+        task: the dispatch's id and the task's index.
+        to: the file.
+        size: its bytes.
+        show: told of each piece.
+
+    Raises:
+        UserError: something is at ``to``, or another download is under way to it.
+        NotFound: it has left no value.
+        Damaged: what came is not what was written.
+        HpcflowError: it can't be read.
+    """
+    with partial.held(to, (*task, "result")) as part:
+        while True:
+            had = partial.begun(part, size)
+            try:
+                with partial.opened(part) as file:
+                    fetch_value(server, *task, file, have=part, show=show)
+                break
+            except Damaged:
+                part.unlink()
+                if not had:
+                    raise
+                show(-size)
+        part.rename(to)
 
 
 def _feed(digest: Any, path: Path) -> int:  # Any: hashlib's own type has no name
@@ -176,12 +207,15 @@ def listing(server: Server, dispatch: str, task: int, path: str) -> Listing:
     raw = server.ask("GET", f"/dispatches/{dispatch}/tasks/{task}/files", query={"path": path}, wait_s=3600)
     entries: list[Entry] = []
     odd = int(raw["odd"])
+    folders = {each["name"].removeprefix("./") for each in raw["entries"] if each["kind"] == "folder"}
+    seen = set[str]()
     for each in raw["entries"]:
         name = each["name"].removeprefix("./")
-        parts = name.split("/")
-        if not name or name.startswith("/") or ".." in parts or "" in parts:
+        parts, above = name.split("/"), name.rpartition("/")[0]
+        if name in seen or (above and above not in folders) or {"", ".", ".."} & set(parts):
             odd += 1
             continue
+        seen.add(name)
         entries.append(
             Entry(name, each["kind"], each["size"], each["executable"], each["target"] or "", each["sha256"] or "")
         )
@@ -203,46 +237,46 @@ class Fetch:
         self._server = server
         self._path = f"/dispatches/{task[0]}/tasks/{task[1]}/files"
         self._found = found
+        self._what = (*task, found.kind, found.root, found.name)
         self._show = show
 
     def file(self, to: Path) -> None:
         """Bring one file; a part of it that an earlier try left beside it is taken up.
 
         Raises:
-            UserError: something is at ``to``.
+            UserError: something is at ``to``, or another download is under way to it.
             HpcflowError: it can't be read, or changed meanwhile.
         """
-        _check_free(to)
-        part = to.with_name(f"{to.name}.part")
-        self._bring({each.name: part for each in self._found.entries})
-        part.rename(to)
+        with partial.held(to, self._what) as part:
+            self._bring({each.name: part for each in self._found.entries})
+            part.rename(to)
 
     def tree(self, to: Path) -> list[str]:
-        """Bring a folder, and return the links that were left out: those that lead out of it.
+        """Bring a folder, and return the links that were left out: those that lead, or may lead, out of it.
 
         Raises:
-            UserError: something is at ``to``.
+            UserError: something is at ``to``, or another download is under way to it.
             HpcflowError: a file can't be read, or changed meanwhile.
         """
-        _check_free(to)
-        part = to.with_name(f"{to.name}.part")
-        part.mkdir(parents=True, exist_ok=True)
-        for entry in self._found.entries:
-            if entry.kind == "folder":
-                (part / entry.name).mkdir(exist_ok=True)
-        self._bring({each.name: part / each.name for each in self._found.entries if each.kind == "file"})
-        left_out: list[str] = []
-        for entry in self._found.entries:
-            if entry.kind != "link":
-                continue
-            leads = os.path.normpath(os.path.join(os.path.dirname(entry.name), entry.target))
-            if os.path.isabs(entry.target) or leads == ".." or leads.startswith("../"):
-                left_out.append(entry.name)
-                continue
-            link = part / entry.name
-            if not link.is_symlink():
-                link.symlink_to(entry.target)
-        part.rename(to)
+        named = {
+            kind: [each.name for each in self._found.entries if each.kind == kind]
+            for kind in ("file", "folder", "link")
+        }
+        links, left_out = set(named["link"]), list[str]()
+        with partial.held(to, self._what) as part:
+            partial.keep_only(part, set(named["file"]), set(named["folder"]))
+            for name in sorted(named["folder"]):
+                (part / name).mkdir(exist_ok=True)
+            self._bring({name: part / name for name in named["file"]})
+            # After all else, so that nothing is written through them.
+            for entry in self._found.entries:
+                if entry.kind != "link":
+                    continue
+                if _stays_inside(entry, links):
+                    (part / entry.name).symlink_to(entry.target)
+                else:
+                    left_out.append(entry.name)
+            part.rename(to)
         return left_out
 
     def _bring(self, places: Mapping[str, Path]) -> None:
@@ -260,7 +294,8 @@ class Fetch:
         self._bring_batch(batch, places)
 
     def _bring_batch(self, batch: Sequence[Entry], places: Mapping[str, Path]) -> None:
-        have = {each.name: _begun(places[each.name], each.size) for each in batch}
+        # Without a checksum nothing says that what is there is of the file as it is now.
+        have = {each.name: partial.begun(places[each.name], each.size if each.sha256 else 0) for each in batch}
         self._show(sum(have.values()))
         pauses = iter(_PAUSES_S)
         while left := [each for each in batch if have[each.name] < each.size]:
@@ -270,7 +305,7 @@ class Fetch:
                 with self._server.stream("POST", self._path, body=body) as (_, pieces):
                     stream = _Buffered(pieces)
                     for each in left:
-                        with places[each.name].open("ab") as file:
+                        with partial.opened(places[each.name]) as file:
                             while have[each.name] < each.size:
                                 piece = stream.take(each.size - have[each.name])
                                 file.write(piece)
@@ -281,7 +316,7 @@ class Fetch:
                 _wait(pauses)
         for each in batch:
             place = places[each.name]
-            place.touch()
+            partial.opened(place).close()
             if each.executable:
                 place.chmod(place.stat().st_mode | 0o100)
             self._check(each, place)
@@ -297,23 +332,22 @@ class Fetch:
             )
 
 
-def _check_free(to: Path) -> None:
-    if os.path.lexists(to):
-        raise UserError(f"{to} exists already: name another destination, or move it away.")
-    if not to.parent.is_dir():
-        raise UserError(f"There is no folder {to.parent}.")
-
-
-def _begun(place: Path, size: int) -> int:
-    """Return how much of a file is there; what is longer than it should be is of another one."""
-    try:
-        there = place.lstat()
-    except FileNotFoundError:
-        return 0
-    if place.is_symlink() or there.st_size > size:
-        place.unlink()
-        return 0
-    return there.st_size
+def _stays_inside(link: Entry, links: Collection[str]) -> bool:
+    """Return whether a link's path never leaves the folder; one that passes through another link may."""
+    if link.target.startswith("/"):
+        return False
+    at = link.name.split("/")[:-1]
+    steps = [step for step in link.target.split("/") if step not in {"", "."}]
+    for number, step in enumerate(steps, 1):
+        if step != "..":
+            at.append(step)
+        elif at:
+            at.pop()
+        else:
+            return False
+        if number < len(steps) and "/".join(at) in links:
+            return False
+    return True
 
 
 class _Buffered:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -124,7 +125,7 @@ class Files:
             raise NotFound(f"Task {index} of {dispatch} has left no value.")
         if stored.file is None:
             data = base64.b64decode(stored.inline or "")
-            return len(data), "", _whole(data[offset:])
+            return len(data), hashlib.sha256(data).hexdigest(), _whole(data[offset:])
         path, start, size, digest = stored.file
         cluster = self._cluster(bag)
         return size, digest, _pieces(cluster, path, start + offset, max(0, size - offset))
@@ -143,6 +144,8 @@ class Files:
         if bag is None or (base is None and not path.startswith("/")):
             why = "left no files in a directory of its own" if end is not None else "has not ended"
             raise NotFound(f"Task {index} of {dispatch} {why}.")
+        if not path:
+            raise UserError('Name a file or folder of the task ("." for all of them).')
         if "\n" in path or "\0" in path:
             raise UserError("A path holds no line breaks.")
         cluster = self._cluster(bag)
@@ -204,7 +207,8 @@ def _parsed(stdout: bytes) -> Json:
     kind, _, real = lines[0].partition(" ")
     if lines[-2:] != ["whole", ""] or "sums" not in lines:
         raise TransportError("The listing is not whole: ask again.")
-    cut = lines.index("sums")
+    # The last of them: a link's target may hold line breaks, and anything between them.
+    cut = len(lines) - 1 - lines[::-1].index("sums")
     odd, entries = 0, list[Json]()
     for line in lines[1:cut]:
         found = _ENTRY.fullmatch(line)
@@ -214,7 +218,11 @@ def _parsed(stdout: bytes) -> Json:
         what, mode, size, name = found.groups()
         target = None
         if what == "l":
-            name, _, target = name.partition(" -> ")
+            parts = _link(name, int(size))
+            if parts is None:
+                odd += 1
+                continue
+            name, target = parts
         if name != ".":
             entry: Json = {"name": name, "kind": {"-": "file", "d": "folder", "l": "link"}[what]}
             entry |= {"size": int(size) if what == "-" else 0, "executable": "x" in mode[:3], "target": target}
@@ -226,6 +234,15 @@ def _parsed(stdout: bytes) -> Json:
         entry["sha256"] = sums.get(entry["name"])
     root = real if kind == "folder" else os.path.dirname(real)
     return {"kind": kind, "root": root, "name": os.path.basename(real), "entries": entries, "odd": odd}
+
+
+def _link(text: str, size: int) -> tuple[str, str] | None:
+    """Part "name -> target": both may hold an arrow, and a link's size is that of its target in bytes."""
+    raw = os.fsencode(text)
+    cut = len(raw) - size
+    if size < 1 or cut < len(b"./? -> ") or raw[cut - 4 : cut] != b" -> ":
+        return None
+    return os.fsdecode(raw[: cut - 4]), os.fsdecode(raw[cut:])
 
 
 async def _whole(data: bytes) -> AsyncIterator[bytes]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Annotated, Any, Final, Protocol
+from urllib.parse import parse_qs
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as PathParameter
-from fastapi.responses import JSONResponse
 
 from hpcflow.server import schema
 
@@ -25,7 +26,7 @@ class FileDesk(Protocol):
     """What these routes need. Raises `UserError`, `NotFound` or another `HpcflowError`; each text reaches the user."""
 
     async def value(self, dispatch: str, index: int, offset: int) -> tuple[int, str, AsyncIterator[bytes]]:
-        """Return size, SHA-256 in hex ("": it lay in the store) and the bytes from ``offset`` on."""
+        """Return size, SHA-256 in hex and the bytes from ``offset`` on."""
         ...
 
     async def listing(self, dispatch: str, index: int, path: str) -> Json: ...
@@ -74,12 +75,16 @@ def file_routes(desk: FileDesk, streamed: Streamed, known_id: Callable[[str], st
 
     @api.get("/dispatches/{dispatch_id}/tasks/{index}/files", response_model=schema.Listing)
     async def listing(
+        request: Request,
         dispatch_id: DispatchPath,
         index: IndexPath,
         path: Annotated[str, Query(max_length=4096, description="Below its directory, or absolute.")] = ".",
     ) -> Response:
-        # With escapes: a name that is no UTF-8 passes as surrogates.
-        return JSONResponse(await desk.listing(known_id(dispatch_id), index, path))
+        # A name that is no UTF-8 passes as surrogates: the framework's own reading of a query loses them, and its JSON
+        # has no escapes for them.
+        asked = parse_qs(request.scope["query_string"].decode("latin-1"), errors="surrogateescape")
+        found = await desk.listing(known_id(dispatch_id), index, asked.get("path", [path])[-1])
+        return Response(json.dumps(found), media_type="application/json")
 
     @api.post("/dispatches/{dispatch_id}/tasks/{index}/files", response_class=Response, responses=problem)
     async def content(dispatch_id: DispatchPath, index: IndexPath, body: schema.Spans) -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainValidator, SecretStr, WithJsonSchema
 
 from hpcflow.core.states import State, Status
 from hpcflow.server.views import Sort
@@ -645,12 +645,32 @@ class Listing(BaseModel):
     odd: int
 
 
+def _path(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a path is a string")
+    return value
+
+
+def _absolute(value: object) -> str:
+    path = _path(value)
+    if not path.startswith("/") or len(path) > 4096:
+        raise ValueError("an absolute path of at most 4096 characters is wanted")
+    return path
+
+
+#: Paths on a cluster: what is no UTF-8 in them stands as surrogates, which pydantic's own strings refuse.
+_AnyPath = Annotated[str, PlainValidator(_path), WithJsonSchema({"type": "string"})]
+_AbsolutePath = Annotated[
+    str, PlainValidator(_absolute), WithJsonSchema({"type": "string", "maxLength": 4096, "pattern": "^/"})
+]
+
+
 class Spans(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    root: Annotated[str, Field(pattern="^/", max_length=4096)]
+    root: _AbsolutePath
     #: Name, offset and bytes of each.
-    files: list[tuple[str, Annotated[int, Field(ge=0, le=2**63 - 1)], Annotated[int, Field(ge=0, le=2**63 - 1)]]]
+    files: list[tuple[_AnyPath, Annotated[int, Field(ge=0, le=2**63 - 1)], Annotated[int, Field(ge=0, le=2**63 - 1)]]]
 
 
 class CleanRequest(BaseModel):

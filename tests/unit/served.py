@@ -101,6 +101,10 @@ class MemoryFiles:
     #: Where each stream began.
     begun: list[int] = field(default_factory=list[int])
     asked: list[Json] = field(default_factory=list[Json])  # Any: JSON
+    #: Of each task: kind and target of entries that are no files, and files with what is in them.
+    folders: dict[int, dict[str, tuple[str, str] | bytes]] = field(
+        default_factory=dict[int, dict[str, tuple[str, str] | bytes]]
+    )
 
     async def value(self, dispatch: str, index: int, offset: int) -> tuple[int, str, AsyncIterator[bytes]]:
         self.begun.append(offset)
@@ -114,12 +118,37 @@ class MemoryFiles:
             raise HpcflowError("The cluster went away.")
 
     async def listing(self, dispatch: str, index: int, path: str) -> Json:
-        return {"cluster": "local", "kind": "folder", "root": "/work", "name": "work", "entries": [], "odd": 0}
+        return {
+            "cluster": "local",
+            "kind": "folder",
+            "root": "/work",
+            "name": path if path != "." else "work",
+            "entries": self._entries(index),
+            "odd": 0,
+        }
+
+    def _entries(self, index: int) -> list[Json]:
+        entries: list[Json] = []
+        for name, held in self.folders.get(index, {}).items():
+            entry: Json = {"name": f"./{name}", "size": 0, "executable": False, "target": None, "sha256": None}
+            if isinstance(held, bytes):
+                entry |= {"kind": "file", "size": len(held), "sha256": hashlib.sha256(held).hexdigest()}
+            else:
+                entry |= {"kind": held[0], "target": held[1]}
+            entries.append(entry)
+        return entries
 
     async def content(
         self, dispatch: str, index: int, root: str, spans: Sequence[tuple[str, int, int]]
     ) -> tuple[int, AsyncIterator[bytes]]:
-        return len(self.data), self._from(0)
+        async def pieces() -> AsyncIterator[bytes]:
+            for name, offset, size in spans:
+                held = self.folders[index][name.removeprefix("./")]
+                assert isinstance(held, bytes)
+                self.begun.append(offset)
+                yield held[offset : offset + size]
+
+        return sum(size for _, _, size in spans), pieces()
 
     async def clean(self, dispatches: Sequence[str] | None, **asked: Any) -> Json:  # Any: as many types as names
         self.asked.append({"dispatches": dispatches, **asked})
