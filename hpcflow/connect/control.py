@@ -100,6 +100,8 @@ def connect(
 
 def disconnect(where: Places) -> Link | None:
     """End the connection, and return what it led to, ``None`` where there was none. The server there goes on."""
+    if not os.path.isdir(where.run):
+        return None  # nothing was ever connected from here
     link = read_link(where)
     spoken = _speak(link.control if link is not None else _sockets(where)[0])
     if spoken is not None:

@@ -315,7 +315,9 @@ class Engine:
         held = False
         for live in list(self.writer.dispatches.values()):
             await self._stop_or_pause(live)
-            held = await self.unfolder.unfold(cluster, live) or held
+            if live.built:
+                held = await self.unfolder.unfold(cluster, live) or held
+                await self._reconciler.let_go(cluster, live)
             if not any(live.tasks[index].shape.cluster == cluster.name for index in live.ready):
                 continue
             limits = await self._limits(cluster, live)  # and the site's rules with them

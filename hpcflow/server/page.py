@@ -186,7 +186,7 @@ class _Events(StreamingResponse):
 
 async def told(news: News, epoch: str, last: str | None, stopping: Callable[[], bool]) -> AsyncIterator[bytes]:
     began, _, number = (last or "").rpartition(".")
-    known = number.isdecimal() and len(number) < 20 and began == epoch
+    known = number.isdecimal() and len(number) < 20 and began == epoch and int(number) <= news.number
     seen = int(number) if known else news.number
     yield _event("hello" if known or last is None else "reset", f"{epoch}.{seen}", {})
     loop = asyncio.get_running_loop()

@@ -18,6 +18,7 @@ from hpcflow.server.bags import LiveArray, LiveBag
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.collect import Collector
 from hpcflow.server.failpoints import failpoint
+from hpcflow.server.live import LiveDispatch
 from hpcflow.server.remote import Gone, ThisMachine, TransportError
 from hpcflow.server.shared import Shared
 from hpcflow.server.site import least
@@ -69,6 +70,8 @@ class Reconciler:
                 await self._leave_deleted(cluster, bag)
         for bag in news:
             await self._after_news(cluster, bag)
+        for live in {bag.dispatch.id: bag.dispatch for bag in news}.values():
+            await self.let_go(cluster, live)
         for bag in bags:
             await self._call_reserve(cluster, bag)
         if problem is not None:
@@ -147,9 +150,6 @@ class Reconciler:
         if bag.broken or bag.dispatch.too_many_failed:
             await self.give_up(cluster, bag)
             return
-        live, shape = bag.dispatch, bag.bag.shape
-        if bag.takes_more and bag.ledger.drained and not live.expects(shape) and not live.has_ready(shape):
-            await self._submitter.close(cluster, bag)
         up, width = bag.came_up, bag.width
         trim = [array for array in bag.arrays if array.state is ArrayState.SUBMITTED and not array.trimmed]
         if bag.ledger.all_claimed:
@@ -174,6 +174,15 @@ class Reconciler:
         if more:
             most = least(more, cluster.settings.max_width, cluster.site.max_width, limits.array.max_width) or more
             await self._submitter.widen(cluster, bag, [most])
+
+    async def let_go(self, cluster: Cluster, live: LiveDispatch) -> None:
+        """Tell workers of a dispatch that wait for more of their kind that none will come, once that is so."""
+        for bag in self._shared.bags_of(live):
+            shape = bag.bag.shape
+            if shape.cluster != cluster.name or not bag.takes_more or not bag.ledger.drained:
+                continue
+            if not live.expects(shape) and not live.has_ready(shape):
+                await self._submitter.close(cluster, bag)
 
     async def give_up(self, cluster: Cluster, bag: LiveBag) -> None:
         """End a bag's arrays though tasks of it have not run; what follows for those is decided when they are gone."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -323,3 +324,29 @@ print(hf.dispatch_sync(flow)().dispatch_id)
         told = user.hpcflow("show", dispatch, "--tasks").stdout
         assert "4/4" in told or "4 of 4" in told
         assert user.asks("show", dispatch, "--task", "0")["sublattice"] in told
+
+
+def test_workers_are_let_go_when_a_sublattice_turns_out_to_need_none(own_server: Callable[..., User]) -> None:
+    # Nobody would wait for ten minutes: whoever lingered would hold the machine's cores for that long.
+    user = own_server(HPCFLOW_LINGER="600")
+    program = (
+        HEAD
+        + """
+@hf.electron
+@hf.lattice
+def same(x):
+    return x
+
+@hf.lattice(executor="local")
+def flow(x):
+    return same(x), same(double(x))
+
+print(hf.dispatch_sync(flow)(2).result)
+"""
+    )
+    assert user.runs(program) == "(2, 4)"
+    assert user.runs(program) == "(2, 4)"
+    bags = list((Path(user.home.home) / "work/local/bags").iterdir())
+    waited = [bag for bag in bags if json.loads((bag / "bag.json").read_text())["linger"] > 0]
+    assert waited
+    until(lambda: all('"ev":"close"' in (bag / "inbox.jsonl").read_text() for bag in waited))

@@ -911,3 +911,11 @@ def test_waiting_in_a_terminal_shows_a_bar(fake: FakeServer) -> None:
     assert b"Paused: You paused it. Go on with `hpcflow resume" in shown
     assert "2 of 2 done · slurm".encode() in shown
     assert "━".encode() in shown
+
+
+def test_disconnect_says_that_nothing_was_connected_from_a_new_home(
+    hpcflow_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["disconnect"]) == 0
+    assert capsys.readouterr().out == f"{hpcflow_home} is connected to no login node.\n"
+    assert list(hpcflow_home.iterdir()) == []

@@ -77,7 +77,7 @@ def test_a_stream_resumes_after_its_last_event_and_knows_what_it_can_t_resume() 
     assert hello[:2] == ("e.18", "hello")
     assert moved == ("e.20", "moved", {"dispatches": {ONE: {"version": 19, "moves": {"18": "r", "19": "r"}}}})
     assert [event[:2] for event in asyncio.run(run("e.1", 2))] == [("e.1", "hello"), ("e.20", "reset")]
-    for unknown in ("other.18", "e.x", "", "e.99999999999999999999999"):
+    for unknown in ("other.18", "e.x", "", "e.21", "e.99999999999999999999999"):
         assert asyncio.run(run(unknown, 1))[0][:2] == ("e.20", "reset")
 
 
