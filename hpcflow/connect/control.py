@@ -87,10 +87,20 @@ def connect(
     link = read_link(where)
     if link is not None and link.to != to:
         raise UserError(f"This HPCFLOW_HOME is connected to {link.to}: run `hpcflow disconnect` first.")
+    if link is not None and link.home != home:
+        raise UserError(
+            f"This HPCFLOW_HOME is connected to {link.server_home} on {to}, not to {home or 'the usual home'} there: "
+            "run `hpcflow disconnect` first."
+        )
     for folder in (where.home, where.run, os.path.dirname(where.link_log)):
         os.makedirs(folder, mode=0o700, exist_ok=True)
     control, address = _sockets(where)
     spoken, process = _speak(control), None
+    if spoken is not None and foreground:
+        spoken.close()
+        raise UserError(
+            f"Another process holds the connection to {to}: run `hpcflow disconnect` first, or leave out --foreground."
+        )
     if spoken is None:
         process, spoken = _begin(where, to, control, address, foreground=foreground)
     order: dict[str, object] = {"do": "up", "to": to, "prologue": prologue, "home": home, "wheelhouse": wheelhouse}

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Final
 
 from hpcflow.core.model import (
     BagId,
@@ -24,6 +25,9 @@ from hpcflow.server.store import DispatchRow, EndRow, RunTimeKey, TaskRow
 from hpcflow.server.tasks import Child, Gathering, LiveTask, Stored
 
 __all__ = ["LiveDispatch"]
+
+#: Letters of the error of a sublattice, about.
+_MOST_SAID: Final = 1000
 
 
 @dataclass(slots=True)
@@ -318,8 +322,10 @@ class LiveDispatch:
             return
         failed, cancelled = self._outcome(child.tasks, child.output_deps)
         if failed:
-            what = self._told(failed, child.tasks)
-            self.move(index, Event.RAISED, now, f"Of the sublattice {child.name} ({child.id}) {what}")
+            text = f"Of the sublattice {child.name} ({child.id}) {self._told(failed, child.tasks)}"
+            if len(text) > _MOST_SAID:  # each level quotes the one below: the outermost and the innermost tell most
+                text = f"{text[: _MOST_SAID // 2]} … {text[-_MOST_SAID // 2 :]}"
+            self.move(index, Event.RAISED, now, text)
         elif cancelled:
             self.move(index, Event.CANCELLED, now, self.tasks[cancelled[0]].error)
         else:

@@ -235,6 +235,10 @@ def test_a_second_connect_changes_nothing(laptop: Laptop) -> None:
     other = laptop.user.hpcflow("connect", "elsewhere")
     assert other.returncode == 2
     assert other.stderr == "This HPCFLOW_HOME is connected to cluster: run `hpcflow disconnect` first.\n"
+    for more, sentence in (("--home=/elsewhere", "not to /elsewhere there"), ("--foreground", "Another process holds")):
+        refused = laptop.connects(more)
+        assert (refused.returncode, sentence in refused.stderr) == (2, True), refused.stderr
+    assert laptop.holder_pid() == holder
 
 
 def test_the_page_is_reached_at_an_address_of_the_laptop(laptop: Laptop) -> None:

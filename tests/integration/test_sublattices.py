@@ -187,7 +187,7 @@ print(json.dumps([again.status, again.result, again.sublattices()[0].result]))
 
 
 def test_a_sublattice_that_can_t_be_built_or_run_says_why(own_server: Callable[..., User]) -> None:
-    user = own_server(HPCFLOW_MAX_DEPTH="3")
+    user = own_server(HPCFLOW_MAX_DEPTH="12")
     printed = user.runs(
         HEAD
         + """
@@ -225,8 +225,11 @@ print(result.get_node_result(1).traceback.splitlines()[-1])
 
     assert broken == "ZeroDivisionError: The sublattice broken could not be built: division by zero"
     assert nowhere == "The sublattice nowhere can't run: There is no executor 'moon'; the clusters are local."
+    # Each level quotes the one below: what is left of it is where it began and why it ended.
+    assert endless.startswith("Of the sublattice endless (")
+    assert len(endless) < 1100
     assert endless.endswith(
-        "The sublattice endless can't run: sublattices lie 4 deep in each other here, and the server takes 3. If the "
+        "The sublattice endless can't run: sublattices lie 13 deep in each other here, and the server takes 12. If the "
         "recursion ends, raise `max_depth` in config.toml"
     )
     assert unpicklable.startswith(
