@@ -54,11 +54,12 @@ def squares(n, ledger):
 
 result = hf.dispatch_sync(squares)(200, sys.argv[1])
 nodes = result.get_all_node_results()
-print(json.dumps([result.result, sorted({node.cluster for node in nodes}), sorted({node.job_id for node in nodes})]))
+where = sorted({node.cluster for node in nodes}), sorted({node.job_id for node in nodes})
+print(json.dumps([result.result, *where, result.dispatch_id]))
 """,
         str(ledger),
     )
-    value, clusters, jobs = json.loads(printed)
+    value, clusters, jobs, dispatch = json.loads(printed)
 
     assert value == sum(i * i for i in range(200))
     assert clusters == ["slurm"]
@@ -66,6 +67,10 @@ print(json.dumps([result.result, sorted({node.cluster for node in nodes}), sorte
     assert all(job.isdigit() for job in jobs)
     assert sorted(map(int, lines(ledger))) == list(range(200))
     assert len(login.calls("sbatch")) == 1
+    # Nobody knew that the tasks are short, and yet at most half of the array tasks were cancelled unused.
+    spent = until(lambda: (answer := login.user.asks("usage", dispatch))["open"] == 0 and answer)
+    assert spent["submitted"] == spent["used"] + spent["in_vain"] + spent["not_begun"] + spent["unknown"]
+    assert spent["not_begun"] <= spent["submitted"] / 2
 
 
 def test_annotations_reach_slurm_and_what_it_gives_reaches_the_task(login: Login) -> None:
