@@ -87,6 +87,14 @@ def test_ranges_nobody_claimed_are_lost_only_when_nobody_is_left() -> None:
     assert ledger.lost(["7_0_0"], last=True).free == ((1, 1), (2, 1))
 
 
+def test_a_server_that_lost_its_lease_lets_ranges_be_that_it_does_not_know() -> None:
+    ledger = Ledger(a_bag(2))
+    ledger.read("7_0_0", [claim(0), start(0), end(0), claim(5), start(9)])
+    assert ledger.units_left == 1
+    assert ledger.lost(["7_0_0"], last=False).free == ()
+    assert ledger.lost([], last=True).free == ((1, 1),)
+
+
 @pytest.mark.parametrize("number", [9, 15])
 def test_a_kill_signal_is_in_doubt_until_the_worker_goes_on(number: int) -> None:
     ledger = Ledger(a_bag(2))
