@@ -60,8 +60,12 @@ def parse_charge(answer: str, widths: Mapping[str, int]) -> Charge | None:
     known = Counter[str]()
     for row in tasks:
         job, _, index = row[0].partition("_")
-        # An array of which no task ever started may be one row under its own id.
-        known[job] += _array_tasks(index) if index else widths.get(job, 0)
+        if index:
+            known[job] += _array_tasks(index)
+        elif row[1] != "COMPLETED" or widths.get(job) == 1:
+            # An array of which no task ever started may be one row under its own id; so is, for a moment, one of which
+            # accounting has heard of a single end.
+            known[job] += widths.get(job, 0)
     if any(known[job] < width for job, width in widths.items()) or any(row[1].startswith(_LIVE) for row in tasks):
         return None
     return Charge(

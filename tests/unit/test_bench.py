@@ -99,6 +99,7 @@ def test_accounting_is_not_read_before_all_array_tasks_are_there() -> None:
 
 
 def test_an_array_that_was_cancelled_before_any_task_started_is_one_row() -> None:
+    assert parse_charge(SACCT + "690|COMPLETED|00:00:00|0\n", {**WIDTHS, "690": 48}) is None
     charge = parse_charge(SACCT + "690|CANCELLED by 0|00:00:00|0\n", {**WIDTHS, "690": 48})
     assert charge is not None
     assert charge.core_s == 63
