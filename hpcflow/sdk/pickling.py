@@ -135,7 +135,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
 
     def _code(self, code: CodeType) -> Any:  # Any: pickle's own protocol
         """Return code as cloudpickle has it, with its file's name: tracebacks show its lines where that file is."""
-        make, fields = self.dispatch_table[CodeType](code)
+        reduced: Any = self.dispatch_table[CodeType](code)  # Any: cloudpickle has no types
+        make, fields = reduced
         # cloudpickle 3.1.3 writes this in the name's place.
         return make, tuple(code.co_filename if field == "<dynamic-code>" else field for field in fields)
 
