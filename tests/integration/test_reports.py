@@ -44,8 +44,9 @@ def test_what_was_charged_is_told_apart_and_every_task_is_found_in_its_job(user:
     assert 3.6 <= cost["tasks_s"] <= cost["charged_s"]
     assert (cost["unexplained_s"], cost["unknown"], cost["open"]) == (0, 0, 0)
     assert cost["used"] + cost["in_vain"] + cost["not_begun"] == cost["submitted"]
-    shown = user.hpcflow("show", dispatch).stdout
-    assert all(sentence in shown for sentence in cost["sentences"])
+    until(
+        lambda: all(said in user.hpcflow("show", dispatch).stdout for said in user.asks("usage", dispatch)["sentences"])
+    )
 
     listed = user.hpcflow("sacct", dispatch, "--parsable2", "--noheader", "--format=JobID,Task,State,ExitCode")
     rows = [line.split("|") for line in listed.stdout.splitlines()]
