@@ -362,14 +362,14 @@ class Ledger:
         return Lost(running=tuple(running), free=tuple(free), cut=tuple(cut))
 
     def _tasks(self, ranges: Iterable[int]) -> Iterable[tuple[int, int]]:
-        for k in self._known(ranges):
+        for k in sorted(self._known(ranges)):
             for unit in self.bag.units[self.bag.cuts[k] : self.bag.cuts[k + 1]]:
                 for position in unit:
                     yield self.bag.tasks[position]
 
     def _known(self, ranges: Iterable[int]) -> Iterable[int]:
-        """Return the ranges in order, but for those of parts that another server gave this bag: it has our lease."""
-        return sorted(k for k in ranges if k + 1 < len(self.bag.cuts))
+        """Yield the ranges but for those of parts that another server gave this bag: it has our lease."""
+        return (k for k in ranges if k + 1 < len(self.bag.cuts))
 
 
 def newest_first(file_names: Iterable[str]) -> list[str]:
