@@ -1,7 +1,8 @@
 # make demo     a workflow of several hundred electrons on this machine (EXECUTOR=slurm: on the cluster)
 # make test     everything: lint, and all tests against an installed wheel on a real mini Slurm
 # make bench    the table of docs/performance.md; make bench -- --only chain --quick: one row, to see that it runs
-# make lint     ruff, mypy, pyright, import contracts
+# make lint     ruff, mypy, pyright, import contracts, the documentation without warnings
+# make docs     the documentation as pages, in build/site
 # make audit    known vulnerabilities of the locked dependencies
 # make clean    remove what the above made here
 
@@ -19,7 +20,7 @@ $(sort $(BENCH)): ;@:
 MAKEFLAGS += --silent
 endif
 
-.PHONY: help demo test test-oldest bench lint audit clean
+.PHONY: help demo test test-oldest bench lint docs audit clean
 
 help:
 	@sed -n 's/^# make /make /p' Makefile
@@ -39,6 +40,10 @@ bench:
 
 lint: build/dev/.installed
 	@tools/lint build/dev/bin
+
+docs: build/dev/.installed
+	@NO_MKDOCS_2_WARNING=1 build/dev/bin/mkdocs build --strict --quiet
+	@echo 'build/site/index.html'
 
 audit: build/dev/.installed
 	@tools/audit build/dev/bin

@@ -81,4 +81,10 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+def test_the_list_of_the_first_page_names_every_page() -> None:
+    named = set(re.findall(r"\]\(([^)#:]+\.md)\)", (DOCS / "index.md").read_text())) | {"index.md"}
+    pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+    assert pages - named == {page for page in pages if page.startswith("adr/")}
+
+
 CONFIGURATION = "reference/configuration.md"
