@@ -47,6 +47,11 @@ def parse_probe(reply: Reply) -> str:
         raise HpcflowError("There is no Slurm here: `scontrol` was not found on PATH.")
     if " is DOWN" in said:
         raise HpcflowError("Slurm's controller is down: `scontrol ping` says so. Jobs that run go on without it.")
+    if "Could not establish a configuration source" in decoded(reply.stderr):
+        raise HpcflowError(
+            "Slurm is installed on this machine and not set up: its commands find no slurm.conf. Where there is one, "
+            "SLURM_CONF names it."
+        )
     raise HpcflowError(f"Slurm did not answer `scontrol ping`: {first_words(decoded(reply.stderr))}.")
 
 

@@ -110,7 +110,12 @@ def show_status(options: argparse.Namespace) -> int:
         if record is None:
             raise ServerUnreachable(f"No server runs for {where.home}. Start one with `hpcflow start`.")
         status |= {"pid": record.pid, "version": record.version, "host": record.host, "address": record.address}
-        status |= Server(where, any_version=True).ask("GET", "/status")
+        server = Server(where, any_version=True)
+        status |= server.ask("GET", "/status")
+        status["states"] = {
+            cluster["name"]: {name: cluster[name] for name in ("state", "unknown_since", "problem")}
+            for cluster in server.ask("GET", "/clusters")["clusters"]
+        }
     except HpcflowError as error:
         problem = error
         status["problem"] = str(error)
@@ -125,7 +130,9 @@ def show_status(options: argparse.Namespace) -> int:
 
 
 def _write_status(status: Mapping[str, Any]) -> None:  # Any: JSON
-    clusters = [name + " (default)" * (name == status.get("default_cluster")) for name in status["clusters"]]
+    clusters = [_with_state(name, status) for name in status["clusters"]]
+    from hpcflow.sdk.plain import plain
+
     print(f"hpcflow {status['version']} runs on {status['host']}, pid {status['pid']}, since {status['started_at']}")
     print(f"home        {status['home']}")
     if status["connected_to"]:
@@ -133,9 +140,26 @@ def _write_status(status: Mapping[str, Any]) -> None:  # Any: JSON
     if status.get("problem"):
         print(f"problem     {status['problem']}")
     print(f"clusters    {', '.join(clusters)}")
+    for name, known in status["states"].items():
+        if known["problem"]:
+            print(f"            {name}: {plain(known['problem'])}")
     print(f"dispatches  {status['live_dispatches']} live")
     here = status.get("ui") if not status["connected_to"] else None  # the port there is none of this machine's
     print(f"web page    {here or 'off; `hpcflow ui` opens it'}")
+
+
+def _with_state(name: str, status: Mapping[str, Any]) -> str:  # Any: JSON
+    """Return a cluster's name with what is to be known of it; nothing is asked for that."""
+    from hpcflow.sdk.answers import parse_time
+    from hpcflow.sdk.terminal import clock
+
+    known = status["states"].get(name, {"state": "unknown", "unknown_since": None})
+    since = parse_time(known["unknown_since"])
+    notes = ["default"] if name == status["default_cluster"] else []
+    notes.append("not asked yet" if known["state"] == "unknown" else known["state"])
+    if since is not None:
+        notes.append(f"unknown since {clock(since)}")
+    return f"{name} ({', '.join(notes)})"
 
 
 def show_log(options: argparse.Namespace) -> int:

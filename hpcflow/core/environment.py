@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Final
 
-__all__ = ["EXIT_ENVIRONMENT", "Environment", "environment_key", "inside", "shell_lines"]
+__all__ = ["EXIT_ENVIRONMENT", "Environment", "environment_key", "inside", "missing_from", "shell_lines"]
 
 #: What a batch script ends with when a module, a conda environment or a venv is not there (EX_CONFIG).
 EXIT_ENVIRONMENT: Final = 78
+
+
+#: A sentence of `shell_lines`; a shell's own complaint ("hpcflow: 2: module: not found") has a line's number.
+_OURS: Final = re.compile(r"hpcflow: (?![0-9]+: |line [0-9])")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,9 +102,9 @@ _MODULE_COMMAND: Final = (
 _CONDA_COMMAND: Final = (
     "hpcflow_conda=conda; command -v conda >/dev/null 2>&1 || "
     'for hpcflow_conda in "${CONDA_EXE:-}" "$HOME/miniforge3/bin/conda" "$HOME/miniconda3/bin/conda" '
-    '"$HOME/mambaforge/bin/conda" "$HOME/anaconda3/bin/conda"; do if test -x "$hpcflow_conda"; then break; fi; done'
+    '"$HOME/mambaforge/bin/conda" "$HOME/anaconda3/bin/conda"; do if test -x "$hpcflow_conda"; then break; fi; hpcflow_conda=; done'
 )
-_CONDA_HOOK: Final = 'eval "$("$hpcflow_conda" shell.posix hook)"'
+_CONDA_HOOK: Final = 'hpcflow_hook=$("$hpcflow_conda" shell.posix hook) && eval "$hpcflow_hook"'
 #: The one that is there; sites that have not followed the new name have the old one.
 _CONTAINER_COMMAND: Final = (
     "hpcflow_box=$(command -v apptainer || command -v singularity) || "
@@ -121,7 +126,11 @@ def shell_lines(environment: Environment) -> str:
             lines.append(f"module load {shlex.quote(module)} || {_end(f'module load {module} failed')}")
     if environment.conda is not None:
         name = environment.conda
-        lines += [_CONDA_COMMAND, f"{_CONDA_HOOK} || {_end('conda was not found: load it as a module')}"]
+        lines += [
+            _CONDA_COMMAND,
+            f'test -n "$hpcflow_conda" || {_end("conda was not found: load it as a module, or put it on PATH")}',
+            f"{_CONDA_HOOK} || {_end('conda could not set its shell up')}",
+        ]
         lines.append(f"conda activate {shlex.quote(name)} || {_end(f'conda activate {name} failed')}")
     if environment.venv is not None:
         folder = _path(environment.venv)
@@ -130,6 +139,21 @@ def shell_lines(environment: Environment) -> str:
     if environment.prologue.strip():
         lines.append(environment.prologue.strip("\n"))
     return "".join(f"{line}\n" for line in lines)
+
+
+def missing_from(said: str) -> str:
+    """Return what is missing, of all that a shell wrote before it ended with `EXIT_ENVIRONMENT`.
+
+    Args:
+        said: its output; our own sentence in it is put first, what the shell and its programs said after it.
+    """
+    ours, others = list[str](), list[str]()
+    for line in filter(None, map(str.strip, said.splitlines())):
+        (ours if _OURS.match(line) else others).append(line)
+    first = " ".join(line.removeprefix("hpcflow: ") for line in ours)
+    if not ours:
+        return " ".join(others) or "its shell said nothing"
+    return f"{first}. It wrote: {' '.join(others)}" if others else f"{first}."
 
 
 def _end(sentence: str) -> str:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Final
 
 from hpcflow.core.bag import read_lines
+from hpcflow.core.environment import EXIT_ENVIRONMENT, missing_from
 from hpcflow.core.follow import EXIT_STORAGE, Lost, newest_first
 from hpcflow.core.model import Cause, Observation
 from hpcflow.core.plan import is_reserve_worth, more_workers
@@ -379,5 +380,7 @@ class Reconciler:
                     with suppress(TransportError):
                         data = await cluster.transport.read(f"{bag.bag.path}/logs/{name}", 0, 1 << 16)
                         said = said or data.decode(errors="replace").strip()[-_LOG_TAIL:]
+        if end is not None and end.exit_code == EXIT_ENVIRONMENT:
+            return f"The environment that its tasks ask for is not there on {cluster.name}: {missing_from(said)}"
         how = f"exit code {end.exit_code}, {end.raw}" if end is not None else "no end is known"
         return f"No worker on {cluster.name} began a task ({how}). It wrote: {said or 'nothing'}"

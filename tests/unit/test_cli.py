@@ -9,12 +9,14 @@ import pty
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 import hpcflow
 from hpcflow.cli import main
+from hpcflow.sdk.terminal import clock
 from tests.unit.fake_server import (
     DISPATCH,
     Answer,
@@ -166,14 +168,20 @@ def test_status_is_an_object_with_a_null_pid_when_none_runs(
     }
 
 
+def _a_state(name: str, state: str, since: str | None = None, problem: str | None = None) -> dict[str, str | None]:
+    return {"name": name, "state": state, "unknown_since": since, "problem": problem}
+
+
 def test_status_is_the_servers_answer_when_one_runs(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
     fake.answers["GET", "/status"] = (200, {"pid": 9, "clusters": ["local", "slurm"], "live_dispatches": 2})
+    fake.answers["GET", "/clusters"] = (200, {"clusters": [_a_state("slurm", "ok")]})
     assert main(["status", "--json"]) == 0
     status = _json_of(capsys)
     assert isinstance(status, dict)
     assert (status["pid"], status["clusters"], status["home"]) == (9, ["local", "slurm"], str(fake.home))
     assert status["address"] == str(fake.home / "run" / "sock")
     assert status["problem"] is None
+    assert status["states"] == {"slurm": {"state": "ok", "unknown_since": None, "problem": None}}
 
 
 def test_status_from_another_host_is_an_object_too(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,11 +207,18 @@ def test_status_reads_well(fake: FakeServer, capsys: pytest.CaptureFixture[str])
             "ui": None,
         },
     )
+    states = [
+        _a_state("local", "unknown"),
+        _a_state("slurm", "unreachable", "2026-01-01T00:00:00Z", "login1 refuses\x1b[31m the key."),
+    ]
+    fake.answers["GET", "/clusters"] = (200, {"clusters": states})
     assert main(["status"]) == 0
+    since = clock(datetime(2026, 1, 1, tzinfo=UTC))
     assert _lines(capsys) == [
         "hpcflow 0.1.0 runs on login1, pid 9, since 2026-01-01T00:00:00Z",
         f"home        {fake.home}",
-        "clusters    local, slurm (default)",
+        f"clusters    local (not asked yet), slurm (default, unreachable, unknown since {since})",
+        r"            slurm: login1 refuses\x1b[31m the key.",
         "dispatches  2 live",
         "web page    off; `hpcflow ui` opens it",
     ]

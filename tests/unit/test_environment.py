@@ -17,7 +17,7 @@ import pytest
 from pydantic import TypeAdapter
 
 import hpcflow as hf
-from hpcflow.core.environment import Environment, environment_key, inside, shell_lines
+from hpcflow.core.environment import Environment, environment_key, inside, missing_from, shell_lines
 from hpcflow.core.model import ClusterName, Resources, Shape, UserError
 from hpcflow.sdk.annotations import parse_options
 from hpcflow.sdk.environment import parse_env, read_requirements
@@ -205,7 +205,38 @@ def test_conda_is_found_where_people_install_it(tmp_path: Path) -> None:
     conda.chmod(0o755)
     lines = shell_lines(Environment(conda="my-env"))
     assert says(lines, 'echo "$ACTIVE"', HOME=str(tmp_path)).stdout == "activate my-env\n"
-    assert says(lines, "echo never", HOME="/nowhere").returncode == 78
+    none = says(lines, "echo never", HOME="/nowhere")
+    sentence = "hpcflow: conda was not found: load it as a module, or put it on PATH\n"
+    assert (none.returncode, none.stdout, none.stderr) == (78, "", sentence)
+
+
+def test_a_conda_that_cannot_start_and_an_environment_that_is_not_there_are_told_apart(tmp_path: Path) -> None:
+    conda = tmp_path / "miniconda3/bin/conda"
+    conda.parent.mkdir(parents=True)
+    conda.write_text("#!/bin/sh\necho broken >&2\nexit 3\n")
+    conda.chmod(0o755)
+    lines = shell_lines(Environment(conda="my-env"))
+    broken = says(lines, "echo never", HOME=str(tmp_path))
+    assert (broken.returncode, broken.stderr) == (78, "broken\nhpcflow: conda could not set its shell up\n")
+    conda.write_text("#!/bin/sh\necho 'conda() { return 1; }'\n")
+    missing = says(lines, "echo never", HOME=str(tmp_path))
+    assert (missing.returncode, missing.stderr) == (78, "hpcflow: conda activate my-env failed\n")
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("", "its shell said nothing"),
+        ("hpcflow: module load x failed\n", "module load x failed."),
+        (
+            "hpcflow: 2: module: not found\nhpcflow: module load x failed\n",
+            "module load x failed. It wrote: hpcflow: 2: module: not found",
+        ),
+        ("EnvironmentLocationNotFound\n", "EnvironmentLocationNotFound"),
+    ],
+)
+def test_what_is_missing_is_said_before_what_the_shell_wrote(said: str, told: str) -> None:
+    assert missing_from(said) == told
 
 
 def test_an_empty_environment_needs_no_shell() -> None:

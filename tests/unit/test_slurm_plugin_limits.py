@@ -162,6 +162,19 @@ def test_a_controller_that_is_down_is_an_error_in_a_sentence() -> None:
         PLUGIN.parse_probe(a_reply("", "", None))
 
 
+def test_a_slurm_that_is_installed_and_not_set_up_is_told_from_one_that_is_down() -> None:
+    # Slurm 22.05.8 of Debian 12 without any slurm.conf
+    said = (
+        "scontrol: error: resolve_ctls_from_dns_srv: res_nsearch error: Unknown host\n"
+        "scontrol: error: fetch_config: DNS SRV lookup failed\n"
+        "scontrol: error: _establish_config_source: failed to fetch config\n"
+        "scontrol: fatal: Could not establish a configuration source\n"
+    )
+
+    with pytest.raises(HpcflowError, match=r"^Slurm is installed on this machine and not set up: .* no slurm\.conf"):
+        PLUGIN.parse_probe(a_reply("slurm-wlm 22.05.8\n", said, 1))
+
+
 # ---- cancel
 
 
