@@ -102,7 +102,8 @@ _MODULE_COMMAND: Final = (
 _CONDA_COMMAND: Final = (
     "hpcflow_conda=conda; command -v conda >/dev/null 2>&1 || "
     'for hpcflow_conda in "${CONDA_EXE:-}" "$HOME/miniforge3/bin/conda" "$HOME/miniconda3/bin/conda" '
-    '"$HOME/mambaforge/bin/conda" "$HOME/anaconda3/bin/conda"; do if test -x "$hpcflow_conda"; then break; fi; hpcflow_conda=; done'
+    '"$HOME/mambaforge/bin/conda" "$HOME/anaconda3/bin/conda"; do '
+    'if test -x "$hpcflow_conda"; then break; fi; hpcflow_conda=; done'
 )
 _CONDA_HOOK: Final = 'hpcflow_hook=$("$hpcflow_conda" shell.posix hook) && eval "$hpcflow_hook"'
 #: The one that is there; sites that have not followed the new name have the old one.

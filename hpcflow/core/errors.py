@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["HpcflowError", "NotFound", "UserError"]
+__all__ = ["HpcflowError", "NotFound", "UserError", "WrongArguments"]
 
 
 class HpcflowError(Exception):
@@ -11,6 +11,10 @@ class HpcflowError(Exception):
 
 class UserError(HpcflowError):
     """Something the caller wrote can't work: a misspelt resource, an unknown executor, an unpicklable argument."""
+
+
+class WrongArguments(UserError, TypeError):
+    """An electron or a lattice is called with arguments that its function does not take; Python's own kind as well."""
 
 
 class NotFound(HpcflowError):

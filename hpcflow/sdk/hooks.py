@@ -131,6 +131,7 @@ class Hooked:
     is_hooked: Final = True
 
     def __init__(self, function: Callable[..., object], hooks: Hooks) -> None:
+        _refuse_unknown(function, hooks.injected)
         self.function = function
         self.hooks = hooks
         self._dress()
@@ -190,6 +191,23 @@ def _run(command: str, where: str) -> None:
     if code:
         how = f"ended with exit code {code}" if code > 0 else f"was killed by signal {-code}"
         raise HookFailed(f"{where}: {command!r} {how}; what it wrote is in the task's output.")
+
+
+def _refuse_unknown(function: Callable[..., object], injected: frozenset[str]) -> None:
+    """Refuse what hooks would give to arguments that the function does not have, before anything waits in a queue."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (ValueError, TypeError):
+        return
+    kinds = inspect.Parameter
+    if any(each.kind is kinds.VAR_KEYWORD for each in parameters):
+        return
+    taken = {each.name for each in parameters if each.kind in {kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY}}
+    for name in sorted(injected - taken):
+        raise UserError(
+            f"DepsCall: retval_keyword={name!r} is no argument of {getattr(function, '__name__', function)!r}, "
+            f"which has {', '.join(sorted(taken)) or 'none that has a name'}."
+        )
 
 
 def _without(function: Callable[..., object], injected: frozenset[str]) -> inspect.Signature | None:

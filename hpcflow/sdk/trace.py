@@ -10,6 +10,7 @@ from functools import partial
 from types import CodeType, FunctionType
 from typing import Final, NoReturn, Protocol, cast
 
+from hpcflow.core.errors import WrongArguments
 from hpcflow.core.model import Graph, Task, UserError
 from hpcflow.sdk.annotations import Annotations, Placement
 from hpcflow.sdk.by_value import Shared, versions_here
@@ -119,7 +120,10 @@ class Trace:
         prepared = self._prepared.get((id(called), id(self.inherited))) or self._prepare(called)
         function = prepared.function
         if function.signature is not None:
-            bound = function.signature.bind(*args, **kwargs)
+            try:
+                bound = function.signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise WrongArguments(f"The electron {function.name!r} is called wrongly: {error}.") from None
             if function.sends_defaults:
                 bound.apply_defaults()
                 args, kwargs = bound.args, bound.kwargs

@@ -13,6 +13,7 @@ from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Final, Generic, ParamSpec, TypeVar, Unpack, cast, overload
 
 from hpcflow.core.bag import stream_parts
+from hpcflow.core.errors import WrongArguments
 from hpcflow.core.model import Environment, Resources, Task, UserError
 from hpcflow.sdk.annotations import Annotations, LatticeOptions, Options, parse_lattice_options, parse_options
 from hpcflow.sdk.mistakes import show_plainly
@@ -138,6 +139,7 @@ class Lattice(Generic[P, R_co]):
 
     def _built(self, args: tuple[object, ...], kwargs: dict[str, object], *, may_be_empty: bool) -> Traced:
         trace = Trace(name_of(self.function), self.annotations)
+        _refuse_others(self.function, args, kwargs)
         token = current_trace.set(trace)
         try:
             returned = cast(Callable[..., object], self.function)(*args, **kwargs)
@@ -300,6 +302,18 @@ def manifest(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
         "max_failures": graph.max_failures,
         "max_running": graph.max_running,
     }, list(traced.blobs)
+
+
+def _refuse_others(function: object, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+    """Refuse arguments that a lattice's function does not take, in words and without our frames."""
+    try:
+        signature = inspect.signature(cast(Callable[..., object], function))
+    except (ValueError, TypeError):  # some callables have none
+        return
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise WrongArguments(f"The lattice {name_of(function)!r} is called wrongly: {error}.") from None
 
 
 def _hooked(function: Callable[..., object], hooks: Hooks | None) -> Callable[..., object]:

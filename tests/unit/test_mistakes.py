@@ -93,3 +93,55 @@ def test_other_errors_and_other_ways_to_show_them_stay_as_they_are(tmp_path: Pat
     assert said.endswith("ZeroDivisionError: division by zero\n")
     own = "import sys\nsys.excepthook = lambda *_: print('mine', file=sys.stderr)\n"
     assert shown(tmp_path, own + LATTICE) == (1, "mine\n")
+
+
+# ---- calls with other arguments than a function has
+
+
+@hf.electron
+def double(x: int) -> int:
+    return 2 * x
+
+
+@hf.lattice
+def sums(a: int, b: int) -> int:
+    return double(a) + double(b)
+
+
+@hf.lattice
+def forgets(a: int) -> int:
+    return double()  # type: ignore[call-arg]  # what is tested
+
+
+def test_a_lattice_called_without_an_argument_says_which() -> None:
+    with pytest.raises(hf.UserError, match="The lattice 'sums' is called wrongly: missing a required argument: 'b'"):
+        sums.build_graph(1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'c'"):
+        sums.build_graph(1, b=2, c=3)  # type: ignore[call-arg]
+
+
+def test_an_electron_called_without_an_argument_says_which() -> None:
+    with pytest.raises(hf.UserError, match="The electron 'double' is called wrongly: missing a required argument: 'x'"):
+        forgets.build_graph(1)
+
+
+def test_a_hook_cannot_give_what_the_function_does_not_take() -> None:
+    @hf.electron(call_before=[hf.DepsCall(int, retval_keyword="cell")])
+    def relax(x: int) -> int:
+        return x
+
+    @hf.electron(call_before=[hf.DepsCall(int, retval_keyword="cell")])
+    def takes_all(x: int, **more: object) -> int:
+        return x
+
+    @hf.lattice
+    def one() -> int:
+        return relax(1)
+
+    @hf.lattice
+    def other() -> int:
+        return takes_all(1)
+
+    with pytest.raises(hf.UserError, match="retval_keyword='cell' is no argument of 'relax', which has x"):
+        one.build_graph()
+    assert len(other.build_graph().graph.tasks) == 1
