@@ -136,14 +136,14 @@ def parse_query(arrays: Sequence[JobArray], replies: Sequence[Reply]) -> Observa
         row = _choose(live.get(key), booked.get(key), queue_whole=queue.is_whole_about(token))
         if row is None:
             continue
-        if (
-            books is not None
-            and row is live.get(key)
-            and _is_awaited(row, booked.get(key), answered=books.is_whole_about(token))
-        ):
-            awaited.add(token)
-        else:
-            chosen[key] = row
+        if books is not None and row is live.get(key):
+            answered = books.is_whole_about(token)
+            awaits_cause = _is_awaited(row, booked.get(key), answered=answered)
+            if awaits_cause or (answered and _is_uncharged(row, booked.get(key))):
+                awaited.add(token)
+            if awaits_cause:
+                continue
+        chosen[key] = row
     if books is not None:
         for key, row in _never_started({**rest, **unstarted}, widths):
             # Whatever ran has a row, since both answers are whole.
@@ -187,6 +187,15 @@ def _is_awaited(row: _Row, booked: _Row | None, *, answered: bool) -> bool:
             return answered and (row.host is not None or booked is not None)
         case _:
             return False
+
+
+def _is_uncharged(row: _Row, booked: _Row | None) -> bool:
+    """Say whether an end that the queue shows is true, and what it cost is still to come.
+
+    A slow slurmdbd hears of an end seconds after the queue (22.05). Nobody waits longer for it than the queue shows it.
+    """
+    began = row.phase is Phase.ENDED and row.host is not None
+    return began and (booked is None or booked.phase is not Phase.ENDED)
 
 
 def _choose(live: _Row | None, booked: _Row | None, *, queue_whole: bool) -> _Row | None:

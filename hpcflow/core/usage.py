@@ -61,19 +61,21 @@ class Spent:
     rounding_s: float = 0.0
     #: Not charged: earlier runs of array tasks that were requeued. Slurm shows them with `sacct --duplicates` alone.
     requeued_s: float = 0.0
-    #: Array tasks: all; those that ran a task; those that began and ran none; those that left the queue before.
+    #: Array tasks: all; those that ran a task; those that began and ran none; those that left the queue before; those
+    #: that are not over; those that are over and of whose end nothing was told. The last five add up to the first.
     submitted: int = 0
     used: int = 0
     in_vain: int = 0
     not_begun: int = 0
-    #: Array tasks that are not over, and those that are over and of which accounting told no charge.
     open: int = 0
     unknown: int = 0
+    #: Of those that began, array tasks of which accounting told no charge.
+    uncharged: int = 0
 
     @property
     def complete(self) -> bool:
         """All that was charged is known."""
-        return not (self.open or self.unknown)
+        return not (self.open or self.unknown or self.uncharged)
 
     @property
     def unexplained_s(self) -> float:
@@ -121,7 +123,7 @@ def _add(spent: Spent, cores: int, end: End | None) -> None:
     else:
         spent.in_vain += 1
     if charged is None:
-        spent.unknown += 1
+        spent.uncharged += 1
         return
     elapsed: float | None = end.get("elapsed_s")
     asked = min(charged, cores * elapsed) if elapsed else charged
@@ -171,11 +173,12 @@ def sentences(spent: Spent) -> tuple[str, ...]:
         (spent.in_vain, "began and ran no task"),
         (spent.not_begun, "cancelled before they began"),
         (spent.open, "not over yet"),
+        (spent.unknown, "of unknown end"),
     )
     told = [f"{count} {words}" for count, words in counts if count]
-    said.append(f"{_array_tasks(spent.submitted)}: {', '.join(told) or 'nothing is known of them'}.")
-    if spent.unknown:
-        said.append(f"Accounting did not tell what {_array_tasks(spent.unknown)} cost.")
+    said.append(f"{_array_tasks(spent.submitted)}: {', '.join(told)}.")
+    if silent := spent.unknown + spent.uncharged:
+        said.append(f"Accounting did not tell what {_array_tasks(silent)} cost.")
     if spent.unexplained_s:
         said.append(f"{amount(spent.unexplained_s)} more were spent than charged, which rounding does not explain.")
     return tuple(said)

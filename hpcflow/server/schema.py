@@ -430,14 +430,16 @@ class Usage(BaseModel):
     unexplained_s: float
     #: Of runs before a requeue, which are not in ``charged_s``.
     requeued_s: float
-    #: Array tasks.
+    #: Array tasks: the last five add up to the first.
     submitted: int
     used: int
     in_vain: int
     not_begun: int
     open: int
     unknown: int
-    #: No array task is open or unknown.
+    #: Of those that began, array tasks of which accounting told no charge.
+    uncharged: int
+    #: No array task is open, unknown or uncharged.
     complete: bool
     sentences: list[str]
 

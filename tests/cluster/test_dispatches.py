@@ -70,6 +70,7 @@ print(json.dumps([result.result, *where, result.dispatch_id]))
     # Nobody knew that the tasks are short, and yet at most half of the array tasks were cancelled unused.
     spent = until(lambda: (answer := login.user.asks("usage", dispatch))["open"] == 0 and answer)
     assert spent["submitted"] == spent["used"] + spent["in_vain"] + spent["not_begun"] + spent["unknown"]
+    assert (spent["unknown"], spent["uncharged"], spent["complete"]) == (0, 0, True)
     assert spent["not_begun"] <= spent["submitted"] / 2
 
 

@@ -42,7 +42,7 @@ def test_what_was_charged_is_told_apart_and_every_task_is_found_in_its_job(user:
     assert abs(sum(cost[part] for part in PARTS) - cost["charged_s"]) <= 0.01
     # The tasks alone slept 3.6 s, on one core each, within what was charged.
     assert 3.6 <= cost["tasks_s"] <= cost["charged_s"]
-    assert (cost["unexplained_s"], cost["unknown"], cost["open"]) == (0, 0, 0)
+    assert (cost["unexplained_s"], cost["unknown"], cost["uncharged"], cost["open"]) == (0, 0, 0, 0)
     assert cost["used"] + cost["in_vain"] + cost["not_begun"] == cost["submitted"]
     until(
         lambda: all(said in user.hpcflow("show", dispatch).stdout for said in user.asks("usage", dispatch)["sentences"])

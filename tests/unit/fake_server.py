@@ -223,6 +223,7 @@ def a_usage(**changes: object) -> dict[str, object]:
         "not_begun": 1,
         "open": 0,
         "unknown": 0,
+        "uncharged": 0,
         "complete": True,
         "sentences": [],
     } | changes

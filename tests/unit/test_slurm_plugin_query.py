@@ -376,6 +376,22 @@ def test_who_cancelled_is_awaited_where_accounting_will_say_it() -> None:
     assert causes(observe(never_ran, SILENT)) == {0: Cause.CANCELLED}
 
 
+def test_what_an_array_task_cost_is_awaited_while_the_queue_shows_its_end() -> None:
+    # As on a busy machine, where slurmdbd was seconds behind: all had left the queue's living, and none had a charge.
+    ended = queue("8123_0|COMPLETED|None", "8123_1|COMPLETED|None")
+
+    early = observe(ended, books("8123_0|COMPLETED|0:0", "8123_1|RUNNING|0:0"))
+    unheard = observe(ended, SILENT)
+    later = observe(ended, books("8123_0|COMPLETED|0:0", "8123_1|COMPLETED|0:0"))
+
+    assert causes(early) == causes(unheard) == causes(later) == {0: Cause.DONE, 1: Cause.DONE}
+    assert early.complete == unheard.complete == frozenset()
+    assert later.complete == {TOKEN}
+    assert all(row.core_seconds is not None for row in later.rows)
+    # Nobody waits for ever: once the queue has forgotten them, accounting will not hear of them either.
+    assert observe(SILENT, SILENT).complete == {TOKEN}
+
+
 def test_pending_indices_in_brackets_are_expanded() -> None:
     seen = observe(SILENT, books("3477_0|RUNNING|0:0", "3477_[2-3,8-9%2]|PENDING|0:0"))
 

@@ -97,9 +97,11 @@ def test_array_tasks_are_counted_by_what_became_of_them() -> None:
 def test_what_accounting_does_not_tell_is_not_guessed() -> None:
     silent = Submission(width=3, cores=1, over=True, ends={0: an_end(None, a_worker()), 1: an_end(None, None)})
     spent = account([silent])
-    assert (spent.charged_s, spent.unknown, spent.used, spent.in_vain, spent.complete) == (0, 3, 1, 1, False)
+    assert (spent.charged_s, spent.used, spent.in_vain, spent.unknown, spent.uncharged) == (0, 1, 1, 1, 2)
+    assert not spent.complete
+    assert not account([Submission(width=1, cores=1, over=True, ends={0: an_end(None, a_worker())})]).complete
     assert sentences(spent) == (
-        "3 array tasks: 1 used, 1 began and ran no task.",
+        "3 array tasks: 1 used, 1 began and ran no task, 1 of unknown end.",
         "Accounting did not tell what 3 array tasks cost.",
     )
 
@@ -123,7 +125,10 @@ def test_the_parts_are_what_was_charged_whatever_was_written(seed: int) -> None:
         elapsed = chance.choice((None, 0.0, chance.uniform(0, 120)))
         return an_end(charged, chance.choice((None, worker)), elapsed_s=elapsed)
 
-    spent = account([an_array(*(end() for _ in range(30)), cores=cores)])
+    untold = Submission(width=7, cores=cores, over=True, ends={3: end()})
+    spent = account([an_array(*(end() for _ in range(30)), cores=cores), an_array(end(), over=False), untold])
+    assert spent.submitted == spent.used + spent.in_vain + spent.not_begun + spent.open + spent.unknown == 38
+    assert spent.uncharged <= spent.used + spent.in_vain
     assert sum(getattr(spent, part) for part in PARTS) == pytest.approx(spent.charged_s)
     assert all(getattr(spent, part) >= 0 for part in PARTS if part != "rest_s")
 

@@ -1601,6 +1601,8 @@ export interface components {
             submitted: number;
             /** Tasks S */
             tasks_s: number;
+            /** Uncharged */
+            uncharged: number;
             /** Unexplained S */
             unexplained_s: number;
             /** Unknown */
