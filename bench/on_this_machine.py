@@ -18,9 +18,9 @@ from bench.rivals import forks_of_the_program, forks_one_by_one, naps_by_pool, s
 from bench.rows import Row, at_most, left_out, told
 from bench.sizes import Size
 from bench.telling import tell
-from bench.workloads import ends_seen, naps_by_hpcflow, same_by_hpcflow
+from bench.workloads import ends_seen, graph_cpu_s, naps_by_hpcflow, same_by_hpcflow
 
-__all__ = ["idle", "local", "page", "start"]
+__all__ = ["graph", "idle", "local", "page", "start"]
 
 
 def local(size: Size) -> list[Row]:
@@ -87,6 +87,17 @@ def page(size: Size) -> list[Row]:
             home.start()
             far = ends_seen(seconds, home, "far")
     return [*rows, told(what, far, "s", must=5, aim=1)]
+
+
+def graph(size: Size) -> list[Row]:
+    """CPU time of tracing a lattice: a fan-out with its reduce, and half as many twice, each taking one's result."""
+    tell("graph")
+    rows: list[Row] = []
+    for name in ("fan-out and reduce", "pairs"):
+        graph_cpu_s(name, 10)  # imports, and the functions' pickles
+        seconds = [graph_cpu_s(name, size.many) for _ in range(size.interpreters)]
+        rows.append(told(f"a graph of {size.many:,} electrons, {name}", seconds, "s of CPU", must=0.3, aim=0.25))
+    return rows
 
 
 def idle(size: Size) -> list[Row]:

@@ -33,6 +33,7 @@ ROWS: Final[dict[str, Callable[[Size], list[Row]]]] = {
     "numpy": on_slurm.numpy,
     "charged": on_slurm.charged,
     "local": on_this_machine.local,
+    "graph": on_this_machine.graph,
     "page": on_this_machine.page,
     "ssh": behind_ssh.ssh,
     "idle": on_this_machine.idle,

@@ -22,6 +22,7 @@ __all__ = [
     "chain_by_hpcflow",
     "check",
     "ends_seen",
+    "graph_cpu_s",
     "imports_by_hpcflow",
     "mixed",
     "mixed_by_hpcflow",
@@ -61,6 +62,25 @@ def rest(number: int) -> int:
 
 
 nap = hpcflow.electron(rest)
+
+
+@hpcflow.electron
+def scaled(number: int, *, by: int) -> int:
+    return number * by
+
+
+@hpcflow.lattice
+def pairs(tasks: int) -> list[int]:
+    return [scaled(same(number), by=2) for number in range(tasks // 2)]
+
+
+def graph_cpu_s(name: str, tasks: int) -> float:
+    """Return the seconds of CPU that it takes to trace "pairs", or "fan-out and reduce", of so many electrons."""
+    begun_at = time.process_time()
+    traced = pairs.build_graph(tasks) if name == "pairs" else many_and_one.build_graph(tasks - 1)
+    seconds = time.process_time() - begun_at
+    check(len(traced.graph.tasks), tasks)
+    return seconds
 
 
 @hpcflow.electron

@@ -84,6 +84,8 @@ class _Function:
     sends_defaults: bool
     #: Packages that it and its arguments refer to; it grows.
     imports: set[str]
+    #: Calls that its signature takes, as the number of positional arguments and the names of the others; it grows.
+    fitting: set[tuple[int, tuple[str, ...]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +121,14 @@ class Trace:
     def call(self, called: Annotated, args: tuple[object, ...], kwargs: dict[str, object]) -> Placeholder:
         prepared = self._prepared.get((id(called), id(self.inherited))) or self._prepare(called)
         function = prepared.function
-        if function.signature is not None:
+        # Whether a call fits says its form alone. To bind ten thousand calls of one form costs more than to pickle them.
+        form = (len(args), tuple(kwargs))
+        if function.signature is not None and (function.sends_defaults or form not in function.fitting):
             try:
                 bound = function.signature.bind(*args, **kwargs)
             except TypeError as error:
                 raise WrongArguments(f"The electron {function.name!r} is called wrongly: {error}.") from None
+            function.fitting.add(form)
             if function.sends_defaults:
                 bound.apply_defaults()
                 args, kwargs = bound.args, bound.kwargs
@@ -214,7 +219,8 @@ class Trace:
         fn = self._function_blob(_without_defaults(function) if sends_defaults else function, name)
         imports = self._imports.setdefault(fn, imports)
         signature = _signature(function)
-        sent = self._functions[id(function)] = _Function(function, name, fn, signature, sends_defaults, imports)
+        sent = _Function(function, name, fn, signature, sends_defaults, imports, set())
+        self._functions[id(function)] = sent
         return sent
 
     def _has_placeholder_defaults(self, function: Callable[..., object]) -> bool:
@@ -285,7 +291,7 @@ class Trace:
 
     def _refuse_cycles(self) -> None:
         """Raise when `wait` closed a circle. Arguments alone can't: they come from calls made before."""
-        if all(max(call.after, default=-1) < index for index, call in enumerate(self._calls)):
+        if all(not call.after or max(call.after) < index for index, call in enumerate(self._calls)):
             return
         before = [{*call.deps, *call.after} for call in self._calls]
         after: list[list[int]] = [[] for _ in before]
