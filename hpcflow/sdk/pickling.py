@@ -76,7 +76,7 @@ def dumps(
         Exception: whatever the value's own pickling raises.
     """
     try:
-        return _plain(value)
+        return _plain(value, resolve_deps, tracer)
     except _NotPlainError:
         with io.BytesIO() as file:
             _Pickler(file, resolve_deps, tracer, shared or Shared()).dump(value)
@@ -100,14 +100,33 @@ class _NotPlainError(Exception):
 
 
 class _PlainPickler(pickle.Pickler):
-    def reducer_override(self, obj: object) -> NoReturn:
+    """For what most arguments are; to make one of cloudpickle's costs more than to write them."""
+
+    def __init__(self, file: io.BytesIO, deps: set[int] | None, tracer: Tracer | None) -> None:
+        super().__init__(file, 5)
+        self._deps = deps
+        self._tracer = tracer
+
+    def reducer_override(self, obj: Any, /) -> Any:  # Any: pickle's own protocol
+        if self._deps is not None:
+            if type(obj) is Placeholder and obj._hf_task >= 0 and obj._hf_tracer is self._tracer:
+                self._deps.add(obj._hf_task)
+                return _resolve, (obj._hf_task,)
+            if type(obj) is Gathered:
+                self._deps.update(obj.numbers)
+                return _gather, (obj.kind is tuple, obj.numbers)
+            if obj is _resolve or obj is _gather:
+                return NotImplemented
         raise _NotPlainError
 
 
-def _plain(value: object) -> bytes:
-    """Return the pickle of numbers, texts and containers of them, and refuse all else: no class is saved by name."""
+def _plain(value: object, deps: set[int] | None, tracer: Tracer | None) -> bytes:
+    """Return the pickle of numbers, texts, results and containers of them, and refuse all else.
+
+    No class is saved by name here, nor is an expression on results, whose parts may be anything.
+    """
     file = io.BytesIO()
-    _PlainPickler(file, 5).dump(value)
+    _PlainPickler(file, deps, tracer).dump(value)
     return file.getvalue()
 
 

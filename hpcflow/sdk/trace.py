@@ -121,7 +121,7 @@ class Trace:
     def call(self, called: Annotated, args: tuple[object, ...], kwargs: dict[str, object]) -> Placeholder:
         prepared = self._prepared.get((id(called), id(self.inherited))) or self._prepare(called)
         function = prepared.function
-        # Whether a call fits says its form alone. To bind ten thousand calls of one form costs more than to pickle them.
+        # Whether a call fits, its form alone says. To bind ten thousand of one form costs more than to pickle them.
         form = (len(args), tuple(kwargs))
         if function.signature is not None and (function.sends_defaults or form not in function.fitting):
             try:
