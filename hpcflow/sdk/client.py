@@ -26,7 +26,7 @@ from hpcflow.sdk.link import read_link
 from hpcflow.sdk.mistakes import show_plainly
 from hpcflow.sdk.plain import plain
 from hpcflow.sdk.results import Result
-from hpcflow.sdk.startup import ensure
+from hpcflow.sdk.startup import ServerStartFailed, ensure
 from hpcflow.sdk.terminal import progress, why_paused
 from hpcflow.sdk.workflow import Lattice, Traced, manifest
 
@@ -292,6 +292,8 @@ def _upload(traced: Traced, *, plan: bool, held: bool = False) -> dict[str, Any]
 
     try:
         return send()
+    except ServerStartFailed:
+        raise
     except ServerUnreachable:
         pass
     # It went away in the middle. The id is the same, so that nothing runs twice if the server had it already.

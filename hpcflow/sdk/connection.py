@@ -5,8 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import select
 import socket
 import struct
+import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -36,6 +38,8 @@ __all__ = [
 REQUEST_TIMEOUT_S: Final = 60.0
 #: Seconds to the next piece of a stream: the cluster that it comes from may be away for a while.
 STREAM_TIMEOUT_S: Final = 300.0
+#: After so many seconds without an answer a person at a terminal is told that it takes its time.
+SILENCE_S: Final = 5.0
 _PIECE: Final = 1 << 20
 #: Pauses before a request is sent once more, in seconds. Every request may be repeated: a dispatch carries its own id.
 RETRY_PAUSES_S: Final = (0.1, 0.5)
@@ -411,10 +415,21 @@ def _once(
             # A server that refuses an upload answers before it has read all of it: the answer may lie there.
             if connection.sock is None:
                 raise
+        _say_that_it_takes_long(connection.sock, after_s=timeout_s - REQUEST_TIMEOUT_S + SILENCE_S)
         response = connection.getresponse()
         return response.status, response.read()
     finally:
         connection.close()
+
+
+def _say_that_it_takes_long(sock: socket.socket | None, *, after_s: float) -> None:
+    """Wait so long for the first byte of an answer; tell the person at the terminal, if there is one, when none came."""
+    if sock is None or not sys.stderr.isatty():
+        return
+    waiting = select.poll()
+    waiting.register(sock, select.POLLIN)
+    if not waiting.poll(after_s * 1000):
+        print("Still waits for the server; a cluster that it asks may be slow to answer.", file=sys.stderr)
 
 
 def _sentence(raw: bytes) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 
 from hpcflow.core.model import HpcflowError, NotFound, UserError
 from hpcflow.core.places import Places
+from hpcflow.sdk import connection
 from hpcflow.sdk.connection import (
     DispatchNotFound,
     NotAuthorised,
@@ -48,6 +51,36 @@ def test_a_body_travels_as_json(fake: FakeServer) -> None:
     _server(fake.home).ask("POST", "/x", body={"tasks": [1, 2]})
     assert fake.requests[0].body == b'{"tasks": [1, 2]}'
     assert fake.requests[0].headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize(("terminal", "told"), [(True, True), (False, False)])
+def test_who_sits_at_a_terminal_is_told_that_an_answer_takes_long(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch, terminal: bool, told: bool
+) -> None:
+    screen = _Screen(terminal)
+    monkeypatch.setattr(connection, "SILENCE_S", 0.01)
+    monkeypatch.setattr(sys, "stderr", screen)
+
+    def late(_: Request) -> Answer:
+        assert not terminal or screen.written.wait(30)
+        return 200, {"pid": 12}
+
+    fake.answers["GET", "/status"] = late
+    assert _server(fake.home).ask("GET", "/status") == {"pid": 12}
+    assert ("Still waits for the server" in screen.getvalue()) is told
+
+
+class _Screen(io.StringIO):
+    def __init__(self, terminal: bool) -> None:
+        super().__init__()
+        self.terminal, self.written = terminal, threading.Event()
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+    def write(self, text: str) -> int:
+        self.written.set()
+        return super().write(text)
 
 
 def test_without_a_server_the_sentence_says_how_to_start_one(hpcflow_home: Path) -> None:
