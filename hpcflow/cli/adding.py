@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -12,7 +13,7 @@ from hpcflow.cli.frame import FAILED, OK, the_server
 from hpcflow.cli.login import log_in
 from hpcflow.core.model import UserError
 
-__all__ = ["add_cluster", "remove_cluster"]
+__all__ = ["accepts", "add_cluster", "remove_cluster"]
 
 #: Hosts on the way may each take their time, and a person who types.
 _WAIT_S: Final = 300.0
@@ -97,7 +98,7 @@ def _let_in(name: str, settings: dict[str, Any], accepted: list[str]) -> bool:  
         match answer["state"]:
             case "unknown host":
                 key = answer["host_key"]
-                if not _accepts(key):
+                if not accepts(key):
                     return False
                 accepted = [key["fingerprint"]]
             case "needs login" if sys.stdin.isatty():
@@ -111,7 +112,8 @@ def _let_in(name: str, settings: dict[str, Any], accepted: list[str]) -> bool:  
                 return True
 
 
-def _accepts(key: dict[str, str]) -> bool:
+def accepts(key: Mapping[str, str]) -> bool:
+    """Ask at the terminal whether the key of an unknown host is accepted; without one, say how to accept it."""
     from hpcflow.sdk.plain import plain
 
     place, shown = plain(key["place"]), f"{key['kind']} key {key['fingerprint']}"

@@ -98,6 +98,13 @@ def _parser() -> argparse.ArgumentParser:
     far.add_argument("--prologue", metavar="LINES", help="shell lines that lead to a Python there: module load python")
     far.add_argument("--home", metavar="DIR", help="HPCFLOW_HOME there (default: what the profile says, or ~/.hpcflow)")
     far.add_argument("--wheelhouse", metavar="DIR", help="take wheels from this folder here before fetching any")
+    far.add_argument(
+        "--accept-host-key",
+        metavar="SHA256:…",
+        action="append",
+        default=[],
+        help="accept an unknown login node, or bastion, that shows this key; may be repeated",
+    )
     far.add_argument("--upgrade", action="store_true", help="bring the server there to this version; jobs go on")
     far.add_argument("--take-over", action="store_true", help="move the server to this login node from another one")
     far.add_argument("--foreground", action="store_true", help="hold the connection until interrupted")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from hpcflow.cli.adding import accepts
 from hpcflow.cli.frame import OK
 from hpcflow.core.model import UserError
 from hpcflow.core.places import places
@@ -31,7 +32,11 @@ def connect_login_node(options: argparse.Namespace) -> int:
     answer, process = connect(
         where,
         to,
-        Person(say=_tell, ask=_ask if sys.stdin.isatty() else None),
+        Person(
+            say=_tell,
+            ask=_ask if sys.stdin.isatty() else None,
+            accept=lambda key: key["fingerprint"] in options.accept_host_key or accepts(key),
+        ),
         prologue=options.prologue if options.prologue is not None else (known.prologue if known else ""),
         home=options.home if options.home is not None else (known.home if known else ""),
         wheelhouse=wheelhouse,

@@ -50,6 +50,8 @@ class Person:
     say: Callable[[str], object]
     #: Takes who asks, a text, and prompts that are answered in the open or not.
     ask: Callable[[str, str, Sequence[tuple[str, bool]]], Sequence[str] | None] | None = None
+    #: Takes the key of a host that is unknown (place, kind, fingerprint, file) and returns whether it is accepted.
+    accept: Callable[[Mapping[str, str]], bool] | None = None
 
 
 def connect(
@@ -209,6 +211,10 @@ def _order(spoken: socket.socket, order: Mapping[str, object], person: Person) -
                 prompts = [(str(text), bool(shown)) for text, shown in asked["prompts"]]
                 answers = person.ask(str(asked["host"]), str(asked["text"]), prompts) if person.ask else None
                 lines.write(json.dumps(None if answers is None else list(answers)).encode() + b"\n")
+                lines.flush()
+            elif "key" in line:
+                accepted = person.accept is not None and person.accept(line["key"])
+                lines.write(json.dumps(accepted).encode() + b"\n")
                 lines.flush()
             elif "error" in line:
                 raise _KINDS.get(str(line["kind"]), HpcflowError)(str(line["error"]))

@@ -29,8 +29,9 @@ from hpcflow.core.places import Places, places
 from hpcflow.sdk.link import Link
 from hpcflow.server import home
 from hpcflow.server.remote.connection import Connection
+from hpcflow.server.remote.known_hosts import remember
 from hpcflow.server.remote.ssh import SshTransport
-from hpcflow.server.remote.transport import Ask, Challenge, NeedsLogin, TransportError
+from hpcflow.server.remote.transport import Ask, Challenge, HostKey, NeedsLogin, TransportError, UnknownHost
 from hpcflow.server.remote.tunnel import Forbidden, NobodyThere, Tunnel, open_tunnel
 
 __all__ = ["EXIT_HELD", "main"]
@@ -50,6 +51,8 @@ _DRAIN_S: Final = 5.0
 _PEER_CREDENTIALS: Final = struct.Struct("3i")
 
 Say = Callable[[str], Awaitable[None]]
+#: Shows a person the key of an unknown host, and returns whether it is accepted.
+Offer = Callable[[HostKey], Awaitable[bool]]
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -129,10 +132,14 @@ class _Holder:
                 answers = json.loads(await reader.readline() or b"null")
                 return None if answers is None else [str(answer) for answer in answers]
 
+            async def offer(key: HostKey) -> bool:
+                await tell({"key": {name: getattr(key, name) for name in ("place", "kind", "fingerprint", "file")}})
+                return json.loads(await reader.readline() or b"false") is True
+
             with suppress(ConnectionError):
                 raw = await reader.readline()
                 try:
-                    await tell({"done": await self._do(json.loads(raw), say, ask)})
+                    await tell({"done": await self._do(json.loads(raw), say, ask, offer)})
                 except HpcflowError as error:
                     await tell({"error": str(error), "kind": type(error).__name__})
                 except Exception as error:
@@ -144,11 +151,13 @@ class _Holder:
             if self._look is None and self._guests == 0:
                 self._end.set()  # nobody was let in, and nobody waits for it
 
-    async def _do(self, order: Mapping[str, Any], say: Say, ask: Ask) -> Mapping[str, object]:  # Any: JSON
+    async def _do(  # Any: JSON
+        self, order: Mapping[str, Any], say: Say, ask: Ask, offer: Offer
+    ) -> Mapping[str, object]:
         match order["do"]:
             case "up":
                 async with self._busy:
-                    return await self._bring_up(order, say, ask)
+                    return await self._bring_up(order, say, ask, offer)
             case "page":
                 return {"port": await self._open_page(int(order["port"]))}
             case "tail":
@@ -168,18 +177,15 @@ class _Holder:
 
     # ---- bringing it up
 
-    async def _bring_up(self, order: Mapping[str, Any], say: Say, ask: Ask) -> Mapping[str, object]:  # Any: JSON
+    async def _bring_up(  # Any: JSON
+        self, order: Mapping[str, Any], say: Say, ask: Ask, offer: Offer
+    ) -> Mapping[str, object]:
         """Bring the server there up, and what leads to it; return what the user is told of it."""
         from hpcflow import __version__ as own
 
         if order["to"] != self._to:
             raise UserError(f"This HPCFLOW_HOME is connected to {self._to}: run `hpcflow disconnect` first.")
-        try:
-            await self._connection.connect(now=True)
-        except NeedsLogin:
-            if not order["ask"]:
-                raise
-            await self._connection.connect(ask)
+        await self._reach(ask if order["ask"] else None, offer)
         node = LoginNode(
             SshTransport(self._connection),
             prologue=order["prologue"],
@@ -207,6 +213,22 @@ class _Holder:
             )
         self._node = node
         return await self._lead_to(look, order, started=step is not Step.JOIN)
+
+    async def _reach(self, ask: Ask | None, offer: Offer) -> None:
+        """Connect; a key that known_hosts lacks is written there when a person accepts it, bastions first."""
+        while True:
+            try:
+                try:
+                    await self._connection.connect(now=True)
+                except NeedsLogin:
+                    if ask is None:
+                        raise
+                    await self._connection.connect(ask)
+                return
+            except UnknownHost as unknown:
+                if unknown.key is None or not await offer(unknown.key):
+                    raise
+                await asyncio.to_thread(remember, unknown.key)
 
     async def _install(self, node: LoginNode, look: Look, own: str, wheelhouse: str | None, say: Say) -> Look:
         await say(f"Prepares hpcflow {own} for {look.target}, at {look.python} on {look.host}.")

@@ -423,7 +423,7 @@ def _once(
 
 
 def _say_that_it_takes_long(sock: socket.socket | None, *, after_s: float) -> None:
-    """Wait so long for the first byte of an answer; tell the person at the terminal, if there is one, when none came."""
+    """Wait so long for the first byte of an answer; tell the person at the terminal when none came."""
     if sock is None or not sys.stderr.isatty():
         return
     waiting = select.poll()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -320,6 +321,30 @@ def test_a_second_factor_is_asked_once_in_a_terminal_and_kept_nowhere(laptop: La
         kept = b"".join(path.read_bytes() for path in home.rglob("*") if path.is_file())
         assert not any(secret in kept for secret in (b"sesame", b"guess", b"123456"))
         assert user.hpcflow("disconnect").returncode == 0
+
+
+def test_an_unknown_login_node_is_let_in_by_a_person_or_by_its_fingerprint(visitor: Laptop) -> None:
+    known = visitor.login.known_hosts
+    line = known.read_text()
+    known.unlink()
+    refused = visitor.connects()
+    assert refused.returncode != 0
+    named = re.search(r"--accept-host-key (SHA256:\S+)\.", refused.stderr)
+    assert named is not None, refused.stderr
+    other = visitor.connects("--accept-host-key", "SHA256:another")
+    assert (other.returncode != 0, known.exists()) == (True, False)
+
+    words = ("connect", "cluster", "--home", str(visitor.there), "--prologue", PROLOGUE)
+    code, screen = in_a_terminal(visitor.user, [("(yes/no): ", "perhaps"), ("(yes/no): ", "no")], *words)
+    assert (code != 0, known.exists()) == (True, False), screen
+    code, screen = in_a_terminal(visitor.user, [("(yes/no): ", "yes")], *words)
+    assert code == 0, screen
+    assert named[1] in screen
+    assert known.read_text().split()[-1] == line.split()[2]
+    visitor.user.hpcflow("disconnect")
+
+    known.unlink()
+    assert visitor.connects("--accept-host-key", named[1]).returncode == 0
 
 
 def test_a_site_that_forwards_nothing_is_named(laptop: Laptop, tmp_path: Path) -> None:
