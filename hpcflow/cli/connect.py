@@ -63,7 +63,7 @@ def disconnect_login_node(_: argparse.Namespace) -> int:
     if link is None:
         print(f"{where.home} is connected to no login node.")
     else:
-        print(f"Disconnected from {link.to}. The server there goes on, and commands here mean this machine's server.")
+        print(f"Disconnected from {link.to}. What runs there goes on, and commands here mean this machine's server.")
     return OK
 
 

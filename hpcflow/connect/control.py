@@ -34,6 +34,8 @@ _KINDS: Final[Mapping[str, type[HpcflowError]]] = {
     "VersionMismatch": VersionMismatch,
     "ServerElsewhere": ServerElsewhere,
     "TransportError": ServerUnreachable,
+    "UnknownHost": ServerUnreachable,
+    "UntrustedHost": ServerUnreachable,
     "NeedsLogin": NotAuthorised,
     "LinkLost": ServerUnreachable,
     "NobodyThere": ServerUnreachable,

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from hpcflow.core.model import HpcflowError, UserError
 from hpcflow.core.plugin import Command, Reply
-from hpcflow.server.settings import Seconds, first_fault
+from hpcflow.server.settings import first_fault
 
 __all__ = ["SITE_FILE", "SiteError", "SiteRules", "check_server", "least", "parse_rules", "rules"]
 
@@ -46,21 +46,21 @@ class SiteRules(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     #: Time between two questions to the accounting, at least.
-    poll: Annotated[float, Field(ge=0)] = 0.0
+    poll: Annotated[float, Field(ge=0, strict=True)] = 0.0
     #: Time between two submissions of one user, at least.
-    submit_interval: Annotated[float, Field(ge=0)] = 0.0
+    submit_interval: Annotated[float, Field(ge=0, strict=True)] = 0.0
     #: Array tasks of one user that are queued or run at once, at most.
-    max_running: Annotated[int, Field(ge=1)] | None = None
+    max_running: Annotated[int, Field(ge=1, strict=True)] | None = None
     #: Array tasks of one array, at most.
-    max_width: Annotated[int, Field(ge=1)] | None = None
+    max_width: Annotated[int, Field(ge=1, strict=True)] | None = None
     #: Work that a further worker must be worth, at least.
-    min_worker_time: Annotated[float, Field(ge=0)] = 0.0
+    min_worker_time: Annotated[float, Field(ge=0, strict=True)] = 0.0
     #: Limit of an array task that serves several tasks, at most.
-    worker_walltime: Seconds | None = None
+    worker_walltime: Annotated[float, Field(gt=0, strict=True)] | None = None
     #: How long a worker waits for more, at most; 0: not at all.
-    linger: Annotated[float, Field(ge=0)] | None = None
+    linger: Annotated[float, Field(ge=0, strict=True)] | None = None
     #: Whether servers may run on login nodes, and which machines those are, by patterns of host names.
-    servers_on_login_nodes: bool = True
+    servers_on_login_nodes: StrictBool = True
     login_nodes: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
     #: Whom users ask.
     contact: str = ""

@@ -74,6 +74,10 @@ async def test_a_file_that_is_there_and_can_not_be_read_is_no_missing_file(tmp_p
         ("max_running = 0", "max_running is 0: input should be greater than or equal to 1."),
         ("login_nodes = []", "login_nodes is []: tuple should have at least 1 item after validation, not 0."),
         ('servers_on_login_nodes = "never"', "servers_on_login_nodes is 'never': input should be a valid boolean"),
+        ('servers_on_login_nodes = "no"', "servers_on_login_nodes is 'no': input should be a valid boolean"),
+        ("max_width = true", "max_width is True: input should be a valid integer."),
+        ("poll = true", "poll is True: input should be a valid number."),
+        ('worker_walltime = "60"', "worker_walltime is '60': input should be a valid number."),
         ("#" * 70_000, "it is longer than 65536 bytes."),
     ],
 )
