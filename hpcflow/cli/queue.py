@@ -127,7 +127,8 @@ def _why(job: Json) -> str:
     if job["state"] == "running":
         return job["hosts"] or ""
     raw = job["reason"] or job["raw"]
-    return f"{job['why']} ({raw})" if job["why"] and job["why"] != raw else raw
+    plainly = job["why"] or ""
+    return f"{plainly} ({raw})" if plainly and plainly.casefold() != raw.casefold() else plainly or raw
 
 
 def _number(count: int | None) -> str:

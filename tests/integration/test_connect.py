@@ -390,7 +390,7 @@ def test_nothing_is_installed_where_others_could_exchange_it(visitor: Laptop, tm
 def test_disconnect_ends_the_way_and_nothing_else(laptop: Laptop) -> None:
     holder, server = laptop.holder_pid(), laptop.server_pid()
     left = laptop.user.hpcflow("disconnect")
-    assert left.stdout.startswith("Disconnected from cluster. The server there goes on")
+    assert left.stdout.startswith("Disconnected from cluster. What runs there goes on")
     until(lambda: not is_alive(holder))
     assert not Path(laptop.user.home.link_token).exists()
     assert is_alive(server)
