@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hpcflow.sdk.hooks import DepsCall as DepsCall
     from hpcflow.sdk.hooks import DepsModule as DepsModule
     from hpcflow.sdk.hooks import DepsPip as DepsPip
+    from hpcflow.sdk.redispatch import redispatch as redispatch
     from hpcflow.sdk.workflow import electron as electron
     from hpcflow.sdk.workflow import lattice as lattice
     from hpcflow.sdk.workflow import wait as wait
@@ -42,6 +43,7 @@ _HOMES = {
     "pause": "hpcflow.sdk.client",
     "resume": "hpcflow.sdk.client",
     "retry": "hpcflow.sdk.client",
+    "redispatch": "hpcflow.sdk.redispatch",
     "Result": "hpcflow.sdk.client",
     "DepsBash": "hpcflow.sdk.hooks",
     "DepsCall": "hpcflow.sdk.hooks",
@@ -78,6 +80,7 @@ __all__ = [  # __getattr__ gives them
     "get_result",
     "lattice",
     "pause",
+    "redispatch",
     "resume",
     "retry",
     "wait",

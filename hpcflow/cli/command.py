@@ -177,6 +177,10 @@ def _parser() -> argparse.ArgumentParser:
     retry.add_argument("--walltime", metavar="TIME", help="what failed asks for this long from now on: 2h")
     _json(retry)
 
+    anew = add("redispatch", dispatches.redispatch, "run what a dispatch ran as a new dispatch, and print its id")
+    _id(anew)
+    _json(anew)
+
     queued = add("queue", queue.show_queue, "show a cluster's queue: partitions, jobs, and why they wait")
     queued.add_argument("cluster", nargs="?", metavar="CLUSTER", help="which one (default: the default cluster)")
     queued.add_argument("--mine", action="store_true", help="only your own jobs")

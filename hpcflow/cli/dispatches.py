@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hpcflow.sdk.answers import ArrayLine, Summary, TaskRecord
     from hpcflow.sdk.results import NodeResult
 
-__all__ = ["cancel", "list_dispatches", "pause", "resume", "retry", "show"]
+__all__ = ["cancel", "list_dispatches", "pause", "redispatch", "resume", "retry", "show"]
 
 _SHOWN_FAILURES: Final = 20
 #: Home, and all that is there erased (ECMA-48: CUP, ED).
@@ -215,6 +215,22 @@ def retry(options: argparse.Namespace) -> int:
 
     request = retry_request(failed_only=options.failed, memory=options.memory, walltime=options.walltime)
     return _act(options, "retry", request)
+
+
+def redispatch(options: argparse.Namespace) -> int:
+    from hpcflow.sdk.client import whole_id
+    from hpcflow.sdk.redispatch import redispatch_as_it_was
+
+    server = the_server()
+    before = whole_id(server, options.id)
+    answer = redispatch_as_it_was(server, before)
+    if options.json:
+        write_json(answer)
+        return OK
+    for sentence in answer["messages"]:
+        print(sentence, file=sys.stderr)
+    print(answer["id"])
+    return OK
 
 
 def _act(options: argparse.Namespace, verb: str, body: Mapping[str, object] | None) -> int:

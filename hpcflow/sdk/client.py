@@ -27,6 +27,7 @@ from hpcflow.sdk.mistakes import show_plainly
 from hpcflow.sdk.plain import plain
 from hpcflow.sdk.results import Result
 from hpcflow.sdk.startup import ServerStartFailed, ensure
+from hpcflow.sdk.stored_call import StoredCall, stored_call
 from hpcflow.sdk.terminal import progress, why_paused
 from hpcflow.sdk.workflow import Lattice, Traced, manifest
 
@@ -43,6 +44,9 @@ __all__ = [
     "resume",
     "retry",
     "retry_request",
+    "send_traced",
+    "server_of_ours",
+    "summary_of",
     "until_ended",
     "whole_id",
 ]
@@ -89,17 +93,22 @@ def dispatch(
         return parse_plan(_upload(lattice.build_graph(*args, **kwargs), plan=True))
 
     def dispatch_it(*args: P.args, **kwargs: P.kwargs) -> str:
-        traced = lattice.build_graph(*args, **kwargs)
-        if _planning.get():
-            raise Planned(parse_plan(_upload(traced, plan=True)))
-        answer = _upload(traced, plan=False, held=disable_run)
-        for module in traced.modules_by_value:
-            _tell_once(f"Your module {module} travels with the dispatch, as it is now.")
-        for sentence in answer["messages"]:
-            _tell(sentence)
-        return str(answer["id"])
+        call = None if _planning.get() else stored_call(lattice, args, kwargs)
+        return send_traced(lattice.build_graph(*args, **kwargs), call=call, held=disable_run)
 
     return plan_it if plan else dispatch_it
+
+
+def send_traced(traced: Traced, *, call: StoredCall | None, held: bool = False) -> str:
+    """Dispatch a traced lattice, tell the user what the server says of it, and return the dispatch's id."""
+    if _planning.get():
+        raise Planned(parse_plan(_upload(traced, plan=True)))
+    answer = _upload(traced, plan=False, held=held, call=call)
+    for module in traced.modules_by_value:
+        _tell_once(f"Your module {module} travels with the dispatch, as it is now.")
+    for sentence in answer["messages"]:
+        _tell(sentence)
+    return str(answer["id"])
 
 
 def dispatch_sync(lattice: Lattice[P, Any]) -> Callable[P, Result]:
@@ -170,8 +179,8 @@ def get_result(
     """
     for name in covalent.keys() - WhatToFetch.__annotations__.keys():
         raise TypeError(f"get_result() got an unexpected keyword argument {name!r}")
-    server = _server()
-    summary = _summary(server, whole_id(server, dispatch_id))
+    server = server_of_ours()
+    summary = summary_of(server, whole_id(server, dispatch_id))
     if wait and not summary.ended:
         summary = until_ended(server, summary)
     if status_only:
@@ -233,7 +242,7 @@ def retry_request(
 
 
 def _act(dispatch_id: str, verb: str, body: Mapping[str, object] | None = None) -> str:
-    server = _server()
+    server = server_of_ours()
     return str(server.ask("POST", f"/dispatches/{whole_id(server, dispatch_id)}/{verb}", body=body)["message"])
 
 
@@ -264,7 +273,7 @@ def whole_id(server: Server, beginning: str) -> str:
 # ---- the server
 
 
-def _server() -> Server:
+def server_of_ours() -> Server:
     """Return this environment's server, started if it has to be and may be."""
     show_plainly()
     where = places(os.environ)
@@ -273,7 +282,9 @@ def _server() -> Server:
     return Server(where)
 
 
-def _upload(traced: Traced, *, plan: bool, held: bool = False) -> dict[str, Any]:  # Any: JSON
+def _upload(
+    traced: Traced, *, plan: bool, held: bool = False, call: StoredCall | None = None
+) -> dict[str, Any]:  # Any: JSON
     """Send a traced lattice and return the answer. The id makes it safe to send twice."""
     from hpcflow import __version__
 
@@ -284,11 +295,13 @@ def _upload(traced: Traced, *, plan: bool, held: bool = False) -> dict[str, Any]
         described["executable"] = "python{}.{}".format(*sys.version_info[:2])
     if held:
         described["held"] = True
+    if call is not None:
+        described["call"] = call.added_to(blobs)
     described["client"] = {"host": socket.gethostname(), "user": _user(), "version": __version__}
 
     def send() -> dict[str, Any]:  # Any: JSON
         query = {"plan": "true"} if plan else None
-        return _server().upload("/dispatches", lambda: _compressed(stream_parts(described, blobs)), query=query)
+        return server_of_ours().upload("/dispatches", lambda: _compressed(stream_parts(described, blobs)), query=query)
 
     try:
         return send()
@@ -323,7 +336,7 @@ def _compressed(parts: Iterable[bytes]) -> Iterator[bytes]:
     yield compressor.flush()
 
 
-def _summary(server: Server, dispatch_id: str, since: int | None = None) -> Summary:
+def summary_of(server: Server, dispatch_id: str, since: int | None = None) -> Summary:
     if since is None:
         return parse_summary(server.ask("GET", f"/dispatches/{dispatch_id}"))
     query = {"since": since, "wait": LONG_POLL_S}
@@ -355,7 +368,7 @@ def changes(server: Server, summary: Summary) -> Iterator[Summary]:
     yield summary
     while not summary.ended:
         try:
-            summary = _summary(server, summary.id, since=summary.version)
+            summary = summary_of(server, summary.id, since=summary.version)
         except ServerElsewhere:
             raise
         except ServerUnreachable:

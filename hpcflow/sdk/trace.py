@@ -103,8 +103,17 @@ class _Prepared:
 class Trace:
     """The calls that one lattice made so far."""
 
-    def __init__(self, name: str, annotations: Annotations) -> None:
+    def __init__(self, name: str, annotations: Annotations, *, replaced: Mapping[str, Annotated] | None = None) -> None:
+        """Begin.
+
+        Args:
+            name: the lattice's.
+            annotations: what it hands down.
+            replaced: what is called in the place of electrons with these names.
+        """
         self.name = name
+        self._replaced = dict(replaced or {})
+        self._named: set[str] = set()
         self.inherited = annotations.for_electrons()
         self._max_failures, self._max_running = annotations.max_failures, annotations.max_running
         self._calls: list[_Call] = []
@@ -119,6 +128,10 @@ class Trace:
         self._needs: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     def call(self, called: Annotated, args: tuple[object, ...], kwargs: dict[str, object]) -> Placeholder:
+        if self._replaced:
+            name = name_of(called.function)
+            self._named.add(name)
+            called = self._replaced.get(name, called)
         prepared = self._prepared.get((id(called), id(self.inherited))) or self._prepare(called)
         function = prepared.function
         # Whether a call fits, its form alone says. To bind ten thousand of one form costs more than to pickle them.
@@ -174,6 +187,11 @@ class Trace:
             raise UserError(
                 f"The lattice {self.name!r} calls no electron, so there is nothing to run: "
                 "mark the functions that it calls with @electron."
+            )
+        for name in self._replaced.keys() - self._named:
+            raise UserError(
+                f"The lattice {self.name!r} calls no electron {name!r} that could be replaced; it calls "
+                f"{', '.join(sorted(self._named))}."
             )
         self._refuse_cycles()
         deps: set[int] = set()

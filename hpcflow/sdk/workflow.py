@@ -6,7 +6,7 @@ import inspect
 import os
 import sys
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, fields
 from functools import update_wrapper
 from types import FunctionType, MethodType
@@ -137,8 +137,28 @@ class Lattice(Generic[P, R_co]):
         """
         return self._built(args, kwargs, may_be_empty=False)
 
-    def _built(self, args: tuple[object, ...], kwargs: dict[str, object], *, may_be_empty: bool) -> Traced:
-        trace = Trace(name_of(self.function), self.annotations)
+    def build_with(
+        self,
+        replaced: Mapping[str, Electron[..., object]],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+    ) -> Traced:
+        """Do as `build_graph`, with other electrons in the place of those with these names.
+
+        Raises:
+            UserError: it calls no electron of such a name.
+        """
+        return self._built(args, kwargs, may_be_empty=False, replaced=replaced)
+
+    def _built(
+        self,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        *,
+        may_be_empty: bool,
+        replaced: Mapping[str, Electron[..., object]] | None = None,
+    ) -> Traced:
+        trace = Trace(name_of(self.function), self.annotations, replaced=replaced)
         _refuse_others(self.function, args, kwargs)
         token = current_trace.set(trace)
         try:

@@ -23,6 +23,7 @@ from hpcflow.server.file_api import FileDesk, file_routes
 from hpcflow.server.guard import Guard, Sessions, Token
 from hpcflow.server.home import Notice
 from hpcflow.server.page import Shown, page_files, page_routes, view_routes
+from hpcflow.server.redispatch_api import RedispatchDesk, redispatch_routes
 from hpcflow.server.upload import MEDIA_TYPE, TooLarge, Upload
 
 __all__ = ["Desk", "Service", "application", "routes"]
@@ -53,6 +54,9 @@ class Service(Shown, Protocol):
 
     @property
     def files(self) -> FileDesk: ...
+
+    @property
+    def again(self) -> RedispatchDesk: ...
 
     async def dispatches(
         self,
@@ -186,6 +190,7 @@ def routes(service: Service, desk: Desk) -> APIRouter:
 
     api.include_router(cluster_routes(service.roster))
     api.include_router(file_routes(service.files, _stream, known_id, PROBLEM_OF_BYTES))
+    api.include_router(redispatch_routes(service.again, known_id))
 
     @api.post(
         "/dispatches",

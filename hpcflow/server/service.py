@@ -28,6 +28,7 @@ from hpcflow.server.levels import Level, find_level
 from hpcflow.server.live import LiveDispatch
 from hpcflow.server.manifest import read_graph
 from hpcflow.server.news import News
+from hpcflow.server.redispatch import Redispatcher
 from hpcflow.server.remote import ThisMachine
 from hpcflow.server.reports import array_task, spelled, usage, which
 from hpcflow.server.roster import Roster
@@ -141,6 +142,10 @@ class Service:
         self._retrying = asyncio.Lock()
         #: What the API asks about files on clusters.
         self.files = Files(engine, self._place, Cleaner(engine, self._retrying))
+        #: What the API asks to run again.
+        self.again = Redispatcher(
+            self._store, whole=self._whole, payload=self._payload, accept=self.accept, new_id=_new_id
+        )
         self._views = Views(self._store, engine.writer, self._unknown_since)
 
     async def take_up(self) -> None:

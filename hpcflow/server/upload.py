@@ -127,6 +127,14 @@ class ShapeNote(TypedDict):
     sublattice: bool
 
 
+class CallNote(TypedDict):
+    """Which blobs hold the lattice's own call, for clients that dispatch it again; why one does not."""
+
+    lattice: Count | None
+    arguments: Count | None
+    refused: Text
+
+
 class Manifest(TypedDict):
     """What an upload says about itself. Further keys pass through."""
 
@@ -147,6 +155,7 @@ class Manifest(TypedDict):
     needs: list[list[Count]]
     #: Nothing of it is submitted until somebody resumes it.
     held: NotRequired[bool]
+    call: NotRequired[CallNote]
     output: Count
     output_deps: list[Count]
     max_failures: Count | None
@@ -329,6 +338,9 @@ def _check_numbers(manifest: Manifest) -> None:
         raise UserError("The tasks of the manifest need a task that is not there.")
     if manifest["output"] >= blobs or not _all_below(tasks, manifest["output_deps"]):
         raise UserError("The output of the manifest names a value or a task that is not there.")
+    call = manifest.get("call")
+    if call is not None and not _all_below(blobs, [n for n in (call["lattice"], call["arguments"]) if n is not None]):
+        raise UserError("The call of the lattice in the manifest names a value that is not there.")
     functions = cast("dict[str, Any]", manifest["functions"])  # Any: only the keys are looked at
     if not all(key.isascii() and key.isdigit() and len(key) < 19 and int(key) < blobs for key in functions):
         raise UserError("The functions of the manifest name a value that is not there.")

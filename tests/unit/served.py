@@ -26,6 +26,7 @@ from hpcflow.server.guard import Sessions, Token
 from hpcflow.server.home import Notice, listen_unix
 from hpcflow.server.listen import Listener, listen_tcp, tcp_port
 from hpcflow.server.news import News
+from hpcflow.server.redispatch_api import RedispatchDesk
 from hpcflow.server.trial import Asked
 from hpcflow.server.views import Wanted
 
@@ -158,6 +159,19 @@ class MemoryFiles:
 _is_file_desk: type[FileDesk] = MemoryFiles
 
 
+class MemoryAgain:
+    """Knows one call."""
+
+    async def call(self, dispatch: str, part: str) -> bytes:
+        return part.encode()
+
+    async def redispatch(self, dispatch: str, *, identifier: str | None) -> Json:
+        return {"id": identifier or OTHER, "status": "RUNNING", "messages": [f"{dispatch} again"]}
+
+
+_is_redispatch_desk: type[RedispatchDesk] = MemoryAgain
+
+
 @dataclass
 class MemoryService:
     """Takes dispatches and never runs them."""
@@ -165,6 +179,7 @@ class MemoryService:
     names: list[str] = field(default_factory=lambda: ["local"])
     roster: MemoryRoster = field(init=False)
     files: MemoryFiles = field(default_factory=MemoryFiles)
+    again: MemoryAgain = field(default_factory=MemoryAgain)
     manifests: dict[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])  # Any: JSON
     payloads: dict[str, bytes] = field(default_factory=dict[str, bytes])
     versions: dict[str, int] = field(default_factory=dict[str, int])

@@ -193,6 +193,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/dispatches/{dispatch_id}/call/{part}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Call */
+        get: operations["call_api_v1_dispatches__dispatch_id__call__part__get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/dispatches/{dispatch_id}/cancel": {
         parameters: {
             query?: never;
@@ -272,6 +289,23 @@ export interface paths {
         put?: never;
         /** Pause */
         post: operations["pause_api_v1_dispatches__dispatch_id__pause_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/dispatches/{dispatch_id}/redispatch": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Redispatch */
+        post: operations["redispatch_api_v1_dispatches__dispatch_id__redispatch_post"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1320,6 +1354,11 @@ export interface components {
             /** Why */
             why: string | null;
         };
+        /** RedispatchRequest */
+        RedispatchRequest: {
+            /** Id */
+            id?: string | null;
+        };
         /** RetryRequest */
         RetryRequest: {
             /**
@@ -2095,6 +2134,37 @@ export interface operations {
             };
         };
     };
+    call_api_v1_dispatches__dispatch_id__call__part__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The dispatch's id. */
+                dispatch_id: string;
+                part: "lattice" | "arguments";
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Not done; the sentence says why. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     cancel_api_v1_dispatches__dispatch_id__cancel_post: {
         parameters: {
             query?: never;
@@ -2257,6 +2327,42 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Moved"];
+                };
+            };
+            /** @description Not done; the sentence says why. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    redispatch_api_v1_dispatches__dispatch_id__redispatch_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The dispatch's id. */
+                dispatch_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["RedispatchRequest"] | null;
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Accepted"];
                 };
             };
             /** @description Not done; the sentence says why. */

@@ -1,0 +1,51 @@
+"""The routes of what runs once more: the stored call of a lattice, and the same graph again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Protocol
+
+from fastapi import APIRouter, Response
+from fastapi import Path as PathParameter
+from pydantic import BaseModel, ConfigDict, Field
+
+from hpcflow.server import schema
+from hpcflow.server.answer import PROBLEM_OF_BYTES, JsonAnswer
+
+__all__ = ["RedispatchDesk", "redispatch_routes"]
+
+Json = dict[str, Any]  # Any: JSON; the models describe it for clients
+
+
+class RedispatchDesk(Protocol):
+    """What these routes need. Raises `UserError`, `NotFound` or another `HpcflowError`; each text reaches the user."""
+
+    async def call(self, dispatch: str, part: str) -> bytes: ...
+
+    async def redispatch(self, dispatch: str, *, identifier: str | None) -> Json: ...
+
+
+class RedispatchRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    #: Of the new dispatch, so that the request may come twice; ``None``: the server makes one.
+    id: Annotated[str, Field(pattern=r"^[0-7][0-9A-HJKMNP-TV-Z]{25}$")] | None = None
+
+
+DispatchPath = Annotated[str, PathParameter(description="The dispatch's id.")]
+
+
+def redispatch_routes(desk: RedispatchDesk, known_id: Callable[[str], str]) -> APIRouter:
+    """Return the routes, below whatever the caller puts before them."""
+    api = APIRouter()
+
+    @api.get("/dispatches/{dispatch_id}/call/{part}", response_class=Response, responses=PROBLEM_OF_BYTES)
+    async def call(dispatch_id: DispatchPath, part: Literal["lattice", "arguments"]) -> Response:
+        return Response(await desk.call(known_id(dispatch_id), part), media_type="application/octet-stream")
+
+    @api.post("/dispatches/{dispatch_id}/redispatch", status_code=201, response_model=schema.Accepted)
+    async def redispatch(dispatch_id: DispatchPath, body: RedispatchRequest | None = None) -> Response:
+        answer = await desk.redispatch(known_id(dispatch_id), identifier=None if body is None else body.id)
+        return JsonAnswer(answer, 201)
+
+    return api
