@@ -30,6 +30,25 @@ _PATIENCE_S: Final = 30.0
 Way = Literal["asyncssh", "openssh"]
 WAYS: Final[tuple[Way, ...]] = ("asyncssh", "openssh")
 
+#: Dispatches a task of the cluster ``far`` that tells it is up in a ledger, waits at a gate, and returns what comes.
+FAR_BEHIND_A_GATE: Final = """
+import sys
+import hpcflow as hf
+
+@hf.electron(executor="far")
+def wait(gate, ledger):
+    with open(ledger, "a") as file:
+        file.write("up\\n")
+    with open(gate) as file:
+        return file.read()
+
+@hf.lattice
+def flow(gate, ledger):
+    return wait(gate, ledger)
+
+print(hf.dispatch(flow)(*sys.argv[1:]))
+"""
+
 
 def key(path: Path) -> str:
     """Make a key pair, and return its public half."""

@@ -14,6 +14,7 @@ import pytest
 
 from hpcflow.sdk.partial import held
 from tests.integration.servers import COMMAND
+from tests.integration.sshd import FAR_BEHIND_A_GATE
 from tests.integration.test_ssh_clusters import Laptop, a_laptop
 from tests.integration.world import lines, until
 
@@ -266,29 +267,10 @@ def test_what_has_ended_is_cleaned_by_one_command_and_its_record_stays(
     assert laptop.user.runs(program, other, "1") == "2560"
 
 
-LIVE = """
-import sys
-import hpcflow as hf
-
-@hf.electron(executor="far")
-def wait(gate, ledger):
-    with open(ledger, "a") as file:
-        file.write("up\\n")
-    with open(gate) as file:
-        return file.read()
-
-@hf.lattice
-def flow(gate, ledger):
-    return wait(gate, ledger)
-
-print(hf.dispatch(flow)(*sys.argv[1:]))
-"""
-
-
 def test_nothing_of_a_live_dispatch_is_removed_and_age_is_counted_from_the_end(laptop: Laptop, tmp_path: Path) -> None:
     gate, ledger = tmp_path / "gate", tmp_path / "ledger"
     os.mkfifo(gate)
-    dispatch = laptop.user.runs(LIVE, str(gate), str(ledger))
+    dispatch = laptop.user.runs(FAR_BEHIND_A_GATE, str(gate), str(ledger))
     ended = dispatched(laptop, "far")
     refused = laptop.user.hpcflow("clean", dispatch)
     assert (refused.returncode, refused.stdout) == (

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import PATH
-from tests.integration.sshd import Sshd, begun, ended, sshd
+from tests.integration.sshd import FAR_BEHIND_A_GATE, Sshd, begun, ended, sshd
 from tests.integration.world import User, lines, served, until
 from tests.proxy import Proxy, proxied
 
@@ -246,29 +246,10 @@ def test_a_host_that_is_away_for_a_while_is_waited_for(laptop: Laptop, tmp_path:
     assert sorted(lines(ledger)) == ["0", "1", "2", "3"]
 
 
-GATED = """
-import sys
-import hpcflow as hf
-
-@hf.electron(executor="far")
-def wait(gate, ledger):
-    with open(ledger, "a") as file:
-        file.write("up\\n")
-    with open(gate) as file:
-        return file.read()
-
-@hf.lattice
-def flow(gate, ledger):
-    return wait(gate, ledger)
-
-print(hf.dispatch(flow)(*sys.argv[1:]))
-"""
-
-
 def test_what_runs_on_a_host_that_is_away_is_unknown_since_then_and_not_failed(laptop: Laptop, tmp_path: Path) -> None:
     gate, ledger = tmp_path / "gate", tmp_path / "ledger"
     os.mkfifo(gate)
-    dispatch = laptop.user.runs(GATED, str(gate), str(ledger))
+    dispatch = laptop.user.runs(FAR_BEHIND_A_GATE, str(gate), str(ledger))
     until(lambda: laptop.user.asks("show", dispatch)["counts"].get("running") == 1, laptop.user.log)
     assert laptop.user.asks("show", dispatch, "--tasks")["tasks_shown"][0]["unknown_since"] is None
     laptop.proxy.refuse = True
@@ -295,7 +276,7 @@ def test_a_bag_that_is_deleted_under_its_workers_is_told_and_its_tasks_run_again
     gate, ledger = tmp_path / "gate", tmp_path / "ledger"
     os.mkfifo(gate)
     before = set(laptop.work.glob("bags/*"))
-    dispatch = laptop.user.runs(GATED, str(gate), str(ledger))
+    dispatch = laptop.user.runs(FAR_BEHIND_A_GATE, str(gate), str(ledger))
     until(lambda: lines(ledger) == ["up"], laptop.user.log)
     (bag,) = set(laptop.work.glob("bags/*")) - before
     shutil.rmtree(bag)
