@@ -6,12 +6,37 @@ from typing import TYPE_CHECKING, Unpack
 
 from hpcflow.core.model import UserError
 from hpcflow.sdk.annotations import ExecutorSettings, Options, parse_options
+from hpcflow.sdk.base_executor import AsyncBaseExecutor, BaseExecutor
+from hpcflow.sdk.executors import (
+    DaskExecutor,
+    HPCExecutor,
+    LocalExecutor,
+    LSFExecutor,
+    PBSExecutor,
+    SlurmExecutor,
+    SSHExecutor,
+)
 from hpcflow.sdk.mistakes import show_plainly
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ExecutorSettings", "Local", "Lsf", "Pbs", "Slurm"]
+__all__ = [
+    "AsyncBaseExecutor",
+    "BaseExecutor",
+    "DaskExecutor",
+    "ExecutorSettings",
+    "HPCExecutor",
+    "LSFExecutor",
+    "Local",
+    "LocalExecutor",
+    "Lsf",
+    "PBSExecutor",
+    "Pbs",
+    "SSHExecutor",
+    "Slurm",
+    "SlurmExecutor",
+]
 
 
 def Local(*, cluster: str = "local", **defaults: Unpack[Options]) -> ExecutorSettings:

@@ -11,17 +11,19 @@ from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from fractions import Fraction
 from types import ModuleType
-from typing import TYPE_CHECKING, Final, Literal, SupportsIndex, TypedDict, cast
+from typing import TYPE_CHECKING, Final, Literal, Protocol, SupportsIndex, TypedDict, cast
 
 from hpcflow.core import model
 from hpcflow.core.model import Resources, UserError
 from hpcflow.sdk.mistakes import show_plainly
 
 if TYPE_CHECKING:
+    from hpcflow.sdk.body import Body
     from hpcflow.sdk.hooks import Hooks, Step
 
 __all__ = [
     "Annotations",
+    "ExecutorLike",
     "ExecutorSettings",
     "LatticeOptions",
     "Options",
@@ -67,8 +69,17 @@ def Retries(
 class ExecutorSettings:
     """A cluster by name, with annotations for every electron on it that neither electron nor lattice wrote."""
 
+    #: Its name, or ``scheduler:user@host`` for the one that the server has under this scheduler and host.
     cluster: str
     defaults: Annotations
+    #: What calls the function of its tasks; ``None``: nothing does anything around it.
+    body: Body | None = None
+
+
+class ExecutorLike(Protocol):
+    """What ``executor=`` takes besides names: Covalent's executors, and users' own."""
+
+    def settings(self) -> ExecutorSettings: ...
 
 
 #: A hook of `hpcflow.sdk.hooks`, a text, a function or a module, or several of them.
@@ -78,7 +89,7 @@ Around = object
 class Options(TypedDict, total=False):
     """The annotations as the user writes them."""
 
-    executor: str | ExecutorSettings
+    executor: str | ExecutorSettings | ExecutorLike
     nodes: int
     ntasks: int
     launcher: model.Launcher
@@ -112,6 +123,7 @@ class Options(TypedDict, total=False):
 class LatticeOptions(Options, total=False):
     """What a lattice takes: annotations for its electrons, and what holds for it as a whole."""
 
+    workflow_executor: str | ExecutorSettings | ExecutorLike
     max_failures: int
 
 
@@ -144,6 +156,8 @@ class Annotations:
     #: Of an electron, all its tasks in one dispatch; of a lattice, all tasks of the dispatch.
     max_running: int | None = None
     max_failures: int | None = None
+    #: Where graphs of sublattices are built; ``None``: where their tasks will run.
+    workflow_executor: str | ExecutorSettings | None = None
     deps_bash: tuple[str, ...] | None = None
     deps_pip: tuple[str, ...] | None = None
     deps_module: tuple[ModuleType, ...] | None = None
@@ -168,6 +182,11 @@ class Annotations:
         return replace(self, deps_bash=None, deps_module=None, call_before=None, call_after=None)
 
     @property
+    def body(self) -> Body | None:
+        """What the executor does around each task."""
+        return self.executor.body if isinstance(self.executor, ExecutorSettings) else None
+
+    @property
     def cluster(self) -> str | None:
         return self.executor.cluster if isinstance(self.executor, ExecutorSettings) else self.executor
 
@@ -190,6 +209,9 @@ class Annotations:
 
     def for_building(self) -> Annotations:
         """Return what a sublattice's graph is built with: one process, which needs no GPU, where its tasks will run."""
+        if self.workflow_executor is not None:
+            there = Annotations(executor=self.workflow_executor)
+            return there.over(replace(self, workflow_executor=None)).for_building()
         settings = self.executor
         if isinstance(settings, ExecutorSettings):
             settings = ExecutorSettings(settings.cluster, settings.defaults.for_building())
@@ -441,6 +463,10 @@ def _text(name: str, value: object) -> str:
 def _executor(name: str, value: object) -> str | ExecutorSettings:
     if isinstance(value, ExecutorSettings):
         return value
+    if not isinstance(value, type) and callable(settings := getattr(value, "settings", None)):
+        made = settings()
+        if isinstance(made, ExecutorSettings):
+            return made
     if not isinstance(value, str):
         raise UserError(f"{name}={value!r} must be a cluster's name such as 'slurm', or made by hpcflow.executor.")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
@@ -623,4 +649,5 @@ _PARSERS: Final = {
     "call_before": ("call_before", _hook),
     "call_after": ("call_after", _hook),
     "max_failures": ("max_failures", _count),
+    "workflow_executor": ("workflow_executor", _executor),
 }

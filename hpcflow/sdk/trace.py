@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import CodeType, FunctionType
-from typing import Final, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast
 
 from hpcflow.core.errors import WrongArguments
 from hpcflow.core.model import Graph, Task, UserError
@@ -16,6 +16,9 @@ from hpcflow.sdk.annotations import Annotations, Placement
 from hpcflow.sdk.by_value import Shared, versions_here
 from hpcflow.sdk.pickling import CapturedError, Gathered, dumps
 from hpcflow.sdk.placeholder import Frozen, Placeholder, result_of
+
+if TYPE_CHECKING:
+    from hpcflow.sdk.body import Body
 
 __all__ = ["FunctionText", "Trace", "Traced", "brief", "current_trace", "name_of"]
 
@@ -49,6 +52,8 @@ class FunctionText:
     #: Top-level modules of packages that must be where it runs, and their versions here: "?" where they tell none,
     #: empty where they are not here.
     imports: Mapping[str, str] = field(default_factory=dict[str, str])
+    #: What its executor says of itself, where that is one of the user's own.
+    executor: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,7 +274,9 @@ class Trace:
         number = self._blob(data)
         if number not in self._texts:
             module = getattr(function, "__module__", None) or ""
-            self._texts[number] = FunctionText(name, module, self._source(function))
+            body = getattr(function, "body", None) if getattr(function, "is_hooked", False) else None
+            described = cast("Body", body).described() if body is not None else None
+            self._texts[number] = FunctionText(name, module, self._source(function), executor=described or None)
         return number
 
     def _source(self, function: Callable[..., object]) -> str | None:

@@ -22,6 +22,7 @@ from hpcflow.sdk.placeholder import PlaceholderError
 from hpcflow.sdk.trace import FunctionText, Trace, Traced, brief, current_trace, name_of
 
 if TYPE_CHECKING:
+    from hpcflow.sdk.body import Body
     from hpcflow.sdk.hooks import Hooks
 
 __all__ = [
@@ -83,7 +84,7 @@ class Electron(Generic[P, R_co]):
         """Return what its tasks call, and what they ask for, where a lattice hands down ``inherited``."""
         if self._lattice is None:
             whole = self.annotations.over(inherited)
-            return _hooked(self.function, whole.hooks), whole
+            return _run_by(_hooked(self.function, whole.hooks), whole.body), whole
         outer = self._lattice.for_electrons().over(inherited)
         inner = self.annotations.for_sublattice().over(outer)
         # Hooks of its own electron run around its building; those of lattices around each of the tasks in it.
@@ -342,6 +343,14 @@ def _hooked(function: Callable[..., object], hooks: Hooks | None) -> Callable[..
     from hpcflow.sdk.hooks import Hooked  # few programs need it
 
     return Hooked(function, hooks)
+
+
+def _run_by(function: Callable[..., object], body: Body | None) -> Callable[..., object]:
+    if body is None:
+        return function
+    from hpcflow.sdk.body import RunBy  # few programs need it
+
+    return RunBy(function, body)
 
 
 def _written(resources: Resources) -> dict[str, object]:

@@ -33,6 +33,7 @@ from hpcflow.core.plan import (
     slots_of,
     waves,
 )
+from hpcflow.server.addressed import name_clusters
 from hpcflow.server.bags import array_of, bag_of
 from hpcflow.server.clusters import Cluster, Default
 from hpcflow.server.environments import Environments, imports_of
@@ -72,6 +73,7 @@ class Intake:
             manifest: of a dispatch.
             sublattice: or of a sublattice, which may have no task.
         """
+        name_clusters(manifest, {name: cluster.settings for name, cluster in self._clusters.items()})
         graph = read_graph(manifest)
         check_graph(graph, may_be_empty=sublattice)
         shapes = self.shapes(graph, manifest)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NotRequired, cast
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from hpcflow.core.bag import DamagedError, stream_head
@@ -59,6 +59,8 @@ class FunctionNote(TypedDict):
     source: str | None
     #: Modules of packages that it needs, and their versions where it was dispatched.
     imports: NotRequired[dict[Text, Text]]
+    #: What an executor of the user's own says of itself.
+    executor: NotRequired[dict[str, JsonValue] | None]
 
 
 class ResourcesNote(TypedDict, total=False):

@@ -25,6 +25,9 @@ _ROOTS: Final = (
     "hpcflow.sdk.workflow",
     "hpcflow.sdk.environment",
     "hpcflow.sdk.hooks",
+    "hpcflow.sdk.body",
+    "hpcflow.sdk.executors",
+    "hpcflow.executor",
 )
 # The earliest date that a zip file can hold: the same files give the same bytes.
 _DATE: Final = (1980, 1, 1, 0, 0, 0)
