@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hpcflow import executor as executor
+    from hpcflow import leptons as leptons
     from hpcflow.core.model import Failed as Failed
     from hpcflow.core.model import HpcflowError as HpcflowError
     from hpcflow.core.model import UserError as UserError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from hpcflow.sdk.hooks import DepsCall as DepsCall
     from hpcflow.sdk.hooks import DepsModule as DepsModule
     from hpcflow.sdk.hooks import DepsPip as DepsPip
+    from hpcflow.sdk.lepton import Lepton as Lepton
     from hpcflow.sdk.redispatch import redispatch as redispatch
     from hpcflow.sdk.workflow import electron as electron
     from hpcflow.sdk.workflow import lattice as lattice
@@ -50,6 +52,7 @@ _HOMES = {
     "DepsModule": "hpcflow.sdk.hooks",
     "DepsPip": "hpcflow.sdk.hooks",
     "get_context": "hpcflow.sdk.context",
+    "Lepton": "hpcflow.sdk.lepton",
     "Retries": "hpcflow.sdk.annotations",
     "Env": "hpcflow.sdk.environment",
     "Failed": "hpcflow.core.model",
@@ -57,6 +60,8 @@ _HOMES = {
     "HpcflowError": "hpcflow.core.model",
     "UserError": "hpcflow.core.model",
 }
+
+_MODULES = ("executor", "leptons")
 
 __all__ = [  # __getattr__ gives them
     "DepsBash",
@@ -66,6 +71,7 @@ __all__ = [  # __getattr__ gives them
     "Env",
     "Failed",
     "HpcflowError",
+    "Lepton",
     "Result",
     "Retries",
     "Status",
@@ -79,6 +85,7 @@ __all__ = [  # __getattr__ gives them
     "get_context",
     "get_result",
     "lattice",
+    "leptons",
     "pause",
     "redispatch",
     "resume",
@@ -93,8 +100,8 @@ def __getattr__(name: str) -> object:
     value: object
     if name == "__version__":
         value = _version()
-    elif name == "executor":
-        return import_module("hpcflow.executor")
+    elif name in _MODULES:
+        return import_module(f"hpcflow.{name}")
     elif name in _HOMES:
         try:
             value = getattr(import_module(_HOMES[name]), name)

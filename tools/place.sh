@@ -48,6 +48,18 @@ bring_browser() {
     "${install[@]}" >/dev/null || { apt-get -qq update && "${install[@]}" >/dev/null; }
 }
 
+# Tests of leptons compile a C library, those of file transfer call rsync.
+bring_compiler() {
+    if command -v gcc >/dev/null && command -v rsync >/dev/null && [[ -e /usr/include/stdint.h ]]; then return 0; fi
+    if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
+        echo "There is no gcc or no rsync here, and tests need both. As root: apt-get install gcc libc6-dev rsync"
+        return 0
+    fi
+    say "gcc and rsync"
+    local install=(env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends gcc libc6-dev rsync)
+    "${install[@]}" >/dev/null || { apt-get -qq update && "${install[@]}" >/dev/null; }
+}
+
 # make_wheel_venv EXTRAS: build a wheel of this checkout and install it into $PLACE/venv.
 make_wheel_venv() {
     local python

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 from collections.abc import Mapping
@@ -180,12 +179,10 @@ class BagDirectory:
         self.parts += 1
         return True
 
-    def stored(self, result: Stored) -> bytes:
-        """Return the pickle of a result that a worker of this bag wrote down."""
-        if "b" in result:
-            return base64.b64decode(result["b"])
-        name, offset, size, digest = result["f"]
-        return read_range(os.path.join(self.path, name), offset, size, digest)
+    def place(self, stored: tuple[str, int, int, str]) -> tuple[str, int, int, str]:
+        """Return path, offset, size and SHA-256 of what a worker of this bag wrote into a file below it."""
+        name, offset, size, digest = stored
+        return os.path.join(self.path, name), offset, size, digest
 
 
 def _moved(ref: Any, first: int) -> Any:  # Any: JSON of `hpcflow.core.bag.Ref`

@@ -97,7 +97,7 @@ def _strange(path: str, what: str) -> str:
     return f"{path} is {what}; hpcflow did not put it there like that, and runs nothing that depends on it."
 
 
-def append_all(fd: int, content: bytes) -> None:
+def append_all(fd: int, content: bytes | memoryview) -> None:
     """Write all bytes. Raises `OSError` when they don't all fit; some may then be written."""
     written = os.write(fd, content)
     while written < len(content):

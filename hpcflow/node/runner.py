@@ -34,6 +34,7 @@ from hpcflow.node.task import (
     run_task,
     write_lines_at_once,
 )
+from hpcflow.sdk.settled import prepare
 
 __all__ = ["Runner"]
 
@@ -254,7 +255,8 @@ class Runner:
         if fn in self.functions or self.isolation == "spawn":
             return
         try:
-            self.functions[fn] = load_function(self.bag, fn)
+            function = self.functions[fn] = load_function(self.bag, fn)
+            prepare(function)
         except BaseException:  # the user's module ran: it may raise anything, SystemExit included
             self.functions[fn] = None
         self._after_imports()

@@ -5,13 +5,10 @@ from __future__ import annotations
 import atexit
 import base64
 import contextlib
-import errno
 import gc
-import hashlib
 import io
 import json
 import os
-import resource
 import signal
 import struct
 import sys
@@ -23,8 +20,10 @@ from typing import Any, Final, NamedTuple, NoReturn, cast
 from hpcflow.node.bagdir import BagDirectory, Stored, TaskRow, read_range
 from hpcflow.node.files import append_all
 from hpcflow.node.processes import die_with_parent, prefer_for_oom
+from hpcflow.node.values import CannotStore, LimitReached, Sink, StoredValue
 from hpcflow.sdk.context import enter
-from hpcflow.sdk.pickling import dumps, load_with
+from hpcflow.sdk.pickling import dump, dumps, load_with
+from hpcflow.sdk.settled import settled
 
 __all__ = [
     "EXIT_STORAGE",
@@ -49,6 +48,8 @@ EXIT_STORAGE: Final = 75
 #: What a message says of a task that its `end` record repeats.
 REPORTED: Final = ("st", "r", "sub", "exc", "kinds", "msg", "tb")
 
+#: Values from this size on, in bytes, are not held in memory beside what they are unpickled to.
+_LARGE: Final = 1 << 20
 _TRACEBACK_LIMIT: Final = 16 * 1024
 _SENTENCE_LIMIT: Final = 2000
 #: Names of an exception's classes that a record holds.
@@ -82,10 +83,6 @@ class Assignment(NamedTuple):
     worker_pid: int
     #: What the function returns is wanted.
     keeps_result: bool = True
-
-
-class _CannotStore(Exception):
-    """The data pack takes no more bytes: the worker's trouble, not the task's."""
 
 
 def load_function(bag: BagDirectory, fn: int) -> Callable[..., object]:
@@ -172,7 +169,7 @@ def outcome(bag: BagDirectory, assignment: Assignment, function: Callable[..., o
     message: dict[str, object] = {"i": assignment.task.number, "n": assignment.task.attempt}
     try:
         message.update(_result_or_error(bag, assignment, function))
-    except _CannotStore as error:
+    except CannotStore as error:
         message["fault"] = str(error)
     message["took"] = round(time.monotonic() - begun, 5)
     return message
@@ -184,7 +181,7 @@ def _result_or_error(
     task, outlet = assignment.task, assignment.outlet
     message: dict[str, object] = {"st": "ok"}
     builds = False
-    file_size = resource.getrlimit(resource.RLIMIT_FSIZE)
+    sink = _sink(bag, outlet)  # before the task sets itself limits
     try:
         os.chdir(assignment.directory)
         known = len(sys.modules)
@@ -198,7 +195,7 @@ def _result_or_error(
             return {**message, **_failure(bag, outlet, error), "msg": what[:_SENTENCE_LIMIT]}
         if len(sys.modules) > known:
             message["mods"] = list(sys.modules)[known:]
-        result = call(*args, **kwargs)
+        result = settled(call(*args, **kwargs), task.name)
         if not assignment.keeps_result:
             return message
     except BaseException as error:  # SystemExit and KeyboardInterrupt of the user's code are its failure as well
@@ -209,24 +206,27 @@ def _result_or_error(
     if builds:
         message["sub"] = 1
     try:
-        pickled = cast(bytes, result) if builds else dumps(result)
+        if builds:
+            sink.write(cast(bytes, result))
+        else:
+            dump(result, sink)
+        return {**message, "r": sink.finished()}
+    except CannotStore:
+        raise
+    except LimitReached as error:
+        sentence = (
+            f"The result of {task.name} is too large. {error} is more than its process may write into one file "
+            "(ulimit -f, RLIMIT_FSIZE)."
+        )
+        return {**message, **refusal("ResultTooLarge", sentence)}
     except BaseException as error:  # pickling runs the user's own __reduce__ and __getstate__
+        sink.begin_again()
         kind = type(result)
         sentence = (
             f"The result of {task.name} is of type {kind.__module__}.{kind.__qualname__} and can't be pickled: "
             f"{_text(error)}. Return plain values, arrays or objects that pickle can save."
         )
         return {**message, **refusal("ResultNotPicklable", sentence), "tb": _traceback(error)}
-    try:
-        return {**message, "r": _store(bag, outlet, pickled)}
-    except OSError as error:  # EFBIG
-        if resource.getrlimit(resource.RLIMIT_FSIZE) == file_size:
-            raise _CannotStore(f"A result of {len(pickled)} bytes can't be stored: {error}.") from error
-        sentence = (
-            f"The result of {task.name} has {len(pickled)} bytes, more than its process may write into one file "
-            "(ulimit -f, RLIMIT_FSIZE)."
-        )
-        return {**message, **refusal("ResultTooLarge", sentence)}
 
 
 def refusal(name: str, sentence: str) -> dict[str, object]:
@@ -246,7 +246,7 @@ def _arguments(
                 base = ref["base"]
                 cache[key] = load_with(bag.blob(ref["out"]), lambda index: value(f"@{base + index}"))
             else:
-                cache[key] = load_with(_referenced(bag, ref, key, earlier))
+                cache[key] = _referenced(bag, ref, key, earlier)
         return cache[key]
 
     # Tasks of a sublattice have higher numbers than its own: from the top down, no depth of nesting costs recursion.
@@ -258,15 +258,21 @@ def _arguments(
     return args, kwargs
 
 
-def _referenced(bag: BagDirectory, ref: Any, key: str, earlier: Mapping[int, Stored]) -> bytes:  # Any: JSON
-    if ref is None:
-        return bag.stored(earlier[int(key)])
-    if isinstance(ref, dict):
-        return bag.stored(earlier[cast("dict[str, int]", ref)["unit"]])
+def _referenced(bag: BagDirectory, ref: Any, key: str, earlier: Mapping[int, Stored]) -> object:  # Any: JSON
+    """Return the value that a reference names, read as it is unpickled where it is large."""
     if isinstance(ref, int):
-        return bag.blob(ref)
-    path, offset, size, digest = ref
-    return read_range(path, offset, size, digest)
+        return load_with(bag.blob(ref))
+    if isinstance(ref, list):
+        path, offset, size, digest = cast("tuple[str, int, int, str]", ref)
+    else:
+        stored = earlier[int(key) if ref is None else cast("dict[str, int]", ref)["unit"]]
+        if "b" in stored:
+            return load_with(base64.b64decode(stored["b"]))
+        path, offset, size, digest = bag.place(stored["f"])
+    if size < _LARGE:
+        return load_with(read_range(path, offset, size, digest))
+    with io.BufferedReader(StoredValue(path, offset, size, digest), _LARGE) as file:
+        return load_with(file)
 
 
 def _failure(bag: BagDirectory, outlet: Outlet, error: BaseException) -> dict[str, object]:
@@ -279,30 +285,18 @@ def _failure(bag: BagDirectory, outlet: Outlet, error: BaseException) -> dict[st
         pickled = dumps(error)
         # An exception whose __init__ takes other arguments than it passes on is saved, yet can't be loaded.
         if isinstance(load_with(pickled), BaseException):
-            fields["r"] = _store(bag, outlet, pickled)
-    except _CannotStore:
+            sink = _sink(bag, outlet)
+            sink.write(pickled)
+            fields["r"] = sink.finished()
+    except CannotStore:
         raise
     except BaseException:  # the text says it all
         pass
     return fields
 
 
-def _store(bag: BagDirectory, outlet: Outlet, pickled: bytes) -> dict[str, object]:
-    """Keep a pickle inline, or in the data pack, on disk before any line names it."""
-    if len(pickled) <= bag.inline_limit:
-        return {"b": base64.b64encode(pickled).decode()}
-    try:
-        offset = os.lseek(outlet.data, 0, os.SEEK_END)
-        append_all(outlet.data, pickled)
-        if bag.sync_s is not None:
-            os.fsync(outlet.data)
-    except OSError as error:
-        if error.errno == errno.EFBIG:  # the task's own limit, perhaps
-            raise
-        raise _CannotStore(
-            f"A result of {len(pickled)} bytes can't be stored in {outlet.data_name}: {error}."
-        ) from error
-    return {"f": [outlet.data_name, offset, len(pickled), hashlib.sha256(pickled).hexdigest()]}
+def _sink(bag: BagDirectory, outlet: Outlet) -> Sink:
+    return Sink(outlet, inline_limit=bag.inline_limit, sync=bag.sync_s is not None)
 
 
 def encode(message: Mapping[str, object], limit: int) -> bytes:

@@ -23,6 +23,7 @@ from hpcflow.core.errors import UserError
 __all__ = [
     "Shared",
     "class_by_value",
+    "module_by_value",
     "note_import",
     "reduced_by_value",
     "send_by_value",
@@ -74,6 +75,11 @@ def send_by_value(module: str) -> ModuleType:
         raise UserError(f"The module {module!r} is no Python source: only that can travel with a task.")
     _known[module] = True
     return loaded
+
+
+def module_by_value(module: str) -> ModuleType | None:
+    """Return a module that is the user's own, imported, to go along; ``None``: it is none, or it is not here."""
+    return sys.modules[module] if _loaded_from_the_user(module) else None
 
 
 def reduced_by_value(pickler: Any, obj: Any, shared: Shared) -> Any:  # Any: pickle's own protocol

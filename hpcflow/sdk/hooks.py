@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 from hpcflow.core.errors import HpcflowError, UserError
 from hpcflow.sdk.by_value import send_by_value
 from hpcflow.sdk.mistakes import show_plainly
+from hpcflow.sdk.settled import settled
 
 __all__ = ["DepsBash", "DepsCall", "DepsModule", "DepsPip", "HookFailed", "Hooked", "Hooks", "parse_hook"]
 
@@ -153,7 +154,8 @@ class Hooked:
             if isinstance(step, DepsCall) and step.retval_keyword:
                 given.setdefault(step.retval_keyword, []).append(value)
         injected = {name: values[0] if len(values) == 1 else values for name, values in given.items()}
-        result = self.function(*args, **{**kwargs, **injected})
+        name: str = getattr(self, "__name__", type(self.function).__name__)
+        result = settled(self.function(*args, **{**kwargs, **injected}), name)
         for step in hooks.after:
             _step(step, "call_after")
         return result
@@ -170,7 +172,7 @@ class Hooked:
 
 def _step(step: Step, where: str) -> object:
     if isinstance(step, DepsCall):
-        return step.func(*step.args, **step.kwargs)
+        return settled(step.func(*step.args, **step.kwargs), where)
     for command in cast("tuple[str, ...]", step.commands):
         _run(command, where)
     return None

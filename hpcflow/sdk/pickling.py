@@ -10,14 +10,14 @@ import io
 import pickle
 from collections.abc import Callable
 from types import CodeType
-from typing import Any, Final, NoReturn, cast
+from typing import Any, BinaryIO, Final, NoReturn, Protocol, cast
 
 import cloudpickle
 
 from hpcflow.sdk.by_value import Shared, class_by_value, reduced_by_value
 from hpcflow.sdk.placeholder import OPERATORS, Frozen, Placeholder, PlaceholderError, Tracer
 
-__all__ = ["CapturedError", "Gathered", "dumps", "load_with"]
+__all__ = ["CapturedError", "Gathered", "dump", "dumps", "load_with"]
 
 
 #: Shorter lists cost no more item by item.
@@ -83,8 +83,36 @@ def dumps(
             return file.getvalue()
 
 
-def load_with(data: bytes, values: Callable[[int], object] | None = None) -> Any:  # Any: whatever was pickled
+class Writable(Protocol):
+    """Takes a pickle bit by bit."""
+
+    def write(self, data: bytes, /) -> object: ...
+    def begin_again(self) -> None:
+        """Forget what was written."""
+        ...
+
+
+def dump(value: object, to: Writable) -> None:
+    """Write what `dumps` returns for a value without placeholders, large buffers as they lie in memory.
+
+    Raises:
+        Exception: whatever the value's own pickling or ``to`` raises.
+    """
+    try:
+        _PlainPickler(to, None, None).dump(value)
+    except _NotPlainError:
+        to.begin_again()
+        _Pickler(to, None, None, Shared()).dump(value)
+
+
+def load_with(
+    data: bytes | BinaryIO, values: Callable[[int], object] | None = None
+) -> Any:  # Any: whatever was pickled
     """Return the pickled value, with ``values(i)`` wherever the result of task number i belongs.
+
+    Args:
+        data: the pickle, or a file that stands at its begin.
+        values: gives results of tasks; ``None``: the pickle needs none.
 
     Raises:
         Exception: whatever unpickling, ``values`` or an expression on a result raises.
@@ -102,7 +130,7 @@ class _NotPlainError(Exception):
 class _PlainPickler(pickle.Pickler):
     """For what most arguments are; to make one of cloudpickle's costs more than to write them."""
 
-    def __init__(self, file: io.BytesIO, deps: set[int] | None, tracer: Tracer | None) -> None:
+    def __init__(self, file: io.BytesIO | Writable, deps: set[int] | None, tracer: Tracer | None) -> None:
         super().__init__(file, 5)
         self._deps = deps
         self._tracer = tracer
@@ -131,7 +159,9 @@ def _plain(value: object, deps: set[int] | None, tracer: Tracer | None) -> bytes
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-    def __init__(self, file: io.BytesIO, deps: set[int] | None, tracer: Tracer | None, shared: Shared) -> None:
+    def __init__(
+        self, file: io.BytesIO | Writable, deps: set[int] | None, tracer: Tracer | None, shared: Shared
+    ) -> None:
         super().__init__(file, protocol=5)
         self._deps = deps
         self._tracer = tracer
@@ -225,8 +255,8 @@ def _gather(as_tuple: bool, numbers: tuple[int, ...]) -> NoReturn:
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, data: bytes, values: Callable[[int], object] | None) -> None:
-        super().__init__(io.BytesIO(data))
+    def __init__(self, data: bytes | BinaryIO, values: Callable[[int], object] | None) -> None:
+        super().__init__(io.BytesIO(data) if isinstance(data, bytes) else data)
         self._values = values
         self._done: dict[int, object] = {}
 

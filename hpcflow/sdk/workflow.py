@@ -10,7 +10,19 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, fields
 from functools import update_wrapper
 from types import FunctionType, MethodType
-from typing import TYPE_CHECKING, Final, Generic, ParamSpec, TypeVar, Unpack, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Final,
+    Generic,
+    ParamSpec,
+    Self,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
 from hpcflow.core.bag import stream_parts
 from hpcflow.core.errors import WrongArguments
@@ -41,6 +53,7 @@ __all__ = [
 ]
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
@@ -90,6 +103,17 @@ class Electron(Generic[P, R_co]):
         # Hooks of its own electron run around its building; those of lattices around each of the tasks in it.
         building = self.annotations.over(outer).for_building()
         return _hooked(Sublattice(self.function, inner), self.annotations.hooks), building
+
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Self: ...
+    @overload
+    def __get__(
+        self: Electron[Concatenate[Any, Q], R_co], instance: object, owner: type | None = None
+    ) -> Callable[Q, R_co]: ...
+    def __get__(self, instance: object, owner: type | None = None) -> object:
+        """In a class, bind as the function itself would: the object is its first argument, and travels as one."""
+        binds = instance is not None and isinstance(self.function, FunctionType)
+        return MethodType(self, instance) if binds else self
 
     def with_options(self, **options: Unpack[Options]) -> Electron[P, R_co]:
         """Return another electron of the same function; what ``options`` leave open stays as it is here."""
@@ -222,8 +246,11 @@ def electron(
     Options left open come from the lattice that calls it. A lattice may be marked too: called in another lattice it is
     a sublattice, whose graph is built when its arguments exist, so that it can loop and branch on results.
 
+    Coroutine functions are awaited in their task, generators drained to a list. A method's object travels as its first
+    argument.
+
     Raises:
-        UserError: an unknown or impossible option; a method, coroutine or generator function.
+        UserError: an unknown or impossible option; something that can't be called.
     """
 
     def decorate(decorated: Callable[P, R]) -> Electron[P, R]:
@@ -403,19 +430,26 @@ def _check_function(function: object, kind: str) -> None:
     name = name_of(function)
     if isinstance(function, Electron if kind == "electron" else Lattice):
         raise UserError(f"{name!r} is marked already; with_options() gives another one with other options.")
-    if isinstance(function, (staticmethod, classmethod, property, MethodType)) or _is_in_a_class(function):
-        raise UserError(
-            f"{name!r} is a method, and only plain functions can be marked with @{kind}: "
-            "move it out of its class, and pass the object as an argument."
-        )
+    if isinstance(function, (staticmethod, classmethod, property)):
+        marker = type(function).__name__
+        raise UserError(f"@{kind} marks functions: write @{marker} above @{kind}, not below it.")
     if not callable(function):
         raise UserError(f"@{kind} marks functions, not {brief(function)}.")
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+    if kind == "lattice":
+        _check_lattice_function(function, name)
+
+
+def _check_lattice_function(function: Callable[..., object], name: str) -> None:
+    """A lattice is called once, where it is dispatched, and what it returns tells what its tasks give."""
+    if isinstance(function, MethodType) or _is_in_a_class(function):
         raise UserError(
-            f"{name!r} is async, and nothing awaits it on a compute node: write a plain function for @{kind}."
+            f"{name!r} is a method, and only plain functions can be marked with @lattice: "
+            "move it out of its class, and pass the object as an argument."
         )
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise UserError(f"{name!r} is async, and a lattice awaits nothing: write a plain function for @lattice.")
     if inspect.isgeneratorfunction(function):
-        raise UserError(f"{name!r} yields, and a generator can't travel: return a list instead.")
+        raise UserError(f"{name!r} yields, and a lattice returns all its results at once: return a list instead.")
 
 
 def _is_in_a_class(function: object) -> bool:

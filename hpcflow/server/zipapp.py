@@ -28,6 +28,7 @@ _ROOTS: Final = (
     "hpcflow.sdk.body",
     "hpcflow.sdk.executors",
     "hpcflow.executor",
+    "hpcflow.leptons",
 )
 # The earliest date that a zip file can hold: the same files give the same bytes.
 _DATE: Final = (1980, 1, 1, 0, 0, 0)

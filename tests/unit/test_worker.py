@@ -10,8 +10,9 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -153,12 +154,65 @@ def test_a_task_over_its_limit_is_a_timeout_even_when_it_ignores_sigterm(tmp_pat
 
 
 def test_a_result_that_can_not_be_pickled_is_an_error_in_a_sentence(tmp_path: Path) -> None:
-    def generate() -> object:
-        return (number for number in range(3))
+    def locked() -> object:
+        import threading
 
-    end = run_one(tmp_path, Call(generate)).end(0)
+        return [b"x" * 20_000, threading.Lock()]
+
+    bag = write_bag(tmp_path, Call(locked), Call(double, (1,)))
+    assert run_worker(bag) == (0, "")
+    end = bag.end(0)
     assert (end["st"], end["exc"]) == ("error", "ResultNotPicklable")
-    assert end["msg"].startswith("The result of task0 is of type builtins.generator and can't be pickled: ")
+    assert end["msg"].startswith("The result of task0 is of type builtins.list and can't be pickled: ")
+    assert (bag.path / "data" / f"{end['w']}.pack").stat().st_size == 0  # no room is left to what nobody can read
+
+
+def test_coroutines_are_awaited_and_generators_drained_with_a_note(tmp_path: Path) -> None:
+    async def waits(number: int) -> int:
+        import asyncio
+
+        await asyncio.sleep(0)
+        return number + 1
+
+    async def streams() -> AsyncIterator[int]:
+        yield await waits(1)
+        yield await waits(2)
+
+    def counts() -> Iterator[int]:
+        yield from range(3)
+
+    async def raises() -> None:
+        raise LookupError("nothing there")
+
+    bag = write_bag(tmp_path, Call(waits, (1,)), Call(streams), Call(counts), Call(raises))
+    assert run_worker(bag) == (0, "")
+    assert [bag.result(index) for index in range(3)] == [2, [2, 3], [0, 1, 2]]
+    assert bag.out(2, "err") == (
+        "task2 yields, and a generator can't travel: its result is the list of its 3 values.\n"
+    )
+    assert (bag.end(3)["exc"], bag.end(3)["msg"]) == ("LookupError", "nothing there")
+
+
+def test_a_large_array_is_never_in_memory_twice_on_its_way_out_and_in(tmp_path: Path) -> None:
+    def produce(size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        import resource
+
+        here = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (here + size * 3 // 2, -1))
+        return np.full(size, 7, np.uint8)
+
+    def consume(array: np.ndarray[Any, np.dtype[np.uint8]]) -> tuple[int, int]:
+        return len(array), int(array[-1])
+
+    size = 200_000_000
+    bag = write_bag(
+        tmp_path, Call(produce, (size,)), Call(consume, (), with_result_of(0), {0: None}), units=[[0, 1]], cuts=[0, 1]
+    )
+    assert run_worker(bag) == (0, "")
+    ends = [bag.end(0), bag.end(1)]
+    assert [end["st"] for end in ends] == ["ok", "ok"]
+    assert bag.result(1) == (size, 7)
+    assert max(end["rss"] for end in ends) < 1.5 * size / 1024
 
 
 def test_a_result_above_the_tasks_own_file_size_limit_is_its_error(tmp_path: Path) -> None:

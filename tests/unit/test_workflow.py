@@ -11,6 +11,7 @@ import json
 import operator
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -462,12 +463,17 @@ class Holder:
         return 1
 
 
-@pytest.mark.parametrize(
-    "method", [Holder.method, Holder().method, Holder.static, staticmethod(len), classmethod(type), property(len)]
-)
-def test_a_method_is_refused_with_advice(method: Any) -> None:
+@pytest.mark.parametrize("method", [Holder.method, Holder().method])
+def test_a_lattice_is_no_method(method: Any) -> None:
+    with pytest.raises(UserError, match="is a method, and only plain functions can be marked"):
+        hf.lattice(method)
+
+
+@pytest.mark.parametrize("method", [staticmethod(len), classmethod(type), property(len)])
+def test_a_marked_descriptor_is_refused_with_advice(method: Any) -> None:
+    name = type(method).__name__
     for mark in (hf.electron, hf.lattice):
-        with pytest.raises(UserError, match="is a method, and only plain functions can be marked"):
+        with pytest.raises(UserError, match=f"write @{name} above @{mark.__name__}, not below it"):
             mark(method)
 
 
@@ -483,18 +489,57 @@ def generator() -> Any:
 
 
 @pytest.mark.parametrize(
-    ("function", "problem"),
+    ("mark", "function", "problem"),
     [
-        (coroutine, "is async"),
-        (async_generator, "is async"),
-        (generator, "yields"),
-        (3, "marks functions, not a value of type 'int'"),
-        (add, "is marked already"),
+        (hf.lattice, coroutine, "is async"),
+        (hf.lattice, async_generator, "is async"),
+        (hf.lattice, generator, "yields"),
+        (hf.electron, 3, "marks functions, not a value of type 'int'"),
+        (hf.electron, add, "is marked already"),
     ],
 )
-def test_what_cannot_run_as_one_call_is_refused(function: Any, problem: str) -> None:
+def test_what_cannot_run_as_one_call_is_refused(mark: Any, function: Any, problem: str) -> None:
     with pytest.raises(UserError, match=problem):
-        hf.electron(function)
+        mark(function)
+
+
+class Scaled:
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    @hf.electron
+    def times(self, value: int) -> int:
+        return self.factor * value
+
+    @staticmethod
+    @hf.electron
+    def half(value: int) -> float:
+        return value / 2
+
+    def plain(self, value: int) -> int:
+        return self.factor + value
+
+    def __call__(self, value: int) -> int:
+        return self.factor - value
+
+
+def test_methods_classes_and_callables_are_electrons_and_plain_calls_elsewhere() -> None:
+    scaled = Scaled(3)
+    marked: list[Callable[[int], Any]] = [
+        hf.electron(scaled.plain),
+        hf.electron(scaled),
+        hf.electron(Scaled),
+        hf.electron(functools.partial(pow, 2)),
+    ]
+
+    def flow() -> Any:
+        return scaled.times(2), Scaled.half(2), [mark(2) for mark in marked]
+
+    assert (scaled.times(2), Scaled.half(2), Scaled.times(scaled, 4)) == (6, 1.0, 12)
+    graph = hf.lattice(flow).build_graph().graph
+    assert [task.name for task in graph.tasks] == ["times", "half", "plain", "Scaled", "Scaled", "pow"]
+    times, half, (plain, called, made, power) = run(hf.lattice(flow).build_graph())
+    assert (times, half, plain, called, made.factor, power) == (6, 1.0, 5, 1, 2, 4)
 
 
 def test_an_object_whose_pickling_fails_in_its_own_code_is_refused_by_reason() -> None:
