@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from hpcflow.sdk.client import pause as pause
     from hpcflow.sdk.client import resume as resume
     from hpcflow.sdk.client import retry as retry
+    from hpcflow.sdk.configuration import get_config as get_config
+    from hpcflow.sdk.configuration import reload_config as reload_config
+    from hpcflow.sdk.configuration import set_config as set_config
     from hpcflow.sdk.context import get_context as get_context
     from hpcflow.sdk.environment import Env as Env
     from hpcflow.sdk.hooks import DepsBash as DepsBash
@@ -28,6 +31,12 @@ if TYPE_CHECKING:
     from hpcflow.sdk.hooks import DepsPip as DepsPip
     from hpcflow.sdk.lepton import Lepton as Lepton
     from hpcflow.sdk.redispatch import redispatch as redispatch
+    from hpcflow.sdk.running import covalent_start as covalent_start
+    from hpcflow.sdk.running import covalent_stop as covalent_stop
+    from hpcflow.sdk.running import is_covalent_running as is_covalent_running
+    from hpcflow.sdk.running import is_running as is_running
+    from hpcflow.sdk.running import start as start
+    from hpcflow.sdk.running import stop as stop
     from hpcflow.sdk.workflow import electron as electron
     from hpcflow.sdk.workflow import lattice as lattice
     from hpcflow.sdk.workflow import wait as wait
@@ -54,6 +63,15 @@ _HOMES = {
     "get_context": "hpcflow.sdk.context",
     "Lepton": "hpcflow.sdk.lepton",
     "Retries": "hpcflow.sdk.annotations",
+    "get_config": "hpcflow.sdk.configuration",
+    "reload_config": "hpcflow.sdk.configuration",
+    "set_config": "hpcflow.sdk.configuration",
+    "covalent_start": "hpcflow.sdk.running",
+    "covalent_stop": "hpcflow.sdk.running",
+    "is_covalent_running": "hpcflow.sdk.running",
+    "is_running": "hpcflow.sdk.running",
+    "start": "hpcflow.sdk.running",
+    "stop": "hpcflow.sdk.running",
     "Env": "hpcflow.sdk.environment",
     "Failed": "hpcflow.core.model",
     "Status": "hpcflow.core.states",
@@ -78,18 +96,27 @@ __all__ = [  # __getattr__ gives them
     "UserError",
     "__version__",
     "cancel",
+    "covalent_start",
+    "covalent_stop",
     "dispatch",
     "dispatch_sync",
     "electron",
     "executor",
+    "get_config",
     "get_context",
     "get_result",
+    "is_covalent_running",
+    "is_running",
     "lattice",
     "leptons",
     "pause",
     "redispatch",
+    "reload_config",
     "resume",
     "retry",
+    "set_config",
+    "start",
+    "stop",
     "wait",
 ]
 

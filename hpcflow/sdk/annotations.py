@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hpcflow.sdk.hooks import Hooks, Step
 
 __all__ = [
+    "PARSERS",
     "Annotations",
     "ExecutorLike",
     "ExecutorSettings",
@@ -33,6 +34,7 @@ __all__ = [
     "parse_memory",
     "parse_options",
     "parse_walltime",
+    "unknown",
 ]
 
 #: An exception by its class or by the class's name.
@@ -315,12 +317,11 @@ def parse_lattice_options(options: Mapping[str, object], where: str) -> Annotati
 def _parsed(options: Mapping[str, object], where: str, known: Iterable[str]) -> Annotations:
     for name in options:
         if name not in known:
-            near = _nearest(name, known)
-            raise UserError(f"{where} has an unknown annotation {name!r}{near} Known: {', '.join(known)}.")
+            raise unknown(name, where, known)
     values: dict[str, object] = {}
     for name, value in options.items():
         if value is not None:
-            field, parse = _PARSERS[name]
+            field, parse = PARSERS[name]
             try:
                 values[field] = parse(name, value)
             except UserError as error:
@@ -331,6 +332,11 @@ def _parsed(options: Mapping[str, object], where: str, known: Iterable[str]) -> 
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     return annotations
+
+
+def unknown(name: str, where: str, known: Iterable[str]) -> UserError:
+    near = _nearest(name, known)
+    return UserError(f"{where} has an unknown annotation {name!r}{near} Known: {', '.join(known)}.")
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
@@ -619,7 +625,8 @@ def _on_cancelled(name: str, value: object) -> Literal["pause", "retry"]:
             )
 
 
-_PARSERS: Final = {
+#: By the name that users write: the field of `Annotations`, and what reads its value.
+PARSERS: Final = {
     "executor": ("executor", _executor),
     "nodes": ("nodes", _count),
     "ntasks": ("ntasks", _count),

@@ -29,6 +29,7 @@ __all__ = [
     "running",
     "server_command",
     "start",
+    "started_by_command",
     "stop",
     "tail",
 ]
@@ -74,11 +75,19 @@ def ensure(where: Places, *, tell: Callable[[str], None]) -> None:
         ServerStartFailed: it ended before it answered.
         ServerElsewhere: it runs on another host.
     """
-    if running(where) is not None:
-        return
+    if running(where) is None:
+        tell(started_by_command(where, "--from-dispatch"))
+
+
+def started_by_command(where: Places, *options: str) -> str:
+    """Bring a server up by `hpcflow start`, which knows of login nodes as well, and return what that says.
+
+    Raises:
+        ServerStartFailed: it ended before it answered, or runs elsewhere.
+    """
     # A command of its own: the server must not be a child of the user's Python, where it would stay a zombie.
     done = subprocess.run(
-        [sys.executable, "-m", "hpcflow.cli", "start", "--from-dispatch"],
+        [sys.executable, "-m", "hpcflow.cli", "start", *options],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -87,7 +96,7 @@ def ensure(where: Places, *, tell: Callable[[str], None]) -> None:
     )
     if done.returncode:
         raise ServerStartFailed(done.stderr.strip() or f"`hpcflow start` ended with exit code {done.returncode}.")
-    tell(done.stdout.strip())
+    return done.stdout.strip()
 
 
 def start(where: Places, *, take_over: bool = False, from_dispatch: bool = False) -> tuple[ServerRecord, bool]:

@@ -99,6 +99,7 @@ class _Prepared:
 
     #: Kept alive, as they are known by their ids.
     electron: Annotated
+    annotations: Annotations
     inherited: Annotations
     function: _Function
     placement: Placement
@@ -127,7 +128,7 @@ class Trace:
         self._imports: dict[int, set[str]] = {}
         self._functions: dict[int, _Function] = {}
         self._sources: dict[CodeType, str | None] = {}
-        self._prepared: dict[tuple[int, int], _Prepared] = {}
+        self._prepared: dict[tuple[int, int, int], _Prepared] = {}
         self._inner: dict[tuple[Annotations, Annotations], Annotations] = {}
         self._shared = Shared()
         self._needs: dict[tuple[int, ...], tuple[int, ...]] = {}
@@ -137,7 +138,7 @@ class Trace:
             name = name_of(called.function)
             self._named.add(name)
             called = self._replaced.get(name, called)
-        prepared = self._prepared.get((id(called), id(self.inherited))) or self._prepare(called)
+        prepared = self._prepared.get(self._key(called)) or self._prepare(called)
         function = prepared.function
         # Whether a call fits, its form alone says. To bind ten thousand of one form costs more than to pickle them.
         form = (len(args), tuple(kwargs))
@@ -231,9 +232,13 @@ class Trace:
             placement = annotations.placed()
         except UserError as error:
             raise UserError(f"The electron {function.name!r} in the lattice {self.name!r}: {error}") from None
-        prepared = _Prepared(called, self.inherited, function, placement, called.composes)
-        self._prepared[id(called), id(self.inherited)] = prepared
+        prepared = _Prepared(called, called.annotations, self.inherited, function, placement, called.composes)
+        self._prepared[self._key(called)] = prepared
         return prepared
+
+    def _key(self, called: Annotated) -> tuple[int, int, int]:
+        # set_metadata() may change an electron between two calls of it.
+        return id(called), id(called.annotations), id(self.inherited)
 
     def _send(self, function: Callable[..., object]) -> _Function:
         name = name_of(function)

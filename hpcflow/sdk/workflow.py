@@ -27,6 +27,7 @@ from typing import (
 from hpcflow.core.bag import stream_parts
 from hpcflow.core.errors import WrongArguments
 from hpcflow.core.model import Environment, Resources, Task, UserError
+from hpcflow.sdk import metadata
 from hpcflow.sdk.annotations import Annotations, LatticeOptions, Options, parse_lattice_options, parse_options
 from hpcflow.sdk.mistakes import show_plainly
 from hpcflow.sdk.pickling import dumps, load_with
@@ -121,6 +122,30 @@ class Electron(Generic[P, R_co]):
         annotations = parse_options(options, where).over(self.annotations)
         return Electron(self.function, annotations, lattice=self._lattice)
 
+    @property
+    def electron_object(self) -> Electron[P, R_co]:
+        """The electron itself, which Covalent's programs ask for ``set_metadata`` and ``get_metadata``."""
+        return self
+
+    def get_metadata(self, name: str) -> object:
+        """Return an annotation of this electron's own by its name, ``None`` where it is left to the lattice.
+
+        Raises:
+            UserError: there is no such annotation.
+        """
+        return metadata.told(self.annotations, name, f"The electron {name_of(self.function)!r}")
+
+    def set_metadata(self, name: str, value: object) -> None:
+        """Change one annotation of this electron wherever it is called from now on; ``None``: leave it to the lattice.
+
+        `with_options` gives another electron instead, and leaves this one as it is for other lattices.
+
+        Raises:
+            UserError: there is no such annotation, or it can't have this value.
+        """
+        where = f"The electron {name_of(self.function)!r}"
+        self.annotations = metadata.changed(self.annotations, name, value, where, parse_options)
+
     def __repr__(self) -> str:
         return f"<electron {name_of(self.function)}>"
 
@@ -161,6 +186,35 @@ class Lattice(Generic[P, R_co]):
             UserError: it calls no electron, `wait` made a cycle, an argument can't be pickled, …
         """
         return self._built(args, kwargs, may_be_empty=False)
+
+    def draw(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Return the graph that these arguments give, as a Mermaid flowchart; nothing runs and no server is asked.
+
+        In a graph of more than 50 tasks those of one electron that are equally far from the beginning are one box.
+
+        Raises:
+            UserError: as `build_graph`.
+        """
+        from hpcflow.core.drawing import mermaid  # nodes have no use for it
+
+        return mermaid(self.build_graph(*args, **kwargs).graph)
+
+    def get_metadata(self, name: str) -> object:
+        """Return an annotation of this lattice's own by its name, ``None`` where there is none.
+
+        Raises:
+            UserError: there is no such annotation.
+        """
+        return metadata.told(self.annotations, name, f"The lattice {name_of(self.function)!r}")
+
+    def set_metadata(self, name: str, value: object) -> None:
+        """Change one annotation of this lattice from now on; ``None`` takes it away. `with_options` changes a copy.
+
+        Raises:
+            UserError: there is no such annotation, or it can't have this value.
+        """
+        where = f"The lattice {name_of(self.function)!r}"
+        self.annotations = metadata.changed(self.annotations, name, value, where, parse_lattice_options)
 
     def build_with(
         self,

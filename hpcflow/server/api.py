@@ -19,6 +19,7 @@ from hpcflow.core.states import State, Status
 from hpcflow.server import schema
 from hpcflow.server.answer import MOST, PROBLEM, PROBLEM_OF_BYTES, JsonAnswer, TextAnswer, known_id
 from hpcflow.server.cluster_api import ClusterDesk, cluster_routes
+from hpcflow.server.configured import SettingsDesk, settings_routes
 from hpcflow.server.file_api import FileDesk, file_routes
 from hpcflow.server.guard import Guard, Sessions, Token
 from hpcflow.server.home import Notice
@@ -57,6 +58,9 @@ class Service(Shown, Protocol):
 
     @property
     def again(self) -> RedispatchDesk: ...
+
+    @property
+    def configured(self) -> SettingsDesk: ...
 
     async def dispatches(
         self,
@@ -189,6 +193,7 @@ def routes(service: Service, desk: Desk) -> APIRouter:
         )
 
     api.include_router(cluster_routes(service.roster))
+    api.include_router(settings_routes(service.configured))
     api.include_router(file_routes(service.files, _stream, known_id, PROBLEM_OF_BYTES))
     api.include_router(redispatch_routes(service.again, known_id))
 

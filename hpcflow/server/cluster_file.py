@@ -12,7 +12,7 @@ from hpcflow.core.model import HpcflowError, UserError
 if TYPE_CHECKING:
     from tomlkit.items import Table
 
-__all__ = ["add_table", "remove_table"]
+__all__ = ["add_table", "remove_table", "write_toml"]
 
 
 def add_table(path: str, name: str, settings: Mapping[str, object]) -> None:
@@ -37,7 +37,9 @@ def add_table(path: str, name: str, settings: Mapping[str, object]) -> None:
     document = tomlkit.document()
     document.add(name, _table(settings))
     before = text if not text or text.endswith("\n") else f"{text}\n"
-    _write(path, before + ("\n" if before.strip() else "") + tomlkit.dumps(document), {**tables, name: dict(settings)})
+    write_toml(
+        path, before + ("\n" if before.strip() else "") + tomlkit.dumps(document), {**tables, name: dict(settings)}
+    )
 
 
 def remove_table(path: str, name: str) -> None:
@@ -56,7 +58,7 @@ def remove_table(path: str, name: str) -> None:
     document = tomlkit.parse(text)
     document.remove(name)
     left = tomlkit.dumps(document).rstrip("\n")
-    _write(path, f"{left}\n" if left else "", tables)
+    write_toml(path, f"{left}\n" if left else "", tables)
 
 
 def _table(settings: Mapping[str, object]) -> Table:
@@ -90,7 +92,7 @@ def _tables(path: str, text: str) -> dict[str, object]:
         raise UserError(f"{path} can't be read: {error}") from None
 
 
-def _write(path: str, text: str, meant: Mapping[str, object]) -> None:
+def write_toml(path: str, text: str, meant: Mapping[str, object]) -> None:
     """Replace the file, after a look whether the new text says what was meant."""
     if tomllib.loads(text) != meant:
         raise HpcflowError(f"{path} was left as it is: hpcflow can't change it without changing more. Edit it by hand.")

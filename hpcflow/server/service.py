@@ -20,6 +20,7 @@ from hpcflow.core.states import FINAL, State, Status
 from hpcflow.server.again import check_at_hand, nothing_to_retry, number_of
 from hpcflow.server.cleaning import Cleaner
 from hpcflow.server.clusters import Cluster, Default, cluster_maker, find_clusters
+from hpcflow.server.configured import Configured
 from hpcflow.server.engine import Engine
 from hpcflow.server.failpoints import failpoint
 from hpcflow.server.fetching import Files, workdir_of
@@ -140,6 +141,8 @@ class Service:
         #: Dispatches that wait for a cluster which clusters.toml does not name any more.
         self._left: list[DispatchRow] = []
         self._retrying = asyncio.Lock()
+        #: What the API asks about settings.
+        self.configured = Configured(where, engine.settings)
         #: What the API asks about files on clusters.
         self.files = Files(engine, self._place, Cleaner(engine, self._retrying))
         #: What the API asks to run again.

@@ -172,6 +172,21 @@ class MemoryAgain:
 _is_redispatch_desk: type[RedispatchDesk] = MemoryAgain
 
 
+class MemorySettings:
+    """Takes any setting."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {"linger": 10.0}  # Any: JSON
+
+    async def told(self) -> Json:
+        file = "/home/ada/.hpcflow/config.toml"
+        return {"file": file, "settings": self.values, "after_restart": [], "message": ""}
+
+    async def change(self, values: Mapping[str, Any]) -> Json:  # Any: JSON
+        self.values |= values
+        return {**await self.told(), "message": "Written."}
+
+
 @dataclass
 class MemoryService:
     """Takes dispatches and never runs them."""
@@ -180,6 +195,7 @@ class MemoryService:
     roster: MemoryRoster = field(init=False)
     files: MemoryFiles = field(default_factory=MemoryFiles)
     again: MemoryAgain = field(default_factory=MemoryAgain)
+    configured: MemorySettings = field(default_factory=MemorySettings)
     manifests: dict[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])  # Any: JSON
     payloads: dict[str, bytes] = field(default_factory=dict[str, bytes])
     versions: dict[str, int] = field(default_factory=dict[str, int])
