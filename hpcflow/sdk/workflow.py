@@ -123,7 +123,7 @@ class Electron(Generic[P, R_co]):
         return Electron(self.function, annotations, lattice=self._lattice)
 
     @property
-    def electron_object(self) -> Electron[P, R_co]:
+    def electron_object(self) -> Any:  # Any: Self, which mypy would bind here as it binds a method
         """The electron itself, which Covalent's programs ask for ``set_metadata`` and ``get_metadata``."""
         return self
 
