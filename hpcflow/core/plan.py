@@ -39,8 +39,9 @@ SHORT_WALLTIME_S: Final = 600
 GATHER_MAX_S: Final = 600
 #: A task as long as this pays for the start of its worker, which takes a tenth of a second and less.
 PAYS_S: Final = 0.5
-#: Work of one range, at most.
+#: Work of one range, at most, and at least: a claim and a process of its own for less would cost more than the work.
 RANGE_S: Final = 10.0
+SMALL_RANGE_S: Final = 0.2
 #: Schedulers look at their queues about this often: further workers for less than this come too late.
 LAUNCH_S: Final = 30.0
 #: An array task without any limit of its own still gets a number that every scheduler can write: ten years.
@@ -390,7 +391,8 @@ def cuts(units: int, workers: int, work: Sequence[float] = ()) -> tuple[int, ...
 
     Each range is half of a worker's fair share of what is left, so that the last ranges are single units. Where the
     units' run times are known that is measured in time, and no range is longer than `RANGE_S`: what one worker took
-    and could not begin is then no great loss, and longest first does not put all long units into the first range.
+    and could not begin is then no great loss, and longest first does not put all long units into the first range. Nor
+    is one cut shorter than `SMALL_RANGE_S`, even where it is the last.
 
     Args:
         units: how many there are, in the order in which they are claimed.
@@ -403,7 +405,7 @@ def cuts(units: int, workers: int, work: Sequence[float] = ()) -> tuple[int, ...
         if not left > 0:
             at += max(1, (units - at) // (2 * workers))
         else:
-            share, taken = min(left / (2 * workers), RANGE_S), 0.0
+            share, taken = max(SMALL_RANGE_S, min(left / (2 * workers), RANGE_S)), 0.0
             while at < units and (at == out[-1] or taken + work[at] <= share):
                 taken += work[at]
                 at += 1

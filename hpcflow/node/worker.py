@@ -41,6 +41,7 @@ __all__ = [
     "identity",
     "pause_between_checks",
     "pause_between_looks",
+    "until_look",
     "work",
     "work_on_one",
 ]
@@ -52,6 +53,8 @@ EXIT_TERM: Final = 143
 #: The shortest time between two looks into the inbox, and the most looks in a second of all workers together.
 _LOOK_S: Final = 0.05
 _LOOKS_PER_S: Final = 25
+#: A turn to look is taken once, though clocks and fractions are not exact.
+_TURN_S: Final = 0.001
 #: Likewise of looks for a successor, each of which costs two operations.
 _CHECK_S: Final = 1.0
 _CHECKS_PER_S: Final = 10
@@ -271,8 +274,7 @@ class Worker:
                     self.log("idle")
                     self.journal.sync()
                     told = True
-                # All that wait look into one file: so many times a second together, whatever their number.
-                self.stop.wait(pause_between_looks(min(self.bag.lingerers, self.peers)))
+                self.stop.wait(until_look(time.time(), self.me.place, min(self.bag.lingerers, self.peers)))
                 self._check_superseded()
             return False
         finally:
@@ -315,6 +317,24 @@ class Worker:
 def pause_between_looks(workers: int) -> float:
     """Return the seconds between two looks of one worker into the inbox, when so many wait."""
     return max(_LOOK_S, workers / _LOOKS_PER_S)
+
+
+def until_look(now_s: float, place: int, workers: int) -> float:
+    """Return the seconds to a worker's next look into the inbox, when so many wait.
+
+    All look into one file, so many times a second together, whatever their number. They take turns by the clock, as
+    far as nodes agree on it: somebody sees what comes at once, and a moment later there is another to share it with,
+    where workers that had become idle in the same moment would all look in the same moment, long after.
+
+    Args:
+        now_s: since the epoch.
+        place: of this worker.
+        workers: that wait, at least 1.
+    """
+    pause = pause_between_looks(workers)
+    turn = (place % workers) * pause / workers
+    left_s = pause - (now_s - turn) % pause
+    return left_s if left_s > _TURN_S else left_s + pause
 
 
 def pause_between_checks(workers: int) -> float:

@@ -41,6 +41,10 @@ logger = logging.getLogger(__name__)
 #: The least time between two parts of a bag grows by the first with each, and no further than the second.
 GROW_S: Final = 0.05
 GROW_MOST_S: Final = 2.0
+#: Journals on a file system of this machine are read so many times as often while something waits for the last lines of
+#: a bag, of which there are so many at most.
+ENDING: Final = 4
+ENDING_TASKS: Final = 128
 
 
 class Engine:
@@ -293,13 +297,14 @@ class Engine:
 
     async def _plan_turn(self, cluster: Cluster) -> None:
         wake = self._shared.plan[cluster.name]
-        await asyncio.sleep(self.settings.settle)
+        if any(self._shared.is_at_work(live) for live in self.writer.dispatches.values() if live.ready):
+            await asyncio.sleep(self.settings.settle)
         wake.clear()
         if cluster.site.submit_interval:
             for bag in self._shared.bags_on(cluster):  # what had to wait for its turn
                 await self._submitter.submit_due(cluster, bag)
-        if await self._plan(cluster):
-            await self._nap(wake, max(0.1, self._gather(cluster) / 10))
+        if (wait_s := await self._plan(cluster)) is not None:
+            await self._nap(wake, wait_s)
             wake.set()
 
     async def _nap(self, wake: asyncio.Event, seconds: float) -> bool:
@@ -310,9 +315,9 @@ class Engine:
         except TimeoutError:
             return False
 
-    async def _plan(self, cluster: Cluster) -> bool:
-        """Make bags of what is ready; say whether some of it waits for others like it."""
-        held = False
+    async def _plan(self, cluster: Cluster) -> float | None:
+        """Make bags of what is ready; return when to look again at what waits for others like it, in seconds."""
+        held, again_s = False, float("inf")
         for live in list(self.writer.dispatches.values()):
             await self._stop_or_pause(live)
             if live.built:
@@ -340,8 +345,8 @@ class Engine:
                 continue
             if unbuilt := await self._builder.unbuilt(cluster, live, {task.shape for task in ready}):
                 ready = [task for task in ready if task.shape not in unbuilt]
-            ready, later = await self._give_to_warm(cluster, live, ready, limits, planning)
-            held = held or later
+            ready, later_s = await self._give_to_warm(cluster, live, ready, limits, planning)
+            again_s = min(again_s, later_s)
             waiting = self._gathering(cluster, live, ready)
             held = held or bool(waiting)
             now_ready = [task for task in ready if task.index in live.ready and task.shape not in waiting]
@@ -359,17 +364,19 @@ class Engine:
                     mine = [task for task in tasks if (task.shape, task.alone) == kind]
                     for plan in plan_bags(mine, {cluster.name: limits}, replace(settings, room=room)):
                         await self._submitter.serve(cluster, live, plan)
-        return held
+        if held:
+            again_s = min(again_s, max(0.1, self._gather(cluster) / 10))
+        return again_s if again_s < float("inf") else None
 
     async def _give_to_warm(
         self, cluster: Cluster, live: LiveDispatch, ready: Sequence[Ready], limits: Limits, planning: PlanSettings
-    ) -> tuple[list[Ready], bool]:
+    ) -> tuple[list[Ready], float]:
         """Give ready tasks to bags of their shape whose workers live.
 
         Returns:
-            Those that need bags of their own, and whether others shall be given a moment later.
+            Those that need bags of their own, and in how many seconds others shall be given; infinite: there are none.
         """
-        left, later = list(ready), False
+        left, later_s = list(ready), float("inf")
         for bag in self._shared.bags_of(live):
             if not (bag.takes_more and bag.readable and any(task.shape == bag.bag.shape for task in left)):
                 continue
@@ -382,12 +389,13 @@ class Engine:
             taken = {task.index for task in mine}
             left = [task for task in left if task.index not in taken]
             age = (self.now() - (bag.grown_at or bag.created_at)).total_seconds()
-            if age < min(GROW_MOST_S, GROW_S * len(bag.bag.parts)):
-                later = True  # each part is a file and a line: the more there are, the longer others are waited for
+            if (wait_s := min(GROW_MOST_S, GROW_S * len(bag.bag.parts)) - age) > 0 and self._shared.is_at_work(live):
+                # Each part is a file and a line: the more there are, the longer others are waited for, if any can come.
+                later_s = min(later_s, max(wait_s, GROW_S))
                 continue
             for plan in plan_bags(mine, {cluster.name: limits}, planning):
                 await self._submitter.extend(cluster, bag, plan)
-        return left, later
+        return left, later_s
 
     async def _stop_or_pause(self, live: LiveDispatch) -> None:
         """Let what was decided of a dispatch reach its ready tasks and its arrays."""
@@ -450,7 +458,8 @@ class Engine:
         delay = floor
         while bags := [bag for bag in self._shared.bags_on(cluster) if not bag.ledger.drained]:
             news = await self._reconciler.read_all(cluster, bags)
-            delay = floor if news else min(delay * 1.1, ceiling)
+            least = floor / ENDING if not self._shared.is_on_network(cluster) and _is_ending(bags) else floor
+            delay = least if news else min(delay * 1.1, ceiling)
             if await self._nap(wake, delay):
                 wake.clear()
                 delay = floor
@@ -469,3 +478,8 @@ class Engine:
             else self.settings.local_poll
         )
         return max(floor, cluster.settings.poll or floor, cluster.site.poll)
+
+
+def _is_ending(bags: Sequence[LiveBag]) -> bool:
+    """Say whether a few tasks that workers have begun are all that some bag still waits for."""
+    return any(bag.ledger.all_claimed and len(bag.bag.tasks) - len(bag.ledger.settled) <= ENDING_TASKS for bag in bags)

@@ -269,8 +269,7 @@ class Reconciler:
         dead, last = bag.dead(), bag.over
         if not dead and not last:
             return
-        on_network = self._shared.on_network if cluster.on_network is None else cluster.on_network
-        if on_network and not bag.ledger.drained:
+        if self._shared.is_on_network(cluster) and not bag.ledger.drained:
             # What a worker wrote last may take a while to be seen here (S3).
             names = (*dead, "the bag") if last else dead
             if bag.dead_for(names, self._shared.now()) < self._shared.settings.visibility_grace:

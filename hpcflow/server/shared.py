@@ -110,6 +110,14 @@ class Shared:
     def bags_of(self, live: LiveDispatch) -> list[LiveBag]:
         return [bag for bag in self.bags.values() if bag.dispatch is live]
 
+    def is_at_work(self, live: LiveDispatch) -> bool:
+        """Say whether more of a dispatch may become ready soon: a worker has, or will get, a task of it."""
+        return bool(live.built) or any(len(bag.ledger.settled) < len(bag.bag.tasks) for bag in self.bags_of(live))
+
+    def is_on_network(self, cluster: Cluster) -> bool:
+        """Say whether several machines write to the bags of a cluster."""
+        return self.on_network if cluster.on_network is None else cluster.on_network
+
     def open_arrays(self, cluster: Cluster) -> list[LiveArray]:
         return [array for bag in self.bags_on(cluster) for array in bag.arrays if array.open]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ def inbox(job: Job) -> list[dict[str, Any]]:  # Any: JSON
     records, _, bad = read_lines((bag / INBOX).read_bytes(), bag_key(KEY, bag.name))
     assert bad == 0
     return records
+
+
+def has_been_told(job: Job, parts: int) -> bool:
+    return len(inbox(job)) >= parts
 
 
 @in_loop
@@ -182,3 +187,35 @@ async def test_busy_workers_are_not_counted_on_where_nothing_waits_for_them(tmp_
         # Three tasks, one worker that is free, and one that may be busy for hours.
         assert (more.path, len(more.tasks)) == (job.path, 2)
         await stage.engine.cancel(live, None)
+
+
+@in_loop
+async def test_a_stage_is_not_kept_waiting_for_siblings_that_cannot_come(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, linger=10, settle=3600, chain_length=1) as stage:
+        live = await stage.dispatch([], [0], [1], [2, 0])
+        job = await stage.job()
+        worker = PlayedWorker(job, 0)
+        for task in range(4):
+            # A part for each, whatever the time between two of them: nothing else was at work meanwhile.
+            await stage.until(partial(has_been_told, job, task))
+            worker.run(task, task)
+        assert (await stage.ended(live)).status is Status.COMPLETED
+        assert stage.world.count("submit") == 1
+
+
+@in_loop
+async def test_siblings_that_can_come_are_waited_for(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, linger=10, settle=0.3, chain_length=1) as stage:
+        live = await stage.dispatch([], [], [0], [1], [2, 3])
+        job = await stage.job()
+        worker = PlayedWorker(job, 0)
+        worker.run(0, 0)
+        await stage.until(lambda: states(stage, live)[2] is State.READY)
+        worker.run(1, 1)
+        await stage.until(lambda: inbox(job))
+        assert [[row[0] for row in told["tasks"]] for told in inbox(job)] == [[2, 3]]
+        worker.run(2, 2)
+        worker.run(3, 3)
+        await stage.until(lambda: len(inbox(job)) == 2)
+        worker.run(4, 4)
+        assert (await stage.ended(live)).status is Status.COMPLETED

@@ -206,6 +206,13 @@ def test_ranges_of_known_work_hold_half_a_workers_share() -> None:
     assert cuts(6, 1, [4.0, 4.0, 1.0, 1.0, 1.0, 1.0]) == (0, 1, 2, 4, 5, 6)
 
 
+def test_short_units_are_not_claimed_one_by_one() -> None:
+    assert cuts(100, 16, [0.001] * 100) == (0, 100)
+    assert cuts(100, 16, [0.011] * 100) == (*range(0, 100, 18), 100)
+    # Those that are worth a claim each are still left for the end one by one.
+    assert cuts(100, 16, [0.3] * 100)[-50:] == tuple(range(51, 101))
+
+
 def test_the_longest_come_first_when_all_run_times_are_known() -> None:
     means = [1.0, 30.0, 2.0]
     ready = [Ready(index=i, attempt=1, shape=a_shape(), mean_wall_s=mean) for i, mean in enumerate(means)]

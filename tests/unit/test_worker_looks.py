@@ -8,12 +8,13 @@ import select
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from hpcflow.core.bag import INBOX
-from hpcflow.node.worker import pause_between_checks, pause_between_looks
+from hpcflow.node.worker import pause_between_checks, pause_between_looks, until_look
 from tests.unit.bag_on_disk import Call, start_worker, wait_for, write_bag
 from tests.unit.test_worker_inbox import PATIENCE_S, tell, until
 
@@ -74,3 +75,24 @@ def test_only_the_first_of_them_wait(tmp_path: Path, index: int, waits: int) -> 
     bag = write_bag(tmp_path, Call(double, (1,)), linger=0.1, lingerers=2)
     assert wait_for([start_worker(bag, index=index)]) == [(0, "")]
     assert len(bag.records("idle")) == waits
+
+
+@pytest.mark.parametrize("workers", [1, 3, 16, 64])
+def test_workers_that_became_idle_together_take_turns(workers: int) -> None:
+    idle_at, pause = 1795456800.123, pause_between_looks(workers)
+    looks: list[float] = []
+    for place in range(workers):
+        at = idle_at
+        for _ in range(10):
+            at += until_look(at, place, workers)
+            looks.append(at)
+    looks.sort()
+    # Whenever something comes, somebody looks a moment later, and nobody looks more often than agreed.
+    assert max(after - before for before, after in pairwise(looks)) <= pause / workers + 1e-3
+    assert looks[-1] - idle_at >= 9 * pause
+
+
+def test_a_clock_that_is_set_keeps_no_worker_from_looking() -> None:
+    # Nor does an index beyond those that wait, as that of a requeued array task can be.
+    waits = [until_look(at, place, 16) for at in (0.0, -5.0, 1e9, 2e9 + 1 / 3) for place in (0, 15, 16, 70)]
+    assert all(0 < wait <= pause_between_looks(16) + 0.001 for wait in waits)
