@@ -114,6 +114,8 @@ class Worker:
     ended: int = 0
     tasks_s: float = 0.0
     idle_s: float = 0.0
+    #: Where in its logs, stdout's and stderr's, the output of the task that runs now begins, in bytes.
+    log_ends: tuple[int, int] = (0, 0)
     doubt: Ended | None = None
     ranges: set[int] = field(default_factory=set[int])
     #: The range that it claimed last.
@@ -130,6 +132,8 @@ class Worker:
             case "end":
                 self.ended += 1
                 self.tasks_s += float(record.get("wall", 0.0))
+                if "out" in record and "err" in record:
+                    self.log_ends = (int(record["out"][1]), int(record["err"][1]))
             case "exit":
                 self.idle_s = float(record.get("idle", 0.0))
             case _:

@@ -17,12 +17,13 @@ from starlette.requests import ClientDisconnect
 from hpcflow.core.model import HpcflowError, NotFound, UserError
 from hpcflow.core.states import State, Status
 from hpcflow.server import schema
-from hpcflow.server.answer import MOST, PROBLEM, PROBLEM_OF_BYTES, JsonAnswer, TextAnswer, known_id
+from hpcflow.server.answer import MOST, PROBLEM, PROBLEM_OF_BYTES, JsonAnswer, known_id
 from hpcflow.server.cluster_api import ClusterDesk, cluster_routes
 from hpcflow.server.configured import SettingsDesk, settings_routes
 from hpcflow.server.file_api import FileDesk, file_routes
 from hpcflow.server.guard import Guard, Sessions, Token
 from hpcflow.server.home import Notice
+from hpcflow.server.log_api import LogDesk, log_routes
 from hpcflow.server.page import Shown, page_files, page_routes, view_routes
 from hpcflow.server.redispatch_api import RedispatchDesk, redispatch_routes
 from hpcflow.server.upload import MEDIA_TYPE, TooLarge, Upload
@@ -62,6 +63,9 @@ class Service(Shown, Protocol):
     @property
     def configured(self) -> SettingsDesk: ...
 
+    @property
+    def logs(self) -> LogDesk: ...
+
     async def dispatches(
         self,
         limit: int,
@@ -93,10 +97,6 @@ class Service(Shown, Protocol):
     async def job(self, name: str) -> Json:
         """Return what is known of "8123", or of "8123_7"."""
         ...
-
-    async def log(
-        self, dispatch: str, index: int, stream: Literal["stdout", "stderr"], offset: int, limit: int
-    ) -> bytes: ...
 
     def results(
         self, dispatch: str, tasks: list[int] | None, output: bool, *, apart: bool = False
@@ -305,15 +305,7 @@ def routes(service: Service, desk: Desk) -> APIRouter:
     async def task(dispatch_id: DispatchPath, index: IndexPath) -> Response:
         return JsonAnswer(await service.task(known_id(dispatch_id), index))
 
-    @api.get("/dispatches/{dispatch_id}/tasks/{index}/{stream}", response_class=TextAnswer, responses=PROBLEM_OF_BYTES)
-    async def log(
-        dispatch_id: DispatchPath,
-        index: IndexPath,
-        stream: Literal["stdout", "stderr"],
-        offset: Annotated[int, Query(ge=0, le=MOST)] = 0,
-        limit: Annotated[int, Query(ge=1, le=16 * 2**20)] = 2**20,
-    ) -> Response:
-        return TextAnswer(await service.log(known_id(dispatch_id), index, stream, offset, limit))
+    api.include_router(log_routes(service.logs, desk.stopping), responses=PROBLEM)
 
     @api.get("/dispatches/{dispatch_id}/output", response_class=_Stream, responses=PROBLEM_OF_BYTES)
     async def output(dispatch_id: DispatchPath, apart: _Apart = False) -> Response:

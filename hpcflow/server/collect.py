@@ -109,7 +109,13 @@ class Collector:
                 task.alone = verdict.cause is Cause.TIMEOUT
                 self.move(bag, index, attempt, Event.RELEASED, None)
                 continue
-            record = {"st": "killed", "raw": end.raw if end else "", "sig": end.signal if end else None}
+            record = {
+                "st": "killed",
+                "raw": end.raw if end else "",
+                "sig": end.signal if end else None,
+                # It was its worker's last one: what it wrote is the rest of the logs.
+                "from": list(bag.ledger.workers[worker].log_ends),
+            }
             self._writer.pending.ends.append(
                 EndRow(dispatch=live.id, index=index, attempt=attempt, worker=worker, bag=bag.bag.id, record=record)
             )

@@ -706,6 +706,36 @@ class CleanAnswer(BaseModel):
     message: str
 
 
+class StreamPiece(BaseModel):
+    #: Byte of the task's own output with which the text begins, and the one that comes after it.
+    offset: int
+    next: int
+    #: Bytes that there are so far.
+    size: int
+    text: str
+
+
+class TaskOutput(BaseModel):
+    #: More may come: ask again with both `next`.
+    running: bool
+    stdout: StreamPiece
+    stderr: StreamPiece
+
+
+class LogHit(BaseModel):
+    #: Byte of what was found.
+    offset: int
+    #: Its line, or what stands around it in a long one.
+    text: str
+
+
+class LogSearch(BaseModel):
+    hits: list[LogHit]
+    #: All before this byte was searched; equal to `size` at the end.
+    searched: int
+    size: int
+
+
 class RetryRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 

@@ -27,6 +27,7 @@ from hpcflow.server.fetching import Files, workdir_of
 from hpcflow.server.intake import Intake
 from hpcflow.server.levels import Level, find_level
 from hpcflow.server.live import LiveDispatch
+from hpcflow.server.logs import Logs, span
 from hpcflow.server.manifest import read_graph
 from hpcflow.server.news import News
 from hpcflow.server.redispatch import Redispatcher
@@ -39,7 +40,7 @@ from hpcflow.server.site import SITE_FILE, check_server, parse_rules, rules
 from hpcflow.server.store import ArrayRow, ArrayState, BagRow, DispatchRow, Store, TaskRow
 from hpcflow.server.unfold import child_of
 from hpcflow.server.values import Values
-from hpcflow.server.views import Views, Wanted, span
+from hpcflow.server.views import Views, Wanted
 
 __all__ = ["Service", "running"]
 
@@ -149,6 +150,8 @@ class Service:
         self.again = Redispatcher(
             self._store, whole=self._whole, payload=self._payload, accept=self.accept, new_id=_new_id
         )
+        #: What the API asks about what tasks write.
+        self.logs = Logs(engine, self._place)
         self._views = Views(self._store, engine.writer, self._unknown_since)
 
     async def take_up(self) -> None:
@@ -453,28 +456,6 @@ class Service:
     async def job(self, name: str) -> Json:
         """Say which dispatch a job is of, and what ran in an array task of it."""
         return await asyncio.to_thread(which, self._store, *array_task(name), dict(self._engine.bags))
-
-    async def log(
-        self, dispatch: str, index: int, stream: Literal["stdout", "stderr"], offset: int, limit: int
-    ) -> bytes:
-        """Return a piece of what a task that ended wrote; empty beyond its end."""
-        level = await self._level(dispatch)
-        (number,) = level.numbers([index])
-        end = await asyncio.to_thread(self._store.end, level.root, number)
-        if end is None:
-            return b""
-        start, size = span(end.record, "out" if stream == "stdout" else "err")
-        wanted = min(limit, size - offset)
-        if wanted <= 0:
-            return b""
-        bag = await asyncio.to_thread(self._store.bag, end.bag)
-        if bag is None:
-            return b""
-        path = os.path.join(bag.bag.path, "logs", f"{end.worker}.{'out' if stream == 'stdout' else 'err'}")
-        cluster = self._engine.clusters.get(bag.bag.shape.cluster)
-        if cluster is None:
-            raise NotFound(f"Its output lies on {bag.bag.shape.cluster}, which clusters.toml does not name any more.")
-        return await cluster.transport.read(path, start + offset, wanted)
 
     async def results(
         self, dispatch: str, tasks: list[int] | None, output: bool, *, apart: bool = False

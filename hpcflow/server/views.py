@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
@@ -20,7 +20,7 @@ from hpcflow.server.reports import spelled
 from hpcflow.server.store import ChildRow, EndRow, Store, TaskRow
 from hpcflow.server.writer import Writer
 
-__all__ = ["COLUMNS", "Sort", "Views", "Wanted", "span"]
+__all__ = ["COLUMNS", "Sort", "Views", "Wanted"]
 
 Json = dict[str, Any]  # Any: JSON, described in schema.py
 
@@ -283,12 +283,6 @@ class Views:
         shown = list(indices[:50])
         states = self._store.states(dispatch)
         return [{"index": other, "name": outline.names[other], "state": states[other]} for other in shown]
-
-
-def span(record: Mapping[str, Any], stream: str) -> tuple[int, int]:  # Any: JSON
-    """Return offset and size of a task's part of its worker's log."""
-    start, end = record.get(stream) or (0, 0)
-    return start, end - start
 
 
 def _attempt(end: EndRow) -> Json:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from hpcflow.core.bag import stream_parts
 from hpcflow.core.model import HpcflowError, NotFound, UserError
@@ -25,6 +25,8 @@ from hpcflow.server.file_api import FileDesk
 from hpcflow.server.guard import Sessions, Token
 from hpcflow.server.home import Notice, listen_unix
 from hpcflow.server.listen import Listener, listen_tcp, tcp_port
+from hpcflow.server.log_api import LogDesk
+from hpcflow.server.logs import Name
 from hpcflow.server.news import News
 from hpcflow.server.redispatch_api import RedispatchDesk
 from hpcflow.server.trial import Asked
@@ -188,6 +190,36 @@ class MemorySettings:
 
 
 @dataclass
+class MemoryLogs:
+    """Every task has written the same."""
+
+    def written(self, dispatch: str, index: int, stream: Name) -> bytes:
+        if index > 1:
+            raise NotFound(f"Dispatch {dispatch} has no task {index}.")
+        return f"<script>{stream}</script>".encode()
+
+    async def piece(self, dispatch: str, index: int, stream: Name, offset: int, limit: int) -> bytes:
+        return self.written(dispatch, index, stream)[offset : offset + limit]
+
+    async def output(self, dispatch: str, index: int, after: Mapping[Name, int], limit: int, wait_s: float) -> Json:
+        told: Json = {"running": False}
+        for name, start in after.items():
+            data = self.written(dispatch, index, name)
+            told[name] = {"offset": max(0, start), "next": len(data), "size": len(data)}
+            told[name]["text"] = data[max(0, start) :].decode()
+        return told
+
+    async def search(self, dispatch: str, index: int, stream: Name, text: str, *, offset: int, limit: int) -> Json:
+        data = self.written(dispatch, index, stream)
+        at = data.find(text.encode(), offset)
+        hits = [{"offset": at, "text": data.decode()}] if at >= 0 else []
+        return {"hits": hits, "searched": len(data), "size": len(data)}
+
+
+_is_log_desk: type[LogDesk] = MemoryLogs
+
+
+@dataclass
 class MemoryService:
     """Takes dispatches and never runs them."""
 
@@ -196,6 +228,7 @@ class MemoryService:
     files: MemoryFiles = field(default_factory=MemoryFiles)
     again: MemoryAgain = field(default_factory=MemoryAgain)
     configured: MemorySettings = field(default_factory=MemorySettings)
+    logs: MemoryLogs = field(default_factory=MemoryLogs)
     manifests: dict[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])  # Any: JSON
     payloads: dict[str, bytes] = field(default_factory=dict[str, bytes])
     versions: dict[str, int] = field(default_factory=dict[str, int])
@@ -293,12 +326,6 @@ class MemoryService:
         if name != "8123_7":
             raise NotFound(f"No dispatch here has had a job {name}.")
         return {"arrays": []}
-
-    async def log(
-        self, dispatch: str, index: int, stream: Literal["stdout", "stderr"], offset: int, limit: int
-    ) -> bytes:
-        await self.task(dispatch, index)
-        return f"<script>{stream}</script>".encode()[offset : offset + limit]
 
     async def results(
         self, dispatch: str, tasks: list[int] | None, output: bool, *, apart: bool = False

@@ -1,6 +1,7 @@
 import type { QueryClient } from "@tanstack/react-query";
 import { createHashHistory, createRootRouteWithContext, createRoute, createRouter, lazyRouteComponent } from "@tanstack/react-router";
 import type { DispatchFilter, TaskSort } from "./api/queries";
+import { STREAMS, type Stream } from "./streams";
 import { STATES, STATUS_TONE, type StatusName } from "./states";
 import { NotFound, Shell } from "./screens/Shell";
 import { Dispatches } from "./screens/Dispatches";
@@ -37,7 +38,10 @@ export interface DispatchSearch {
   sel?: number;
 }
 export interface TaskSearch {
-  tab?: "output" | "code";
+  tab?: "output" | "code" | "values";
+  /** A byte of a stream. */
+  stream?: Stream;
+  at?: number;
 }
 
 /** Leaves out what is usual: the shortest address says the same. */
@@ -88,7 +92,12 @@ export const dispatch = createRoute({
 export const task = createRoute({
   getParentRoute: () => root,
   path: "/d/$id/e/$index",
-  validateSearch: (raw: Record<string, unknown>): TaskSearch => compact(raw["tab"] === "code" ? { tab: "code" as const } : {}),
+  validateSearch: (raw: Record<string, unknown>): TaskSearch => {
+    const tab = oneOf(raw["tab"], ["output", "code", "values"] as const, "output");
+    const at = Number(raw["at"]);
+    const spot = Number.isSafeInteger(at) && at >= 0 && text(raw["at"]) !== "" ? { stream: oneOf(raw["stream"], STREAMS, "stderr"), at } : {};
+    return { ...(tab === "output" ? spot : { tab }) };
+  },
   component: lazyRouteComponent(() => import("./screens/Task"), "Task"),
 });
 

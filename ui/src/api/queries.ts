@@ -164,20 +164,3 @@ export function aboutQuery(id: string, index: number) {
     placeholderData: keepPreviousData,
   });
 }
-
-export type Stream = "stdout" | "stderr";
-
-/** A piece of what a task wrote, as it is: pieces may be cut within a character. */
-export function readLogBytes(id: string, index: number, stream: Stream, offset: number, limit: number): Promise<Blob> {
-  return answer<Blob>(
-    api.GET("/api/v1/dispatches/{dispatch_id}/tasks/{index}/{stream}", {
-      params: { path: { dispatch_id: id, index, stream }, query: { offset, limit } },
-      parseAs: "blob",
-    }) as Promise<{ data?: Blob; response: Response }>,
-  );
-}
-
-/** A piece of what a task wrote, as text. */
-export async function readLog(id: string, index: number, stream: Stream, offset: number, limit: number): Promise<string> {
-  return new TextDecoder().decode(await (await readLogBytes(id, index, stream, offset, limit)).arrayBuffer());
-}

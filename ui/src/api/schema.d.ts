@@ -449,6 +449,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/dispatches/{dispatch_id}/tasks/{index}/output": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Output */
+        get: operations["output_api_v1_dispatches__dispatch_id__tasks__index__output_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/dispatches/{dispatch_id}/tasks/{index}/value": {
         parameters: {
             query?: never;
@@ -475,6 +492,23 @@ export interface paths {
         };
         /** Log */
         get: operations["log_api_v1_dispatches__dispatch_id__tasks__index___stream__get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/dispatches/{dispatch_id}/tasks/{index}/{stream}/search": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Search */
+        get: operations["search_api_v1_dispatches__dispatch_id__tasks__index___stream__search_get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1090,6 +1124,22 @@ export interface components {
             /** Root */
             root: string;
         };
+        /** LogHit */
+        LogHit: {
+            /** Offset */
+            offset: number;
+            /** Text */
+            text: string;
+        };
+        /** LogSearch */
+        LogSearch: {
+            /** Hits */
+            hits: components["schemas"]["LogHit"][];
+            /** Searched */
+            searched: number;
+            /** Size */
+            size: number;
+        };
         /** LoginAnswer */
         LoginAnswer: {
             cluster: components["schemas"]["ClusterAnswer"];
@@ -1484,6 +1534,17 @@ export interface components {
          * @enum {string}
          */
         Status: "RUNNING" | "COMPLETED" | "FAILED" | "CANCELLED";
+        /** StreamPiece */
+        StreamPiece: {
+            /** Next */
+            next: number;
+            /** Offset */
+            offset: number;
+            /** Size */
+            size: number;
+            /** Text */
+            text: string;
+        };
         /** Summary */
         Summary: {
             /** Arrays */
@@ -1600,6 +1661,13 @@ export interface components {
             state: components["schemas"]["State"];
             /** Wall S */
             wall_s: number | null;
+        };
+        /** TaskOutput */
+        TaskOutput: {
+            /** Running */
+            running: boolean;
+            stderr: components["schemas"]["StreamPiece"];
+            stdout: components["schemas"]["StreamPiece"];
         };
         /** TaskPage */
         TaskPage: {
@@ -2726,6 +2794,48 @@ export interface operations {
             };
         };
     };
+    output_api_v1_dispatches__dispatch_id__tasks__index__output_get: {
+        parameters: {
+            query?: {
+                /** @description The first byte; -1: the last ones. */
+                stdout?: number;
+                /** @description The first byte; -1: the last ones. */
+                stderr?: number;
+                /** @description Bytes of each stream. */
+                limit?: number;
+                /** @description Seconds. */
+                wait?: number;
+            };
+            header?: never;
+            path: {
+                /** @description The dispatch's id. */
+                dispatch_id: string;
+                index: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TaskOutput"];
+                };
+            };
+            /** @description Not done; the sentence says why. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     value_api_v1_dispatches__dispatch_id__tasks__index__value_get: {
         parameters: {
             query?: {
@@ -2783,6 +2893,46 @@ export interface operations {
                 };
                 content: {
                     "text/plain": string;
+                };
+            };
+            /** @description Not done; the sentence says why. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    search_api_v1_dispatches__dispatch_id__tasks__index___stream__search_get: {
+        parameters: {
+            query: {
+                /** @description Text, in either case of letters. */
+                q: string;
+                offset?: number;
+                /** @description Lines. */
+                limit?: number;
+            };
+            header?: never;
+            path: {
+                /** @description The dispatch's id. */
+                dispatch_id: string;
+                index: number;
+                stream: "stdout" | "stderr";
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LogSearch"];
                 };
             };
             /** @description Not done; the sentence says why. */

@@ -8,10 +8,10 @@ import { between, count, duration, plural } from "../format";
 import { dispatch as route, VIEWS, type View } from "../router";
 import { ended } from "../states";
 import { Jobs } from "./Jobs";
-import { Logs } from "./Logs";
 import { TaskTable } from "./TaskTable";
 import { whyWaiting } from "./waiting";
 
+const Logs = lazy(() => import("./Logs").then((made) => ({ default: made.Logs })));
 const GraphView = lazy(() => import("../graph/GraphView"));
 const WORDS: Record<View, string> = { graph: "Graph", table: "Table", logs: "Logs", jobs: "Jobs" };
 
@@ -38,7 +38,7 @@ export function Dispatch() {
       </nav>
       {view === "graph" && <Suspense fallback={<Loading what="the graph" />}><GraphView id={id} summary={summary} /></Suspense>}
       {view === "table" && <TaskTable id={id} />}
-      {view === "logs" && <Logs summary={summary} />}
+      {view === "logs" && <Suspense fallback={<Loading what="the logs" />}><Logs summary={summary} /></Suspense>}
       {view === "jobs" && <Jobs summary={summary} />}
     </section>
   );

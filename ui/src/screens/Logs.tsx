@@ -1,9 +1,11 @@
-import { useInfiniteQuery } from "@tanstack/react-query";
-import { Link } from "@tanstack/react-router";
+import { useInfiniteQuery, useQuery } from "@tanstack/react-query";
+import { Link, useNavigate } from "@tanstack/react-router";
 import { useMemo } from "react";
-import { tasksQuery, type Summary, type TaskFilter, type TaskRow } from "../api/queries";
-import { When } from "../components/basics";
+import { taskQuery, tasksQuery, type Summary, type TaskFilter, type TaskRow } from "../api/queries";
+import { StateBadge, When } from "../components/basics";
+import { Output } from "../components/Output";
 import { count, plural } from "../format";
+import { dispatch as route } from "../router";
 
 const FAILED: TaskFilter = { state: ["failed"], q: "", name: null, sort: "index", descending: false };
 
@@ -12,6 +14,7 @@ export function Logs({ summary }: { summary: Summary }) {
   return (
     <>
       {(summary.counts.failed ?? 0) > 0 && <Failures id={summary.id} failed={summary.counts.failed ?? 0} />}
+      <OutputOf summary={summary} />
       <h2>What hpcflow did</h2>
       {summary.messages.length === 0 ? <p className="empty">Nothing worth a word happened.</p> : (
         <ol className="plain messages">
@@ -19,6 +22,51 @@ export function Logs({ summary }: { summary: Summary }) {
             <li key={index}><span className="soft nowrap"><When time={message.at} /></span> <span>{message.text}</span></li>
           ))}
         </ol>
+      )}
+    </>
+  );
+}
+
+const SHOWN = 12;
+const RUNNING: TaskFilter = { state: ["running"], q: "", name: null, sort: "started_at", descending: true };
+
+/** What one task writes: of those that run, or of any that is named. */
+function OutputOf({ summary }: { summary: Summary }) {
+  const { id } = summary;
+  const { sel } = route.useSearch();
+  const navigate = useNavigate({ from: route.fullPath });
+  const { data } = useInfiniteQuery(tasksQuery(id, RUNNING));
+  const running = data?.pages.flatMap((page) => page.rows) ?? [];
+  const chosen = sel ?? running[0]?.index;
+  const { data: task } = useQuery({ ...taskQuery(id, chosen ?? 0), enabled: chosen !== undefined });
+  const found = data?.pages.at(-1)?.found ?? 0;
+  const choose = (index: number) => void navigate({ search: (old) => ({ ...old, sel: index }), replace: true });
+  return (
+    <>
+      <h2>{found > 0 ? `Written by ${plural(found, "task that runs", "tasks that run")}` : "Output"}</h2>
+      <div className="toolbar">
+        {running.length > 0 && (
+          <div className="chips" role="group" aria-label="Tasks that run">
+            {running.slice(0, SHOWN).map((each) => (
+              <button key={each.index} type="button" className="chip" aria-pressed={each.index === chosen} onClick={() => choose(each.index)}>{each.name} {each.index}</button>
+            ))}
+          </div>
+        )}
+        {found > SHOWN && <span className="soft">{SHOWN} of {count(found)} shown</span>}
+        <form className="log-tools" onSubmit={(event) => {
+          event.preventDefault();
+          const index = Number(new FormData(event.currentTarget).get("task"));
+          if (Number.isSafeInteger(index) && index >= 0 && index < summary.tasks) choose(index);
+        }}>
+          <label>Task <input name="task" inputMode="numeric" pattern="[0-9]+" required defaultValue={sel} key={sel} size={6} autoComplete="off" /></label>
+          <button type="submit" className="button small">Show</button>
+        </form>
+      </div>
+      {chosen === undefined ? <p className="empty">No task runs just now. Say which one’s output you want to read.</p> : task && (
+        <section aria-label={`Output of ${task.name} ${chosen}`}>
+          <p><StateBadge state={task.state} unknownSince={task.unknown_since ?? null} /> <Link to="/d/$id/e/$index" params={{ id, index: String(chosen) }}>{task.name} {chosen}</Link></p>
+          <Output id={id} index={chosen} attempt={task.attempt} running={task.state === "running"} onSpot={(spot) => void navigate({ to: "/d/$id/e/$index", params: { id, index: String(chosen) }, search: spot ?? {} })} />
+        </section>
       )}
     </>
   );

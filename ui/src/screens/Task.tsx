@@ -1,11 +1,11 @@
 import { useQuery } from "@tanstack/react-query";
-import { Link } from "@tanstack/react-router";
+import { Link, useNavigate } from "@tanstack/react-router";
 import type { ReactNode } from "react";
 import { aboutQuery, summaryQuery, taskQuery, type TaskDetail } from "../api/queries";
 import type { Schemas } from "../api/client";
 import { CancelButton } from "../components/actions";
 import { Code, CopyButton, Fault, Loading, Notice, StateBadge, Title, useLink, useNow, When } from "../components/basics";
-import { LogTail } from "../components/LogTail";
+import { Output } from "../components/Output";
 import { absolute, between, count, duration, mebibytes, percent } from "../format";
 import { task as route } from "../router";
 import { FINAL, stateOf } from "../states";
@@ -14,6 +14,7 @@ export function Task() {
   const { id, index: raw } = route.useParams();
   const index = Number(raw);
   const search = route.useSearch();
+  const navigate = useNavigate({ from: route.fullPath });
   const { data: task, error, refetch } = useQuery(taskQuery(id, index));
   const { data: about } = useQuery(aboutQuery(id, index));
   const { data: summary } = useQuery(summaryQuery(id));
@@ -46,8 +47,7 @@ export function Task() {
           ) : (
             <>
               {task.traceback && <details className="fold" open><summary>Traceback</summary><Code text={task.traceback} label="the traceback" /></details>}
-              <LogTail id={id} index={index} stream="stderr" size={task.stderr_bytes} running={task.state === "running"} />
-              <LogTail id={id} index={index} stream="stdout" size={task.stdout_bytes} running={task.state === "running"} />
+              <Output id={id} index={index} attempt={task.attempt} running={task.state === "running"} spot={search.at === undefined ? null : { stream: search.stream ?? "stderr", at: search.at }} onSpot={(spot) => void navigate({ search: spot ?? {} })} />
             </>
           )}
         </div>
