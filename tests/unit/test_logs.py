@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from hpcflow.core.model import Cause
+from hpcflow.core.model import Cause, Phase
 from hpcflow.core.plugin import Command, Reply
 from hpcflow.core.states import State
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.logs import Logs, Name
 from hpcflow.server.remote import TransportError
-from tests.unit.mini_world import MINI, Phase, PlayedWorker, Stage, WorldTransport, a_stage
+from tests.unit.mini_world import MINI, PlayedWorker, Stage, WorldTransport, a_stage
 from tests.unit.test_engine import in_loop
 from tests.unit.test_service import a_service
 
