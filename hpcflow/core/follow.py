@@ -86,7 +86,8 @@ class Usage:
     cores: int
     unfinished: int
     tasks: int
-    #: From the first line of any of them to the last one of any.
+    #: The first line of any of them, in seconds since the epoch, and how long it was to the last one of any.
+    first_at: float
     up_s: float
     #: From the first line to the last one of each, all workers together.
     span_s: float
@@ -218,6 +219,7 @@ class Ledger:
             cores=self.bag.shape.resources.cores,
             unfinished=sum(worker.exit is None for worker in last),
             tasks=sum(worker.ended for worker in last),
+            first_at=first_at,
             up_s=max(worker.last_at for worker in last) - first_at,
             span_s=span_s,
             tasks_s=sum(worker.tasks_s for worker in last),

@@ -23,6 +23,7 @@ from hpcflow.server.configured import SettingsDesk, settings_routes
 from hpcflow.server.file_api import FileDesk, file_routes
 from hpcflow.server.guard import Guard, Sessions, Token
 from hpcflow.server.home import Notice
+from hpcflow.server.insight_api import InsightDesk, insight_routes
 from hpcflow.server.log_api import LogDesk, log_routes
 from hpcflow.server.page import Shown, page_files, page_routes, view_routes
 from hpcflow.server.redispatch_api import RedispatchDesk, redispatch_routes
@@ -62,6 +63,9 @@ class Service(Shown, Protocol):
 
     @property
     def configured(self) -> SettingsDesk: ...
+
+    @property
+    def insight(self) -> InsightDesk: ...
 
     @property
     def logs(self) -> LogDesk: ...
@@ -196,6 +200,7 @@ def routes(service: Service, desk: Desk) -> APIRouter:
     api.include_router(settings_routes(service.configured))
     api.include_router(file_routes(service.files, _stream, known_id, PROBLEM_OF_BYTES))
     api.include_router(redispatch_routes(service.again, known_id))
+    api.include_router(insight_routes(service.insight, known_id))
 
     @api.post(
         "/dispatches",

@@ -174,6 +174,7 @@ class LiveArray:
                     "exit_code": end.exit_code,
                     "signal": end.signal,
                     "core_seconds": end.core_seconds,
+                    "began_at": None if end.started_at is None else end.started_at.timestamp(),
                     "elapsed_s": _elapsed_s(end),
                     "max_rss_kib": end.max_rss_kib,
                     "host": end.host,

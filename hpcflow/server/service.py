@@ -24,6 +24,7 @@ from hpcflow.server.configured import Configured
 from hpcflow.server.engine import Engine
 from hpcflow.server.failpoints import failpoint
 from hpcflow.server.fetching import Files, workdir_of
+from hpcflow.server.insight import Insight
 from hpcflow.server.intake import Intake
 from hpcflow.server.levels import Level, find_level
 from hpcflow.server.live import LiveDispatch
@@ -85,9 +86,8 @@ async def running(
         new_id=_new_id,
         on_network=on_network,
     )
-    service = Service(
-        engine, where, default, cluster_maker(where, settings, environ, sys.executable, site_file=site_file)
-    )
+    make = cluster_maker(where, settings, environ, sys.executable, site_file=site_file)
+    service = Service(engine, where, default, make, environ)
     await service.take_up()
     try:
         async with asyncio.TaskGroup() as group:
@@ -126,7 +126,12 @@ class Service:
     """The engine and the store of one HPCFLOW_HOME, as the API sees them."""
 
     def __init__(
-        self, engine: Engine, where: Places, default: Default, make: Callable[[str, ClusterSettings], Cluster]
+        self,
+        engine: Engine,
+        where: Places,
+        default: Default,
+        make: Callable[[str, ClusterSettings], Cluster],
+        environ: Mapping[str, str],
     ) -> None:
         self._engine = engine
         self._store = engine.writer.store
@@ -153,6 +158,8 @@ class Service:
         #: What the API asks about what tasks write.
         self.logs = Logs(engine, self._place)
         self._views = Views(self._store, engine.writer, self._unknown_since)
+        #: What the API asks about what was, and about the server itself.
+        self.insight = Insight(engine, self._views, where, environ, self._level)
 
     async def take_up(self) -> None:
         """Take up every dispatch that had not ended when the last server did, and what is left of others."""

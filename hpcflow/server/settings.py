@@ -38,68 +38,72 @@ class Settings(BaseSettings):
     All times are seconds.
     """
 
-    model_config = SettingsConfigDict(env_prefix="HPCFLOW_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="HPCFLOW_", extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    #: The cluster of electrons that name none; empty: the scheduler found on this machine, else `local`.
     default_executor: str = ""
-    #: Siblings that become ready within this time share a bag.
+    """The cluster of electrons that name none; empty: the scheduler found on this machine, else `local`."""
     settle: Seconds = 0.05
-    #: How long ready tasks wait for others like them that are coming: at most this, doubled with each bag.
+    """Siblings that become ready within this time share a bag."""
     gather: Annotated[float, Field(ge=0)] = 10.0
-    #: The same where a submission costs nobody anything (`local`).
+    """How long ready tasks wait for others like them that are coming: at most this, doubled with each bag."""
     local_gather: Annotated[float, Field(ge=0)] = 0.5
-    #: How long the server waits after a fault, a full disk for one, before it tries again.
+    """How long ready tasks wait for others where a submission costs nobody anything (`local`)."""
     after_fault: Seconds = 5.0
-    #: How often a journal on this machine is read: the floor while lines arrive, and the ceiling it backs off to.
+    """How long the server waits after a fault, a full disk for one, before it tries again."""
     journal_poll: Seconds = 0.1
+    """How often a journal on this machine is read while lines arrive."""
     journal_poll_max: Seconds = 0.5
-    #: The same of clusters behind ssh, where each look is a command.
+    """The longest time between two looks at a journal on this machine."""
     ssh_journal_poll: Seconds = 1.0
+    """How often a journal behind ssh is read while lines arrive; each look is a command."""
     ssh_journal_poll_max: Seconds = 5.0
-    #: A host behind ssh that is silent for three times as long is taken for unreachable.
+    """The longest time between two looks at a journal behind ssh."""
     ssh_keepalive: Seconds = 5.0
-    #: How often a scheduler's accounting is asked (one query per cluster), and that of the `local` cluster.
+    """A host behind ssh that is silent for three times as long is taken for unreachable."""
     accounting_poll: Seconds = 30.0
+    """How often a scheduler's accounting is asked, with one query per cluster."""
     local_poll: Seconds = 2.0
-    #: How often a cluster's queue is looked at, at most, however many pages and commands ask; never when nobody does.
+    """How often the `local` cluster is asked what became of its jobs."""
     queue_poll: Seconds = 30.0
-    #: How long an array that no scheduler answer names may still turn up.
+    """How often a cluster's queue is looked at, however many pages and commands ask; never when nobody does."""
     submit_settle: Seconds = 120.0
-    #: After a submission that found no room: time to the next, doubled each time up to ten minutes.
+    """How long an array that no scheduler answer names may still turn up."""
     submit_retry: Seconds = 30.0
-    #: How long a line that a dead worker wrote may take to be seen, on a network file system.
+    """After a submission that found no room: time to the next, doubled each time up to ten minutes."""
     visibility_grace: Annotated[float, Field(ge=0)] = 60.0
-    #: A worker is worth its start when it has this much work.
+    """How long a line that a dead worker wrote may take to be seen, on a network file system."""
     min_worker_time: Seconds = 300.0
-    #: Array tasks of the first array while nobody knows how long its tasks run.
+    """A worker is worth its start when it has this much work."""
     first_width: Annotated[int, Field(ge=1)] = 64
-    #: Of these, array tasks submitted at once; the others follow after ``ramp_after``, unless tasks prove to be short.
+    """Array tasks of the first array while nobody knows how long its tasks run."""
     ramp_width: Annotated[int, Field(ge=1)] = 16
+    """Of these, array tasks submitted at once; others follow after ``ramp_after``, unless tasks prove to be short."""
     ramp_after: Seconds = 3.0
-    #: How long a worker waits for tasks that are still to come when it has none, in seconds; 0: not at all.
+    """When the array tasks beyond ``ramp_width`` follow."""
     linger: Annotated[float, Field(ge=0)] = 10.0
-    #: Limit of an array task that serves several tasks.
+    """How long a worker waits for tasks that are still to come when it has none, in seconds; 0: not at all."""
     worker_walltime: Seconds = 3600.0
-    #: Alike tasks that follow each other one by one are one unit, of so many at most; 1: each is a unit.
+    """Limit of an array task that serves several tasks."""
     chain_length: Annotated[int, Field(ge=1)] = 1000
-    #: So many first ends of a bag that all fail with one error pause it; 0: never.
+    """Alike tasks that follow each other one by one are one unit, of so many at most; 1: each is a unit."""
     breaker: Annotated[int, Field(ge=0)] = 20
-    #: What a task gets between SIGTERM and SIGKILL.
+    """So many first ends of a bag that all fail with one error pause it; 0: never."""
     kill_grace: Seconds = 5.0
-    #: ``readable``: <electron>-<id>; ``opaque``: hf-<id>, where job names are nobody's business.
+    """What a task gets between SIGTERM and SIGKILL."""
     job_names: Literal["readable", "opaque"] = "readable"
-    #: A server that a dispatch started exits after this long with nothing live.
+    """``readable``: <electron>-<id>; ``opaque``: hf-<id>, where job names are nobody's business."""
     idle_exit: Seconds = 12 * 3600.0
-    #: Bags of dispatches that ended so many days ago are removed, files of tasks excepted; 0: never.
+    """A server that a dispatch started exits after this long with nothing live."""
     keep_days: Annotated[float, Field(ge=0)] = 0.0
-    #: An upload may not unpack to more bytes than this.
+    """Bags of dispatches that ended so many days ago are removed, files of tasks excepted; 0: never."""
     max_upload: Annotated[int, Field(gt=0)] = 16 * 2**30
-    #: A folder of wheels; packages that environments ask for come from there alone, and not through pip's own settings.
+    """An upload may not unpack to more bytes than this."""
     wheelhouse: str = ""
-    #: So deep may sublattices lie in each other: a recursion without an end is stopped there.
+    """A folder of wheels: packages that environments ask for come from there alone, and not by pip's own settings."""
     max_depth: Annotated[int, Field(ge=1, le=10_000)] = 200
-    #: How long any command of a scheduler may take.
+    """So deep may sublattices lie in each other: a recursion without an end is stopped there."""
     command_deadline: Seconds = 90.0
+    """How long any command of a scheduler may take."""
 
     @classmethod
     def settings_customise_sources(

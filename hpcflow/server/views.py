@@ -136,6 +136,10 @@ class Views:
         """Return how many cores each task of a dispatch has."""
         return self._outline(dispatch).cores
 
+    def tasks(self, dispatch: DispatchId) -> Sequence[Task]:
+        """Return what each task of a dispatch was dispatched with."""
+        return self._outline(dispatch).tasks
+
     def graph(self, dispatch: DispatchId) -> bytes:
         """Return names and dependencies as JSON, each distinct name and each distinct set of upstreams once."""
         return self._outline(dispatch).graph

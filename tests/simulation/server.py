@@ -324,7 +324,7 @@ class Process:
                 on_network=world.on_network,
             )
             make = cluster_maker(world.home, world.settings, {}, "/usr/bin/python3")
-            service = Service(engine, world.home, Default(world.settings, engine.clusters), make)
+            service = Service(engine, world.home, Default(world.settings, engine.clusters), make, {})
             await service.take_up()
             self._begin(self._watched(self.user(service)))
             await self._watched(engine.run())

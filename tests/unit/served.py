@@ -24,6 +24,7 @@ from hpcflow.server.cluster_api import ClusterDesk
 from hpcflow.server.file_api import FileDesk
 from hpcflow.server.guard import Sessions, Token
 from hpcflow.server.home import Notice, listen_unix
+from hpcflow.server.insight_api import InsightDesk
 from hpcflow.server.listen import Listener, listen_tcp, tcp_port
 from hpcflow.server.log_api import LogDesk
 from hpcflow.server.logs import Name
@@ -189,6 +190,31 @@ class MemorySettings:
         return {**await self.told(), "message": "Written."}
 
 
+class MemoryInsight:
+    """Has seen nothing."""
+
+    async def timeline(self, dispatch: str) -> Json:
+        return {"base": "2026-01-01T00:00:00Z", "arrays": [], "lanes": [], "names": [], "bars": {}}
+
+    async def efficiency(self, dispatch: str) -> Json:
+        return {"id": dispatch, "electrons": []}
+
+    async def lately(self, days: int) -> Json:
+        return {"days": days, "dispatches": [], "electrons": []}
+
+    async def settings(self) -> Json:
+        return {"settings": [], "clusters": []}
+
+    def log_version(self) -> str:
+        return "1-2"
+
+    async def log(self, *, text: str, level: str, limit: int) -> Json:
+        return {"entries": [{"level": level, "text": text}][:limit]}
+
+
+_is_insight_desk: type[InsightDesk] = MemoryInsight
+
+
 @dataclass
 class MemoryLogs:
     """Every task has written the same."""
@@ -229,6 +255,7 @@ class MemoryService:
     again: MemoryAgain = field(default_factory=MemoryAgain)
     configured: MemorySettings = field(default_factory=MemorySettings)
     logs: MemoryLogs = field(default_factory=MemoryLogs)
+    insight: MemoryInsight = field(default_factory=MemoryInsight)
     manifests: dict[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])  # Any: JSON
     payloads: dict[str, bytes] = field(default_factory=dict[str, bytes])
     versions: dict[str, int] = field(default_factory=dict[str, int])

@@ -175,6 +175,7 @@ def test_an_array_tasks_time_is_that_of_its_slots_in_its_newest_run() -> None:
         cores=1,
         unfinished=0,
         tasks=2,
+        first_at=100.0,
         up_s=10.0,
         span_s=13.0,
         tasks_s=1.0,

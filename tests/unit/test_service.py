@@ -34,7 +34,7 @@ def a_service(stage: Stage) -> Service:
     where = Places(str(stage.folder / "home"))
     Path(where.dispatches).mkdir(parents=True, exist_ok=True)
     make = cluster_maker(where, stage.engine.settings, {}, sys.executable)
-    return Service(stage.engine, where, Default(stage.engine.settings, stage.engine.clusters), make)
+    return Service(stage.engine, where, Default(stage.engine.settings, stage.engine.clusters), make, {})
 
 
 class SmallPlugin(MiniPlugin):

@@ -16,7 +16,7 @@ const several = <T extends string>(value: unknown, known: readonly T[]): T[] => 
 
 const DISPATCH_SORTS = ["created_at", "name", "status", "n_tasks"] as const;
 const TASK_SORTS = ["index", "name", "state", "attempt", "host", "started_at", "ended_at", "wall_s", "cpu_s", "max_rss_kib"] as const satisfies readonly TaskSort[];
-export const VIEWS = ["graph", "table", "logs", "jobs"] as const;
+export const VIEWS = ["graph", "table", "timeline", "logs", "jobs", "efficiency"] as const;
 export type View = (typeof VIEWS)[number];
 export const LENSES = ["all", "failed"] as const;
 
@@ -36,6 +36,9 @@ export interface DispatchSearch {
   lens?: (typeof LENSES)[number];
   group?: number;
   sel?: number;
+  /** The part of the timeline that is seen: seconds after the dispatch was made. */
+  from?: number;
+  to?: number;
 }
 export interface TaskSearch {
   tab?: "output" | "code" | "values";
@@ -74,6 +77,7 @@ export const dispatch = createRoute({
     const number = (value: unknown) => (Number.isSafeInteger(Number(value)) && text(value) !== "" ? { value: Number(value) } : null);
     const group = number(raw["group"]);
     const sel = number(raw["sel"]);
+    const [from, to] = [Number(raw["from"]), Number(raw["to"])];
     return compact({
       ...(view === "graph" ? {} : { view }),
       state: several(raw["state"], STATES.map((each) => each.name)).join(","),
@@ -84,6 +88,7 @@ export const dispatch = createRoute({
       ...(lens === "all" ? {} : { lens }),
       ...(group ? { group: group.value } : {}),
       ...(sel ? { sel: sel.value } : {}),
+      ...(view === "timeline" && raw["from"] !== undefined && from < to ? { from, to } : {}),
     });
   },
   component: Dispatch,
@@ -130,7 +135,51 @@ export const queue = createRoute({
   component: lazyRouteComponent(() => import("./screens/Queue"), "Queue"),
 });
 
-const tree = root.addChildren([now, dispatches, dispatch, task, clusters, queue]);
+export const DAYS = [1, 7, 30, 365] as const;
+export interface EfficiencySearch {
+  days?: (typeof DAYS)[number];
+}
+
+export const efficiency = createRoute({
+  getParentRoute: () => root,
+  path: "/efficiency",
+  validateSearch: (raw: Record<string, unknown>): EfficiencySearch => {
+    const days = DAYS.find((each) => each === Number(raw["days"]));
+    return days === undefined || days === 30 ? {} : { days };
+  },
+  component: lazyRouteComponent(() => import("./screens/Efficiency"), "Efficiency"),
+});
+
+export interface SettingsSearch {
+  q?: string;
+  set?: boolean;
+}
+
+export const settings = createRoute({
+  getParentRoute: () => root,
+  path: "/settings",
+  validateSearch: (raw: Record<string, unknown>): SettingsSearch => compact({ q: text(raw["q"]), set: raw["set"] === true }),
+  component: lazyRouteComponent(() => import("./screens/Settings"), "Settings"),
+});
+
+export interface LogsSearch {
+  q?: string;
+  level?: "WARNING" | "ERROR";
+  still?: boolean;
+  all?: boolean;
+}
+
+export const logs = createRoute({
+  getParentRoute: () => root,
+  path: "/logs",
+  validateSearch: (raw: Record<string, unknown>): LogsSearch => {
+    const level = oneOf(raw["level"], ["INFO", "WARNING", "ERROR"] as const, "INFO");
+    return compact({ q: text(raw["q"]), ...(level === "INFO" ? {} : { level }), still: raw["still"] === true, all: raw["all"] === true });
+  },
+  component: lazyRouteComponent(() => import("./screens/ServerLog"), "ServerLog"),
+});
+
+const tree = root.addChildren([now, dispatches, dispatch, task, clusters, queue, efficiency, settings, logs]);
 
 export function makeRouter(client: QueryClient) {
   return createRouter({ routeTree: tree, history: createHashHistory(), context: { client }, defaultPreload: false, scrollRestoration: true });

@@ -369,9 +369,11 @@ class Store:
                 found[row[1]] = columns.end_row(row)
         return found
 
-    def attempts(self, dispatch: DispatchId, index: int) -> list[EndRow]:
-        """Return how each attempt of a task ended, the first one first."""
-        statement = sa.select(END).where(END.c.dispatch == dispatch, END.c.index == index).order_by(END.c.attempt)
+    def attempts(self, dispatch: DispatchId, index: int | None = None) -> list[EndRow]:
+        """Return how each attempt of a task ended, the first one first; without an ``index`` those of all tasks."""
+        statement: _Select = sa.select(END).where(END.c.dispatch == dispatch).order_by(END.c.index, END.c.attempt)
+        if index is not None:
+            statement = statement.where(END.c.index == index)
         with self._reading() as connection:
             return [columns.end_row(row) for row in connection.execute(statement)]
 

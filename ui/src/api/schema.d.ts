@@ -227,6 +227,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/dispatches/{dispatch_id}/efficiency": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Efficiency */
+        get: operations["efficiency_api_v1_dispatches__dispatch_id__efficiency_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/dispatches/{dispatch_id}/graph": {
         parameters: {
             query?: never;
@@ -517,6 +534,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/dispatches/{dispatch_id}/timeline": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Timeline */
+        get: operations["timeline_api_v1_dispatches__dispatch_id__timeline_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/dispatches/{dispatch_id}/usage": {
         parameters: {
             query?: never;
@@ -526,6 +560,23 @@ export interface paths {
         };
         /** Usage */
         get: operations["usage_api_v1_dispatches__dispatch_id__usage_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/efficiency": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Lately */
+        get: operations["lately_api_v1_efficiency_get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -574,6 +625,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/log": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Log */
+        get: operations["log_api_v1_log_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/settings": {
         parameters: {
             query?: never;
@@ -586,6 +654,23 @@ export interface paths {
         put?: never;
         /** Change */
         post: operations["change_api_v1_settings_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/settings/effective": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Settings */
+        get: operations["settings_api_v1_settings_effective_get"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -752,6 +837,19 @@ export interface components {
             messages: string[];
             status: components["schemas"]["Status"];
         };
+        /** AdviceAnswer */
+        AdviceAnswer: {
+            /** Cpus */
+            cpus: number | null;
+            /** Memory Mib */
+            memory_mib: number | null;
+            /** Options */
+            options: string;
+            /** Walltime S */
+            walltime_s: number | null;
+            /** Why */
+            why: string[];
+        };
         /** ArrayAnswer */
         ArrayAnswer: {
             /** Cluster */
@@ -830,6 +928,26 @@ export interface components {
             signal: number | null;
             /** Wall S */
             wall_s: number | null;
+        };
+        /**
+         * Bars
+         * @description One attempt for each position.
+         */
+        Bars: {
+            /** Attempt */
+            attempt: number[];
+            /** End */
+            end: string[];
+            /** From */
+            from: number[];
+            /** Lane */
+            lane: number[];
+            /** Name */
+            name: number[];
+            /** Task */
+            task: number[];
+            /** To */
+            to: (number | null)[];
         };
         /** CancelAnswer */
         CancelAnswer: {
@@ -953,6 +1071,26 @@ export interface components {
              */
             state: "ok" | "unknown host" | "needs login";
         };
+        /** ClusterSaid */
+        ClusterSaid: {
+            /** Name */
+            name: string;
+            /**
+             * Source
+             * @enum {string}
+             */
+            source: "clusters.toml" | "site";
+            value: components["schemas"]["JsonValue"];
+        };
+        /** ClusterSettingsAnswer */
+        ClusterSettingsAnswer: {
+            /** Name */
+            name: string;
+            /** Said */
+            said: components["schemas"]["ClusterSaid"][];
+            /** Scheduler */
+            scheduler: string;
+        };
         /** ClusterTest */
         ClusterTest: {
             /** Done */
@@ -1022,6 +1160,25 @@ export interface components {
             /** Text */
             text: string;
         };
+        /** DispatchCost */
+        DispatchCost: {
+            /** Charged S */
+            charged_s: number;
+            /** Complete */
+            complete: boolean;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Id */
+            id: string;
+            /** Name */
+            name: string;
+            status: components["schemas"]["Status"];
+            /** Tasks S */
+            tasks_s: number;
+        };
         /** Dispatches */
         Dispatches: {
             /** Dispatches */
@@ -1030,6 +1187,103 @@ export interface components {
             found: number;
             /** Total */
             total: number;
+        };
+        /** EffectiveSettings */
+        EffectiveSettings: {
+            /** Clusters */
+            clusters: components["schemas"]["ClusterSettingsAnswer"][];
+            /** Clusters File */
+            clusters_file: string;
+            /** Config */
+            config: string;
+            /** Home */
+            home: string;
+            /** Problem */
+            problem: string | null;
+            /** Settings */
+            settings: components["schemas"]["Setting"][];
+        };
+        /** EfficiencyOfDays */
+        EfficiencyOfDays: {
+            /** Beyond S */
+            beyond_s: number;
+            /** Charged S */
+            charged_s: number;
+            /** Days */
+            days: number;
+            /** Dispatches */
+            dispatches: components["schemas"]["DispatchCost"][];
+            /** Dispatches Total */
+            dispatches_total: number;
+            /** Electrons */
+            electrons: components["schemas"]["ElectronUse"][];
+            /** Enough */
+            enough: number;
+            /** Idle S */
+            idle_s: number;
+            /** Killed S */
+            killed_s: number;
+            /** Overhead S */
+            overhead_s: number;
+            /** Slots S */
+            slots_s: number;
+            /** Startup S */
+            startup_s: number;
+            /** Tasks S */
+            tasks_s: number;
+        };
+        /** EfficiencyOfDispatch */
+        EfficiencyOfDispatch: {
+            /** Electrons */
+            electrons: components["schemas"]["ElectronUse"][];
+            /** Enough */
+            enough: number;
+            /** Id */
+            id: string;
+            usage: components["schemas"]["Usage"];
+        };
+        /**
+         * ElectronUse
+         * @description The attempts of one electron that asked for the same on one cluster.
+         */
+        ElectronUse: {
+            advice: components["schemas"]["AdviceAnswer"];
+            /** Cluster */
+            cluster: string;
+            /** Cores */
+            cores: number;
+            /** Cores P95 */
+            cores_p95: number | null;
+            /** Ended */
+            ended: number;
+            /** Held Core S */
+            held_core_s: number;
+            /** Lost */
+            lost: number;
+            /** Memory Mib */
+            memory_mib: number | null;
+            /** Name */
+            name: string;
+            /** Ntasks */
+            ntasks: number;
+            /** Rss Kib Max */
+            rss_kib_max: number | null;
+            /** Rss Kib P95 */
+            rss_kib_p95: number | null;
+            /** Short Of Memory */
+            short_of_memory: number;
+            /** Short Of Time */
+            short_of_time: number;
+            /** Used Core S */
+            used_core_s: number;
+            /** Wall S Max */
+            wall_s_max: number | null;
+            /** Wall S P50 */
+            wall_s_p50: number | null;
+            /** Wall S P95 */
+            wall_s_p95: number | null;
+            /** Walltime S */
+            walltime_s: number | null;
         };
         /** Entry */
         Entry: {
@@ -1106,6 +1360,30 @@ export interface components {
             width: number;
         };
         JsonValue: unknown;
+        /**
+         * Lane
+         * @description One worker: an array task, or a slot of one.
+         */
+        Lane: {
+            /** Array */
+            array: number;
+            /** Began */
+            began: number | null;
+            /** Cause */
+            cause: string | null;
+            /** Ended */
+            ended: number | null;
+            /** Host */
+            host: string | null;
+            /** Index */
+            index: number;
+            /** Left */
+            left: number | null;
+            /** Slot */
+            slot: number;
+            /** Up */
+            up: number | null;
+        };
         /** Listing */
         Listing: {
             /** Cluster */
@@ -1123,6 +1401,23 @@ export interface components {
             odd: number;
             /** Root */
             root: string;
+        };
+        /** LogEntry */
+        LogEntry: {
+            /**
+             * At
+             * Format: date-time
+             */
+            at: string;
+            /**
+             * Level
+             * @enum {string}
+             */
+            level: "DEBUG" | "INFO" | "WARNING" | "ERROR" | "CRITICAL";
+            /** Source */
+            source: string;
+            /** Text */
+            text: string;
         };
         /** LogHit */
         LogHit: {
@@ -1439,6 +1734,19 @@ export interface components {
             /** Walltime S */
             walltime_s?: number | null;
         };
+        /** ServerLog */
+        ServerLog: {
+            /** Bytes */
+            bytes: number;
+            /** Entries */
+            entries: components["schemas"]["LogEntry"][];
+            /** Found */
+            found: number;
+            /** Path */
+            path: string;
+            /** Total */
+            total: number;
+        };
         /** ServerSettings */
         ServerSettings: {
             /** After Restart */
@@ -1494,6 +1802,23 @@ export interface components {
             why: string | null;
             /** Width */
             width: number;
+        };
+        /** Setting */
+        Setting: {
+            /** About */
+            about: string;
+            default: components["schemas"]["JsonValue"];
+            /** Name */
+            name: string;
+            pending: components["schemas"]["JsonValue"];
+            /**
+             * Source
+             * @enum {string}
+             */
+            source: "environment" | "config.toml" | "default";
+            value: components["schemas"]["JsonValue"];
+            /** Variable */
+            variable: string;
         };
         /** SettingsChange */
         SettingsChange: {
@@ -1686,6 +2011,49 @@ export interface components {
             columns: string[];
             /** Rows */
             rows: components["schemas"]["JsonValue"][][];
+        };
+        /** Timeline */
+        Timeline: {
+            /** Arrays */
+            arrays: components["schemas"]["TimelineArray"][];
+            bars: components["schemas"]["Bars"];
+            /**
+             * Base
+             * Format: date-time
+             */
+            base: string;
+            /** Lanes */
+            lanes: components["schemas"]["Lane"][];
+            /** Live */
+            live: boolean;
+            /** Names */
+            names: string[];
+            /** Now */
+            now: number;
+            /** Unplaced */
+            unplaced: number;
+        };
+        /**
+         * TimelineArray
+         * @description One job array. All times here are seconds after the timeline's ``base``.
+         */
+        TimelineArray: {
+            /** Cluster */
+            cluster: string;
+            /** Ended */
+            ended: number | null;
+            /** Job Id */
+            job_id: string;
+            /** Reason */
+            reason: string | null;
+            /** State */
+            state: string;
+            /** Submitted */
+            submitted: number | null;
+            /** Waiting */
+            waiting: number;
+            /** Width */
+            width: number;
         };
         /** UiAddress */
         UiAddress: {
@@ -2294,6 +2662,38 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["CancelAnswer"];
+                };
+            };
+            /** @description Not done; the sentence says why. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    efficiency_api_v1_dispatches__dispatch_id__efficiency_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The dispatch's id. */
+                dispatch_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["EfficiencyOfDispatch"];
                 };
             };
             /** @description Not done; the sentence says why. */
@@ -2946,6 +3346,38 @@ export interface operations {
             };
         };
     };
+    timeline_api_v1_dispatches__dispatch_id__timeline_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The dispatch's id. */
+                dispatch_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Timeline"];
+                };
+            };
+            /** @description Not done; the sentence says why. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     usage_api_v1_dispatches__dispatch_id__usage_get: {
         parameters: {
             query?: never;
@@ -2965,6 +3397,37 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Usage"];
+                };
+            };
+            /** @description Not done; the sentence says why. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    lately_api_v1_efficiency_get: {
+        parameters: {
+            query?: {
+                days?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["EfficiencyOfDays"];
                 };
             };
             /** @description Not done; the sentence says why. */
@@ -3041,6 +3504,39 @@ export interface operations {
             };
         };
     };
+    log_api_v1_log_get: {
+        parameters: {
+            query?: {
+                q?: string;
+                level?: "DEBUG" | "INFO" | "WARNING" | "ERROR" | "CRITICAL";
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ServerLog"];
+                };
+            };
+            /** @description Not done; the sentence says why. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     settings_api_v1_settings_get: {
         parameters: {
             query?: never;
@@ -3090,6 +3586,35 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ServerSettings"];
+                };
+            };
+            /** @description Not done; the sentence says why. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    settings_api_v1_settings_effective_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["EffectiveSettings"];
                 };
             };
             /** @description Not done; the sentence says why. */

@@ -13,7 +13,9 @@ import { whyWaiting } from "./waiting";
 
 const Logs = lazy(() => import("./Logs").then((made) => ({ default: made.Logs })));
 const GraphView = lazy(() => import("../graph/GraphView"));
-const WORDS: Record<View, string> = { graph: "Graph", table: "Table", logs: "Logs", jobs: "Jobs" };
+const TimelineView = lazy(() => import("../timeline/TimelineView"));
+const DispatchEfficiency = lazy(() => import("../insight/DispatchEfficiency"));
+const WORDS: Record<View, string> = { graph: "Graph", table: "Table", timeline: "Timeline", logs: "Logs", jobs: "Jobs", efficiency: "Efficiency" };
 
 export function Dispatch() {
   const { id } = route.useParams();
@@ -38,6 +40,8 @@ export function Dispatch() {
       </nav>
       {view === "graph" && <Suspense fallback={<Loading what="the graph" />}><GraphView id={id} summary={summary} /></Suspense>}
       {view === "table" && <TaskTable id={id} />}
+      {view === "timeline" && <Suspense fallback={<Loading what="the timeline" />}><TimelineView id={id} /></Suspense>}
+      {view === "efficiency" && <Suspense fallback={<Loading what="what it used" />}><DispatchEfficiency id={id} /></Suspense>}
       {view === "logs" && <Suspense fallback={<Loading what="the logs" />}><Logs summary={summary} /></Suspense>}
       {view === "jobs" && <Jobs summary={summary} />}
     </section>

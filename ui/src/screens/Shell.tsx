@@ -1,8 +1,9 @@
 import { useQuery } from "@tanstack/react-query";
 import { Link, Outlet, useRouterState } from "@tanstack/react-router";
 import { useEffect, useRef, useState } from "react";
-import { answer, api, link, sessionKey } from "../api/client";
-import { client, clustersQuery, statusQuery } from "../api/queries";
+import { link } from "../api/client";
+import { clustersQuery, statusQuery } from "../api/queries";
+import { logOut } from "../api/session";
 import { Toasts } from "../components/actions";
 import { Code, Title, useLink, useNow } from "../components/basics";
 import { setTheme, theme, type Theme } from "../components/theme";
@@ -10,7 +11,12 @@ import { setTheme, theme, type Theme } from "../components/theme";
 const PAGES = [
   { to: "/", text: "Now" },
   { to: "/dispatches", text: "Dispatches" },
+] as const;
+/** After the queue. */
+const LATER = [
+  { to: "/efficiency", text: "Efficiency" },
   { to: "/clusters", text: "Clusters" },
+  { to: "/settings", text: "Settings" },
 ] as const;
 
 export function Shell() {
@@ -49,6 +55,9 @@ export function Shell() {
             <Link key={page.text} to={page.to} className="page-link" activeOptions={{ exact: page.to === "/", includeSearch: false }} activeProps={{ "aria-current": "page" }}>{page.text}</Link>
           ))}
           <QueueLink />
+          {LATER.map((page) => (
+            <Link key={page.text} to={page.to} className="page-link" activeOptions={{ includeSearch: false }} activeProps={{ "aria-current": "page" }}>{page.text}</Link>
+          ))}
         </nav>
         <div className="bar-end">
           {state !== "login" && <ClusterChips />}
@@ -70,16 +79,6 @@ function QueueLink() {
   const { data } = useQuery(clustersQuery);
   const usual = data?.clusters.find((cluster) => cluster.default) ?? data?.clusters[0];
   return usual ? <Link to="/queue/$cluster" params={{ cluster: usual.name }} className="page-link" activeProps={{ "aria-current": "page" }}>Queue</Link> : null;
-}
-
-async function logOut(): Promise<void> {
-  try {
-    await answer(api.POST("/logout"));
-  } finally {
-    sessionKey.drop();
-    client.clear();
-    link.set("login");
-  }
 }
 
 function Logo() {

@@ -1,0 +1,177 @@
+"""Decides what to ask for the next time, from what tasks asked for and what they used."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+__all__ = ["ENOUGH", "Advice", "Runs", "advise", "quantile"]
+
+#: So many tasks have to have ended well before less is advised.
+ENOUGH: Final = 5
+#: What is advised beyond the most that was used.
+_MEMORY_MARGIN: Final = 1.3
+_TIME_MARGIN: Final = 1.5
+_CORES_MARGIN: Final = 1.1
+#: Less is advised only where it is less by so much: the scheduler's own grain would eat a smaller gain.
+_WORTH_MEMORY: Final = 0.7
+_WORTH_TIME: Final = 0.5
+#: A worker and an interpreter need this much themselves, and to the scheduler they are one job with their task.
+_LEAST_MIB: Final = 256
+#: Of shorter tasks the start is most of the time, and says nothing about cores.
+_SHORTEST_S: Final = 1.0
+_SHORTEST_WALLTIME_S: Final = 60.0
+#: What ran out is asked for so many times.
+_MORE: Final = 1.5
+
+
+@dataclass(slots=True)
+class Runs:
+    """How attempts ended of tasks of one electron that asked for the same on one cluster."""
+
+    #: What one task asks for; ``None``: what the cluster gives to those that say nothing.
+    cores: int
+    #: Ranks whose cores are counted in ``cores``: of them only one process is measured.
+    ntasks: int = 1
+    memory_mib: int | None = None
+    walltime_s: int | None = None
+    #: Of those that ended well: seconds, core-seconds, and peak memory in KiB, in one order.
+    wall_s: array[float] = field(default_factory=lambda: array("d"))
+    cpu_s: array[float] = field(default_factory=lambda: array("d"))
+    rss_kib: array[float] = field(default_factory=lambda: array("d"))
+    #: Attempts that ended otherwise, and of these how many for want of memory and of time.
+    lost: int = 0
+    short_of_memory: int = 0
+    short_of_time: int = 0
+    #: Of all attempts: core-seconds held, and used.
+    held_core_s: float = 0.0
+    used_core_s: float = 0.0
+
+    def add(self, end: str, wall_s: float | None, cpu_s: float | None, rss_kib: float | None) -> None:
+        """Count one attempt.
+
+        Args:
+            end: how its worker saw it end, as in its journal.
+            wall_s: seconds it ran; ``None``: nobody measured.
+            cpu_s: core-seconds it used.
+            rss_kib: its peak resident memory.
+        """
+        if wall_s is not None:
+            self.held_core_s += wall_s * self.cores
+            self.used_core_s += cpu_s or 0.0
+        if end == "ok" and wall_s is not None:
+            self.wall_s.append(wall_s)
+            self.cpu_s.append(cpu_s or 0.0)
+            self.rss_kib.append(rss_kib or 0.0)
+            return
+        self.lost += end != "ok"
+        self.short_of_memory += end == "memory"
+        self.short_of_time += end == "timeout"
+
+    def join(self, other: Runs) -> None:
+        """Count those of another dispatch as well."""
+        self.wall_s += other.wall_s
+        self.cpu_s += other.cpu_s
+        self.rss_kib += other.rss_kib
+        self.lost += other.lost
+        self.short_of_memory += other.short_of_memory
+        self.short_of_time += other.short_of_time
+        self.held_core_s += other.held_core_s
+        self.used_core_s += other.used_core_s
+
+    @property
+    def cores_used(self) -> Sequence[float]:
+        """Cores that each of the longer tasks kept busy."""
+        return [cpu / wall for wall, cpu in zip(self.wall_s, self.cpu_s, strict=True) if wall >= _SHORTEST_S]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """What to ask for; ``None`` where it is well as it is, or nothing is known."""
+
+    cpus: int | None = None
+    memory_mib: int | None = None
+    walltime_s: int | None = None
+    #: Why, a sentence for each.
+    why: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> str:
+        """What to write into ``@hf.electron(...)``."""
+        said = [f"cpus={self.cpus}"] if self.cpus is not None else []
+        said += [f'memory="{_amount(self.memory_mib)}"'] if self.memory_mib is not None else []
+        said += [f'walltime="{math.ceil(self.walltime_s / 60)} min"'] if self.walltime_s is not None else []
+        return ", ".join(said)
+
+
+def advise(runs: Runs) -> Advice:
+    """Return what such tasks had better ask for; with less than `ENOUGH` of them only what ran out."""
+    cpus, cpus_why = _cpus(runs)
+    memory, memory_why = _memory(runs)
+    walltime, walltime_why = _walltime(runs)
+    why = tuple(text for text in (cpus_why, memory_why, walltime_why) if text)
+    return Advice(cpus=cpus, memory_mib=memory, walltime_s=walltime, why=why)
+
+
+def quantile(values: Sequence[float], share: float) -> float | None:
+    """Return the smallest of the values that is not less than ``share`` of them; ``None`` without values."""
+    if not values:
+        return None
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
+def _cpus(runs: Runs) -> tuple[int | None, str]:
+    busy = runs.cores_used
+    if runs.cores < 2 or runs.ntasks > 1 or len(busy) < ENOUGH:
+        return None, ""
+    most = quantile(busy, 0.95) or 0.0
+    wanted = max(1, math.ceil(most * _CORES_MARGIN - 0.05))
+    if wanted >= runs.cores:
+        return None, ""
+    return wanted, f"Of {runs.cores} cores, 95 % of the tasks keep {most:.1f} or fewer busy."
+
+
+def _memory(runs: Runs) -> tuple[int | None, str]:
+    peak_mib = max(runs.rss_kib, default=0.0) / 1024
+    if runs.short_of_memory:
+        least = max((runs.memory_mib or 0) * _MORE, peak_mib * _MEMORY_MARGIN)
+        if not least:
+            return None, ""
+        return _round_up(least), f"{runs.short_of_memory} ran out of memory: half as much again is a first try."
+    if runs.memory_mib is None or len(runs.rss_kib) < ENOUGH or not peak_mib:
+        return None, ""
+    wanted = max(_LEAST_MIB, _round_up(peak_mib * _MEMORY_MARGIN))
+    if wanted > _WORTH_MEMORY * runs.memory_mib:
+        return None, ""
+    return wanted, f"The largest of {len(runs.rss_kib)} took {_amount(math.ceil(peak_mib))}; 30 % are added."
+
+
+def _walltime(runs: Runs) -> tuple[int | None, str]:
+    longest = max(runs.wall_s, default=0.0)
+    if runs.short_of_time and runs.walltime_s is not None:
+        wanted = _minutes(max(runs.walltime_s * _MORE, longest * _TIME_MARGIN))
+        return wanted, f"{runs.short_of_time} ran out of time: half as much again is a first try."
+    if runs.walltime_s is None or len(runs.wall_s) < ENOUGH:
+        return None, ""
+    wanted = _minutes(max(longest * _TIME_MARGIN, _SHORTEST_WALLTIME_S))
+    if wanted > _WORTH_TIME * runs.walltime_s:
+        return None, ""
+    told = "less than 1 s" if longest < 1 else f"{longest:.0f} s" if longest < 120 else f"{longest / 60:.0f} min"
+    return wanted, f"The longest of {len(runs.wall_s)} took {told}; 50 % are added. Short jobs start sooner."
+
+
+def _minutes(seconds: float) -> int:
+    return 60 * math.ceil(seconds / 60)
+
+
+def _round_up(mib: float) -> int:
+    """Return an amount that people would write: in steps of 64 MiB, 512 MiB, or whole GiB."""
+    step = 64 if mib <= 1024 else 512 if mib <= 8192 else 1024
+    return step * math.ceil(mib / step)
+
+
+def _amount(mib: int) -> str:
+    return f"{mib // 1024} GiB" if mib % 1024 == 0 else f"{mib} MiB"

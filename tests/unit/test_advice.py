@@ -1,0 +1,72 @@
+"""What to ask for the next time."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpcflow.core.advice import ENOUGH, Runs, advise, quantile
+
+
+def ran(runs: Runs, count: int = 10, *, wall_s: float = 100.0, cores: float = 1.0, rss_mib: float = 100.0) -> Runs:
+    for _ in range(count):
+        runs.add("ok", wall_s, wall_s * cores, rss_mib * 1024)
+    return runs
+
+
+def test_cores_that_nobody_keeps_busy_are_advised_away() -> None:
+    advice = advise(ran(Runs(32), cores=4.1))
+    assert (advice.cpus, advice.options) == (5, "cpus=5")
+    assert advice.why == ("Of 32 cores, 95 % of the tasks keep 4.1 or fewer busy.",)
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        ran(Runs(4), cores=3.9),
+        ran(Runs(4), cores=1.0, wall_s=0.5),
+        ran(Runs(4, ntasks=4), cores=1.0),
+        ran(Runs(32), ENOUGH - 1, cores=1.0),
+        ran(Runs(1, memory_mib=150, walltime_s=150)),
+        Runs(8, memory_mib=4096, walltime_s=3600),
+    ],
+    ids=["all are busy", "too short to tell", "ranks of MPI", "too few", "near to what was asked", "none ended"],
+)
+def test_nothing_is_advised_where_nothing_is_known_or_to_be_gained(runs: Runs) -> None:
+    assert advise(runs).options == ""
+
+
+def test_memory_and_walltime_are_advised_with_a_margin_beyond_the_largest() -> None:
+    runs = ran(Runs(1, memory_mib=16 * 1024, walltime_s=24 * 3600), 9)
+    ran(runs, 1, wall_s=1000.0, rss_mib=1500.0)
+    advice = advise(runs)
+    assert advice.options == 'memory="2 GiB", walltime="25 min"'
+    assert advice.why == (
+        "The largest of 10 took 1500 MiB; 30 % are added.",
+        "The longest of 10 took 17 min; 50 % are added. Short jobs start sooner.",
+    )
+
+
+def test_what_ran_out_is_asked_for_half_as_much_again_at_once() -> None:
+    runs = Runs(1, memory_mib=16 * 1024, walltime_s=600)
+    runs.add("memory", 10.0, 9.0, None)
+    runs.add("timeout", 600.0, 600.0, None)
+    advice = advise(runs)
+    assert (advice.memory_mib, advice.walltime_s, runs.lost) == (24 * 1024, 900, 2)
+    assert advice.options == 'memory="24 GiB", walltime="15 min"'
+
+
+def test_without_a_limit_that_was_asked_for_a_death_for_memory_says_nothing_without_a_peak() -> None:
+    runs = Runs(1)
+    runs.add("memory", None, None, None)
+    assert advise(runs).options == ""
+
+
+def test_runs_of_several_dispatches_are_counted_as_one() -> None:
+    one, other = ran(Runs(32), 3, cores=2.0), ran(Runs(32), 3, cores=2.0)
+    one.join(other)
+    assert (one.held_core_s, one.used_core_s, advise(one).cpus) == (19200.0, 1200.0, 3)
+
+
+def test_a_quantile_is_one_of_the_values() -> None:
+    assert [quantile([3, 1, 2], share) for share in (0.0, 0.5, 0.95, 1.0)] == [1, 2, 3, 3]
+    assert quantile([], 0.5) is None

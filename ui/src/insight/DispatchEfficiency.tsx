@@ -1,0 +1,18 @@
+import { useQuery } from "@tanstack/react-query";
+import { efficiencyQuery } from "../api/insight";
+import { Fault, Loading } from "../components/basics";
+import { Spent, Uses } from "./Uses";
+
+/** What a dispatch was charged for and used, and what its electrons had better ask for. */
+export default function DispatchEfficiency({ id }: { id: string }) {
+  const { data, error, refetch } = useQuery(efficiencyQuery(id));
+  if (error && !data) return <Fault error={error} retry={() => void refetch()} />;
+  if (!data) return <Loading what="what it used" />;
+  return (
+    <>
+      <p>{data.usage.sentences.join(" ")}</p>
+      <Spent sums={data.usage} />
+      <Uses uses={data.electrons} enough={data.enough} dispatch={id} />
+    </>
+  );
+}
