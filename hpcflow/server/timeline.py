@@ -10,6 +10,7 @@ from hpcflow.core.model import BagId
 from hpcflow.core.states import State
 from hpcflow.server.bags import LiveBag
 from hpcflow.server.levels import Level
+from hpcflow.server.reports import spelled
 from hpcflow.server.store import ArrayRow, ArrayState, EndRow, Store, TaskRow
 
 __all__ = ["timeline"]
@@ -88,7 +89,8 @@ def timeline(store: Store, level: Level, bags: Mapping[BagId, LiveBag], now: dat
     """
     row = store.dispatch(level.root)
     assert row is not None  # it is a level of it
-    base = row.created_at.timestamp()
+    # As it is told: times after it are exact.
+    base = int(row.created_at.timestamp() * 1000) / 1000
     lanes = _Lanes(store.arrays(level.root), bags, base)
     inside = level.tasks if level.child is not None else range(2**62)
     tasks = {task.index: task for task in store.tasks(level.root) if task.index in inside}
@@ -121,7 +123,7 @@ def timeline(store: Store, level: Level, bags: Mapping[BagId, LiveBag], now: dat
             unplaced += add(task.worker, task, task.attempt, (task.started_at.timestamp(), None), _RUNS)
     seen = {(lane["array"], lane["index"]) for lane in lanes.rows}
     return {
-        "base": row.created_at.isoformat(timespec="milliseconds"),
+        "base": spelled(row.created_at),
         "now": round(((row.ended_at or now).timestamp()) - base, 3),
         "live": row.ended_at is None,
         "arrays": [_array(each, number, seen, base) for number, each in enumerate(lanes.arrays)],
