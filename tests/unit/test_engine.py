@@ -739,6 +739,7 @@ async def test_how_array_tasks_spent_their_time_is_kept_beside_what_accounting_c
             "cores": 1,
             "unfinished": 0,
             "tasks": 2,
+            "first_at": 1.0,
             "up_s": 3.5,
             "span_s": 3.5,
             "tasks_s": 0.2,
