@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import tomllib
+from importlib.metadata import version
 from pathlib import Path
+
+import pytest
+from packaging.version import Version
 
 from tests.ui.openapi import written
 
 UI = Path(__file__).parents[2] / "ui"
 
 
+def _is_older(package: str) -> bool:
+    """Return whether an older release is installed than the one that the description was written with."""
+    locked = {each["name"]: each["version"] for each in tomllib.loads((UI.parent / "uv.lock").read_text())["package"]}
+    return Version(version(package)) < Version(locked[package])
+
+
+@pytest.mark.skipif(
+    _is_older("pydantic") or _is_older("fastapi"), reason="older releases describe the same routes in other words"
+)
 def test_the_written_description_is_that_of_the_routes() -> None:
     said = (UI / "openapi.json").read_text("utf-8")
     assert said == written(), "the API has changed: run tools/ui-types"

@@ -246,6 +246,8 @@ def take_long() -> None:
     ids=lambda each: each.__name__,
 )
 def test_a_task_that_leaves_something_behind_is_the_last_of_its_process(tmp_path: Path, disturb: Act) -> None:
+    if disturb is be_nice and os.nice(0) == 19:
+        pytest.skip("nothing is nicer than these tests")
     bag = run_series(tmp_path, os.getpid, disturb, os.getpid, os.getpid)
     assert {record["st"] for record in bag.records("end")} == {"ok"}
     before, after, last = bag.result(3), bag.result(5), bag.result(7)
