@@ -260,7 +260,7 @@ def ends_seen(seconds: Sequence[float], home: Home, executor: str) -> list[float
         told_at += [at] * (ended - len(told_at))
     result = hpcflow.get_result(dispatch)
     check(result.result, list(range(len(seconds))))
-    ends = sorted(node.ended_at.timestamp() for node in result.get_all_node_results() if node.ended_at is not None)
+    ends = sorted(node.ended_at.timestamp() for node in result.tasks() if node.ended_at is not None)
     return [at - end for at, end in zip(told_at, ends, strict=True)]
 
 
@@ -314,7 +314,7 @@ def _span(lattice: Any, *args: object, expected: object) -> Span:  # Any: as abo
     result = run(*args)
     check(_value(result), expected)
     whole_s = time.perf_counter() - begun_at
-    nodes = result.get_all_node_results()
+    nodes = result.tasks()
     starts = [node.started_at for node in nodes if node.started_at is not None]
     ends = [node.ended_at for node in nodes if node.ended_at is not None]
     return Span(whole_s, (max(ends) - min(starts)).total_seconds())

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hpcflow import executor as executor
     from hpcflow import leptons as leptons
+    from hpcflow import status as status
     from hpcflow.core.model import Failed as Failed
     from hpcflow.core.model import HpcflowError as HpcflowError
     from hpcflow.core.model import UserError as UserError
-    from hpcflow.core.states import Status as Status
     from hpcflow.sdk.annotations import Retries as Retries
     from hpcflow.sdk.client import Result as Result
     from hpcflow.sdk.client import cancel as cancel
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from hpcflow.sdk.running import is_running as is_running
     from hpcflow.sdk.running import start as start
     from hpcflow.sdk.running import stop as stop
+    from hpcflow.sdk.status import Status as Status
     from hpcflow.sdk.workflow import electron as electron
     from hpcflow.sdk.workflow import lattice as lattice
     from hpcflow.sdk.workflow import wait as wait
@@ -74,12 +75,12 @@ _HOMES = {
     "stop": "hpcflow.sdk.running",
     "Env": "hpcflow.sdk.environment",
     "Failed": "hpcflow.core.model",
-    "Status": "hpcflow.core.states",
+    "Status": "hpcflow.sdk.status",
     "HpcflowError": "hpcflow.core.model",
     "UserError": "hpcflow.core.model",
 }
 
-_MODULES = ("executor", "leptons")
+_MODULES = ("executor", "leptons", "status")
 
 __all__ = [  # __getattr__ gives them
     "DepsBash",
@@ -116,6 +117,7 @@ __all__ = [  # __getattr__ gives them
     "retry",
     "set_config",
     "start",
+    "status",
     "stop",
     "wait",
 ]

@@ -7,7 +7,7 @@ from typing import Final
 
 from hpcflow.core.model import HpcflowError
 
-__all__ = ["FINAL", "TRANSITIONS", "Event", "State", "Status", "step"]
+__all__ = ["FINAL", "HELD", "TRANSITIONS", "Event", "State", "Status", "step"]
 
 
 class State(StrEnum):
@@ -108,6 +108,10 @@ class Status(StrEnum):
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
+
+
+#: Why a dispatch is paused that was sent with disable_run=True and not resumed yet.
+HELD: Final = "It was dispatched with disable_run=True."
 
 
 def step(state: State, event: Event) -> State:

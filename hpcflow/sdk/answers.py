@@ -343,6 +343,8 @@ class Item:
     apart: int = 0
     #: Of an output: the number that the first task of its lattice has.
     base: int = 0
+    #: Of arguments: what the function calls them.
+    parameters: tuple[str, ...] = ()
 
 
 def parse_items(stream: bytes) -> Iterator[Item]:
@@ -367,6 +369,7 @@ def parse_items(stream: bytes) -> Iterator[Item]:
             head.get("message") or "",
             int(head.get("apart") or 0),
             int(head.get("base") or 0),
+            tuple(head.get("parameters") or ()),
         )
 
 

@@ -25,7 +25,7 @@ from hpcflow.sdk.connection import DispatchNotFound, Server, ServerElsewhere, Se
 from hpcflow.sdk.link import read_link
 from hpcflow.sdk.mistakes import show_plainly
 from hpcflow.sdk.plain import plain
-from hpcflow.sdk.results import Result
+from hpcflow.sdk.results import Result, status_of
 from hpcflow.sdk.startup import ServerStartFailed, ensure
 from hpcflow.sdk.stored_call import StoredCall, stored_call
 from hpcflow.sdk.terminal import progress, why_paused
@@ -184,7 +184,7 @@ def get_result(
     if wait and not summary.ended:
         summary = until_ended(server, summary)
     if status_only:
-        return {"id": summary.id, "status": summary.status}
+        return {"id": summary.id, "status": status_of(summary)}
     return Result(server, summary)
 
 

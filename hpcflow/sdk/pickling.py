@@ -17,7 +17,7 @@ import cloudpickle
 from hpcflow.sdk.by_value import Shared, class_by_value, reduced_by_value
 from hpcflow.sdk.placeholder import OPERATORS, Frozen, Placeholder, PlaceholderError, Tracer
 
-__all__ = ["CapturedError", "Gathered", "dump", "dumps", "load_with"]
+__all__ = ["CapturedError", "Gathered", "Upstream", "dump", "dumps", "load_marked", "load_with"]
 
 
 #: Shorter lists cost no more item by item.
@@ -118,6 +118,19 @@ def load_with(
         Exception: whatever unpickling, ``values`` or an expression on a result raises.
     """
     return _Unpickler(data, values).load()
+
+
+class Upstream:
+    """Stands in what `load_marked` returns where the result of a task, or something computed with one, belongs."""
+
+
+def load_marked(data: bytes) -> Any:  # Any: whatever was pickled
+    """Return the pickled value with an `Upstream` wherever it needs the result of a task; none is computed.
+
+    Raises:
+        Exception: whatever unpickling raises.
+    """
+    return _Marker(data, None).load()
 
 
 # ---- out
@@ -293,3 +306,11 @@ class _Unpickler(pickle.Unpickler):
                 return self._value(cast(int, operand))
             case _:
                 return load_with(cast(bytes, operand), self._values)
+
+
+class _Marker(_Unpickler):
+    def _resolve(self, number: int, steps: object = None) -> object:
+        return Upstream()
+
+    def _gather(self, as_tuple: bool, numbers: tuple[int, ...]) -> object:
+        return Upstream()

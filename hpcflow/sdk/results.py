@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from hpcflow.core.model import HpcflowError, NotFound
 from hpcflow.core.places import client_settings
-from hpcflow.core.states import State, Status
+from hpcflow.core.states import HELD, State
 from hpcflow.core.usage import Spent
 from hpcflow.sdk.answers import (
     Item,
@@ -26,10 +26,13 @@ from hpcflow.sdk.answers import (
     parse_tasks,
     parse_usage,
 )
+from hpcflow.sdk.arguments import arguments_of
 from hpcflow.sdk.connection import Server
+from hpcflow.sdk.nodes import NodeResult, Parameter
+from hpcflow.sdk.status import OF_STATE, Status
 from hpcflow.sdk.workflow import load_with
 
-__all__ = ["NodeResult", "PythonMismatch", "Result", "UnreadableResult", "task_records"]
+__all__ = ["NodeResult", "PythonMismatch", "Result", "UnreadableResult", "status_of", "task_records"]
 
 _PAGE: Final = 1000
 _OUTPUT_PIECE: Final = 1 << 20
@@ -60,8 +63,29 @@ class Result:
         return self._summary.name
 
     @property
+    def root_dispatch_id(self) -> str:
+        """The dispatch that was sent, of which this is a sublattice, or itself."""
+        return self._summary.root
+
+    @property
     def status(self) -> Status:
-        return self._summary.status
+        """Where it is, by Covalent's names: each is equal to its text."""
+        return status_of(self._summary)
+
+    @cached_property
+    def inputs(self) -> dict[str, Any]:  # Any: whatever the lattice was given
+        """What the lattice was called with: ``{"args": (…), "kwargs": {…}}``.
+
+        Raises:
+            NotFound: it was not stored, as with a sublattice, or with arguments that can't be pickled.
+        """
+        self._check_python()
+        data = self._server.fetch(f"/dispatches/{self.dispatch_id}/call/arguments")
+        try:
+            args, kwargs = load_with(data)
+        except Exception as error:  # unpickling runs the user's own code
+            raise self._unreadable("arguments", error) from error
+        return {"args": args, "kwargs": kwargs}
 
     @property
     def start_time(self) -> datetime | None:
@@ -106,16 +130,24 @@ class Result:
         output, *needed = map(self._filled, parse_items(stream))
         return _Values(self, needed).opened(output, "return value")
 
+    def post_process(self) -> Any:  # Any: whatever the lattice returned
+        """Return the lattice's return value, put together from the results of its tasks; `result` is the same."""
+        return self.result
+
     def get_node_result(self, node_id: int) -> NodeResult:
-        """Return one task of the dispatch.
+        """Return one task of the dispatch, or a literal argument of one.
 
         Args:
-            node_id: 0 for the first electron that the lattice called, and so on.
+            node_id: 0 for the first electron that the lattice called, and so on; the literal arguments are counted
+                behind all tasks.
 
         Raises:
             NotFound: the dispatch has no such task.
         """
-        if not 0 <= node_id < self._summary.own_tasks:
+        own = self._summary.own_tasks
+        if own <= node_id < own + len(self._parameters):
+            return self._parameters[node_id - own]
+        if not 0 <= node_id < own:
             raise NotFound(
                 f"Dispatch {self.dispatch_id} has {self._summary.own_tasks} tasks, counted from 0; "
                 f"there is no task {node_id}.{self._of_sublattices()}"
@@ -130,18 +162,70 @@ class Result:
             f"`hpcflow show {self.dispatch_id} --tasks` names."
         )
 
-    def get_all_node_results(self) -> list[NodeResult]:
+    def tasks(self) -> list[NodeResult]:
         """Return all tasks of the dispatch, in the order in which the lattice called them."""
         return [NodeResult(self, record) for record in task_records(self._server, self.dispatch_id)]
 
+    def get_all_node_results(self) -> list[NodeResult]:
+        """Return all tasks of the dispatch, and behind them the literal arguments as ``:parameter:`` nodes.
+
+        `tasks` returns the first of these alone. Arguments of more than 16 KiB are left out.
+        """
+        return [*self.tasks(), *self._parameters]
+
+    @cached_property
+    def _parameters(self) -> list[Parameter]:
+        if self._summary.python != sys.version_info[:2]:
+            return []  # only another Python can read them
+        nodes: list[Parameter] = []
+        first, at = self._summary.own_tasks, self._summary.created_at
+        for call in arguments_of(self._server, self.dispatch_id, small=True):
+            for name, value in call.literals().items():
+                nodes.append(Parameter(self, first + len(nodes), value, at, of=(call.task - self._summary.base, name)))
+        return nodes
+
     def get_all_node_outputs(self) -> dict[str, Any]:  # Any: whatever the electrons returned
-        """Return the values of all completed tasks by ``"name(index)"``, fetched in one stream."""
+        """Return the values of all completed tasks by ``"name(id)"``, fetched in one stream."""
         names = {record.index: record.name for record in task_records(self._server, self.dispatch_id)}
         items = self._items("all")
         values = _Values(self, items)
         base = self._summary.base
         there = {item.task for item in items if item.kind in {"result", "output"}}
         return {f"{name}({index})": values.of(base + index) for index, name in names.items() if base + index in there}
+
+    def to_rows(self, electron: str | None = None) -> list[dict[str, Any]]:  # Any: whatever tasks took and gave
+        """Return a row for each task: its parameters by name, and what became of it; for a table, ``DataFrame(rows)``.
+
+        Columns are ``node_id``, ``node_name``, the parameters as the function calls them, ``status``, ``output`` and
+        ``error``; a parameter of one of these names gets a ``_`` behind it. Defaults that a call left alone are not
+        there.
+
+        Args:
+            electron: only the tasks of this electron.
+        """
+        items = self._items("all")
+        values, base = _Values(self, items), self._summary.base
+        there = {item.task for item in items if item.kind in {"result", "output"}}
+
+        def value_of(task: int) -> object:
+            return values.of(base + task) if base + task in there else None
+
+        called = {each.task - base: each for each in arguments_of(self._server, self.dispatch_id)}
+        rows: list[dict[str, Any]] = []  # Any: as above
+        for record in task_records(self._server, self.dispatch_id):
+            if electron is not None and record.name != electron:
+                continue
+            parameters: dict[str, object] = {}
+            if record.index in called:
+                try:
+                    parameters = called[record.index].values(value_of)
+                except Exception as error:  # unpickling runs the user's own code
+                    if record.state is State.COMPLETED:
+                        raise self._unreadable(f"arguments of task {record.index}", error) from error
+            taken = {f"{name}_" if name in _COLUMNS else name: value for name, value in parameters.items()}
+            row = {"node_id": record.index, "node_name": record.name, **taken, "status": OF_STATE[record.state]}
+            rows.append({**row, "output": value_of(record.index), "error": record.error})
+        return rows
 
     def sublattices(self) -> dict[int, Result]:
         """Return the child dispatches of its sublattices that have been built, by the tasks that they are."""
@@ -158,6 +242,17 @@ class Result:
 
     def _child(self, dispatch_id: str) -> Result:
         return Result(self._server, parse_summary(self._server.ask("GET", f"/dispatches/{dispatch_id}")))
+
+    def __str__(self) -> str:
+        said = {
+            "status": self.status,
+            "lattice": self.name,
+            "dispatch id": self.dispatch_id,
+            "started": self.start_time,
+            "ended": self.end_time,
+            "error": self.error,
+        }
+        return "\n".join(f"{name}: {value}" for name, value in said.items() if value is not None)
 
     def __repr__(self) -> str:
         counts = self._summary.counts
@@ -260,145 +355,12 @@ class _Values:
             raise self._dispatch._unreadable(what, error) from error
 
 
-class NodeResult:
-    """One task of a dispatch: what the server knew when it was asked, and its value and output when they are read."""
-
-    def __init__(self, dispatch: Result, record: TaskRecord) -> None:
-        self._dispatch = dispatch
-        self._record = record
-
-    @property
-    def node_id(self) -> int:
-        return self._record.index
-
-    @property
-    def name(self) -> str:
-        """The electron's name."""
-        return self._record.name
-
-    @property
-    def state(self) -> State:
-        return self._record.state
-
-    @property
-    def attempt(self) -> int:
-        return self._record.attempt
-
-    @property
-    def error(self) -> str | None:
-        """Why it failed, as a sentence; ``None`` if it did not."""
-        return self._record.error
-
-    @property
-    def started_at(self) -> datetime | None:
-        return self._record.started_at
-
-    @property
-    def ended_at(self) -> datetime | None:
-        return self._record.ended_at
-
-    @property
-    def cluster(self) -> str | None:
-        return self._record.cluster
-
-    @property
-    def job_id(self) -> str | None:
-        """The scheduler's id of the job array that ran it, and with `array_index` of the array task."""
-        return self._record.job_id
-
-    @property
-    def array_index(self) -> int | None:
-        return self._record.array_index
-
-    @property
-    def host(self) -> str | None:
-        """The compute node."""
-        return self._record.host
-
-    @property
-    def wall_s(self) -> float | None:
-        return self._record.wall_s
-
-    @property
-    def cpu_s(self) -> float | None:
-        """CPU time of the task and its children, user and system."""
-        return self._record.cpu_s
-
-    @property
-    def max_rss_kib(self) -> int | None:
-        """Peak resident memory."""
-        return self._record.max_rss_kib
-
-    @property
-    def exit_code(self) -> int | None:
-        return self._record.exit_code
-
-    @property
-    def signal(self) -> int | None:
-        return self._record.signal
-
-    @property
-    def traceback(self) -> str | None:
-        """The traceback of the exception that the function raised, as text."""
-        return self._detail.traceback
-
-    @property
-    def workdir(self) -> str | None:
-        """The directory in which it ran and left files; ``None`` when it left none."""
-        return self._detail.workdir
-
-    @cached_property
-    def stdout(self) -> str:
-        return self._dispatch._text(self.node_id, "stdout")
-
-    @cached_property
-    def stderr(self) -> str:
-        return self._dispatch._text(self.node_id, "stderr")
-
-    @cached_property
-    def result(self) -> Any:  # Any: whatever the electron returned
-        """What the electron returned; ``None`` unless the task completed."""
-        return self._dispatch._value(self.node_id) if self.state is State.COMPLETED else None
-
-    @cached_property
-    def sublattice_result(self) -> Result | None:
-        """The child dispatch of a sublattice, with tasks of its own; ``None`` where there is none, or none yet."""
-        child = self._record.sublattice
-        return None if child is None else self._dispatch._child(child)
-
-    @cached_property
-    def exception(self) -> BaseException | None:
-        """What the electron raised; ``None`` if it raised nothing, or nothing that can be pickled."""
-        if self.state is not State.FAILED or not self._item.pickle:
-            return None
-        raised = self._dispatch._unpickled(self._item)
-        return raised if isinstance(raised, BaseException) else None
-
-    def __getitem__(self, field: str) -> Any:  # Any: as many types as fields
-        """Return a field by Covalent's name for it: ``node_id``, ``node_name``, ``status``, ``output``, …"""
-        return getattr(self, _COVALENT_FIELDS.get(field, field))
-
-    def __repr__(self) -> str:
-        place = f" on {self.host}" if self.host else ""
-        error = f": {self.error}" if self.error else ""
-        return f"<task {self.node_id} {self.name}, {self.state}{place}{error}>"
-
-    @cached_property
-    def _detail(self) -> TaskRecord:
-        return self._dispatch._detail(self.node_id)
-
-    @cached_property
-    def _item(self) -> Item:
-        return self._dispatch._items(str(self.node_id))[0]
+_COLUMNS: Final = frozenset({"node_id", "node_name", "status", "output", "error"})
 
 
-_COVALENT_FIELDS: Final = {
-    "node_name": "name",
-    "status": "state",
-    "output": "result",
-    "start_time": "started_at",
-    "end_time": "ended_at",
-}
+def status_of(summary: Summary) -> Status:
+    """Return a dispatch's status by Covalent's names: one that is held has not begun."""
+    return Status.NEW_OBJECT if summary.paused == HELD and not summary.ended else Status(summary.status.value)
 
 
 def task_records(

@@ -54,6 +54,8 @@ class FunctionText:
     imports: Mapping[str, str] = field(default_factory=dict[str, str])
     #: What its executor says of itself, where that is one of the user's own.
     executor: Mapping[str, object] | None = None
+    #: Names of its parameters in their order; "*names" and "**names" take what is left.
+    parameters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,7 +283,9 @@ class Trace:
             module = getattr(function, "__module__", None) or ""
             body = getattr(function, "body", None) if getattr(function, "is_hooked", False) else None
             described = cast("Body", body).described() if body is not None else None
-            self._texts[number] = FunctionText(name, module, self._source(function), executor=described or None)
+            self._texts[number] = FunctionText(
+                name, module, self._source(function), executor=described or None, parameters=_parameters(function)
+            )
         return number
 
     def _source(self, function: Callable[..., object]) -> str | None:
@@ -411,6 +415,14 @@ def _signature(function: Callable[..., object]) -> inspect.Signature | None:
         return inspect.signature(function)
     except (ValueError, TypeError):  # some builtins have none
         return None
+
+
+def _parameters(function: Callable[..., object]) -> tuple[str, ...]:
+    signature = _signature(function)
+    if signature is None:
+        return ()
+    stars: dict[object, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    return tuple(stars.get(each.kind, "") + name for name, each in signature.parameters.items())
 
 
 def _without_defaults(function: Callable[..., object]) -> FunctionType:

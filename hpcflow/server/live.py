@@ -322,7 +322,8 @@ class LiveDispatch:
             return
         failed, cancelled = self._outcome(child.tasks, child.output_deps)
         if failed:
-            text = f"Of the sublattice {child.name} ({child.id}) {self._told(failed, child.tasks)}"
+            told = self._told(failed, child.tasks)
+            text = f"Of the sublattice {child.name} ({child.id}) {told[0].lower()}{told[1:]}"
             if len(text) > _MOST_SAID:  # each level quotes the one below: the outermost and the innermost tell most
                 text = f"{text[: _MOST_SAID // 2]} … {text[-_MOST_SAID // 2 :]}"
             self.move(index, Event.RAISED, now, text)
@@ -514,13 +515,13 @@ class LiveDispatch:
             self.status = Status.COMPLETED
 
     def _told(self, failed: Sequence[int], level: range) -> str:
-        """Return in words how many of the tasks of a lattice failed, and why the first of them did."""
+        """Return in Covalent's words which tasks of a lattice failed, and why the first of them did."""
         first = "; ".join(
-            f"{self.graph.tasks[index].name} ({index - level.start}): {(self.tasks[index].error or '').rstrip('.')}"
+            f"{index - level.start}: {self.graph.tasks[index].name}: {(self.tasks[index].error or '').rstrip('.')}"
             for index in failed[:3]
         )
         more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
-        return f"{len(failed)} of {len(level)} tasks failed: {first}{more}"
+        return f"The following tasks failed: {first}{more}"
 
     def _outcome(self, level: range, output_deps: Iterable[int]) -> tuple[list[int], list[int]]:
         """Return the tasks of a lattice that failed or were cancelled, without those that nobody misses."""

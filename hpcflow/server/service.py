@@ -16,8 +16,9 @@ from typing import Any, Final, Literal
 
 from hpcflow.core.model import ClusterName, DispatchId, HpcflowError, NotFound, UserError, ulid
 from hpcflow.core.places import Places
-from hpcflow.core.states import FINAL, State, Status
+from hpcflow.core.states import FINAL, HELD, State, Status
 from hpcflow.server.again import check_at_hand, nothing_to_retry, number_of
+from hpcflow.server.arguments import Arguments
 from hpcflow.server.cleaning import Cleaner
 from hpcflow.server.clusters import Cluster, Default, cluster_maker, find_clusters
 from hpcflow.server.configured import Configured
@@ -54,7 +55,6 @@ Manifest = Mapping[str, Any]  # Any: a checked upload.Manifest
 #: Answers to a long poll come at most so often, unless the dispatch ended.
 _BREATH_S: Final = 0.05
 _BREATHS: Final = 5
-_HELD: Final = "It was dispatched with disable_run=True."
 _RULES_DEADLINE_S: Final = 10.0
 
 
@@ -157,6 +157,8 @@ class Service:
         )
         #: What the API asks about what tasks write.
         self.logs = Logs(engine, self._place)
+        #: What the API asks of tasks' arguments.
+        self.called_with = Arguments(self._store, self._payload, self._level)
         self._views = Views(self._store, engine.writer, self._unknown_since)
         #: What the API asks about what was, and about the server itself.
         self.insight = Insight(engine, self._views, where, environ, self._level)
@@ -229,7 +231,7 @@ class Service:
                 error=None,
                 n_tasks=len(graph.tasks),
                 cancel_wanted=False,
-                paused=_HELD if manifest.get("held") else None,
+                paused=HELD if manifest.get("held") else None,
                 paused_whole=bool(manifest.get("held")),
                 python=(manifest["python"][0], manifest["python"][1]),
                 counts={},

@@ -61,6 +61,8 @@ class FunctionNote(TypedDict):
     imports: NotRequired[dict[Text, Text]]
     #: What an executor of the user's own says of itself.
     executor: NotRequired[dict[str, JsonValue] | None]
+    #: What its parameters are called.
+    parameters: NotRequired[list[Text]]
 
 
 class ResourcesNote(TypedDict, total=False):

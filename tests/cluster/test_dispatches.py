@@ -53,7 +53,7 @@ def squares(n, ledger):
     return total([square(i, ledger) for i in range(n)])
 
 result = hf.dispatch_sync(squares)(200, sys.argv[1])
-nodes = result.get_all_node_results()
+nodes = result.tasks()
 where = sorted({node.cluster for node in nodes}), sorted({node.job_id for node in nodes})
 print(json.dumps([result.result, *where, result.dispatch_id]))
 """,
@@ -158,7 +158,7 @@ def across(n):
 
 result = hf.dispatch_sync(across)(20_000)
 same, back = result.result
-clusters = [node.cluster for node in result.get_all_node_results()]
+clusters = [node.cluster for node in result.tasks()]
 print(json.dumps([same, back == (bytes(range(256)) * 20_000)[::-1], clusters]))
 """
     )
@@ -332,7 +332,7 @@ def memory(n):
     return [allocates(i) for i in range(n)]
 
 result = hf.dispatch_sync(memory)(5)
-nodes = result.get_all_node_results()
+nodes = result.tasks()
 print(json.dumps([result.status, [node.state for node in nodes], nodes[1].error]))
 """
     )

@@ -49,7 +49,7 @@ import time
 import hpcflow as hf
 
 def told(result):
-    nodes = result.get_all_node_results()
+    nodes = result.tasks()
     print(json.dumps([result.status, result.result if result.status == "COMPLETED" else None,
                       [node.error for node in nodes], sorted({node.job_id for node in nodes})]))
 

@@ -101,7 +101,7 @@ def killed(n):
     return [ends_its_worker(i) for i in range(n)]
 
 result = hf.dispatch_sync(killed)(4)
-nodes = result.get_all_node_results()
+nodes = result.tasks()
 print(json.dumps([result.status, [node.state for node in nodes], nodes[1].error]))
 """
     )

@@ -43,7 +43,7 @@ result = hf.dispatch_sync(flow)(5)
 jobs, stack = set(), [result]
 while stack:
     level = stack.pop()
-    jobs |= {(node.cluster, node.job_id) for node in level.get_all_node_results()}
+    jobs |= {(node.cluster, node.job_id) for node in level.tasks()}
     stack += level.sublattices().values()
 print(json.dumps([result.dispatch_id, result.result, sorted(jobs)]))
 """

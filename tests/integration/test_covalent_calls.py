@@ -36,14 +36,22 @@ print(held.status, held.paused)
 print(hf.resume(dispatch))
 result = hf.get_result(dispatch, wait=True, results_dir=".", workflow_output=True, sublattice_results=False)
 print(result.result == tuple((dispatch, number, number) for number in (1, 0, 3)), hf.get_context())
+shown = result.get_all_node_results()
+print([node["node_name"].replace(sys.argv[1], "LEDGER") for node in shown], {str(node["status"]) for node in shown})
+print(shown[0]["output"] == (dispatch, 0, 0), shown[3]["output"] == sys.argv[1], shown[2]["sublattice_result"].status)
+print(result.inputs == {"args": (sys.argv[1],), "kwargs": {}}, result.get_node_result(2)["sublattice_result"].to_rows()
+      == [{"node_id": 0, "node_name": "where", "ledger": sys.argv[1], "status": "COMPLETED",
+           "output": (dispatch, 3, 3), "error": None}])
 """,
         str(ledger),
     )
 
-    status, resumed, known = printed.splitlines()
-    assert status == "RUNNING It was dispatched with disable_run=True."
+    status, resumed, known, names, nodes, inner = printed.splitlines()
+    assert status == "NEW_OBJECT It was dispatched with disable_run=True."
     assert resumed.startswith("It goes on; ")
     assert known == "True Context(dispatch_id=None, node_id=None)"
+    assert names == str(["where", "where", "inner", *[":parameter:LEDGER"] * 3]) + " {'COMPLETED'}"
+    assert (nodes, inner) == ("True True COMPLETED", "True True")
     told = lines(ledger)
     assert sorted(told) == ["0", "1", "3"]
     assert told.index("1") < told.index("0")

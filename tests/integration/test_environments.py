@@ -185,7 +185,7 @@ def flow():
     return never(), always()
 
 got = hf.get_result(hf.dispatch(flow)(), wait=True)
-print(got.dispatch_id, got.status, *[node.state for node in got.get_all_node_results()])
+print(got.dispatch_id, got.status, *[node.state for node in got.tasks()])
 print(got.error)
 """
 

@@ -36,7 +36,7 @@ def branches(n):
     return [after(after(solve(i))) for i in range(n)]
 
 result = hf.dispatch_sync(branches)(3)
-nodes = result.get_all_node_results()
+nodes = result.tasks()
 failed = next(node for node in nodes if node.exception)
 print(json.dumps({
     "status": result.status,
@@ -74,7 +74,7 @@ def locks():
     return [lock(0), lock(1)]
 
 result = hf.dispatch_sync(locks)()
-print([node.state.value for node in result.get_all_node_results()])
+print([node.state.value for node in result.tasks()])
 print(result.get_node_result(1).error)
 """)
     states, error = printed.splitlines()
@@ -114,7 +114,7 @@ def deaths(ledger):
     return [dies("twice", ledger, 2), dies("always", ledger, 99), raises("raises", ledger), dies("never", ledger, 0)]
 
 result = hf.dispatch_sync(deaths)(sys.argv[1])
-print(json.dumps([[node.state, node.attempt, node.signal, node.error] for node in result.get_all_node_results()]))
+print(json.dumps([[node.state, node.attempt, node.signal, node.error] for node in result.tasks()]))
 """
 
 
@@ -151,7 +151,7 @@ def limited(n):
     return [waits(i) for i in range(n)]
 
 result = hf.dispatch_sync(limited)(4)
-nodes = result.get_all_node_results()
+nodes = result.tasks()
 print(json.dumps([[node.state for node in nodes], nodes[1].error, nodes[1].stdout]))
 """)
     states, error, stdout = json.loads(printed)

@@ -113,7 +113,7 @@ def flow():
     return first(), second(), third()
 
 result = hf.dispatch_sync(flow)()
-nodes = result.get_all_node_results()
+nodes = result.tasks()
 print(json.dumps([node.error for node in nodes]))
 print(json.dumps([nodes[0].stderr.splitlines()[0], nodes[2].stdout]))
 print(type(nodes[0].exception).__name__)

@@ -53,9 +53,9 @@ def flow():
             missing(1))
 
 result = ct.dispatch_sync(flow)()
-print(json.dumps([[node.result for node in result.get_all_node_results() if not node.error],
-                  [node.error for node in result.get_all_node_results() if node.error],
-                  [node.name for node in result.get_all_node_results()][:3]]))
+print(json.dumps([[node.result for node in result.tasks() if not node.error],
+                  [node.error for node in result.tasks() if node.error],
+                  [node.name for node in result.tasks()][:3]]))
 """
 
 BASH_PROGRAM = """
@@ -101,7 +101,7 @@ def flow():
 
 result = ct.dispatch_sync(flow)()
 print(json.dumps([[node.name, node.result, node.error, node.stdout, node.stderr.splitlines()[:1]]
-                  for node in result.get_all_node_results()]))
+                  for node in result.tasks()]))
 print(ct.Lepton("python", "json", "dumps")([1]), ct.Lepton(command="echo $1", language="bash")("plainly"))
 for wrong in (dict(language="C"), dict(language="fortran"), dict(language="bash"),
               dict(language="bash", command="x", named_outputs=["a b"]), dict(language="bash", command="x", nodes=0)):

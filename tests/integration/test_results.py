@@ -108,7 +108,7 @@ def outer(n):
 
 result = hf.dispatch_sync(outer)(3)
 pid, inner = result.result
-print(inner == [(pid, 0), (pid, 1), (pid, 2)], [node.name for node in result.get_all_node_results()])
+print(inner == [(pid, 0), (pid, 1), (pid, 2)], [node.name for node in result.tasks()])
 """)
 
     assert printed == "True ['calls_them']"

@@ -20,6 +20,7 @@ from hpcflow.core.bag import stream_parts
 from hpcflow.core.model import HpcflowError, NotFound, UserError
 from hpcflow.core.states import State
 from hpcflow.server.api import Desk, Service, application
+from hpcflow.server.arguments import ArgumentsDesk
 from hpcflow.server.cluster_api import ClusterDesk
 from hpcflow.server.file_api import FileDesk
 from hpcflow.server.guard import Sessions, Token
@@ -172,6 +173,14 @@ class MemoryAgain:
         return {"id": identifier or OTHER, "status": "RUNNING", "messages": [f"{dispatch} again"]}
 
 
+class MemoryArguments:
+    """Was called with nothing."""
+
+    async def stream(self, dispatch: str, tasks: Sequence[int] | None, *, small: bool) -> AsyncIterator[bytes]:
+        yield json.dumps({"task": 0, "kind": "arguments", "size": 0, "small": small, "asked": tasks}).encode() + b"\n"
+
+
+_is_arguments_desk: type[ArgumentsDesk] = MemoryArguments
 _is_redispatch_desk: type[RedispatchDesk] = MemoryAgain
 
 
@@ -256,6 +265,7 @@ class MemoryService:
     configured: MemorySettings = field(default_factory=MemorySettings)
     logs: MemoryLogs = field(default_factory=MemoryLogs)
     insight: MemoryInsight = field(default_factory=MemoryInsight)
+    called_with: MemoryArguments = field(default_factory=MemoryArguments)
     manifests: dict[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])  # Any: JSON
     payloads: dict[str, bytes] = field(default_factory=dict[str, bytes])
     versions: dict[str, int] = field(default_factory=dict[str, int])

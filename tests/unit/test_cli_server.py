@@ -17,7 +17,6 @@ import pytest
 import hpcflow
 from hpcflow.cli import main
 from hpcflow.core.places import Places
-from hpcflow.core.states import Status
 from hpcflow.sdk.connection import read_record
 
 pytestmark = pytest.mark.skipif(
@@ -117,7 +116,7 @@ def test_the_server_lives_on_when_its_starter_is_interrupted(home: Places) -> No
 
 def test_the_first_dispatch_starts_a_server_and_says_so(home: Places, capsys: pytest.CaptureFixture[str]) -> None:
     result = hpcflow.dispatch_sync(doubled)(3)
-    assert result.status is Status.COMPLETED
+    assert result.status is hpcflow.Status.COMPLETED
     assert result.result == {"two": 6, "four": (12, [3])}
     pid = _pid(home)
     first = capsys.readouterr().err.splitlines()[0]
@@ -138,12 +137,12 @@ def test_a_killed_server_is_started_again_and_the_dispatch_goes_on(home: Places)
 
 def test_a_failed_dispatch_keeps_what_completed(home: Places) -> None:
     result = hpcflow.dispatch_sync(half_failing)(5)
-    assert result.status is Status.FAILED
+    assert result.status is hpcflow.Status.FAILED
     assert result.result is None
     assert result.error is not None
     assert "fail" in result.error
     assert "no minimum below 10" in result.error
-    first, _, failed = result.get_all_node_results()
+    first, _, failed = result.tasks()
     assert (first.name, first.result, first.stdout) == ("double", 10, "doubling 5\n")
     assert isinstance(failed.exception, ValueError)
     assert failed.traceback is not None

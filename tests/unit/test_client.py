@@ -19,7 +19,7 @@ import pytest
 
 import hpcflow
 from hpcflow.core.model import HpcflowError, NotFound, UserError
-from hpcflow.core.states import State, Status
+from hpcflow.core.states import State
 from hpcflow.sdk.answers import parse_plan, parse_summary
 from hpcflow.sdk.client import (
     Planned,
@@ -206,7 +206,7 @@ def test_a_completed_dispatch_gives_the_lattices_value(fake: FakeServer) -> None
         + an_item(1, "result", pickle.dumps(81)),
     )
     result = dispatch_sync(flow)(3)
-    assert result.status is Status.COMPLETED
+    assert result.status is hpcflow.Status.COMPLETED
     assert result.result == [9, (81, "end")]
     assert result.error is None
     assert result.start_time == datetime(2026, 1, 1, 10, 0, 1, tzinfo=UTC)
@@ -218,7 +218,7 @@ def test_a_completed_dispatch_gives_the_lattices_value(fake: FakeServer) -> None
 def test_a_running_dispatch_has_no_result_yet(fake: FakeServer) -> None:
     fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary(status="RUNNING", ended_at=None))
     result = get_result(DISPATCH)
-    assert result.status is Status.RUNNING
+    assert result.status is hpcflow.Status.RUNNING
     assert result.result is None
     assert result.end_time is None
 
@@ -283,7 +283,7 @@ def test_a_result_says_what_it_cost(fake: FakeServer) -> None:
 def test_a_task_tells_where_and_how_it_ran(fake: FakeServer) -> None:
     fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary())
     fake.answers["GET", f"/dispatches/{DISPATCH}/tasks"] = (200, a_page(a_task(0), a_task(1, host=None)))
-    node, other = get_result(DISPATCH).get_all_node_results()
+    node, other = get_result(DISPATCH).tasks()
     assert (node.node_id, node.name, node.state) == (0, "relax", State.COMPLETED)
     assert (node.job_id, node.array_index, node.host, node.cluster) == ("41", 3, "node7", "slurm")
     assert (node.wall_s, node.cpu_s, node.max_rss_kib) == (2.0, 1.5, 20480)
@@ -297,7 +297,148 @@ def test_covalents_names_for_a_tasks_fields_work(fake: FakeServer) -> None:
     fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/0"] = (200, a_task(0))
     fake.answers["GET", f"/dispatches/{DISPATCH}/results"] = (200, an_item(0, "result", pickle.dumps(9)))
     node = get_result(DISPATCH).get_node_result(0)
-    assert (node["node_id"], node["node_name"], node["status"], node["output"]) == (0, "relax", "completed", 9)
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/0/stdout"] = (200, b"printed")
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/0/stderr"] = (200, b"")
+    assert dict(node) == {
+        "node_id": 0,
+        "node_name": "relax",
+        "start_time": node.started_at,
+        "end_time": node.ended_at,
+        "status": "COMPLETED",
+        "output": 9,
+        "error": None,
+        "sublattice_result": None,
+        "stdout": "printed",
+        "stderr": "",
+    }
+    assert (node["job_id"], node.node_name, node.output, node.get("weight")) == ("41", "relax", 9, None)
+    assert list(node) == list(dict(node))
+    assert "output" in node
+    assert node in {node}
+    with pytest.raises(KeyError):
+        _ = node["_record"]
+
+
+def called_with(task: int, args: tuple[object, ...], kwargs: dict[str, object], *parameters: str) -> bytes:
+    data = cloudpickle.dumps((args, kwargs))
+    head = {"task": task, "kind": "arguments", "size": len(data), "parameters": parameters}
+    return bytes(json.dumps(head).encode() + b"\n" + data)
+
+
+def test_literal_arguments_are_nodes_behind_the_tasks(fake: FakeServer) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary())
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks"] = (200, a_page(a_task(0), a_task(1)))
+    with_result = build_graph_arguments()
+    head = {"task": 1, "kind": "arguments", "size": len(with_result), "parameters": ["x", "y"]}
+    fake.answers["GET", f"/dispatches/{DISPATCH}/arguments"] = (
+        200,
+        called_with(0, (1, "a"), {"more": [2]}, "x", "*rest") + json.dumps(head).encode() + b"\n" + with_result,
+    )
+
+    result = get_result(DISPATCH)
+    nodes = result.get_all_node_results()
+
+    assert [(node.node_id, node["node_name"]) for node in nodes] == [
+        (0, "relax"), (1, "relax"), (2, ":parameter:1"), (3, ":parameter:('a',)"), (4, ":parameter:[2]"),
+        (5, ":parameter:7"),
+    ]  # fmt: skip
+    last = result.get_node_result(5)
+    assert (last["output"], last["status"], last["stdout"], last["error"], last.job_id) == (
+        7,
+        "COMPLETED",
+        "",
+        None,
+        None,
+    )
+    assert last["start_time"] == last["end_time"]
+    assert fake.sent("GET", f"/dispatches/{DISPATCH}/arguments")[0].query == {"tasks": "all", "small": "true"}
+
+
+def build_graph_arguments() -> bytes:
+    """Return the arguments of a task that takes another's result and the number 7."""
+
+    @hpcflow.electron
+    def add(x: object, y: object) -> object:
+        return x, y
+
+    traced = hpcflow.lattice(lambda: add([square(1)], 7)).build_graph()
+    data: bytes = traced.blobs[traced.graph.tasks[1].args]
+    return data
+
+
+def test_rows_hold_parameters_and_what_became_of_each_task(fake: FakeServer) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary(status="FAILED"))
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks"] = (
+        200,
+        a_page(a_task(0), a_task(1, state="failed", name="add", error="boom")),
+    )
+    with_result = build_graph_arguments()
+    head = {"task": 1, "kind": "arguments", "size": len(with_result), "parameters": ["x", "output"]}
+    fake.answers["GET", f"/dispatches/{DISPATCH}/arguments"] = (
+        200,
+        called_with(0, (1,), {}, "x") + json.dumps(head).encode() + b"\n" + with_result,
+    )
+    fake.answers["GET", f"/dispatches/{DISPATCH}/results"] = (
+        200,
+        an_item(0, "result", pickle.dumps(16)) + an_item(1, "error", message="boom"),
+    )
+
+    result = get_result(DISPATCH)
+
+    assert result.to_rows() == [
+        {"node_id": 0, "node_name": "relax", "x": 1, "status": "COMPLETED", "output": 16, "error": None},
+        {
+            "node_id": 1, "node_name": "add", "x": [16], "output_": 7, "status": "FAILED", "output": None,
+            "error": "boom",
+        },
+    ]  # fmt: skip
+    assert [row["node_id"] for row in result.to_rows("add")] == [1]
+
+
+def test_a_result_tells_its_inputs_its_root_and_itself_in_lines(fake: FakeServer) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary())
+    fake.answers["GET", f"/dispatches/{DISPATCH}/call/arguments"] = (200, cloudpickle.dumps(((1, 2), {"n": 3})))
+    fake.answers["GET", f"/dispatches/{DISPATCH}/output"] = (200, an_item(None, "output", pickle.dumps([4])))
+
+    result = get_result(DISPATCH)
+
+    assert result.inputs == {"args": (1, 2), "kwargs": {"n": 3}}
+    assert result.root_dispatch_id == DISPATCH
+    assert result.post_process() == [4]
+    assert str(result).splitlines()[:3] == ["status: COMPLETED", f"lattice: {result.name}", f"dispatch id: {DISPATCH}"]
+
+
+def test_a_dispatch_is_new_until_it_runs_and_statuses_are_equal_to_their_texts(fake: FakeServer) -> None:
+    held = a_summary(status="RUNNING", paused="It was dispatched with disable_run=True.")
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, held)
+
+    new = get_result(DISPATCH).status
+
+    assert new == "NEW_OBJECT"
+    assert new is hpcflow.status.NEW_OBJECT
+    assert not new
+    assert get_result(DISPATCH, status_only=True) == {"id": DISPATCH, "status": "NEW_OBJECT"}
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary(status="RUNNING", paused="Paused by you."))
+    running = get_result(DISPATCH).status
+    assert (running == "RUNNING", running == hpcflow.status.RUNNING, bool(running)) == (True, True, True)
+    assert str(running) == running.STATUS == "RUNNING"
+    assert [hpcflow.status.is_terminal(each) for each in (running, "FAILED", hpcflow.Status.CANCELLED)] == [
+        False, True, True,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [("waiting", "NEW_OBJECT"), ("queued", "QUEUED"), ("running", "RUNNING"), ("failed", "FAILED"),
+     ("skipped", "NEW_OBJECT"), ("cancelled", "CANCELLED")],
+)  # fmt: skip
+def test_a_tasks_status_is_covalents(fake: FakeServer, state: str, status: str) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary())
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/0"] = (200, a_task(0, state=state))
+
+    node = get_result(DISPATCH).get_node_result(0)
+
+    assert (node.status, node["status"], node.state) == (status, status, state)
 
 
 def test_all_tasks_are_fetched_page_by_page(fake: FakeServer) -> None:
@@ -309,7 +450,7 @@ def test_all_tasks_are_fetched_page_by_page(fake: FakeServer) -> None:
 
     fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary(tasks=1500))
     fake.answers["GET", f"/dispatches/{DISPATCH}/tasks"] = page
-    nodes = get_result(DISPATCH).get_all_node_results()
+    nodes = get_result(DISPATCH).tasks()
     assert [node.node_id for node in nodes] == list(range(1500))
     assert len(fake.sent("GET", f"/dispatches/{DISPATCH}/tasks")) == 2
 
@@ -345,6 +486,7 @@ def test_a_tasks_output_is_read_to_its_end(fake: FakeServer) -> None:
 @pytest.mark.parametrize("index", [-1, 2])
 def test_a_task_that_is_not_there_is_a_sentence(fake: FakeServer, index: int) -> None:
     fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary())
+    fake.answers["GET", f"/dispatches/{DISPATCH}/arguments"] = (200, b"")
     with pytest.raises(NotFound, match=f"has 2 tasks, counted from 0; there is no task {index}."):
         get_result(DISPATCH).get_node_result(index)
 
@@ -440,7 +582,7 @@ def test_a_pause_is_said_once_for_each_reason_and_waited_out(
         (200, held | {"version": 4, "paused": "You paused it."}),
         (200, a_summary(version=5)),
     ]
-    assert get_result(DISPATCH, wait=True).status is Status.COMPLETED
+    assert get_result(DISPATCH, wait=True).status is hpcflow.Status.COMPLETED
     assert capsys.readouterr().err.splitlines() == [
         f"Paused: Job 41 was cancelled by root. Go on with `hpcflow resume {DISPATCH}`.",
         f"Paused: You paused it. Go on with `hpcflow resume {DISPATCH}`.",
@@ -462,7 +604,7 @@ def test_waiting_is_one_long_poll_for_each_change(fake: FakeServer, capsys: pyte
         (200, a_summary(status="RUNNING", version=4)),
         (200, a_summary(version=5)),
     ]
-    assert get_result(DISPATCH, wait=True).status is Status.COMPLETED
+    assert get_result(DISPATCH, wait=True).status is hpcflow.Status.COMPLETED
     assert [request.query for request in fake.requests] == [
         {},
         {"since": "1", "wait": "25"},
@@ -492,7 +634,7 @@ def test_a_restart_of_the_server_does_not_end_the_wait(fake: FakeServer) -> None
     fake.answers["GET", f"/dispatches/{DISPATCH}"] = go_once
     back = threading.Timer(0.3, come_back)
     back.start()
-    assert get_result(DISPATCH, wait=True).status is Status.COMPLETED
+    assert get_result(DISPATCH, wait=True).status is hpcflow.Status.COMPLETED
     back.join()
 
 

@@ -75,7 +75,7 @@ async def test_failed_tasks_do_not_stop_others_and_skip_what_waits_for_them(tmp_
         worker.run(1, 1)
         row = await stage.ended(live)
         assert states(stage, live) == [State.FAILED, State.COMPLETED, State.SKIPPED, State.SKIPPED]
-        assert row.error == "1 of 4 tasks failed: step0 (0): ValueError: no"
+        assert row.error == "The following tasks failed: 0: step0: ValueError: no"
         assert errors(stage, live)[3] == "Not run, because step0 (task 0) failed."
 
 
@@ -106,7 +106,7 @@ async def test_a_refused_array_fails_its_tasks_with_the_schedulers_words(tmp_pat
         live = await stage.dispatch([], [0])
         row = await stage.ended(live)
         assert states(stage, live) == [State.FAILED, State.SKIPPED]
-        assert row.error == "1 of 2 tasks failed: step0 (0): mini refused 1 array tasks: refused"
+        assert row.error == "The following tasks failed: 0: step0: mini refused 1 array tasks: refused"
         assert [array.state for array in stage.store.arrays(live.id)] == [ArrayState.REFUSED]
 
 
@@ -605,7 +605,7 @@ async def test_a_chain_ends_where_a_task_of_it_fails(tmp_path: Path) -> None:
         worker.end(1, "error", exc="ValueError", msg="no")
         row = await stage.ended(live)
         assert states(stage, live) == [State.COMPLETED, State.FAILED, State.SKIPPED]
-        assert row.error == "1 of 3 tasks failed: step1 (1): ValueError: no"
+        assert row.error == "The following tasks failed: 1: step1: ValueError: no"
 
 
 @in_loop

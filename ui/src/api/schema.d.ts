@@ -193,6 +193,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/dispatches/{dispatch_id}/arguments": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Arguments */
+        get: operations["arguments_api_v1_dispatches__dispatch_id__arguments_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/dispatches/{dispatch_id}/call/{part}": {
         parameters: {
             query?: never;
@@ -2595,6 +2612,43 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Summary"];
+                };
+            };
+            /** @description Not done; the sentence says why. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    arguments_api_v1_dispatches__dispatch_id__arguments_get: {
+        parameters: {
+            query?: {
+                /** @description "all", or indices with commas. */
+                tasks?: string;
+                /** @description Leave out those of more than 16 KiB. */
+                small?: boolean;
+            };
+            header?: never;
+            path: {
+                /** @description The dispatch's id. */
+                dispatch_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/octet-stream": string;
                 };
             };
             /** @description Not done; the sentence says why. */
