@@ -42,8 +42,11 @@ PAYS_S: Final = 0.5
 #: Work of one range, at most, and at least: a claim and a process of its own for less would cost more than the work.
 RANGE_S: Final = 10.0
 SMALL_RANGE_S: Final = 0.2
-#: Schedulers look at their queues about this often: further workers for less than this come too late.
-LAUNCH_S: Final = 30.0
+#: Further workers come too late for less work than this each, where nobody knows how long array tasks wait for their
+#: start: schedulers look at their queues about this often.
+LATE_S: Final = 30.0
+#: And beyond twice the time that array tasks lately waited, where that is known.
+QUICK_S: Final = 1.0
 #: An array task without any limit of its own still gets a number that every scheduler can write: ten years.
 UNBOUNDED_S: Final = 10 * 365 * 86400
 
@@ -78,6 +81,8 @@ class PlanSettings:
     kill_grace_s: float
     #: Tasks of one unit, at most.
     chain_length: int = 1000
+    #: How long array tasks lately waited for their start, in seconds; ``None``: nobody knows.
+    launch_s: float | None = None
     #: Array tasks of one array, at most, by clusters.toml.
     max_width: int | None = None
     #: Array tasks that may come up at once besides those there are, at least 1; ``None``: no matter.
@@ -282,10 +287,13 @@ def _plan_bag(shape: Shape, ready: Sequence[Ready], alone: bool, limits: Limits,
     ramp = width
     if not single and limits.bounded and limit_is_short(shape.resources):
         few = min(width, settings.ramp_width)
-        if not known:
+        mean = sum(work) / len(work) if known else None
+        if mean is None:
             ramp = few  # a few workers may be all that the tasks are worth
-        elif not is_reserve_worth(units_left=len(units), mean_wall_s=sum(work) / len(work), workers=few):
-            ramp = width = few
+        elif not _is_worth(len(units), mean, few, min(LATE_S, late_s(settings.launch_s))):
+            ramp = few
+            if settings.launch_s is not None or not _is_worth(len(units), mean, few, QUICK_S):
+                width = few  # else the first ones tell how soon others would come
     at_once = _split(-(-ramp // slots), limits, partition, settings)
     return BagPlan(
         shape=shape,
@@ -356,17 +364,32 @@ def limit_is_short(resources: Resources) -> bool:
     return resources.walltime_s is None or resources.walltime_s < SHORT_WALLTIME_S
 
 
-def is_reserve_worth(*, units_left: int, mean_wall_s: float | None, workers: int) -> bool:
+def late_s(launch_s: float | None) -> float:
+    """Return for how much work each, in seconds, further workers come too late.
+
+    Args:
+        launch_s: how long array tasks wait for their start; ``None``: nobody knows.
+    """
+    return LATE_S if launch_s is None else 2 * launch_s + QUICK_S
+
+
+def is_reserve_worth(
+    *, units_left: int, mean_wall_s: float | None, workers: int, launch_s: float | None = None
+) -> bool:
     """Say whether the arrays held back at first are worth their start.
 
     Args:
         units_left: units that no worker has claimed.
-        mean_wall_s: of the tasks that ended; ``None``: none has, as when tasks are long or the queue is.
+        mean_wall_s: of units like these; ``None``: none has ended, as when tasks are long or the queue is.
         workers: that serve the bag already.
+        launch_s: how long these waited for their start; ``None``: nobody knows.
     """
-    if mean_wall_s is None or mean_wall_s >= PAYS_S:
-        return units_left > 0
-    return units_left * mean_wall_s / workers > LAUNCH_S
+    return units_left > 0 if mean_wall_s is None else _is_worth(units_left, mean_wall_s, workers, late_s(launch_s))
+
+
+def _is_worth(units: int, mean_wall_s: float, workers: int, least_s: float) -> bool:
+    """Say whether further workers are: each unit pays for one, or they would be busy for long enough."""
+    return units > 0 and (mean_wall_s >= PAYS_S or units * mean_wall_s / workers > least_s)
 
 
 def capacity(resources: Resources, partition: Partition | None) -> int:

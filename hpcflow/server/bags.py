@@ -62,6 +62,9 @@ class LiveArray:
     told_held: bool = False
     #: It is in the hands of the submit command just now.
     submitting: bool = False
+    #: This server submitted it and has seen no line of it yet; then, how long that took, in seconds.
+    launching: bool = False
+    launch_s: float | None = None
     #: Since when it is looked for by its name: the scheduler may still take what was handed to it right before.
     sought_since: datetime | None = None
     #: Submissions that found no room, and when the next one is due.
@@ -262,6 +265,16 @@ class LiveBag:
         """Return the array tasks, as "8123_7", of which every worker chose to leave."""
         staying = {array_task_of(name) for name, worker in self.ledger.workers.items() if worker.exit is None}
         return {array_task_of(name) for name in self.ledger.left_by_themselves()} - staying
+
+    @property
+    def launch_s(self) -> float | None:
+        """How long the last of its arrays that came up had waited for that, in seconds, as far as it was seen."""
+        return next((array.launch_s for array in reversed(self.arrays) if array.launch_s is not None), None)
+
+    def launched(self, journal: str) -> LiveArray | None:
+        """Return the array of which this journal is the first one, ``None`` if it is not."""
+        job = journal.rsplit("_", 2)[0].partition("+")[0]
+        return next((array for array in self.arrays if array.launching and array.array.job_id == job), None)
 
     @property
     def came_up(self) -> int:

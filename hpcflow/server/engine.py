@@ -362,7 +362,8 @@ class Engine:
                     if room == 0:
                         continue  # the end of an array wakes us
                     mine = [task for task in tasks if (task.shape, task.alone) == kind]
-                    for plan in plan_bags(mine, {cluster.name: limits}, replace(settings, room=room)):
+                    usual_s = self._shared.launches.usual_s(cluster.name, kind[0].resources.partition)
+                    for plan in plan_bags(mine, {cluster.name: limits}, replace(settings, room=room, launch_s=usual_s)):
                         await self._submitter.serve(cluster, live, plan)
         if held:
             again_s = min(again_s, max(0.1, self._gather(cluster) / 10))
@@ -393,7 +394,8 @@ class Engine:
                 # Each part is a file and a line: the more there are, the longer others are waited for, if any can come.
                 later_s = min(later_s, max(wait_s, GROW_S))
                 continue
-            for plan in plan_bags(mine, {cluster.name: limits}, planning):
+            usual_s = self._shared.launches.usual_s(cluster.name, bag.bag.shape.resources.partition)
+            for plan in plan_bags(mine, {cluster.name: limits}, replace(planning, launch_s=usual_s)):
                 await self._submitter.extend(cluster, bag, plan)
         return left, later_s
 

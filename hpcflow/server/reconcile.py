@@ -97,6 +97,7 @@ class Reconciler:
                     logger.warning("bag %s: %d lines of journal %s are damaged", bag.bag.id, bad, name)
                 bag.offsets[name] = bag.offsets.get(name, 0) + used
                 news += len(records)
+                self._note_launch(bag, name)
                 self._collector.take(bag, bag.ledger.read(name.removesuffix(".jsonl"), records))
             if news:
                 gone = bag.ledger.left_by_themselves()
@@ -106,6 +107,15 @@ class Reconciler:
                     self._shared.plan[cluster.name].set()  # there may be room now for what waits
                 failpoint("after_journal_read_before_commit")
             return news
+
+    def _note_launch(self, bag: LiveBag, journal: str) -> None:
+        """Remember how long an array of this server's waited for its start, at its first journal."""
+        array = bag.launched(journal)
+        if array is not None and array.submitted_at is not None:
+            array.launching = False
+            array.launch_s = max(0.0, (self._shared.now() - array.submitted_at).total_seconds())
+            shape = bag.bag.shape
+            self._shared.launches.note(shape.cluster, shape.resources.partition, array.launch_s)
 
     def _complain(self, cluster: Cluster, bag: LiveBag, error: TransportError) -> None:
         """Tell the user, once, that nothing is known of tasks because their journals can't be read."""
@@ -136,12 +146,27 @@ class Reconciler:
         age = (self._shared.now() - (bag.grown_at or bag.created_at)).total_seconds()
         if not bag.reserve or not bag.readable or age < self._shared.settings.ramp_after or not self._may_widen(bag):
             return
-        widths, bag.reserve = bag.reserve, ()
         ledger = bag.ledger
+        mean = ledger.mean_unit_s
+        if mean is None:
+            mean = self._expected_s(bag)
+            if mean is not None and not ledger.workers:
+                return  # how long the queue is the first of them will tell
+        widths, bag.reserve = bag.reserve, ()
         if is_reserve_worth(
-            units_left=ledger.units_left, mean_wall_s=ledger.mean_unit_s, workers=bag.width * bag.bag.slots
+            units_left=ledger.units_left,
+            mean_wall_s=mean,
+            workers=bag.width * bag.bag.slots,
+            launch_s=bag.launch_s,
         ):
             await self._submitter.widen(cluster, bag, widths)
+
+    @staticmethod
+    def _expected_s(bag: LiveBag) -> float | None:
+        """Return how long a unit of a bag will run on average, by the tasks of their kind that ended elsewhere."""
+        means = [bag.dispatch.mean_wall_s(index) for index, _ in bag.bag.tasks]
+        known = [mean for mean in means if mean is not None]
+        return sum(known) / len(bag.bag.units) if len(known) == len(means) else None
 
     def _may_widen(self, bag: LiveBag) -> bool:
         return bag.dispatch.why_paused(bag.bag.shape) is None and not any(array.held for array in bag.arrays)

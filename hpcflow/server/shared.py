@@ -13,6 +13,7 @@ from hpcflow.core.model import Bag, BagId, ClusterName, DispatchId, Shape
 from hpcflow.core.plan import PlanSettings
 from hpcflow.server.bags import LiveArray, LiveBag
 from hpcflow.server.clusters import Cluster
+from hpcflow.server.launches import Launches
 from hpcflow.server.live import LiveDispatch
 from hpcflow.server.settings import Settings
 from hpcflow.server.site import least
@@ -57,6 +58,7 @@ class Shared:
     bags: dict[BagId, LiveBag] = field(default_factory=dict[BagId, LiveBag])
     #: Of each kind of tasks, how many have returned in all dispatches that ended, and their run time.
     run_times: dict[RunTimeKey, tuple[int, float]] = field(default_factory=dict[RunTimeKey, tuple[int, float]])
+    launches: Launches = field(default_factory=Launches)
     #: Set when there is something to plan, to read, to ask the accounting for.
     plan: dict[ClusterName, asyncio.Event] = field(init=False)
     follow: dict[ClusterName, asyncio.Event] = field(init=False)

@@ -190,6 +190,7 @@ class Submitter:
         match cluster.plugin.parse_submit(array.array, reply):
             case Accepted(job_id):
                 array.accept(job_id, now)
+                array.launching = True
                 logger.info("job %s: %d array tasks on %s", job_id, array.array.width, cluster.name)
             case Refused(reason, retry_later=True):
                 if array.tries == 0:

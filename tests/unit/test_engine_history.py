@@ -8,9 +8,10 @@ import pytest
 
 from hpcflow.core.model import ClusterName
 from hpcflow.core.states import Status
+from hpcflow.server.launches import Launches
 from hpcflow.server.live import LiveDispatch
 from hpcflow.server.store import RunTimeKey
-from tests.unit.mini_world import PlayedWorker, Stage, a_dispatch, a_manifest, a_stage
+from tests.unit.mini_world import MINI, PlayedWorker, Stage, a_dispatch, a_manifest, a_stage
 from tests.unit.test_engine import in_loop
 
 MANY = 200
@@ -75,3 +76,42 @@ async def test_what_tasks_took_on_another_cluster_is_not_believed_here(
         here = live.run_time_key(0)
         live.history = {RunTimeKey(here[0], ClusterName(cluster), here[2]): (3, 15.0)}
         assert live.mean_wall_s(0) == known
+
+
+@in_loop
+async def test_how_soon_array_tasks_start_is_measured_and_decides_about_further_ones_for_short_tasks(
+    tmp_path: Path,
+) -> None:
+    async with a_stage(tmp_path, ramp_width=2, first_width=8, ramp_after=0.01) as stage:
+        first = await dispatch_with_history(stage, 0.29)
+        job = await stage.job()
+        asked = stage.world.count("query")
+        await stage.until(lambda: stage.world.count("query") > asked + 3)
+        # 29 s of work for each of two workers: whether others would come in time nobody knows before one came.
+        assert (len(job.tasks), stage.world.count("submit")) == (2, 1)
+        PlayedWorker(job, 0)
+        assert len((await stage.job(1)).tasks) == 6
+        # From now on it is known.
+        second = await dispatch_with_history(stage, 0.29)
+        assert len((await stage.job(2)).tasks) == 8
+        for live in (first, second):
+            await stage.engine.cancel(live, None)
+
+
+@in_loop
+async def test_where_array_tasks_start_late_short_tasks_get_no_further_ones(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, ramp_width=2, first_width=8, ramp_after=0.01) as stage:
+        stage.engine._shared.launches.note(MINI, None, 60.0)
+        live = await dispatch_with_history(stage, 0.29)
+        assert len((await stage.job()).tasks) == 2
+        assert stage.store.bags(live.id)[0].bag.widths == (2,)
+        await stage.engine.cancel(live, None)
+
+
+def test_the_usual_wait_is_the_median_of_the_last_ones_of_a_partition() -> None:
+    launches = Launches()
+    for seconds in (900.0, 1.0, 2.0, 3.0, 4.0, 5.0):
+        launches.note(MINI, "batch", seconds)
+    launches.note(MINI, None, 7.0)
+    usual = [launches.usual_s(MINI, partition) for partition in ("batch", None, "debug")]
+    assert usual == [3.0, 7.0, None]

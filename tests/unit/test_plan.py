@@ -129,6 +129,32 @@ def test_the_reserve_is_called_unless_tasks_proved_to_be_short(
     assert is_reserve_worth(units_left=units_left, mean_wall_s=mean, workers=workers) is worth
 
 
+@pytest.mark.parametrize(("launch_s", "worth"), [(None, False), (0.0, True), (1.5, True), (11.0, True), (12.0, False)])
+def test_the_reserve_is_called_while_it_comes_in_time(launch_s: float | None, worth: bool) -> None:
+    # 24 s of work for each of those that are there.
+    assert is_reserve_worth(units_left=1000, mean_wall_s=0.384, workers=16, launch_s=launch_s) is worth
+    assert not is_reserve_worth(units_left=0, mean_wall_s=0.384, workers=16, launch_s=launch_s)
+
+
+@pytest.mark.parametrize(
+    ("launch_s", "mean_s", "widths", "at_once"),
+    [
+        (1.5, 0.383, (64,), 1),  # where starts are quick, 24 s of work each is much
+        (20.0, 0.383, (16,), 1),
+        (None, 0.383, (16, 48), 1),  # nobody knows: the first ones find out
+        (None, 0.01, (16,), 1),  # no start is quick enough for less than a second
+        (0.0, 0.01, (16,), 1),
+        (3600.0, 0.49, (64,), 1),  # who waits for an hour waits for all of them together
+    ],
+)
+def test_workers_for_short_tasks_come_where_they_start_in_time(
+    launch_s: float | None, mean_s: float, widths: tuple[int, ...], at_once: int
+) -> None:
+    ready = [Ready(index=i, attempt=1, shape=a_shape(), mean_wall_s=mean_s) for i in range(1000)]
+    plan = the_plan(ready, settings=replace(SETTINGS, launch_s=launch_s))
+    assert (plan.widths, plan.at_once) == (widths, at_once)
+
+
 def test_a_long_walltime_starts_with_one_worker_a_task_up_to_what_fits_the_partition() -> None:
     plan = the_plan(some_ready(40, a_shape(partition="batch", walltime_s=7200, cpus=4)))
     assert plan.widths == (16,)
