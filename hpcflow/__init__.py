@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hpcflow import executor as executor
+    from hpcflow import fs as fs
     from hpcflow import leptons as leptons
     from hpcflow import status as status
     from hpcflow.core.model import Failed as Failed
     from hpcflow.core.model import HpcflowError as HpcflowError
     from hpcflow.core.model import UserError as UserError
+    from hpcflow.sdk import strategies as fs_strategies
     from hpcflow.sdk.annotations import Retries as Retries
     from hpcflow.sdk.client import Result as Result
     from hpcflow.sdk.client import cancel as cancel
@@ -80,7 +82,13 @@ _HOMES = {
     "UserError": "hpcflow.core.model",
 }
 
-_MODULES = ("executor", "leptons", "status")
+_MODULES = {
+    "executor": "hpcflow.executor",
+    "fs": "hpcflow.fs",
+    "fs_strategies": "hpcflow.sdk.strategies",
+    "leptons": "hpcflow.leptons",
+    "status": "hpcflow.status",
+}
 
 __all__ = [  # __getattr__ gives them
     "DepsBash",
@@ -103,6 +111,8 @@ __all__ = [  # __getattr__ gives them
     "dispatch_sync",
     "electron",
     "executor",
+    "fs",
+    "fs_strategies",
     "get_config",
     "get_context",
     "get_result",
@@ -130,7 +140,7 @@ def __getattr__(name: str) -> object:
     if name == "__version__":
         value = _version()
     elif name in _MODULES:
-        return import_module(f"hpcflow.{name}")
+        return import_module(_MODULES[name])
     elif name in _HOMES:
         try:
             value = getattr(import_module(_HOMES[name]), name)

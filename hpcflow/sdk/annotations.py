@@ -20,6 +20,7 @@ from hpcflow.sdk.mistakes import show_plainly
 if TYPE_CHECKING:
     from hpcflow.sdk.body import Body
     from hpcflow.sdk.hooks import Hooks, Step
+    from hpcflow.sdk.transfer import FileTransfer
 
 __all__ = [
     "PARSERS",
@@ -120,6 +121,7 @@ class Options(TypedDict, total=False):
     deps_module: Around
     call_before: Around
     call_after: Around
+    files: FileTransfer | Sequence[FileTransfer]
 
 
 class LatticeOptions(Options, total=False):
@@ -165,11 +167,12 @@ class Annotations:
     deps_module: tuple[ModuleType, ...] | None = None
     call_before: tuple[Step, ...] | None = None
     call_after: tuple[Step, ...] | None = None
+    files: tuple[FileTransfer, ...] | None = None
 
     @property
     def hooks(self) -> Hooks | None:
         """What runs around each task in its process; ``None``: nothing, as nearly always."""
-        if not (self.deps_bash or self.deps_module or self.call_before or self.call_after):
+        if not (self.deps_bash or self.deps_module or self.call_before or self.call_after or self.files):
             return None
         from hpcflow.sdk.hooks import Hooks  # few programs need it
 
@@ -178,10 +181,11 @@ class Annotations:
             modules=self.deps_module or (),
             before=self.call_before or (),
             after=self.call_after or (),
+            files=self.files or (),
         )
 
     def without_hooks(self) -> Annotations:
-        return replace(self, deps_bash=None, deps_module=None, call_before=None, call_after=None)
+        return replace(self, deps_bash=None, deps_module=None, call_before=None, call_after=None, files=None)
 
     @property
     def body(self) -> Body | None:
@@ -311,6 +315,8 @@ def parse_options(options: Mapping[str, object], where: str) -> Annotations:
 
 def parse_lattice_options(options: Mapping[str, object], where: str) -> Annotations:
     """Return what the user wrote beside a lattice, checked, as `parse_options` does for an electron."""
+    if options.get("files") is not None:
+        raise UserError(f"{where}: files belongs to the electron that needs them.")
     return _parsed(options, where, LatticeOptions.__annotations__)
 
 
@@ -655,6 +661,7 @@ PARSERS: Final = {
     "deps_module": ("deps_module", _hook),
     "call_before": ("call_before", _hook),
     "call_after": ("call_after", _hook),
+    "files": ("files", _hook),
     "max_failures": ("max_failures", _count),
     "workflow_executor": ("workflow_executor", _executor),
 }

@@ -9,13 +9,16 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import update_wrapper
-from types import ModuleType
-from typing import Any, Final, cast
+from types import FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from hpcflow.core.errors import HpcflowError, UserError
 from hpcflow.sdk.by_value import send_by_value
 from hpcflow.sdk.mistakes import show_plainly
 from hpcflow.sdk.settled import settled
+
+if TYPE_CHECKING:
+    from hpcflow.sdk.transfer import FileTransfer
 
 __all__ = ["DepsBash", "DepsCall", "DepsModule", "DepsPip", "HookFailed", "Hooked", "Hooks", "parse_hook"]
 
@@ -109,15 +112,16 @@ Step = DepsBash | DepsCall
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class Hooks:
-    """All that runs around a task, in the order bash, before, the task, after."""
+    """All that runs around a task: bash, files before, before, the task, after, files after."""
 
     bash: tuple[str, ...] = ()
+    files: tuple[FileTransfer, ...] = ()
     modules: tuple[ModuleType, ...] = ()
     before: tuple[Step, ...] = ()
     after: tuple[Step, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.bash or self.modules or self.before or self.after)
+        return bool(self.bash or self.files or self.modules or self.before or self.after)
 
     @property
     def injected(self) -> frozenset[str]:
@@ -140,7 +144,9 @@ class Hooked:
     def _dress(self) -> None:
         update_wrapper(cast("Callable[..., object]", self), self.function, updated=())
         self.builds_graph = getattr(self.function, "builds_graph", False)
-        self.__signature__ = _without(self.function, self.hooks.injected)
+        self._is_told_of_files = bool(self.hooks.files) and _takes_files(self.function)
+        injected = self.hooks.injected | ({"files"} if self._is_told_of_files else set[str]())
+        self.__signature__ = _without(self.function, injected)
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         hooks = self.hooks
@@ -148,26 +154,48 @@ class Hooked:
             sys.modules.setdefault(module.__name__, module)
         for command in hooks.bash:
             _run(command, "deps_bash")
+        _bring(hooks.files, "before")
         given: dict[str, list[object]] = {}
         for step in hooks.before:
             value = _step(step, "call_before")
             if isinstance(step, DepsCall) and step.retval_keyword:
                 given.setdefault(step.retval_keyword, []).append(value)
         injected = {name: values[0] if len(values) == 1 else values for name, values in given.items()}
+        if self._is_told_of_files:
+            injected["files"] = [each.pair() for each in hooks.files]
         name: str = getattr(self, "__name__", type(self.function).__name__)
         result = settled(self.function(*args, **{**kwargs, **injected}), name)
         for step in hooks.after:
             _step(step, "call_after")
+        _bring(hooks.files, "after")
         return result
 
     def __getstate__(self) -> object:
         hooks = self.hooks
-        return self.function, (hooks.bash, hooks.modules, hooks.before, hooks.after)
+        return self.function, (hooks.bash, hooks.files, hooks.modules, hooks.before, hooks.after)
 
     def __setstate__(self, state: object) -> None:
-        self.function, (bash, modules, before, after) = cast("tuple[Callable[..., object], tuple[Any, ...]]", state)
-        self.hooks = Hooks(bash=bash, modules=modules, before=before, after=after)
+        self.function, around = cast("tuple[Callable[..., object], tuple[Any, ...]]", state)
+        bash, files, modules, before, after = around
+        self.hooks = Hooks(bash=bash, files=files, modules=modules, before=before, after=after)
         self._dress()
+
+
+def _bring(files: Iterable[FileTransfer], order: str) -> None:
+    for each in files:
+        if each.order == order:
+            each.carry_out()
+
+
+def _takes_files(function: Callable[..., object]) -> bool:
+    """Tell whether a function has an argument for what it is to know of its files: one that it names, or any."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (ValueError, TypeError):
+        return False
+    # The arguments of a command are words for its shell.
+    anything = isinstance(inspect.unwrap(function), FunctionType)
+    return "files" in parameters or (anything and any(each.kind is each.VAR_KEYWORD for each in parameters.values()))
 
 
 def _step(step: Step, where: str) -> object:
@@ -245,6 +273,8 @@ def parse_hook(name: str, value: object) -> Any:  # Any: each field's own type
             return tuple(command for item in items for command in _commands(name, item))
         case "deps_pip":
             return tuple(package for item in items for package in _packages(name, item))
+        case "files":
+            return tuple(_transfer(item) for item in items)
         case "deps_module":
             return tuple(_module(name, item) for item in items)
         case _:
@@ -266,6 +296,14 @@ def _packages(name: str, item: object) -> tuple[str, ...]:
     if isinstance(item, DepsPip):
         return cast("tuple[str, ...]", item.packages)
     return _texts(name, item)
+
+
+def _transfer(item: object) -> FileTransfer:
+    from hpcflow.sdk.transfer import FileTransfer  # few programs need it
+
+    if isinstance(item, FileTransfer):
+        return item
+    raise UserError(f"files={item!r} must be an hf.fs.FileTransfer or what TransferFromRemote and the like return.")
 
 
 def _module(name: str, item: object) -> ModuleType:

@@ -29,6 +29,7 @@ _ROOTS: Final = (
     "hpcflow.sdk.executors",
     "hpcflow.executor",
     "hpcflow.leptons",
+    "hpcflow.fs",
 )
 # The earliest date that a zip file can hold: the same files give the same bytes.
 _DATE: Final = (1980, 1, 1, 0, 0, 0)
@@ -77,7 +78,7 @@ def _files(roots: Iterable[str], libraries: Iterable[str]) -> Iterator[tuple[str
     seen: set[Path] = set()
     while waiting:
         for path in _module_files(own, waiting.pop()):
-            if path not in seen:
+            if path not in seen and path.exists():
                 seen.add(path)
                 source = path.read_bytes()
                 waiting.extend(_imported(source))
@@ -103,8 +104,9 @@ def _imported(source: bytes) -> Iterator[str]:
         match statement:
             case ast.Import(names=aliases):
                 names = [alias.name for alias in aliases]
-            case ast.ImportFrom(module=str(module), level=0):
-                names = [module]
+            case ast.ImportFrom(module=str(module), names=aliases, level=0):
+                # A name may be a module of the package: what is no file is left out.
+                names = [module, *(f"{module}.{alias.name}" for alias in aliases)]
             case _:
                 names = []
         yield from (name for name in names if name.partition(".")[0] == "hpcflow")

@@ -1,0 +1,301 @@
+"""Files that a task needs brought to it, and files that it makes brought away: what and where. Covalent's names.
+
+How is said in `hpcflow.sdk.strategies`. "Local" is where the task runs. ``client:`` is the machine that dispatches:
+such a file is read when the lattice is built, and its content travels with the task.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import re
+import stat
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, cast
+from urllib.parse import unquote, urlsplit
+
+from hpcflow.core.errors import HpcflowError, UserError
+from hpcflow.sdk.mistakes import show_plainly
+
+if TYPE_CHECKING:
+    from hpcflow.sdk.arriving import FileTransferStrategy
+
+__all__ = ["File", "FileTransfer", "Folder", "Order", "TransferFailed", "TransferFromRemote", "TransferToRemote"]
+
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://|(client):")
+_CHECKSUM: Final = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+class TransferFailed(HpcflowError):
+    """A file could not be brought to where it is wanted, or is not what it should be."""
+
+
+class Order(enum.StrEnum):
+    """When a transfer is done: before the task, or after it."""
+
+    BEFORE = "before"
+    AFTER = "after"
+
+
+class File:
+    """A file by its path or address.
+
+    Args:
+        filepath: a path where the task runs, relative to its directory; an address such as ``https://…`` or ``s3://…``;
+            ``client:data.csv``, a path where you dispatch. ``None``: a new name in the task's directory.
+        is_remote: it lies on the host of the strategy, though it is given as a path.
+        is_dir: it is a folder.
+        include_folder: the folder itself is brought, not only what is in it.
+    """
+
+    def __init__(
+        self,
+        filepath: str | os.PathLike[str] | None = None,
+        is_remote: bool = False,
+        is_dir: bool = False,
+        include_folder: bool = False,
+    ) -> None:
+        show_plainly()
+        unchecked: object = filepath
+        if unchecked is not None and not isinstance(unchecked, (str, os.PathLike)):
+            raise UserError(f"A file is named by a path or an address, not by {filepath!r}.")
+        self.id = str(uuid.uuid4())
+        self.is_temp_file = filepath is None
+        given = f"transferred-{self.id}" if filepath is None else os.fspath(filepath)
+        if not given or "\0" in given:
+            raise UserError(f"{given!r} names no file.")
+        match = _SCHEME.match(given)
+        self.scheme = "file" if match is None else (match[1] or match[2]).lower()
+        self.uri = given
+        if self.scheme == "client":
+            self.filepath = given.partition(":")[2]
+        elif match is None:
+            self.filepath = given
+        else:
+            parts = urlsplit(given)
+            self.filepath = unquote(parts.path)
+            if self.scheme == "file" and (parts.netloc not in {"", "localhost"} or not self.filepath):
+                raise UserError(f"{given!r} names no file of one machine: write file:///path.")
+        self.is_remote = is_remote or self.scheme not in {"file", "client"}
+        self.is_dir = is_dir or (self.filepath.endswith("/") and len(self.filepath) > 1)
+        self.include_folder = include_folder
+
+    @property
+    def local(self) -> str:
+        """The absolute path, as this process sees it."""
+        return os.path.abspath(self.filepath)
+
+    @property
+    def shown(self) -> str:
+        """What a task is told of it: an absolute path, or an address."""
+        return self.local if self.scheme == "file" and not self.is_remote else self.uri
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.uri!r})"
+
+
+class Folder(File):
+    """A folder: all that is in it is brought, and the folder itself with ``include_folder=True``."""
+
+    def __init__(
+        self,
+        filepath: str | os.PathLike[str] | None = None,
+        is_remote: bool = False,
+        is_dir: bool = True,
+        include_folder: bool = False,
+    ) -> None:
+        super().__init__(filepath, is_remote, is_dir, include_folder)
+
+
+@dataclass(frozen=True, slots=True)
+class _ClientFile:
+    """A file of the machine that dispatches."""
+
+    #: Below the destination; ``""``: the destination itself.
+    name: str
+    mode: int
+    content: bytes
+
+
+class FileTransfer:
+    """One file or folder to bring, before a task or after it: ``@hf.electron(files=[FileTransfer(…)])``.
+
+    Args:
+        from_file: where it lies; a path is one where the task runs. ``None``: a new name there.
+        to_file: where it is wanted.
+        order: before the task, or after it.
+        strategy: how it is brought; what the two addresses say else.
+        checksum: ``"sha256:…"`` of what must have arrived; of one file.
+
+    Raises:
+        UserError: both lie elsewhere than the task runs, or nothing is known to bring such a file.
+    """
+
+    def __init__(
+        self,
+        from_file: File | str | os.PathLike[str] | None = None,
+        to_file: File | str | os.PathLike[str] | None = None,
+        order: Order | str = Order.BEFORE,
+        strategy: FileTransferStrategy | None = None,
+        *,
+        checksum: str | None = None,
+    ) -> None:
+        show_plainly()
+        self.from_file = from_file if isinstance(from_file, File) else File(from_file)
+        self.to_file = to_file if isinstance(to_file, File) else File(to_file)
+        try:
+            self.order = Order(order)
+        except ValueError:
+            raise UserError(f"order={order!r} must be Order.BEFORE or Order.AFTER.") from None
+        if checksum is not None and not _CHECKSUM.fullmatch(checksum):
+            raise UserError(f"checksum={checksum!r} must be 'sha256:' and 64 hexadecimal digits.")
+        self.checksum = checksum
+        self.strategy = strategy
+        #: What the client's files hold, once they were read there.
+        self._content: tuple[_ClientFile, ...] | None = None
+        self._check()
+
+    def _check(self) -> None:
+        source, target = self.from_file, self.to_file
+        if target.scheme == "client":
+            raise UserError(
+                f"{self}: a task can't write where you dispatch. Leave the file in the task's directory, and bring it "
+                "with `hpcflow fetch`."
+            )
+        if source.scheme == "client":
+            if self.order is Order.AFTER or target.is_remote:
+                raise UserError(f"{self}: a file from where you dispatch comes before the task, to where it runs.")
+            return
+        if source.is_remote and target.is_remote:
+            raise UserError(
+                f"{self}: both lie elsewhere than the task; bring it to the task first, then on from there."
+            )
+        if self.strategy is None:
+            from hpcflow.sdk.strategies import strategy_for
+
+            self.strategy = strategy_for(source, target)
+
+    def cp(self) -> tuple[Callable[[], tuple[str, str]], Callable[[], object]]:
+        """Return two functions for the task: one tells where the file is and goes, the other brings it."""
+        source, target = self.from_file, self.to_file
+        if source.scheme == "client":
+            return self.pair, self._write
+        strategy = self.strategy
+        assert strategy is not None  # `_check` saw to it
+        if source.is_remote:
+            return self.pair, strategy.download(source, target)
+        return self.pair, (strategy.upload if target.is_remote else strategy.cp)(source, target)
+
+    def pair(self) -> tuple[str, str]:
+        """Return source and destination as the task is told of them."""
+        return self.from_file.shown, self.to_file.shown
+
+    def carry_out(self) -> None:
+        """Bring the file, in the task's process, and look whether it has arrived.
+
+        Raises:
+            TransferFailed: with source, destination, and what the other side said.
+        """
+        source, target = self.pair()
+        here = os.uname().nodename
+        try:
+            self.cp()[1]()
+            self._look()
+        except Exception as error:  # of a library of any kind, or of the user's own strategy
+            said = str(error).strip().rstrip(".") or type(error).__name__
+            raise TransferFailed(f"{source} could not be brought to {target} (on {here}): {said}.") from error
+
+    def _look(self) -> None:
+        from hpcflow.sdk.arriving import sha256_of
+
+        source, target = self.from_file, self.to_file
+        if not target.is_remote and not os.path.lexists(target.local):
+            raise TransferFailed(f"nothing is at {target.local} afterwards")
+        if self.checksum is None:
+            return
+        path = source.local if target.is_remote else target.local
+        found = f"sha256:{sha256_of(path)}"
+        if found != self.checksum:
+            if not target.is_remote:
+                os.unlink(path)
+            removed = "" if target.is_remote else "; it was removed"
+            raise TransferFailed(f"its checksum is {found}, and {self.checksum} was wanted{removed}")
+
+    # ---- the client's files
+
+    def __getstate__(self) -> object:
+        if self.from_file.scheme == "client" and self._content is None:
+            self._content = _read_client(self.from_file)
+        return self.__dict__
+
+    def __setstate__(self, state: object) -> None:
+        self.__dict__.update(cast("dict[str, object]", state))
+
+    def _write(self) -> None:
+        from hpcflow.sdk.arriving import inside, target_of, written
+
+        content = _read_client(self.from_file) if self._content is None else self._content
+        for each in content:
+            path = (
+                inside(self.to_file.local, each.name) if each.name else target_of(self.from_file.filepath, self.to_file)
+            )
+            if each.name:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+            with written(path) as file:
+                file.write(each.content)
+            os.chmod(path, each.mode)
+        if self.from_file.is_dir:
+            os.makedirs(self.to_file.local, exist_ok=True)
+
+    def __repr__(self) -> str:
+        return f"The transfer from {self.from_file.uri} to {self.to_file.uri}"
+
+
+def _read_client(source: File) -> tuple[_ClientFile, ...]:
+    path = Path(source.filepath).expanduser()
+    try:
+        if not path.is_dir():
+            return (_ClientFile("", stat.S_IMODE(path.stat().st_mode), path.read_bytes()),)
+        source.is_dir = True
+        base = path.parent if source.include_folder else path
+        return tuple(
+            _ClientFile(str(each.relative_to(base)), stat.S_IMODE(each.stat().st_mode), each.read_bytes())
+            for each in sorted(path.rglob("*"))
+            if each.is_file()
+        )
+    except OSError as error:
+        raise UserError(f"{source.uri} can't be read where you dispatch: {error.strerror or error}.") from None
+
+
+def TransferFromRemote(
+    from_filepath: File | str | os.PathLike[str],
+    to_filepath: File | str | os.PathLike[str] | None = None,
+    strategy: FileTransferStrategy | None = None,
+    order: Order | str = Order.BEFORE,
+    *,
+    checksum: str | None = None,
+) -> FileTransfer:
+    """Return a transfer from elsewhere to where the task runs, before it."""
+    return FileTransfer(_remote(from_filepath), to_filepath, order, strategy, checksum=checksum)
+
+
+def TransferToRemote(
+    to_filepath: File | str | os.PathLike[str],
+    from_filepath: File | str | os.PathLike[str] | None = None,
+    strategy: FileTransferStrategy | None = None,
+    order: Order | str = Order.AFTER,
+    *,
+    checksum: str | None = None,
+) -> FileTransfer:
+    """Return a transfer from where the task runs to elsewhere, after it."""
+    return FileTransfer(from_filepath, _remote(to_filepath), order, strategy, checksum=checksum)
+
+
+def _remote(given: File | str | os.PathLike[str]) -> File:
+    file = given if isinstance(given, File) else File(given)
+    if file.scheme != "client":
+        file.is_remote = True
+    return file
