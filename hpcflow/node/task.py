@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple, NoReturn, cast
 
 from hpcflow.node.bagdir import BagDirectory, Stored, TaskRow, read_range
 from hpcflow.node.files import append_all
+from hpcflow.node.preview import of_arguments, of_result
 from hpcflow.node.processes import die_with_parent, prefer_for_oom
 from hpcflow.node.values import CannotStore, LimitReached, Sink, StoredValue
 from hpcflow.sdk.context import enter
@@ -46,7 +47,7 @@ __all__ = [
 EXIT_STORAGE: Final = 75
 
 #: What a message says of a task that its `end` record repeats.
-REPORTED: Final = ("st", "r", "sub", "exc", "kinds", "msg", "tb")
+REPORTED: Final = ("st", "r", "sub", "exc", "kinds", "msg", "tb", "pv")
 
 #: Values from this size on, in bytes, are not held in memory beside what they are unpickled to.
 _LARGE: Final = 1 << 20
@@ -99,7 +100,7 @@ def run_task(bag: BagDirectory, assignment: Assignment, function: Callable[..., 
     me = os.getpid()
     try:
         settle(assignment)
-        message = outcome(bag, assignment, function)
+        message = outcome(bag, assignment, function, alone=True)
         if os.getpid() == me:
             say_and_leave(assignment.outlet, message, bag.grace_s)
         os._exit(0)  # the function forked and returned in both processes; the first one speaks
@@ -163,12 +164,21 @@ def _seed(module: str) -> None:
         loaded.seed(entropy if module == "random" else _EIGHT_WORDS.unpack(entropy))
 
 
-def outcome(bag: BagDirectory, assignment: Assignment, function: Callable[..., object] | None) -> dict[str, Any]:
-    """Run a task and return the message to the worker; ``took`` is the run time in seconds."""
+def outcome(
+    bag: BagDirectory, assignment: Assignment, function: Callable[..., object] | None, *, alone: bool = False
+) -> dict[str, Any]:  # Any: JSON
+    """Run a task and return the message to the worker; ``took`` is the run time in seconds.
+
+    Args:
+        bag: its bag.
+        assignment: which one, and what it needs.
+        function: what it calls; ``None``: load it here.
+        alone: no other task runs in this process, nor any other rank beside it.
+    """
     begun = time.monotonic()
     message: dict[str, object] = {"i": assignment.task.number, "n": assignment.task.attempt}
     try:
-        message.update(_result_or_error(bag, assignment, function))
+        message.update(_result_or_error(bag, assignment, function, alone=alone))
     except CannotStore as error:
         message["fault"] = str(error)
     message["took"] = round(time.monotonic() - begun, 5)
@@ -176,7 +186,7 @@ def outcome(bag: BagDirectory, assignment: Assignment, function: Callable[..., o
 
 
 def _result_or_error(
-    bag: BagDirectory, assignment: Assignment, function: Callable[..., object] | None
+    bag: BagDirectory, assignment: Assignment, function: Callable[..., object] | None, *, alone: bool
 ) -> dict[str, object]:
     task, outlet = assignment.task, assignment.outlet
     message: dict[str, object] = {"st": "ok"}
@@ -195,6 +205,8 @@ def _result_or_error(
             return {**message, **_failure(bag, outlet, error), "msg": what[:_SENTENCE_LIMIT]}
         if len(sys.modules) > known:
             message["mods"] = list(sys.modules)[known:]
+        seen: dict[str, object] = {"in": of_arguments(call, args, kwargs)} if assignment.keeps_result else {}
+        message["pv"] = seen
         result = settled(call(*args, **kwargs), task.name)
         if not assignment.keeps_result:
             return message
@@ -210,7 +222,10 @@ def _result_or_error(
             sink.write(cast(bytes, result))
         else:
             dump(result, sink)
-        return {**message, "r": sink.finished()}
+        stored = sink.finished()
+        if not builds:
+            seen["out"] = of_result(result, alone=alone)
+        return {**message, "r": stored}
     except CannotStore:
         raise
     except LimitReached as error:
@@ -306,6 +321,7 @@ def encode(message: Mapping[str, object], limit: int) -> bytes:
         return line
     shorter = {key: text[:_SENTENCE_LIMIT] if isinstance(text, str) else text for key, text in message.items()}
     shorter.pop("mods", None)
+    shorter.pop("pv", None)
     return b"\n%s\n" % json.dumps(shorter, separators=(",", ":")).encode()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from hpcflow.core.model import ClusterName, HpcflowError
 from hpcflow.core.states import State
@@ -15,9 +15,15 @@ from hpcflow.server.live import LiveDispatch
 __all__ = ["check_at_hand", "nothing_to_retry", "number_of"]
 
 
-def nothing_to_retry(live: LiveDispatch, *, failed_only: bool) -> str | None:
-    """Return in a sentence why no task can be tried again, ``None`` when one can."""
+def nothing_to_retry(live: LiveDispatch, *, failed_only: bool, only: Collection[int] | None = None) -> str | None:
+    """Return in a sentence why no task, or none of ``only``, can be tried again; ``None`` when one can."""
     states = Counter(task.state for task in live.tasks)
+    if only is not None:
+        ends = {State.FAILED} if failed_only else {State.FAILED, State.CANCELLED}
+        if any(live.tasks[index].state in ends for index in only):
+            return None
+        how = "has failed" if failed_only else "has failed or was cancelled"
+        return f"None of the {number_of(len(only))} that were named {how}."
     if states[State.FAILED] or (states[State.CANCELLED] and not failed_only):
         return None
     if states[State.COMPLETED] == len(live.tasks):

@@ -124,7 +124,13 @@ class Service(Shown, Protocol):
     async def resume(self, dispatch: str) -> Json: ...
 
     async def retry(
-        self, dispatch: str, *, failed_only: bool, memory_mib: int | None, walltime_s: int | None
+        self,
+        dispatch: str,
+        *,
+        failed_only: bool,
+        memory_mib: int | None,
+        walltime_s: int | None,
+        tasks: Sequence[int] | None = None,
     ) -> Json: ...
 
 
@@ -352,6 +358,7 @@ def routes(service: Service, desk: Desk) -> APIRouter:
             failed_only=asked.failed_only,
             memory_mib=asked.memory_mib,
             walltime_s=asked.walltime_s,
+            tasks=asked.tasks,
         )
         return JsonAnswer(answer)
 

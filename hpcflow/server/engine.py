@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
@@ -214,7 +214,13 @@ class Engine:
         return len(resumed)
 
     async def retry(
-        self, live: LiveDispatch, *, failed_only: bool, memory_mib: int | None = None, walltime_s: int | None = None
+        self,
+        live: LiveDispatch,
+        *,
+        failed_only: bool,
+        memory_mib: int | None = None,
+        walltime_s: int | None = None,
+        only: Collection[int] | None = None,
     ) -> int:
         """Give tasks that ended without completing a further attempt, with more memory or time if asked for.
 
@@ -223,6 +229,7 @@ class Engine:
             failed_only: spare those that were cancelled, and what hangs on them.
             memory_mib: what those that had failed ask for now; ``None``: what they asked for last.
             walltime_s: likewise.
+            only: these tasks, and what was skipped because of them; ``None``: all.
 
         Returns:
             The number of tasks that run again, those included that had been skipped.
@@ -241,7 +248,7 @@ class Engine:
                     upstream in wanted or task.task.accept_failed or live.tasks[upstream].state not in lost
                     for upstream in (*task.task.deps, *task.task.after)
                 )
-                if task.state in ends or revived:
+                if (task.state in ends and (only is None or index in only)) or revived:
                     chosen.append(index)
                     wanted.add(index)
         if not chosen:

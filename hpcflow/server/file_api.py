@@ -9,6 +9,7 @@ from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as PathParameter
+from pydantic import BaseModel, ConfigDict, Field
 
 from hpcflow.server import schema
 
@@ -44,6 +45,23 @@ class FileDesk(Protocol):
         files: bool,
         dry_run: bool,
     ) -> Json: ...
+
+    async def delete(self, dispatches: Sequence[str], *, files: bool) -> Json: ...
+
+
+class DeleteRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    dispatches: Annotated[list[str], Field(max_length=1000)]
+    #: Also files that tasks left in directories of their own.
+    files: bool = False
+
+
+class DeleteAnswer(BaseModel):
+    deleted: list[str]
+    #: A sentence for each that is kept.
+    skipped: list[str]
+    message: str
 
 
 DispatchPath = Annotated[str, PathParameter(description="The dispatch's id.")]
@@ -92,6 +110,10 @@ def file_routes(desk: FileDesk, streamed: Streamed, known_id: Callable[[str], st
         response = await streamed(pieces)
         response.headers["Content-Length"] = str(size)
         return response
+
+    @api.post("/delete", response_model=DeleteAnswer)
+    async def delete(body: DeleteRequest) -> Json:
+        return await desk.delete([known_id(each) for each in body.dispatches], files=body.files)
 
     @api.post("/clean", response_model=schema.CleanAnswer)
     async def clean(body: schema.CleanRequest) -> Json:

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Final, Protocol
 
 from fastapi import APIRouter, Query, Response
 from fastapi import Path as PathParameter
+from pydantic import BaseModel
 
-from hpcflow.server import schema
 from hpcflow.server.answer import MOST, PROBLEM_OF_BYTES, JsonAnswer, TextAnswer, known_id
 from hpcflow.server.logs import Name
 
@@ -18,6 +18,36 @@ __all__ = ["LogDesk", "log_routes"]
 Json = dict[str, Any]  # Any: JSON; schema.py describes it for clients
 
 _SLICE_S: Final = 1.0
+
+
+class StreamPiece(BaseModel):
+    #: Byte of the task's own output with which the text begins, and the one that comes after it.
+    offset: int
+    next: int
+    #: Bytes that there are so far.
+    size: int
+    text: str
+
+
+class TaskOutput(BaseModel):
+    #: More may come: ask again with both `next`.
+    running: bool
+    stdout: StreamPiece
+    stderr: StreamPiece
+
+
+class LogHit(BaseModel):
+    #: Byte of what was found.
+    offset: int
+    #: Its line, or what stands around it in a long one.
+    text: str
+
+
+class LogSearch(BaseModel):
+    hits: list[LogHit]
+    #: All before this byte was searched; equal to `size` at the end.
+    searched: int
+    size: int
 
 
 class LogDesk(Protocol):
@@ -49,7 +79,7 @@ def log_routes(desk: LogDesk, stopping: Callable[[], bool]) -> APIRouter:
     api = APIRouter(prefix="/dispatches/{dispatch_id}/tasks/{index}")
 
     # Before the streams, whose path would take "output" for a stream's name.
-    @api.get("/output", response_model=schema.TaskOutput)
+    @api.get("/output", response_model=TaskOutput)
     async def output(
         *,
         dispatch_id: _DispatchPath,
@@ -70,7 +100,7 @@ def log_routes(desk: LogDesk, stopping: Callable[[], bool]) -> APIRouter:
             if news or not told["running"] or loop.time() >= ends or stopping():
                 return JsonAnswer(told)
 
-    @api.get("/{stream}/search", response_model=schema.LogSearch)
+    @api.get("/{stream}/search", response_model=LogSearch)
     async def search(
         *,
         dispatch_id: _DispatchPath,

@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainValidator, SecretStr, WithJsonSchema
 
 from hpcflow.core.states import State, Status
+from hpcflow.server.previews import Preview
 from hpcflow.server.views import Sort
 
 __all__ = [
@@ -577,6 +578,11 @@ class AboutTask(BaseModel):
     downstream_total: int
     #: Those that ended.
     attempts: list[Attempt]
+    #: Of the last attempt that ended: the first twenty arguments, and what it returned.
+    inputs: list[Preview]
+    result: Preview | None
+    #: Of the pickled result.
+    result_bytes: int | None
     #: That serve, or served, its bag.
     arrays: list[ServingArray]
 
@@ -706,36 +712,6 @@ class CleanAnswer(BaseModel):
     message: str
 
 
-class StreamPiece(BaseModel):
-    #: Byte of the task's own output with which the text begins, and the one that comes after it.
-    offset: int
-    next: int
-    #: Bytes that there are so far.
-    size: int
-    text: str
-
-
-class TaskOutput(BaseModel):
-    #: More may come: ask again with both `next`.
-    running: bool
-    stdout: StreamPiece
-    stderr: StreamPiece
-
-
-class LogHit(BaseModel):
-    #: Byte of what was found.
-    offset: int
-    #: Its line, or what stands around it in a long one.
-    text: str
-
-
-class LogSearch(BaseModel):
-    hits: list[LogHit]
-    #: All before this byte was searched; equal to `size` at the end.
-    searched: int
-    size: int
-
-
 class RetryRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -744,6 +720,8 @@ class RetryRequest(BaseModel):
     #: What tasks that had failed ask for now; ``None``: what they asked for last.
     memory_mib: Annotated[int, Field(ge=1, le=2**40)] | None = None
     walltime_s: Annotated[int, Field(ge=1, le=2**40)] | None = None
+    #: Only these, and what was skipped because of them; ``None``: all.
+    tasks: list[Annotated[int, Field(ge=0, le=MOST)]] | None = None
 
 
 class Moved(BaseModel):

@@ -22,6 +22,7 @@ from hpcflow.server.arguments import Arguments
 from hpcflow.server.cleaning import Cleaner
 from hpcflow.server.clusters import Cluster, Default, cluster_maker, find_clusters
 from hpcflow.server.configured import Configured
+from hpcflow.server.deleting import Deleter
 from hpcflow.server.engine import Engine
 from hpcflow.server.failpoints import failpoint
 from hpcflow.server.fetching import Files, workdir_of
@@ -150,7 +151,8 @@ class Service:
         #: What the API asks about settings.
         self.configured = Configured(where, engine.settings)
         #: What the API asks about files on clusters.
-        self.files = Files(engine, self._place, Cleaner(engine, self._retrying))
+        cleaner = Cleaner(engine, self._retrying)
+        self.files = Files(engine, self._place, cleaner, Deleter(engine, cleaner, self._retrying, self._payload))
         #: What the API asks to run again.
         self.again = Redispatcher(
             self._store, whole=self._whole, payload=self._payload, accept=self.accept, new_id=_new_id
@@ -520,8 +522,16 @@ class Service:
             "release them.",
         }
 
-    async def retry(self, dispatch: str, *, failed_only: bool, memory_mib: int | None, walltime_s: int | None) -> Json:
-        """Try what ended without completing once more, also of a dispatch that has ended.
+    async def retry(
+        self,
+        dispatch: str,
+        *,
+        failed_only: bool,
+        memory_mib: int | None,
+        walltime_s: int | None,
+        tasks: Sequence[int] | None = None,
+    ) -> Json:
+        """Try what ended without completing once more, also of a dispatch that has ended: all, or these tasks.
 
         Raises:
             UserError: no partition can give so much.
@@ -534,16 +544,18 @@ class Service:
             live = self._engine.writer.dispatches.get(known)
             if live is None:
                 row = await asyncio.to_thread(self._store.dispatch, known)
-                assert row is not None  # it is known, and nothing is ever removed
+                if row is None:
+                    raise NotFound(f"Dispatch {known} was deleted just now.")
                 live, _ = await self._load(row)
-            if (reason := nothing_to_retry(live, failed_only=failed_only)) is not None:
+            only = None if tasks is None else frozenset((await self._level(dispatch)).numbers(list(tasks)))
+            if (reason := nothing_to_retry(live, failed_only=failed_only, only=only)) is not None:
                 return {"moved": 0, "message": reason}
             await check_at_hand(live, self._engine.clusters)
             for name in live.clusters if memory_mib or walltime_s else ():
                 with suppress(HpcflowError):  # a cluster that does not answer now judges by itself, later
                     await self._engine.clusters[name].known_limits(self._engine.now())
             moved = await self._engine.retry(
-                live, failed_only=failed_only, memory_mib=memory_mib, walltime_s=walltime_s
+                live, failed_only=failed_only, memory_mib=memory_mib, walltime_s=walltime_s, only=only
             )
         waits = ""
         if live.paused is not None:

@@ -16,6 +16,7 @@ from hpcflow.core.states import State
 from hpcflow.server.levels import Level, find_level
 from hpcflow.server.manifest import moved, read_graph
 from hpcflow.server.news import CODES
+from hpcflow.server.previews import previews
 from hpcflow.server.reports import spelled
 from hpcflow.server.store import ChildRow, EndRow, Store, TaskRow
 from hpcflow.server.writer import Writer
@@ -261,6 +262,7 @@ class Views:
         manifest = self._store.manifest(dispatch) if child is None else self._store.child_manifest(child.id)
         asked = {key: value for key, value in asdict(task.resources).items() if value not in {None, ()}}
         asked |= {key: value for key, value in row.again.items() if key in {"memory_mib", "walltime_s"}}
+        attempts = self._store.attempts(dispatch, index)
         downstream = [other for other, needs in enumerate(outline.upstream) if index in needs]
         function = manifest.get("functions", {}).get(str(task.fn), {})
         return {
@@ -274,7 +276,8 @@ class Views:
             "upstream_total": len(outline.upstream[index]),
             "downstream": self._neighbours(dispatch, outline, downstream),
             "downstream_total": len(downstream),
-            "attempts": [_attempt(end) for end in self._store.attempts(dispatch, index)],
+            "attempts": [_attempt(end) for end in attempts],
+            **previews(attempts[-1].record if attempts else {}),
             "arrays": [
                 {"job_id": each.array.job_id, "width": each.array.width, "state": each.state, "reason": each.reason}
                 | {"why": why(each), "cluster": each.array.cluster}

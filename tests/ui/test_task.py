@@ -66,3 +66,53 @@ def test_what_a_task_writes_is_seen_while_it_runs_found_in_all_of_it_and_kept(sh
     text = saved.value.path().read_text()
     assert text.count("\n") == 30_001
     assert text.endswith("line 29999 of many\n")
+
+
+VALUES = """
+import hpcflow as hf
+
+class Loop:
+    def __repr__(self):
+        while True:
+            pass
+
+class Crystal:
+    def __repr__(self):
+        return "Crystal(<b>NaCl</b>)"
+
+@hf.electron(executor="local")
+def build(kind, size=3):
+    return Crystal() if kind == "good" else Loop()
+
+@hf.electron(executor="local")
+def table(crystal):
+    return {"energies": [-1.5, 2.25], "name": "\\x1b[31m\\u202eodd"}
+
+@hf.lattice
+def values():
+    return table(build("good", size=7)), build("bad")
+
+print(hf.dispatch(values)())
+"""
+
+
+def test_what_a_task_took_and_returned_is_shown_as_text_and_a_repr_that_loops_hurts_nobody(
+    show: Show, site: Site
+) -> None:
+    dispatch = site.user.runs(VALUES)
+    assert site.user.waits_for(dispatch)["status"] == "COMPLETED"
+    page = show(f"/d/{dispatch}/e/0?tab=values")
+    inputs = page.get_by_role("list", name="Inputs")
+    expect(inputs.get_by_role("listitem").nth(0)).to_contain_text("kind")
+    expect(inputs.get_by_role("listitem").nth(0)).to_contain_text("str 4 characters")
+    expect(inputs.get_by_role("listitem").nth(1)).to_contain_text("7")
+    expect(page.get_by_label("Text of the result")).to_have_text("Crystal(<b>NaCl</b>)")
+    show(f"/d/{dispatch}/e/1")
+    expect(page.get_by_label("Result", exact=True)).to_contain_text("2 items")
+    expect(page.get_by_label("Text of the result")).to_contain_text("'energies': [-1.5, 2.25]")
+    expect(page.get_by_label("Text of the result")).to_contain_text(r"\x1b[31m\u202eodd")
+    page.get_by_role("link", name="Inputs and result").click()
+    expect(inputs).to_contain_text("__main__.Crystal")
+    expect(inputs).to_contain_text("Only its type is known")
+    show(f"/d/{dispatch}/e/2")
+    expect(page.get_by_label("Result", exact=True)).to_contain_text("It cannot be previewed: its repr did not come")

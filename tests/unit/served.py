@@ -159,6 +159,9 @@ class MemoryFiles:
         self.asked.append({"dispatches": dispatches, **asked})
         return {"dispatches": 0, "clusters": [], "skipped": [], "dry_run": asked["dry_run"], "message": "Nothing."}
 
+    async def delete(self, dispatches: Sequence[str], *, files: bool) -> Json:
+        return {"deleted": list(dispatches), "skipped": [], "message": "Gone."}
+
 
 _is_file_desk: type[FileDesk] = MemoryFiles
 
@@ -387,7 +390,15 @@ class MemoryService:
         await self.summary(dispatch)
         return {"moved": 1, "message": "It goes on."}
 
-    async def retry(self, dispatch: str, *, failed_only: bool, memory_mib: int | None, walltime_s: int | None) -> Json:
+    async def retry(
+        self,
+        dispatch: str,
+        *,
+        failed_only: bool,
+        memory_mib: int | None,
+        walltime_s: int | None,
+        tasks: Sequence[int] | None = None,
+    ) -> Json:
         await self.summary(dispatch)
         if memory_mib == 2**40:
             raise UserError("No partition has so much memory.")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from hpcflow.core.model import Cause, DispatchId, HpcflowError, Limits, NotFound, Partition, UserError
+from hpcflow.core.model import Cause, DispatchId, HpcflowError, Limits, NotFound, Partition, Phase, UserError
 from hpcflow.core.places import Places
 from hpcflow.core.plugin import Reply
 from hpcflow.core.states import State, Status
@@ -339,3 +339,55 @@ async def test_dispatches_are_found_by_how_their_ids_begin(tmp_path: Path) -> No
         [only] = (await service.dispatches(50, None, first))["dispatches"]
         assert only["id"] == first
         assert (await service.dispatches(50, None, "00"))["dispatches"] == []
+
+
+# ---- some tasks, and none any more
+
+
+@in_loop
+async def test_one_task_is_tried_again_with_what_hangs_on_it_and_no_other(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        service = a_service(stage)
+        dispatch = await dispatched(service, stage, [], [], [0])
+        job = await stage.job()
+        worker = PlayedWorker(job, 0)
+        for k in range(2):
+            worker.claim(k)
+            worker.start(k)
+            worker.end(k, "error", exc="ValueError", msg="no minimum", kinds=["ValueError"])
+        await ended(service, dispatch)
+        told = await service.retry(dispatch, **NOTHING, tasks=[2])
+        assert told == {"moved": 0, "message": "None of the 1 task that were named has failed or was cancelled."}
+        told = await service.retry(dispatch, **NOTHING, tasks=[0])
+        assert told["moved"] == 2
+        rows = await service.tasks(dispatch, None, -1, 10)
+        state = rows["columns"].index("state")
+        assert [row[state] for row in rows["rows"]][1] == "failed"
+        with pytest.raises(NotFound, match="has no task 9"):
+            await service.retry(dispatch, **NOTHING, tasks=[9])
+
+
+@in_loop
+async def test_what_has_ended_is_deleted_with_its_files_and_what_lives_is_not(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        service = a_service(stage)
+        dispatch = await dispatched(service, stage, [])
+        job = await stage.job()
+        kept = await service.files.delete([dispatch, UNKNOWN], files=False)
+        assert (kept["deleted"], kept["skipped"]) == ([], [f"{dispatch} is live: nothing of it is removed."])
+        fail(job)
+        await ended(service, dispatch)
+        async with asyncio.timeout(10):
+            while stage.engine.bags:
+                job.tasks[0] = (Phase.ENDED, Cause.DONE, "COMPLETED")
+                await asyncio.sleep(0.01)
+        payload = tmp_path / "home" / "dispatches" / f"{dispatch}.blobs"
+        assert payload.exists()
+        gone = await service.files.delete([dispatch], files=False)
+        assert gone == {"deleted": [dispatch], "skipped": [], "message": "1 dispatch deleted."}
+        assert not payload.exists()
+        assert not Path(job.path).exists()
+        with pytest.raises(NotFound):
+            await service.summary(dispatch)
+        again = await service.files.delete([dispatch], files=False)
+        assert again["message"] == "There is nothing to delete."

@@ -90,3 +90,12 @@ export function parseWalltime(text: string): number | null {
   const total = parts.reduce((sum, part) => sum + Number(part[1]) * unit[(part[2] ?? "s").toLowerCase() as keyof typeof unit], 0);
   return total >= 1 ? Math.ceil(total) : null;
 }
+
+// eslint-disable-next-line no-control-regex
+const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f]/g;
+const TURNS = /[\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
+
+/** Text with signs for what can't be seen, and for what would turn the direction of all around it. */
+export function visible(text: string): string {
+  return text.replace(UNSEEN, (found) => (found === "\u007f" ? "\u2421" : String.fromCharCode(0x2400 + found.charCodeAt(0)))).replace(TURNS, "\u25c7");
+}

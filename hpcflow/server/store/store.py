@@ -225,6 +225,14 @@ class Store:
         with self._writing() as connection:
             _run(connection, upsert(SETTING), values)
 
+    def delete_dispatch(self, dispatch: DispatchId, keys: Sequence[str]) -> None:
+        """Forget a dispatch that has ended, and what was remembered of it under these keys; all of it or nothing."""
+        with self._writing() as connection:
+            for table in (END, TASK, ARRAY, BAG, CHILD, EVENT, MANIFEST):
+                connection.execute(sa.delete(table).where(table.c.dispatch == dispatch))
+            connection.execute(sa.delete(SETTING).where(SETTING.c.key.in_(keys)))
+            connection.execute(sa.delete(DISPATCH).where(DISPATCH.c.id == dispatch))
+
     # ---- reading
 
     def recall(self, key: str) -> Any | None:  # Any: JSON

@@ -158,6 +158,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/delete": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Delete */
+        post: operations["delete_api_v1_delete_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/dispatches": {
         parameters: {
             query?: never;
@@ -835,8 +852,13 @@ export interface components {
             executor: string | null;
             /** Index */
             index: number;
+            /** Inputs */
+            inputs: components["schemas"]["Preview"][];
             /** Module */
             module: string | null;
+            result: components["schemas"]["Preview"] | null;
+            /** Result Bytes */
+            result_bytes: number | null;
             /** Retries */
             retries: number;
             /** Source */
@@ -1176,6 +1198,25 @@ export interface components {
             at: string;
             /** Text */
             text: string;
+        };
+        /** DeleteAnswer */
+        DeleteAnswer: {
+            /** Deleted */
+            deleted: string[];
+            /** Message */
+            message: string;
+            /** Skipped */
+            skipped: string[];
+        };
+        /** DeleteRequest */
+        DeleteRequest: {
+            /** Dispatches */
+            dispatches: string[];
+            /**
+             * Files
+             * @default false
+             */
+            files: boolean;
         };
         /** DispatchCost */
         DispatchCost: {
@@ -1569,6 +1610,24 @@ export interface components {
             worker_walltime_s: number | null;
         };
         /**
+         * Preview
+         * @description A value as its own process spelled it. The server opens none.
+         */
+        Preview: {
+            /** Cut */
+            cut: boolean;
+            /** Name */
+            name: string | null;
+            /** Shape */
+            shape: string | null;
+            /** Text */
+            text: string | null;
+            /** Type */
+            type: string | null;
+            /** Why */
+            why: string | null;
+        };
+        /**
          * Problem
          * @description Why not, as a sentence.
          */
@@ -1748,6 +1807,8 @@ export interface components {
             failed_only: boolean;
             /** Memory Mib */
             memory_mib?: number | null;
+            /** Tasks */
+            tasks?: number[] | null;
             /** Walltime S */
             walltime_s?: number | null;
         };
@@ -2491,6 +2552,39 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ClusterTest"];
+                };
+            };
+            /** @description Not done; the sentence says why. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete_api_v1_delete_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DeleteRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeleteAnswer"];
                 };
             };
             /** @description Not done; the sentence says why. */

@@ -6,7 +6,7 @@ import type { Schemas } from "../api/client";
 import { CancelButton } from "../components/actions";
 import { Code, CopyButton, Fault, Loading, Notice, StateBadge, Title, useLink, useNow, When } from "../components/basics";
 import { Output } from "../components/Output";
-import { absolute, between, count, duration, mebibytes, percent } from "../format";
+import { absolute, between, bytes, count, duration, mebibytes, percent, visible } from "../format";
 import { task as route } from "../router";
 import { FINAL, stateOf } from "../states";
 
@@ -21,7 +21,7 @@ export function Task() {
   const offline = useLink() !== "ok";
   const crumb = <p className="crumb"><Link to="/d/$id" params={{ id }}>← {summary?.name ?? "Dispatch"}</Link></p>;
   if (!task) return error ? <section className="screen">{crumb}<Title text="Task" /><Fault error={error} retry={() => void refetch()} /></section> : <Loading what="the task" />;
-  const code = search.tab === "code";
+  const tab = search.tab ?? "output";
   return (
     <section className="screen">
       {crumb}
@@ -39,13 +39,15 @@ export function Task() {
       <div className="columns">
         <div className="column-main">
           <nav className="tabs" aria-label="Views of the task">
-            <Link to="/d/$id/e/$index" params={{ id, index: raw }} search={{}} className="tab" aria-current={code ? undefined : "page"}>Output</Link>
-            <Link to="/d/$id/e/$index" params={{ id, index: raw }} search={{ tab: "code" }} className="tab" aria-current={code ? "page" : undefined}>Code</Link>
+            {TABS.map((each) => (
+              <Link key={each} to="/d/$id/e/$index" params={{ id, index: raw }} search={each === "output" ? {} : { tab: each }} className="tab" aria-current={tab === each ? "page" : undefined}>{TAB_WORDS[each]}</Link>
+            ))}
           </nav>
-          {code ? (
+          {tab === "values" ? (about && <Values task={task} about={about} />) : tab === "code" ? (
             about?.source ? <Code text={about.source} label={`the source of ${task.name}`} /> : <p className="empty">{about ? "Python kept no source of this function." : "…"}</p>
           ) : (
             <>
+              {about?.result && task.state === "completed" && <section aria-label="Result"><h2 className="first">Result</h2><Value preview={about.result} bytes={about.result_bytes} /></section>}
               {task.traceback && <details className="fold" open><summary>Traceback</summary><Code text={task.traceback} label="the traceback" /></details>}
               <Output id={id} index={index} attempt={task.attempt} running={task.state === "running"} spot={search.at === undefined ? null : { stream: search.stream ?? "stderr", at: search.at }} onSpot={(spot) => void navigate({ search: spot ?? {} })} />
             </>
@@ -60,6 +62,39 @@ export function Task() {
         </aside>
       </div>
     </section>
+  );
+}
+
+const TABS = ["output", "values", "code"] as const;
+const TAB_WORDS = { output: "Output", values: "Inputs and result", code: "Code" } as const;
+
+/** A value as its own process spelled it. */
+function Value({ preview, bytes: size = null }: { preview: Schemas["Preview"]; bytes?: number | null }) {
+  const facts = [preview.shape, size === null ? null : `${bytes(size)} pickled`].filter(Boolean).join(" · ");
+  return (
+    <>
+      <p className="value-head"><code>{preview.type}</code> {facts && <span className="soft">{facts}</span>}</p>
+      {preview.text !== null && <pre className="value log log-wrap" role="region" tabIndex={0} aria-label={`Text of ${preview.name ?? "the result"}`}>{visible(preview.text)}{preview.cut ? " …" : ""}</pre>}
+      {preview.why !== null && <p className="soft">It cannot be previewed: {visible(preview.why)}.</p>}
+      {preview.text === null && preview.why === null && <p className="soft">Only its type is known: what spells itself is not asked here.</p>}
+    </>
+  );
+}
+
+/** What the task took and returned; the values themselves only Python opens. */
+function Values({ task, about }: { task: TaskDetail; about: Schemas["AboutTask"] }) {
+  const ran = about.attempts.length > 0;
+  return (
+    <>
+      <h2 className="first">Result</h2>
+      {about.result ? <Value preview={about.result} bytes={about.result_bytes} /> : <p className="empty">{task.state === "completed" ? "No preview of it was made." : FINAL.has(task.state) ? "It has left no result." : "There is none yet."}</p>}
+      <h2>Inputs</h2>
+      {about.inputs.length === 0 && <p className="empty">{ran ? "It took none, or no preview of them was made." : "They are spelled where the task runs, when it has ended."}</p>}
+      <ol className="plain stack" aria-label="Inputs">
+        {about.inputs.map((input, k) => <li key={k}><h3 className="id">{visible(input.name ?? String(k))}</h3><Value preview={input} /></li>)}
+      </ol>
+      <p className="soft">These are texts that the task’s own process made, cut where they are long. Copy as Python fetches the values.</p>
+    </>
   );
 }
 
