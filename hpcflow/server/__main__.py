@@ -25,6 +25,7 @@ from hpcflow.server.api import Desk, Service, application
 from hpcflow.server.claim import RENEW_S, LeaseLost, RunsAlready, claimed_store, locked_home, take_over_asked
 from hpcflow.server.guard import Guard, Sessions, Token
 from hpcflow.server.listen import Listener, listen_tcp, tcp_port
+from hpcflow.server.origins import Origins
 from hpcflow.server.settings import Settings, read_settings
 
 __all__ = ["EXIT_FENCED", "EXIT_HELD", "Opened", "Start", "main", "open_engine"]
@@ -229,6 +230,7 @@ class _Process:
             forward=lambda port: self._forward(port, away=_has_scheduler(service)),
             stop=self._stop.set,
             stopping=self._stop.is_set,
+            origins=Origins(self._start.settings.page_origins),
         )
         return application(service, desk, uid=os.geteuid())
 

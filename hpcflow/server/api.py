@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal, Protocol
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
@@ -26,6 +26,7 @@ from hpcflow.server.guard import Guard, Sessions, Token
 from hpcflow.server.home import Notice
 from hpcflow.server.insight_api import InsightDesk, insight_routes
 from hpcflow.server.log_api import LogDesk, log_routes
+from hpcflow.server.origins import Origins
 from hpcflow.server.page import Shown, page_files, page_routes, view_routes
 from hpcflow.server.redispatch_api import RedispatchDesk, redispatch_routes
 from hpcflow.server.upload import MEDIA_TYPE, TooLarge, Upload
@@ -156,6 +157,8 @@ class Desk:
     #: Ends the server in order.
     stop: Callable[[], None]
     stopping: Callable[[], bool]
+    #: Where the page may be reached besides 127.0.0.1.
+    origins: Origins = field(default_factory=Origins)
 
 
 def application(service: Service, desk: Desk, *, uid: int) -> Guard:
@@ -176,7 +179,15 @@ def application(service: Service, desk: Desk, *, uid: int) -> Guard:
     app.include_router(routes(service, desk))
     app.include_router(page_routes(desk.sessions), responses=PROBLEM)
     uploads = [("/api/v1/dispatches", MEDIA_TYPE)]
-    return Guard(app, token=desk.token, sessions=desk.sessions, uid=uid, uploads=uploads, files=page_files())
+    return Guard(
+        app,
+        token=desk.token,
+        sessions=desk.sessions,
+        uid=uid,
+        uploads=uploads,
+        files=page_files(),
+        origins=desk.origins,
+    )
 
 
 DispatchPath = Annotated[str, PathParameter(description="The dispatch's id.")]

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from hpcflow.server.origins import Origins, how_to_allow
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -32,6 +34,7 @@ KEY_HEADER: Final = "x-hpcflow-key"
 
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _HOST: Final = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::(?P<port>[0-9]{1,5}))?")
+_ORIGIN: Final = re.compile(rf"https?://{_HOST.pattern}")
 #: Any port may follow: an ssh forward may end at another one. A rebound name can't be one of these.
 _TCP_NAMES: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _UNIX_NAMES: Final = frozenset({"localhost", "hpcflow"})
@@ -140,6 +143,7 @@ class Guard:
         uid: int,
         uploads: Iterable[tuple[str, str]] = (),
         files: Iterable[str] = (),
+        origins: Origins | None = None,
     ) -> None:
         """Wrap an application.
 
@@ -150,6 +154,7 @@ class Guard:
             uid: the only user whose processes may speak on the unix socket.
             uploads: (path, media type) of the routes that read something else than JSON.
             files: whole paths of the page's files, which anybody may read.
+            origins: where the page may be reached besides 127.0.0.1.
         """
         self._app = app
         self._token = token
@@ -157,11 +162,14 @@ class Guard:
         self._uid = uid
         self._uploads = frozenset(uploads)
         self._open = OPEN | {("GET", path) for path in files}
+        self._origins = origins or Origins()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
+        if scope["type"] == "http" and (path := self._origins.below(scope["path"])) != scope["path"]:
+            scope = {**scope, "path": path, "raw_path": path.encode()}
         refusal = self._refusal(scope)
         if refusal is not None:
             await _answer(scope, send, *refusal)
@@ -187,17 +195,25 @@ class Guard:
         parsed = _HOST.fullmatch(host or "")
         if parsed is None or int(parsed["port"] or 1) not in range(1, 65536):
             return 400, "The Host header is missing, doubled or malformed."
-        if parsed["name"].lower() not in (_UNIX_NAMES if port is None else _TCP_NAMES):
-            return 403, "This server answers to 127.0.0.1 and localhost only."
+        here = parsed["name"].lower() in (_UNIX_NAMES if port is None else _TCP_NAMES)
+        if not here and (port is None or not self._origins.has_host(host or "")):
+            advice = "" if port is None else f" {how_to_allow(f'https://{host}')}"
+            return 403, f"This server answers to 127.0.0.1 and localhost only, not to {parsed['name']}.{advice}"
         method: str = scope.get("method", "GET")
         unsafe = scope["type"] == "websocket" or method not in _SAFE_METHODS
-        if unsafe and not _same_origin(headers, host or ""):
-            return 403, "The request comes from another site."
+        if unsafe and not self._same_origin(headers, host or ""):
+            return 403, _foreign(headers)
         if (method, scope["path"]) not in self._open or scope["type"] == "websocket":
             problem = self._stranger(headers, port, unsafe=unsafe)
             if problem:
                 return 401, problem
         return self._body_refusal(scope, headers, method)
+
+    def _same_origin(self, headers: _Headers, host: str) -> bool:
+        """Return whether nothing says that another site's page sent this; programs send neither header."""
+        origins, sites = headers.all("origin"), headers.all("sec-fetch-site")
+        known = all(origin == f"http://{host}" or self._origins.has(origin) for origin in origins)
+        return known and all(site == "same-origin" for site in sites)
 
     def _stranger(self, headers: _Headers, port: int | None, *, unsafe: bool) -> str | None:
         """Return why this request has not shown who sent it, ``None`` when it has."""
@@ -249,10 +265,12 @@ class _Headers:
         return values[0] if len(values) == 1 else None
 
 
-def _same_origin(headers: _Headers, host: str) -> bool:
-    """Return whether nothing says that another site's page sent this; programs send neither header."""
-    origins, sites = headers.all("origin"), headers.all("sec-fetch-site")
-    return all(origin == f"http://{host}" for origin in origins) and all(site == "same-origin" for site in sites)
+def _foreign(headers: _Headers) -> str:
+    """Say why a request is refused that another page may have sent."""
+    origin = headers.only("origin") or ""
+    if headers.all("sec-fetch-site") in ([], ["same-origin"]) and _ORIGIN.fullmatch(origin):
+        return f"The request comes from another site, {origin}. {how_to_allow(origin)}"
+    return "The request comes from another site."
 
 
 async def _answer(scope: Scope, send: Send, status: int, sentence: str) -> None:

@@ -82,7 +82,14 @@ def page_routes(sessions: Sessions) -> APIRouter:
         if session is None or port is None:
             raise HTTPException(401, "This link was used already or is too old: `hpcflow ui` prints a new one.")
         answer = JsonAnswer({"key": session.key})
-        answer.set_cookie(cookie_name(port), session.cookie, httponly=True, samesite="strict", path="/")
+        answer.set_cookie(
+            cookie_name(port),
+            session.cookie,
+            httponly=True,
+            samesite="strict",
+            path="/",
+            secure=request.headers.get("origin", "").startswith("https://"),
+        )
         return answer
 
     @page.post("/logout", response_model=schema.Health)
@@ -169,13 +176,20 @@ def view_routes(service: Shown, epoch: str, stopping: Callable[[], bool]) -> API
         return JsonAnswer(await service.about(known_id(dispatch_id), index))
 
     @api.get("/events", response_class=_Events, responses=PROBLEM_OF_BYTES)
-    async def events(last_event_id: Annotated[str | None, Header(max_length=100)] = None) -> Response:
+    async def events(
+        last_event_id: Annotated[str | None, Header(max_length=100)] = None,
+        once: Annotated[
+            bool, Query(description="End after the first news: for what lies behind a proxy that keeps streams back.")
+        ] = False,
+    ) -> Response:
         """Say what changes, as server-sent events, from where an earlier stream ended if that is still known.
 
         `hello` begins; `moved` is `{"dispatches": {ID: {"version", "moves": {INDEX: LETTER}}}}`; after `reset`
-        something was missed, and all has to be read again. Each has an id.
+        something was missed, and all has to be read again. Each has an id. With `once` it can be asked for again and
+        again through a proxy that hands on only what has ended.
         """
-        return _Events(told(service.news, epoch, last_event_id, stopping), headers={"x-accel-buffering": "no"})
+        stream = told(service.news, epoch, last_event_id, stopping, once=once)
+        return _Events(stream, headers={"x-accel-buffering": "no"})
 
     return api
 
@@ -184,11 +198,26 @@ class _Events(StreamingResponse):
     media_type = "text/event-stream"
 
 
-async def told(news: News, epoch: str, last: str | None, stopping: Callable[[], bool]) -> AsyncIterator[bytes]:
+async def told(
+    news: News, epoch: str, last: str | None, stopping: Callable[[], bool], *, once: bool = False
+) -> AsyncIterator[bytes]:
+    """Yield news as they come, as server-sent events.
+
+    Args:
+        news: what there is.
+        epoch: of this server.
+        last: the id of the last event that this browser has had.
+        stopping: whether the server is about to end.
+        once: end with the first ones, or after a while without any.
+    """
     began, _, number = (last or "").rpartition(".")
     known = number.isdecimal() and len(number) < 20 and began == epoch and int(number) <= news.number
     seen = int(number) if known else news.number
-    yield _event("hello" if known or last is None else "reset", f"{epoch}.{seen}", {})
+    # Whoever asks again and again was greeted already.
+    if not (once and known):
+        yield _event("hello" if known or last is None else "reset", f"{epoch}.{seen}", {})
+        if once:
+            return
     loop = asyncio.get_running_loop()
     spoke = loop.time()
     while not stopping():
@@ -196,6 +225,8 @@ async def told(news: News, epoch: str, last: str | None, stopping: Callable[[], 
             if loop.time() - spoke >= _ALIVE_S:
                 spoke = loop.time()
                 yield b": still here\n\n"
+                if once:
+                    return
             continue
         now = news.number
         changes = news.since(seen)
@@ -206,6 +237,8 @@ async def told(news: News, epoch: str, last: str | None, stopping: Callable[[], 
         else:
             moved = {name: {"version": each.version, "moves": each.moves} for name, each in changes.items()}
             yield _event("moved", f"{epoch}.{now}", {"dispatches": moved})
+        if once:
+            return
         await asyncio.sleep(_BREATH_S)
 
 

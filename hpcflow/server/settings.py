@@ -8,11 +8,18 @@ import tomllib
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from hpcflow.core.model import Environment, UserError
 from hpcflow.core.places import Places
+from hpcflow.server.origins import page_address
 from hpcflow.server.site_templates import site_template
 
 __all__ = [
@@ -30,6 +37,17 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 Word = Annotated[str, Field(pattern=r"^[^\s-]\S*$")]
 Seconds = Annotated[float, Field(gt=0)]
+
+
+def _several(value: object) -> object:
+    """Return the values of a list that a variable of the environment holds with commas."""
+    return tuple(filter(None, (each.strip() for each in value.split(",")))) if isinstance(value, str) else value
+
+
+def _addresses(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        page_address(value)
+    return values
 
 
 class Settings(BaseSettings):
@@ -98,6 +116,8 @@ class Settings(BaseSettings):
     """Bags of dispatches that ended so many days ago are removed, files of tasks excepted; 0: never."""
     max_upload: Annotated[int, Field(gt=0)] = 16 * 2**30
     """An upload may not unpack to more bytes than this."""
+    page_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_several), AfterValidator(_addresses)] = ()
+    """Where the page may be reached besides 127.0.0.1, behind a proxy: its addresses in a browser."""
     wheelhouse: str = ""
     """A folder of wheels: packages that environments ask for come from there alone, and not by pip's own settings."""
     max_depth: Annotated[int, Field(ge=1, le=10_000)] = 200

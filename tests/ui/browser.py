@@ -19,6 +19,8 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # Names of proxies that a test runs on this machine.
+    "--host-resolver-rules=MAP *.example.org 127.0.0.1",
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -58,6 +59,8 @@ class Site:
     user: User
     screening: str
     fine: str
+    #: Where a proxy may listen whose address, `http://ood.example.org:PORT/node/*/*`, the settings name.
+    proxy_port: int
 
     def link(self) -> str:
         """Return an address that logs one browser in."""
@@ -66,12 +69,15 @@ class Site:
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with served(tmp_path_factory.mktemp("site"), {}, (os.path.dirname(sys.executable),)) as user:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = int(free.getsockname()[1])
+    environment = {"HPCFLOW_PAGE_ORIGINS": f"http://ood.example.org:{port}/node/*/*"}
+    with served(tmp_path_factory.mktemp("site"), environment, (os.path.dirname(sys.executable),)) as user:
         screening = user.runs(PROGRAM, "screening", "10")
         fine = user.runs(PROGRAM, "fine", "3")
         for dispatch in (screening, fine):
             user.waits_for(dispatch)
-        yield Site(user, screening, fine)
+        yield Site(user, screening, fine, port)
 
 
 @pytest.fixture(scope="session")

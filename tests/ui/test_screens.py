@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import http.client
 import os
 import re
-import threading
 from collections.abc import Callable
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
@@ -369,67 +364,6 @@ def test_ten_thousand_tasks_open_and_pan_within_their_budgets(show: Show, site: 
     expect(page.get_by_role("table", name="Tasks")).to_have_attribute("aria-rowcount", "10001")
     assert page.get_by_role("row").count() < 80
     site.user.hpcflow("cancel", dispatch)
-
-
-class _Prefixed(ThreadingHTTPServer):
-    """A proxy as Open OnDemand or Jupyter are one: it serves the page below a path of its own, and strips that."""
-
-    def __init__(self, port: int) -> None:
-        self.behind = port
-        super().__init__(("127.0.0.1", 0), _Strips)
-
-
-class _Strips(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        prefix = "/node/n1/"
-        if not self.path.startswith(prefix):
-            self.send_error(404)
-            return
-        body = self.rfile.read(int(self.headers.get("content-length") or 0))
-        assert isinstance(self.server, _Prefixed)
-        behind = http.client.HTTPConnection("127.0.0.1", self.server.behind, timeout=60)
-        headers = {name: value for name, value in self.headers.items() if name.lower() != "accept-encoding"}
-        behind.request(self.command, "/" + self.path.removeprefix(prefix), body or None, headers)
-        answer = behind.getresponse()
-        self.send_response(answer.status)
-        for name, value in answer.getheaders():
-            if name.lower() not in {"transfer-encoding", "connection"}:
-                self.send_header(name, value)
-        self.send_header("connection", "close")
-        self.end_headers()
-        self.close_connection = True
-        with suppress(ConnectionError):
-            while piece := answer.read1(65536):
-                self.wfile.write(piece)
-        behind.close()
-
-    do_POST = do_GET
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
-
-def test_the_page_works_below_any_path_of_a_proxy(context: BrowserContext, site: Site) -> None:
-    link = urlsplit(site.link())
-    assert link.port is not None
-    proxy = _Prefixed(link.port)
-    thread = threading.Thread(target=proxy.serve_forever)
-    thread.start()
-    try:
-        tab = context.new_page()
-        tab.goto(f"http://127.0.0.1:{proxy.server_port}/node/n1/#{link.fragment}")
-        expect(tab.get_by_role("heading", name="Now")).to_be_visible()
-        tab.get_by_role("link", name="screening").first.click()
-        tab.get_by_role("link", name="Graph").click()
-        expect(tab.get_by_role("tree")).to_be_visible()
-        assert "/node/n1/#/d/" in tab.url
-        tab.close()
-    finally:
-        proxy.shutdown()
-        thread.join()
-        proxy.server_close()
 
 
 def test_the_queue_of_a_cluster_says_what_waits_and_why(show: Show, site: Site) -> None:

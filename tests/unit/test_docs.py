@@ -33,7 +33,11 @@ def codes(cell: str) -> list[str]:
 def test_the_page_names_every_setting_with_its_default() -> None:
     written = {codes(row[0])[0]: row[1].strip("`") for row in rows(CONFIGURATION, "settings: begin", "settings: end")}
     assert written == {
-        name: f"{field.default:g}" if isinstance(field.default, float) else str(field.default) or "empty"
+        name: f"{field.default:g}"
+        if isinstance(field.default, float)
+        else "empty"
+        if field.default in ("", ())
+        else str(field.default)
         for name, field in Settings.model_fields.items()
     }
 

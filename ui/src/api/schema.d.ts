@@ -631,7 +631,8 @@ export interface paths {
          * @description Say what changes, as server-sent events, from where an earlier stream ended if that is still known.
          *
          *     `hello` begins; `moved` is `{"dispatches": {ID: {"version", "moves": {INDEX: LETTER}}}}`; after `reset`
-         *     something was missed, and all has to be read again. Each has an id.
+         *     something was missed, and all has to be read again. Each has an id. With `once` it can be asked for again and
+         *     again through a proxy that hands on only what has ended.
          */
         get: operations["events_api_v1_events_get"];
         put?: never;
@@ -3591,7 +3592,10 @@ export interface operations {
     };
     events_api_v1_events_get: {
         parameters: {
-            query?: never;
+            query?: {
+                /** @description End after the first news: for what lies behind a proxy that keeps streams back. */
+                once?: boolean;
+            };
             header?: {
                 "last-event-id"?: string | null;
             };

@@ -11,6 +11,10 @@ type Told = { readonly event: ServerEvent } | { readonly offline: true };
 
 const NAME = `hpcflow-news ${location.pathname}`;
 const PAUSES_MS = [500, 1_000, 2_000, 4_000, 8_000];
+/** The server greets at once: a stream that is silent for so long is kept back by a proxy. */
+const GREETING_MS = 4_000;
+/** An answer to a question for news takes no longer, even without any. */
+const ANSWER_MS = 40_000;
 /** Lists and tables are read again at most so often, whatever happens. */
 const LIST_MS = 1_000;
 
@@ -37,11 +41,18 @@ export function watch(signal: AbortSignal): void {
 
 async function follow(tell: (told: Told) => void, signal: AbortSignal): Promise<void> {
   let failures = 0;
+  // Behind a proxy that hands on only what has ended, news are asked for one by one.
+  let singly = false;
   while (!signal.aborted) {
+    const given = new AbortController();
+    const end = () => given.abort();
+    signal.addEventListener("abort", end);
+    let silent = true;
+    const patience = setTimeout(end, singly ? ANSWER_MS : GREETING_MS);
     try {
       const headers: Record<string, string> = { "x-hpcflow-key": sessionKey.get(), accept: "text/event-stream" };
       if (lastId) headers["last-event-id"] = lastId;
-      const response = await fetch(`${BASE}/api/v1/events`, { headers, signal, cache: "no-store" });
+      const response = await fetch(`${BASE}/api/v1/events${singly ? "?once=true" : ""}`, { headers, signal: given.signal, cache: "no-store" });
       if (response.status === 401) {
         link.set("login");
         return;
@@ -52,11 +63,20 @@ async function follow(tell: (told: Told) => void, signal: AbortSignal): Promise<
       for (;;) {
         const { done, value } = await reader.read();
         if (done) break;
+        if (!singly) clearTimeout(patience);
+        silent = false;
         failures = 0;
         for (const event of parser.feed(value)) tell({ event });
       }
     } catch {
       if (signal.aborted) return;
+      if (silent && given.signal.aborted && !singly) {
+        singly = true;
+        continue;
+      }
+    } finally {
+      clearTimeout(patience);
+      signal.removeEventListener("abort", end);
     }
     // The server ended the stream, or there is none: the next answer tells which.
     if (failures > 0) tell({ offline: true });
