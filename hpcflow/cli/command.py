@@ -179,6 +179,7 @@ def _parser() -> argparse.ArgumentParser:
 
     anew = add("redispatch", dispatches.redispatch, "run what a dispatch ran as a new dispatch, and print its id")
     _id(anew)
+    anew.add_argument("--reuse", action="store_true", help="run only what did not complete")
     _json(anew)
 
     queued = add("queue", queue.show_queue, "show a cluster's queue: partitions, jobs, and why they wait")

@@ -95,9 +95,10 @@ def show(options: argparse.Namespace) -> int:
         for sentence in sentences(parse_usage(server.ask("GET", f"/dispatches/{dispatch_id}/usage"))):
             print(sentence)
     if records:
+        notes = [record.note for record in records]
         print()
         table(
-            ("TASK", "NAME", "STATE", "JOB", "HOST", "CPU", "MEMORY", "ERROR"),
+            ("TASK", "NAME", "STATE", "JOB", "HOST", "CPU", "MEMORY", "NOTE" if any(notes) else "ERROR"),
             map(_task_row, records if options.tasks else records[:_SHOWN_FAILURES]),
         )
         if not options.tasks and len(records) > _SHOWN_FAILURES:
@@ -180,7 +181,7 @@ def _task_row(record: TaskRecord) -> tuple[str, ...]:
     job = "-" if record.job_id is None else f"{record.job_id}_{record.array_index}"
     cpu = "-" if record.cpu_s is None else f"{record.cpu_s:.1f} s"
     memory = "-" if record.max_rss_kib is None else f"{record.max_rss_kib / 1024:.0f} MiB"
-    error = (record.error or "").partition("\n")[0]
+    error = (record.error or record.note).partition("\n")[0]
     state = str(record.state)
     if record.unknown_since is not None:
         state = f"unknown since {clock(record.unknown_since)} (was {state})"
@@ -223,7 +224,7 @@ def redispatch(options: argparse.Namespace) -> int:
 
     server = the_server()
     before = whole_id(server, options.id)
-    answer = redispatch_as_it_was(server, before)
+    answer = redispatch_as_it_was(server, before, reuse=options.reuse)
     if options.json:
         write_json(answer)
         return OK

@@ -39,6 +39,7 @@ class Event(StrEnum):
     REFUSED = "refused"  # scheduler: the array was surely not taken, and never will be
     STARTED = "started"  # journal
     RETURNED = "returned"  # journal
+    REUSED = "reused"  # engine: an earlier task has its result already
     UNFOLDED = "unfolded"  # engine: a sublattice's graph was built, and its tasks joined the dispatch
     RAISED = "raised"  # journal: the function raised, or its result could not be pickled
     KILLED = "killed"  # journal or accounting: it died while it ran, and no attempt is left
@@ -56,6 +57,7 @@ S, E = State, Event
 TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
     S.WAITING: {
         E.UPSTREAMS_DONE: S.READY,
+        E.REUSED: S.COMPLETED,
         # Its only upstream is before it in the same unit.
         E.BAGGED: S.QUEUED,
         # A sublattice that is tried again goes on with the graph that it has.
@@ -63,7 +65,15 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
         E.UPSTREAM_LOST: S.SKIPPED,
         E.CANCELLED: S.CANCELLED,
     },
-    S.READY: {E.BAGGED: S.QUEUED, E.REFUSED: S.FAILED, E.PAUSED: S.PAUSED, E.CANCELLED: S.CANCELLED},
+    S.READY: {
+        E.BAGGED: S.QUEUED,
+        E.REUSED: S.COMPLETED,
+        # A sublattice that goes on with the graph of an earlier dispatch.
+        E.UNFOLDED: S.RUNNING,
+        E.REFUSED: S.FAILED,
+        E.PAUSED: S.PAUSED,
+        E.CANCELLED: S.CANCELLED,
+    },
     S.PAUSED: {E.RESUMED: S.READY, E.CANCELLED: S.CANCELLED},
     S.QUEUED: {
         E.STARTED: S.RUNNING,

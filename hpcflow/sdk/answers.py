@@ -186,6 +186,8 @@ class TaskRecord:
     sublattice: str | None
     #: Since when nobody knows whether it still is in that state; ``None``: that is known.
     unknown_since: datetime | None = None
+    #: Why it did not run itself, as in "reused from dispatch 01J…, task 3"; empty where it did.
+    note: str = ""
     # Only in the answer about a single task:
     error_type: str | None = None
     traceback: str | None = None
@@ -216,10 +218,15 @@ def parse_task(raw: JsonObject) -> TaskRecord:
         signal=raw.get("signal"),
         sublattice=raw.get("sublattice"),
         unknown_since=parse_time(raw.get("unknown_since")),
+        note=_note(raw.get("origin")),
         error_type=raw.get("error_type"),
         traceback=raw.get("traceback"),
         workdir=raw.get("workdir"),
     )
+
+
+def _note(origin: JsonObject | None) -> str:
+    return "" if origin is None else f"{origin['how']} from dispatch {origin['dispatch']}, task {origin['task']}"
 
 
 def parse_tasks(raw: JsonObject) -> tuple[TaskRecord, ...]:

@@ -22,7 +22,9 @@ from hpcflow.core.errors import UserError
 
 __all__ = [
     "Shared",
+    "came_by_value",
     "class_by_value",
+    "import_statements",
     "module_by_value",
     "note_import",
     "reduced_by_value",
@@ -211,6 +213,11 @@ _OF_THE_IMPORT: Final = frozenset({"__builtins__", "__loader__", "__spec__", "__
 _MARK: Final = "__hpcflow_by_value__"
 
 
+def came_by_value(module: ModuleType) -> bool:
+    """Tell whether a module was made of what travelled, and not imported."""
+    return hasattr(module, _MARK)
+
+
 def _new_module(name: str) -> ModuleType:
     module = ModuleType(name)
     setattr(module, _MARK, True)
@@ -244,7 +251,7 @@ def _imported_inside(function: FunctionType) -> set[str]:
     """Return the user's modules that ``import`` statements in a function's body name, and their packages."""
     code = function.__code__
     if code not in _imports:
-        _imports[code] = tuple(_import_statements(code))
+        _imports[code] = tuple(import_statements(code))
     names: set[str] = set()
     for level, base, parts, _ in _imports[code]:
         name = base
@@ -264,7 +271,7 @@ _IMPORT: Final = opcode.opmap["IMPORT_NAME"]
 _EXTENDED: Final = opcode.opmap["EXTENDED_ARG"]
 
 
-def _import_statements(code: CodeType) -> Iterator[tuple[int, str, tuple[str, ...], bool]]:
+def import_statements(code: CodeType) -> Iterator[tuple[int, str, tuple[str, ...], bool]]:
     """Yield (level, module, names) of each import in the code and in the functions inside it.
 
     The last value: the import stands in a block that catches exceptions, so that the function may do without it.
@@ -284,7 +291,7 @@ def _import_statements(code: CodeType) -> Iterator[tuple[int, str, tuple[str, ..
                 level, parts = cast(int, parts), instruction.argval
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _import_statements(constant)
+            yield from import_statements(constant)
 
 
 def _loaded_from_the_user(name: str) -> bool:

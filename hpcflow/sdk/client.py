@@ -47,6 +47,7 @@ __all__ = [
     "send_traced",
     "server_of_ours",
     "summary_of",
+    "tell",
     "until_ended",
     "whole_id",
 ]
@@ -99,15 +100,22 @@ def dispatch(
     return plan_it if plan else dispatch_it
 
 
-def send_traced(traced: Traced, *, call: StoredCall | None, held: bool = False) -> str:
-    """Dispatch a traced lattice, tell the user what the server says of it, and return the dispatch's id."""
+def send_traced(traced: Traced, *, call: StoredCall | None, held: bool = False, earlier: str | None = None) -> str:
+    """Dispatch a traced lattice, tell the user what the server says of it, and return the dispatch's id.
+
+    Args:
+        traced: the lattice.
+        call: what is stored for a later dispatch of it.
+        held: submit nothing before `resume`.
+        earlier: the dispatch of which it uses results.
+    """
     if _planning.get():
         raise Planned(parse_plan(_upload(traced, plan=True)))
-    answer = _upload(traced, plan=False, held=held, call=call)
+    answer = _upload(traced, plan=False, held=held, call=call, earlier=earlier)
     for module in traced.modules_by_value:
         _tell_once(f"Your module {module} travels with the dispatch, as it is now.")
     for sentence in answer["messages"]:
-        _tell(sentence)
+        tell(sentence)
     return str(answer["id"])
 
 
@@ -278,12 +286,12 @@ def server_of_ours() -> Server:
     show_plainly()
     where = places(os.environ)
     if client_settings(os.environ).autostart:
-        ensure(where, tell=_tell)
+        ensure(where, tell=tell)
     return Server(where)
 
 
 def _upload(
-    traced: Traced, *, plan: bool, held: bool = False, call: StoredCall | None = None
+    traced: Traced, *, plan: bool, held: bool = False, call: StoredCall | None = None, earlier: str | None = None
 ) -> dict[str, Any]:  # Any: JSON
     """Send a traced lattice and return the answer. The id makes it safe to send twice."""
     from hpcflow import __version__
@@ -295,6 +303,8 @@ def _upload(
         described["executable"] = "python{}.{}".format(*sys.version_info[:2])
     if held:
         described["held"] = True
+    if earlier is not None and traced.reused:
+        described["reuse"] = {"dispatch": earlier, "tasks": list(traced.reused.items())}
     if call is not None:
         described["call"] = call.added_to(blobs)
     described["client"] = {"host": socket.gethostname(), "user": _user(), "version": __version__}
@@ -350,7 +360,7 @@ def until_ended(server: Server, summary: Summary) -> Summary:
         with progress(wanted=client_settings(os.environ).progress) as show:
             for now in changes(server, summary):
                 if now.paused not in (None, told):
-                    _tell(plain(why_paused(now)))
+                    tell(plain(why_paused(now)))
                 told = now.paused
                 show(now)
     except KeyboardInterrupt:
@@ -393,8 +403,9 @@ def _check_lattice(lattice: object) -> None:
 
 @cache
 def _tell_once(sentence: str) -> None:
-    _tell(sentence)
+    tell(sentence)
 
 
-def _tell(sentence: str) -> None:
+def tell(sentence: str) -> None:
+    """Say something to the user, beside what the program prints."""
     print(sentence, file=sys.stderr, flush=True)

@@ -111,6 +111,11 @@ class NodeResult(Fields):
         return self._record.error
 
     @property
+    def note(self) -> str:
+        """Why it did not run itself, as in "reused from dispatch 01J…, task 3"; empty where it did."""
+        return self._record.note
+
+    @property
     def started_at(self) -> datetime | None:
         return self._record.started_at
 
@@ -197,7 +202,7 @@ class NodeResult(Fields):
 
     def __repr__(self) -> str:
         place = f" on {self.host}" if self.host else ""
-        error = f": {self.error}" if self.error else ""
+        error = f": {self.error}" if self.error else f", {self.note}" if self.note else ""
         return f"<task {self.node_id} {self.name}, {self.state}{place}{error}>"
 
     @cached_property

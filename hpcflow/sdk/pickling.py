@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import CodeType
 from typing import Any, BinaryIO, Final, NoReturn, Protocol, cast
 
@@ -17,7 +17,17 @@ import cloudpickle
 from hpcflow.sdk.by_value import Shared, class_by_value, reduced_by_value
 from hpcflow.sdk.placeholder import OPERATORS, Frozen, Placeholder, PlaceholderError, Tracer
 
-__all__ = ["CapturedError", "Gathered", "Upstream", "dump", "dumps", "load_marked", "load_with"]
+__all__ = [
+    "CapturedError",
+    "Gathered",
+    "RenumberError",
+    "Upstream",
+    "dump",
+    "dumps",
+    "load_marked",
+    "load_with",
+    "plain_pickle",
+]
 
 
 #: Shorter lists cost no more item by item.
@@ -30,6 +40,10 @@ class CapturedError(PlaceholderError):
     def __init__(self, name: str) -> None:
         super().__init__(f"it holds the result of electron {name!r}, which is not known yet")
         self.name = name
+
+
+class RenumberError(Exception):
+    """The numbers of tasks can't be exchanged in a pickle."""
 
 
 class Gathered:
@@ -61,6 +75,7 @@ def dumps(
     resolve_deps: set[int] | None = None,
     tracer: Tracer | None = None,
     shared: Shared | None = None,
+    numbers: Mapping[int, int] | None = None,
 ) -> bytes:
     """Return the value's pickle, with classes and functions of the user's own modules inside it.
 
@@ -69,17 +84,19 @@ def dumps(
         resolve_deps: takes the numbers of the tasks whose results `load_with` will need; ``None`` refuses placeholders.
         tracer: the trace that placeholders must belong to.
         shared: what earlier pickles of the same trace have in common with this one; it grows.
+        numbers: what to write in the place of each task's number; ``None``: that itself.
 
     Raises:
+        RenumberError: an operand of an expression was pickled with the tasks' own numbers in it.
         CapturedError: a placeholder, and none may be there.
         PlaceholderError: a placeholder of another lattice call.
         Exception: whatever the value's own pickling raises.
     """
     try:
-        return _plain(value, resolve_deps, tracer)
+        return _plain(value, resolve_deps, tracer, numbers)
     except _NotPlainError:
         with io.BytesIO() as file:
-            _Pickler(file, resolve_deps, tracer, shared or Shared()).dump(value)
+            _Pickler(file, resolve_deps, tracer, shared or Shared(), numbers).dump(value)
             return file.getvalue()
 
 
@@ -143,39 +160,67 @@ class _NotPlainError(Exception):
 class _PlainPickler(pickle.Pickler):
     """For what most arguments are; to make one of cloudpickle's costs more than to write them."""
 
-    def __init__(self, file: io.BytesIO | Writable, deps: set[int] | None, tracer: Tracer | None) -> None:
+    def __init__(
+        self,
+        file: io.BytesIO | Writable,
+        deps: set[int] | None,
+        tracer: Tracer | None,
+        numbers: Mapping[int, int] | None = None,
+    ) -> None:
         super().__init__(file, 5)
         self._deps = deps
         self._tracer = tracer
+        self._numbers = numbers
 
     def reducer_override(self, obj: Any, /) -> Any:  # Any: pickle's own protocol
         if self._deps is not None:
             if type(obj) is Placeholder and obj._hf_task >= 0 and obj._hf_tracer is self._tracer:
                 self._deps.add(obj._hf_task)
-                return _resolve, (obj._hf_task,)
+                return _resolve, (obj._hf_task if self._numbers is None else self._numbers[obj._hf_task],)
             if type(obj) is Gathered:
                 self._deps.update(obj.numbers)
-                return _gather, (obj.kind is tuple, obj.numbers)
+                return _gather, (obj.kind is tuple, _renumbered(obj.numbers, self._numbers))
             if obj is _resolve or obj is _gather:
                 return NotImplemented
         raise _NotPlainError
 
 
-def _plain(value: object, deps: set[int] | None, tracer: Tracer | None) -> bytes:
+def plain_pickle(value: object) -> bytes | None:
+    """Return a pickle that is the same for equal values of Python's plain types, but for the order of sets.
+
+    ``None``: the value holds something else, or itself.
+    """
+    file = io.BytesIO()
+    pickler = _PlainPickler(file, None, None, None)
+    pickler.fast = True  # whether two equal values are one object is no matter
+    try:
+        pickler.dump(value)
+    except (_NotPlainError, ValueError, RecursionError):
+        return None
+    return file.getvalue()
+
+
+def _plain(value: object, deps: set[int] | None, tracer: Tracer | None, numbers: Mapping[int, int] | None) -> bytes:
     """Return the pickle of numbers, texts, results and containers of them, and refuse all else.
 
     No class is saved by name here, nor is an expression on results, whose parts may be anything.
     """
     file = io.BytesIO()
-    _PlainPickler(file, deps, tracer).dump(value)
+    _PlainPickler(file, deps, tracer, numbers).dump(value)
     return file.getvalue()
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
     def __init__(
-        self, file: io.BytesIO | Writable, deps: set[int] | None, tracer: Tracer | None, shared: Shared
+        self,
+        file: io.BytesIO | Writable,
+        deps: set[int] | None,
+        tracer: Tracer | None,
+        shared: Shared,
+        numbers: Mapping[int, int] | None = None,
     ) -> None:
         super().__init__(file, protocol=5)
+        self._numbers = numbers
         self._deps = deps
         self._tracer = tracer
         self._shared = shared
@@ -187,7 +232,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
             return _resolve, self._program(obj)
         if type(obj) is Gathered and self._deps is not None:
             self._deps.update(obj.numbers)
-            return _gather, (obj.kind is tuple, obj.numbers)
+            return _gather, (obj.kind is tuple, _renumbered(obj.numbers, self._numbers))
         if isinstance(obj, CodeType):
             return self._code(obj)
         if self._deps is not None and isinstance(obj, type):
@@ -219,7 +264,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
             )
         if root._hf_task >= 0:
             self._deps.add(root._hf_task)
-            return (root._hf_task,)
+            return _renumbered((root._hf_task,), self._numbers)
         steps: list[tuple[int, str, tuple[tuple[str, object], ...]]] = []
         stack = [root]
         while stack:
@@ -244,14 +289,20 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
     def _operand(self, part: object) -> tuple[str, object]:
         assert self._deps is not None  # `_program` has refused
         if isinstance(part, Frozen):
+            if part.deps and self._numbers is not None:
+                raise RenumberError("an operand holds the numbers of tasks in a pickle of its own")
             self._deps |= part.deps
             return "pickle", part.pickle
         if type(part) is not Placeholder:
             return "value", part
         if part._hf_task >= 0:
             self._deps.add(part._hf_task)
-            return "task", part._hf_task
+            return "task", _renumbered((part._hf_task,), self._numbers)[0]
         return "step", self._steps[id(part)]
+
+
+def _renumbered(tasks: tuple[int, ...], numbers: Mapping[int, int] | None) -> tuple[int, ...]:
+    return tasks if numbers is None else tuple(numbers[task] for task in tasks)
 
 
 # ---- in

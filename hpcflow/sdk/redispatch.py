@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from hpcflow.core.model import NotFound, UserError, ulid
+from hpcflow.core.reuse import Earlier, Matcher
 from hpcflow.core.states import State
 from hpcflow.sdk.answers import Summary
-from hpcflow.sdk.client import send_traced, server_of_ours, summary_of, whole_id
+from hpcflow.sdk.client import send_traced, server_of_ours, summary_of, tell, whole_id
 from hpcflow.sdk.connection import Refused, Server
 from hpcflow.sdk.results import PythonMismatch, UnreadableResult
 from hpcflow.sdk.stored_call import stored_call
@@ -27,6 +28,7 @@ def redispatch(
     dispatch_id: str,
     *,
     replace_electrons: Mapping[str, Electron[..., object]] | None = None,
+    reuse_previous_results: bool = False,
     is_pending: bool = False,
 ) -> Callable[..., str]:
     """Return a function that dispatches once more what `dispatch_id` ran, and returns the id of the new dispatch.
@@ -37,6 +39,7 @@ def redispatch(
     Args:
         dispatch_id: a dispatch that has ended, or waits since ``disable_run=True``.
         replace_electrons: electrons that take the place of those with these names, where the lattice calls them.
+        reuse_previous_results: do not run again what completed, where its function and its inputs are the same.
         is_pending: start the dispatch itself, which was held by ``disable_run=True``, instead of another one.
 
     Raises:
@@ -57,23 +60,35 @@ def redispatch(
                 )
             return _started(server, known)
         if not (new_args or new_kwargs or replaced):
-            return str(redispatch_as_it_was(server, known)["id"])
+            answer = redispatch_as_it_was(server, known, reuse=reuse_previous_results)
+            for sentence in answer["messages"]:
+                tell(sentence)
+            return str(answer["id"])
         refuse_running(summary_of(server, known))
         call = _fetched(server, known)
         args, kwargs = _merged(call, known, new_args, new_kwargs)
         now = _composed(call.replaced, replaced)
         stored = stored_call(call.lattice, args, kwargs, now)
-        traced = call.lattice.build_with(now, args, kwargs)
-        return send_traced(traced, call=stored)
+        earlier = _completed(server, known) if reuse_previous_results else None
+        traced = call.lattice.build_with(now, args, kwargs, earlier=earlier)
+        return send_traced(traced, call=stored, earlier=known if reuse_previous_results else None)
 
     return dispatch_again
 
 
-def redispatch_as_it_was(server: Server, dispatch_id: str) -> dict[str, Any]:  # Any: JSON
+def redispatch_as_it_was(server: Server, dispatch_id: str, *, reuse: bool) -> dict[str, Any]:  # Any: JSON
     """Let the server run the same graph once more, and return its answer: ``id``, ``status``, ``messages``."""
     # The id is ours: the request may come twice when its answer was lost.
-    body = {"id": ulid(time.time_ns() // 1_000_000, secrets.token_bytes(10))}
+    body = {"id": ulid(time.time_ns() // 1_000_000, secrets.token_bytes(10)), "reuse": reuse}
     return server.ask("POST", f"/dispatches/{dispatch_id}/redispatch", body=body)
+
+
+def _completed(server: Server, dispatch_id: str) -> Matcher:
+    answer = server.ask("GET", f"/dispatches/{dispatch_id}/completed")
+    needs = [tuple(each) for each in answer["needs"]]
+    return Matcher(
+        Earlier(task["index"], task["function"], task["arguments"], needs[task["needs"]]) for task in answer["tasks"]
+    )
 
 
 def refuse_running(summary: Summary) -> None:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast
 
 from hpcflow.core.errors import WrongArguments
 from hpcflow.core.model import Graph, Task, UserError
+from hpcflow.core.reuse import Matcher, without_dropped
 from hpcflow.sdk.annotations import Annotations, Placement
 from hpcflow.sdk.by_value import Shared, versions_here
-from hpcflow.sdk.pickling import CapturedError, Gathered, dumps
+from hpcflow.sdk.fingerprint import Fingerprints
+from hpcflow.sdk.pickling import CapturedError, Gathered, RenumberError, dumps
 from hpcflow.sdk.placeholder import Frozen, Placeholder, result_of
 
 if TYPE_CHECKING:
@@ -52,6 +54,8 @@ class FunctionText:
     #: Top-level modules of packages that must be where it runs, and their versions here: "?" where they tell none,
     #: empty where they are not here.
     imports: Mapping[str, str] = field(default_factory=dict[str, str])
+    #: What tells its code from others', in every process; ``None``: nothing does.
+    digest: str | None = None
     #: What its executor says of itself, where that is one of the user's own.
     executor: Mapping[str, object] | None = None
     #: Names of its parameters in their order; "*names" and "**names" take what is left.
@@ -68,6 +72,8 @@ class Traced:
     functions: Mapping[int, FunctionText]
     #: The user's modules whose code travels along, sorted.
     modules_by_value: tuple[str, ...]
+    #: Tasks of an earlier dispatch whose results stand for tasks of this one.
+    reused: Mapping[int, int] = field(default_factory=dict[int, int])
 
 
 @dataclass(slots=True)
@@ -111,17 +117,27 @@ class _Prepared:
 class Trace:
     """The calls that one lattice made so far."""
 
-    def __init__(self, name: str, annotations: Annotations, *, replaced: Mapping[str, Annotated] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        annotations: Annotations,
+        *,
+        replaced: Mapping[str, Annotated] | None = None,
+        earlier: Matcher | None = None,
+    ) -> None:
         """Begin.
 
         Args:
             name: the lattice's.
             annotations: what it hands down.
             replaced: what is called in the place of electrons with these names.
+            earlier: an earlier dispatch, whose results are used where they stand for a call here.
         """
         self.name = name
         self._replaced = dict(replaced or {})
         self._named: set[str] = set()
+        self._earlier = earlier
+        self._prints = Fingerprints()
         self.inherited = annotations.for_electrons()
         self._max_failures, self._max_running = annotations.max_failures, annotations.max_running
         self._calls: list[_Call] = []
@@ -164,9 +180,18 @@ class Trace:
         except Exception as error:  # pickling runs the argument's own code
             self._refuse_argument(function, args, kwargs, error)
         needs = tuple(sorted(deps))
+        if self._earlier is not None:
+            digest = self._texts[function.fn].digest
+            self._earlier.look(len(self._calls), digest, needs, data, partial(self._renumbered, sent))
         # The tasks of a stage that each need all of the stage before have one tuple together.
         self._calls.append(_Call(prepared, self._blob(data), self._needs.setdefault(needs, needs), set()))
         return result_of(self, len(self._calls) - 1, function.name)
+
+    def _renumbered(self, sent: object, numbers: Mapping[int, int]) -> bytes | None:
+        try:
+            return dumps(sent, resolve_deps=set(), tracer=self, shared=self._shared, numbers=numbers)
+        except RenumberError:
+            return None
 
     def freeze(self, operand: object) -> Frozen:
         deps: set[int] = set()
@@ -222,7 +247,12 @@ class Trace:
                 for number, text in self._texts.items()
             },
             modules_by_value=tuple(sorted(self._shared.modules)),
+            reused=self._reused(),
         )
+
+    def _reused(self) -> dict[int, int]:
+        found = self._earlier.found if self._earlier is not None else {}
+        return without_dropped(found, lambda index: (self._calls[index].deps, tuple(self._calls[index].after)))
 
     def _blob(self, data: bytes) -> int:
         return self._blobs.setdefault(data, len(self._blobs))
@@ -284,7 +314,12 @@ class Trace:
             body = getattr(function, "body", None) if getattr(function, "is_hooked", False) else None
             described = cast("Body", body).described() if body is not None else None
             self._texts[number] = FunctionText(
-                name, module, self._source(function), executor=described or None, parameters=_parameters(function)
+                name,
+                module,
+                self._source(function),
+                digest=self._prints.of(function),
+                executor=described or None,
+                parameters=_parameters(function),
             )
         return number
 

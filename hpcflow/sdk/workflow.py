@@ -27,6 +27,7 @@ from typing import (
 from hpcflow.core.bag import stream_parts
 from hpcflow.core.errors import WrongArguments
 from hpcflow.core.model import Environment, Resources, Task, UserError
+from hpcflow.core.reuse import Matcher
 from hpcflow.sdk import metadata
 from hpcflow.sdk.annotations import Annotations, LatticeOptions, Options, parse_lattice_options, parse_options
 from hpcflow.sdk.mistakes import show_plainly
@@ -221,13 +222,17 @@ class Lattice(Generic[P, R_co]):
         replaced: Mapping[str, Electron[..., object]],
         args: tuple[object, ...],
         kwargs: dict[str, object],
+        *,
+        earlier: Matcher | None = None,
     ) -> Traced:
         """Do as `build_graph`, with other electrons in the place of those with these names.
+
+        With ``earlier``, tasks of an earlier dispatch are found whose results stand for tasks here.
 
         Raises:
             UserError: it calls no electron of such a name.
         """
-        return self._built(args, kwargs, may_be_empty=False, replaced=replaced)
+        return self._built(args, kwargs, may_be_empty=False, replaced=replaced, earlier=earlier)
 
     def _built(
         self,
@@ -236,8 +241,9 @@ class Lattice(Generic[P, R_co]):
         *,
         may_be_empty: bool,
         replaced: Mapping[str, Electron[..., object]] | None = None,
+        earlier: Matcher | None = None,
     ) -> Traced:
-        trace = Trace(name_of(self.function), self.annotations, replaced=replaced)
+        trace = Trace(name_of(self.function), self.annotations, replaced=replaced, earlier=earlier)
         _refuse_others(self.function, args, kwargs)
         token = current_trace.set(trace)
         try:

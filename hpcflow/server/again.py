@@ -68,7 +68,7 @@ def _last_bytes(live: LiveDispatch) -> dict[tuple[ClusterName, str], tuple[int, 
         task = live.tasks[upstream]
         if task.result is not None and task.result.file is not None:
             path, offset, size, _ = task.result.file
-            place = (task.shape.cluster, path)
+            place = (task.home, path)
             last[place] = max(last.get(place, (0, 0)), (offset + size, upstream))
     return last
 

@@ -247,8 +247,8 @@ async def _input(
         return {"out": blobs[out], "base": task.child.first}
     if task.result is None:
         raise HpcflowError(f"The result of task {upstream} ({task.task.name}) is not stored.")
-    if task.result.file is not None and task.shape.cluster == bag.shape.cluster:
+    if task.result.file is not None and task.home == bag.shape.cluster:
         return task.result.file
     if name not in blobs:
-        blobs.add(name, await blobs.spool.take(task.result, clusters[task.shape.cluster]))
+        blobs.add(name, await blobs.spool.take(task.result, clusters[task.home]))
     return blobs[name]

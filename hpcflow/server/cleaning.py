@@ -6,17 +6,17 @@ import asyncio
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from hpcflow.core.model import Bag, ClusterName, DispatchId, HpcflowError, NotFound, UserError
+from hpcflow.core.model import Bag, BagId, ClusterName, DispatchId, HpcflowError, NotFound, UserError
 from hpcflow.core.plugin import Command
 from hpcflow.core.states import Status
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.engine import Engine
-from hpcflow.server.store import DispatchRow, Store
+from hpcflow.server.store import DispatchRow, Kept, Store
 from hpcflow.server.upload import is_ulid
 
 __all__ = ["Cleaned", "Cleaner", "cleaned_of"]
@@ -92,6 +92,7 @@ class Cleaner:
         """
         self._engine = engine
         self._store: Store = engine.writer.store
+        self._kept = Kept(self._store)
         self._changing = changing
         #: Dispatches of which something is being removed just now: nobody may make them live.
         self.busy: set[DispatchId] = set()
@@ -147,7 +148,8 @@ class Cleaner:
             mine = {row.id for row in rows}
             self.busy |= mine
         try:
-            bags, before = await asyncio.to_thread(self._bags, rows, cluster, again)
+            bags, before, used = await asyncio.to_thread(self._bags, rows, cluster, again)
+            skipped += used
             done: dict[str, Cleaned] = {}
             for name, there in sorted(bags.items()):
                 known_cluster = self._engine.clusters.get(name)
@@ -157,7 +159,7 @@ class Cleaner:
                 done[name] = await remove(known_cluster, there, files=files, dry_run=dry_run)
             if not dry_run:
                 removed = [bag for each in done.values() for bag in each.done]
-                await asyncio.to_thread(self._remember, removed, before, now)
+                await asyncio.to_thread(self._remember, removed, before, now, whole=cluster is None)
         finally:
             self.busy -= mine
         return {
@@ -208,8 +210,8 @@ class Cleaner:
 
     def _bags(
         self, rows: Sequence[DispatchRow], cluster: str | None, again: bool
-    ) -> tuple[dict[ClusterName, list[Bag]], dict[DispatchId, list[str]]]:
-        """Return the bags by cluster, and of each dispatch those that were removed before."""
+    ) -> tuple[dict[ClusterName, list[Bag]], dict[DispatchId, list[str]], list[str]]:
+        """Return the bags by cluster, of each dispatch those that were removed before, and what is spared and why."""
         bags: defaultdict[ClusterName, list[Bag]] = defaultdict(list)
         before: dict[DispatchId, list[str]] = {}
         for row in rows:
@@ -221,9 +223,37 @@ class Cleaner:
                 named = os.path.basename(each.bag.path) == each.bag.id and is_ulid(each.bag.id)
                 if wanted and named and each.closed_at is not None and "\n" not in each.bag.path:
                     bags[name].append(each.bag)
-        return dict(bags), before
+        used = self._used([bag.id for there in bags.values() for bag in there], set(before))
+        spared: dict[tuple[DispatchId, DispatchId], int] = {}
+        for name, there in list(bags.items()):
+            bags[name] = [bag for bag in there if bag.id not in used]
+            for bag in there:
+                if bag.id in used:
+                    pair = bag.dispatch, used[bag.id]
+                    spared[pair] = spared.get(pair, 0) + 1
+        sentences = [
+            f"{mine} keeps {_count(number)}: dispatch {other} uses results in there."
+            for (mine, other), number in spared.items()
+        ]
+        return {name: there for name, there in bags.items() if there}, before, sentences
 
-    def _remember(self, removed: Sequence[Bag], before: Mapping[DispatchId, list[str]], now: datetime) -> None:
+    def _used(self, bags: Sequence[BagId], chosen: Set[DispatchId]) -> dict[BagId, DispatchId]:
+        """Return which bags another dispatch has results in that is not cleaned now, nor was before."""
+        found: dict[BagId, DispatchId] = {}
+        for bag, users in self._kept.uses(bags).items():
+            living = sorted(user for user in users - chosen if cleaned_of(self._store, user) is None)
+            if living:
+                found[bag] = living[-1]
+        return found
+
+    def _remember(
+        self, removed: Sequence[Bag], before: Mapping[DispatchId, list[str]], now: datetime, *, whole: bool
+    ) -> None:
+        self._kept.forget_bags([bag.id for bag in removed])
+        for dispatch, known in before.items():
+            # Whose results lie in bags of others uses them no longer: these may go from now on.
+            if whole and not known and self._kept.origins(dispatch) and cleaned_of(self._store, dispatch) is None:
+                self._store.remember(_key(dispatch), {"at": now.isoformat(), "bags": []})
         by_dispatch: defaultdict[DispatchId, list[str]] = defaultdict(list)
         for bag in removed:
             by_dispatch[bag.dispatch].append(bag.id)

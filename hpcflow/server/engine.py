@@ -119,6 +119,13 @@ class Engine:
         live.history = self._shared.run_times
         self._shared.wake(live)
 
+    async def begin(self, live: LiveDispatch) -> None:
+        """Run a dispatch that was just taken in; with no task left, as all had results already, it ends at once."""
+        self.add(live)
+        if not live.left:
+            self._collector.close_if_done(live)
+            await self.writer.flush()
+
     def take_over(self, live: LiveDispatch, bags: Sequence[BagRow], arrays: Sequence[ArrayRow]) -> None:
         """Run a dispatch that an earlier server left: journals are read anew, nothing is submitted twice.
 

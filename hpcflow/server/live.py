@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Final
 
 from hpcflow.core.model import (
+    Bag,
     BagId,
     ClusterName,
     DispatchId,
@@ -219,7 +220,7 @@ class LiveDispatch:
                 seen.update(new)
                 waiting += new
 
-    def restore(self, rows: Iterable[TaskRow], ends: Iterable[EndRow], bag_paths: Mapping[BagId, str]) -> None:
+    def restore(self, rows: Iterable[TaskRow], ends: Iterable[EndRow], bags: Mapping[BagId, Bag]) -> None:
         """Take the states and results that the store knows instead of fresh ones."""
         self.ready.clear()
         self.left = self.failed = 0
@@ -243,9 +244,12 @@ class LiveDispatch:
             task = self.tasks[end.index]
             if end.record.get("sub"):
                 if task.child is None and task.attempt == end.attempt and task.state not in FINAL:
-                    self.note_graph(end.index, Stored.of(end.record, bag_paths[end.bag]))
+                    self.note_graph(end.index, Stored.of(end.record, bags[end.bag].path))
             elif end.record["st"] == "ok":
-                task.result = Stored.of(end.record, bag_paths[end.bag])
+                bag = bags.get(end.bag)  # that of a reused result goes when its dispatch is deleted
+                task.result = Stored.of(end.record, bag.path) if bag is not None else None
+                task.kept_on = bag.shape.cluster if bag is not None and bag.dispatch != self.id else None
+        self.clusters |= {task.kept_on for task in self.tasks if task.kept_on is not None}
         self._count(task.need for task in self.tasks)
         self.dirty.clear()
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from hpcflow.core.model import DispatchId, HpcflowError, NotFound, UserError
 from hpcflow.core.states import State
+from hpcflow.server.live import LiveDispatch
 from hpcflow.server.manifest import Manifest, blob_offsets
+from hpcflow.server.seeding import kept_of, second_name
 from hpcflow.server.store import Store
 
 __all__ = ["Redispatcher"]
@@ -31,6 +32,7 @@ class Redispatcher:
         whole: Callable[[str, str], Awaitable[DispatchId]],
         payload: Callable[[DispatchId], str],
         accept: Callable[[Manifest, str], Awaitable[Json]],
+        old: Callable[[DispatchId], Awaitable[LiveDispatch]],
         new_id: Callable[[], str],
     ) -> None:
         """Take what a dispatch goes through.
@@ -40,12 +42,14 @@ class Redispatcher:
             whole: returns the id of a whole dispatch by an id and a verb, or raises.
             payload: the file in which a dispatch's blobs lie.
             accept: takes a dispatch in as if a client had sent it.
+            old: returns a dispatch that has ended as the store knows it.
             new_id: makes ids.
         """
         self._store = store
         self._whole = whole
         self._payload = payload
         self._accept = accept
+        self._old = old
         self._new_id = new_id
 
     async def call(self, dispatch: str, part: str) -> bytes:
@@ -66,12 +70,40 @@ class Redispatcher:
         offset, size = next(span for at, span in enumerate(blob_offsets(manifest)) if at == number)
         return await asyncio.to_thread(_read, self._payload(known), offset, size)
 
-    async def redispatch(self, dispatch: str, *, identifier: str | None) -> Json:
+    async def completed(self, dispatch: str) -> Json:
+        """Return what tells the tasks of a lattice whose results can be used again: function, arguments, needs.
+
+        Raises:
+            HpcflowError: it runs.
+        """
+        known = await self._whole(dispatch, "redispatched")
+        await self.refuse_running(known)
+        old = await self._old(known)
+        manifest = await asyncio.to_thread(self._store.manifest, known)
+        functions: Json = manifest.get("functions", {})
+        needs: dict[tuple[int, ...], int] = {}
+        tasks: list[Json] = []
+        for index in sorted(at for at in kept_of(old) if at < old.own):
+            task = old.graph.tasks[index]
+            digest = functions.get(str(task.fn), {}).get("digest")
+            if digest is not None:
+                tasks.append(
+                    {
+                        "index": index,
+                        "function": digest,
+                        "arguments": manifest["blobs"][task.args][1],
+                        "needs": needs.setdefault(task.deps, len(needs)),
+                    }
+                )
+        return {"tasks": tasks, "needs": [list(each) for each in needs]}
+
+    async def redispatch(self, dispatch: str, *, identifier: str | None, reuse: bool) -> Json:
         """Take the same graph in as a new dispatch, and answer as for any other.
 
         Args:
             dispatch: one that has ended, or of which nothing was ever submitted.
             identifier: the new dispatch's id; with one that is known already nothing happens.
+            reuse: run only what did not complete.
 
         Raises:
             HpcflowError: the old one runs, or its functions and arguments are gone.
@@ -79,11 +111,15 @@ class Redispatcher:
         known = await self._whole(dispatch, "redispatched")
         await self.refuse_running(known)
         manifest = await asyncio.to_thread(self._store.manifest, known)
-        copy = {name: value for name, value in manifest.items() if name != "held"}
+        copy = {name: value for name, value in manifest.items() if name not in {"held", "reuse"}}
+        if reuse:
+            copy["reuse"] = {"dispatch": known, "tasks": [[index, index] for index in range(len(manifest["tasks"]))]}
         copy["id"] = identifier or self._new_id()
         if copy["id"] == known:
             raise UserError(f"A redispatch of {known} needs an id of its own.")
-        return await self._accept(copy, await asyncio.to_thread(_second_name, self._payload(known), known))
+        payload = f"{self._payload(known)}.{os.urandom(4).hex()}.part"
+        await asyncio.to_thread(second_name, self._payload(known), payload, known)
+        return await self._accept(copy, payload)
 
     async def refuse_running(self, dispatch: DispatchId) -> None:
         """Raise `HpcflowError` for a dispatch that has begun and not ended."""
@@ -93,26 +129,6 @@ class Redispatcher:
         raise HpcflowError(
             f"Dispatch {dispatch} is still running: wait for its end, or `hpcflow cancel {dispatch}`, then redispatch."
         )
-
-
-def _second_name(payload: str, dispatch: DispatchId) -> str:
-    """Return a further name of the file of a dispatch's blobs, which nobody ever changes."""
-    name = f"{payload}.{os.urandom(4).hex()}.part"
-    try:
-        try:
-            os.link(payload, name)
-        except FileNotFoundError:
-            raise
-        except OSError:  # some network file systems have no links
-            shutil.copyfile(payload, name)
-            os.chmod(name, 0o600)
-    except FileNotFoundError:
-        raise HpcflowError(
-            f"The functions and arguments of {dispatch} lay in {payload}, which is gone: dispatch the lattice anew."
-        ) from None
-    except OSError as error:
-        raise HpcflowError(f"{dispatch} can't be copied: {error.strerror}. Free some space, then try again.") from error
-    return name
 
 
 def _read(path: str, offset: int, size: int) -> bytes:

@@ -22,7 +22,9 @@ class RedispatchDesk(Protocol):
 
     async def call(self, dispatch: str, part: str) -> bytes: ...
 
-    async def redispatch(self, dispatch: str, *, identifier: str | None) -> Json: ...
+    async def completed(self, dispatch: str) -> Json: ...
+
+    async def redispatch(self, dispatch: str, *, identifier: str | None, reuse: bool) -> Json: ...
 
 
 class RedispatchRequest(BaseModel):
@@ -30,6 +32,26 @@ class RedispatchRequest(BaseModel):
 
     #: Of the new dispatch, so that the request may come twice; ``None``: the server makes one.
     id: Annotated[str, Field(pattern=r"^[0-7][0-9A-HJKMNP-TV-Z]{25}$")] | None = None
+    #: Run only what did not complete.
+    reuse: bool = False
+
+
+class CompletedTask(BaseModel):
+    index: int
+    #: What tells its function's code from others'.
+    function: str
+    #: SHA-256 of its pickled arguments.
+    arguments: str
+    #: Number of a list in ``needs``.
+    needs: int
+
+
+class Completed(BaseModel):
+    """Tasks of a lattice that completed, as all that they need did."""
+
+    tasks: list[CompletedTask]
+    #: Indices of the tasks whose results others take.
+    needs: list[list[int]]
 
 
 DispatchPath = Annotated[str, PathParameter(description="The dispatch's id.")]
@@ -45,7 +67,12 @@ def redispatch_routes(desk: RedispatchDesk, known_id: Callable[[str], str]) -> A
 
     @api.post("/dispatches/{dispatch_id}/redispatch", status_code=201, response_model=schema.Accepted)
     async def redispatch(dispatch_id: DispatchPath, body: RedispatchRequest | None = None) -> Response:
-        answer = await desk.redispatch(known_id(dispatch_id), identifier=None if body is None else body.id)
+        asked = body or RedispatchRequest()
+        answer = await desk.redispatch(known_id(dispatch_id), identifier=asked.id, reuse=asked.reuse)
         return JsonAnswer(answer, 201)
+
+    @api.get("/dispatches/{dispatch_id}/completed", response_model=Completed)
+    async def completed(dispatch_id: DispatchPath) -> Response:
+        return JsonAnswer(await desk.completed(known_id(dispatch_id)))
 
     return api

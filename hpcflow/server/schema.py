@@ -587,6 +587,14 @@ class AboutTask(BaseModel):
     arrays: list[ServingArray]
 
 
+class TaskOrigin(BaseModel):
+    #: By a redispatch, or because its electron is cached.
+    how: Literal["reused", "cached"]
+    #: The task that ran, in the numbers of its whole dispatch.
+    dispatch: str
+    task: int
+
+
 class TaskDetail(BaseModel):
     index: int
     name: str
@@ -613,6 +621,8 @@ class TaskDetail(BaseModel):
     signal: int | None
     #: The child dispatch that it is.
     sublattice: str | None
+    #: Whose result it has, where it did not run itself.
+    origin: TaskOrigin | None = None
     error_type: str | None
     traceback: str | None
     stdout_bytes: int

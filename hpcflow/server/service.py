@@ -9,7 +9,7 @@ import secrets
 import socket
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, Literal
@@ -37,10 +37,11 @@ from hpcflow.server.redispatch import Redispatcher
 from hpcflow.server.remote import ThisMachine
 from hpcflow.server.reports import array_task, spelled, usage, which
 from hpcflow.server.roster import Roster
+from hpcflow.server.seeding import Seeder
 from hpcflow.server.settings import ClusterSettings, Settings, read_clusters
 from hpcflow.server.shared import how_to_go_on
 from hpcflow.server.site import SITE_FILE, check_server, parse_rules, rules
-from hpcflow.server.store import ArrayRow, ArrayState, BagRow, DispatchRow, Store, TaskRow
+from hpcflow.server.store import ArrayRow, ArrayState, BagRow, Changes, DispatchRow, Kept, Store, TaskRow
 from hpcflow.server.unfold import child_of
 from hpcflow.server.values import Values
 from hpcflow.server.views import Views, Wanted
@@ -155,12 +156,18 @@ class Service:
         self.files = Files(engine, self._place, cleaner, Deleter(engine, cleaner, self._retrying, self._payload))
         #: What the API asks to run again.
         self.again = Redispatcher(
-            self._store, whole=self._whole, payload=self._payload, accept=self.accept, new_id=_new_id
+            self._store,
+            whole=self._whole,
+            payload=self._payload,
+            accept=self.accept,
+            old=self._old,
+            new_id=_new_id,
         )
         #: What the API asks about what tasks write.
         self.logs = Logs(engine, self._place)
         #: What the API asks of tasks' arguments.
         self.called_with = Arguments(self._store, self._payload, self._level)
+        self._seeder = Seeder(self._store, engine.clusters, shapes=self._intake.shapes, new_id=_new_id, now=engine.now)
         self._views = Views(self._store, engine.writer, self._unknown_since)
         #: What the API asks about what was, and about the server itself.
         self.insight = Insight(engine, self._views, where, environ, self._level)
@@ -209,7 +216,7 @@ class Service:
         ends = await asyncio.to_thread(self._store.ends, row.id)
         live.started_at, live.cancel_wanted = row.started_at, row.cancel_wanted
         live.paused = row.paused if row.paused_whole else None
-        live.restore(tasks, ends.values(), {bag.bag.id: bag.bag.path for bag in bags})
+        live.restore(tasks, ends.values(), await self._seeder.bags_behind(ends, bags))
         return live, bags
 
     # ---- taking a dispatch in
@@ -245,11 +252,40 @@ class Service:
         failpoint("after_upload")
         live = LiveDispatch.fresh(row, graph, shapes, manifest, self._payload(known))
         live.paused = row.paused
-        rows = [live.task_row(index) for index in range(len(graph.tasks))]
-        await asyncio.to_thread(self._store.add_dispatch, row, manifest, rows)
+        async with self._retrying if "reuse" in manifest else nullcontext():  # what is used must not be cleaned away
+            try:
+                taken = await self._taken(live, manifest)
+            except BaseException:
+                os.unlink(self._payload(known))
+                raise
+            rows = [live.task_row(index) for index in range(len(live.tasks))]
+            await asyncio.to_thread(self._store.add_dispatch, row, manifest, rows, taken)
         failpoint("after_dispatch_commit")
-        self._engine.add(live)
+        messages += [text for _, text in taken.messages]
+        await self._engine.begin(live)
         return {"id": known, "status": Status.RUNNING, "messages": messages}
+
+    async def _taken(self, live: LiveDispatch, manifest: Manifest) -> Changes:
+        """Let tasks complete of which the results are there already; return what is to be stored of that.
+
+        Raises:
+            HpcflowError: the dispatch that has them runs, is being cleaned, or can't be looked at.
+        """
+        note: Json | None = manifest.get("reuse")
+        if note is None:
+            return Changes(at=live.row.created_at)
+        old = DispatchId(note["dispatch"])
+        if old in self.files.cleaner.busy:
+            raise HpcflowError(f"Dispatch {old} is being cleaned just now: try again in a moment.")
+        await self.again.refuse_running(old)
+        return await self._seeder.reuse(live, await self._old(old), dict(note["tasks"]))
+
+    async def _old(self, dispatch: DispatchId) -> LiveDispatch:
+        """Return a dispatch that has ended, as the store knows it."""
+        row = await asyncio.to_thread(self._store.dispatch, dispatch)
+        if row is None:
+            raise NotFound(f"There is no dispatch {dispatch} here.")
+        return (await self._load(row))[0]
 
     async def plan(self, manifest: Manifest, payload: str) -> Json:
         """Say what `accept` would submit; nothing is kept."""
@@ -418,7 +454,9 @@ class Service:
             if row is None:
                 raise NotFound(f"Dispatch {dispatch} has no task {index}.")
             end = self._store.end(level.root, number)
-            detail = self._views.detail(row, end, self._views.cores(level.root)[number], level)
+            origin = Kept(self._store).origin(level.root, number)
+            origins = {} if origin is None else {number: origin}
+            detail = self._views.detail(row, end, self._views.cores(level.root)[number], level, origins)
             record = end.record if end is not None else {}
             bag = self._store.bag(end.bag) if end is not None else None
             return {
@@ -543,10 +581,7 @@ class Service:
                 raise HpcflowError(f"Dispatch {known} is being cleaned just now: try again in a moment.")
             live = self._engine.writer.dispatches.get(known)
             if live is None:
-                row = await asyncio.to_thread(self._store.dispatch, known)
-                if row is None:
-                    raise NotFound(f"Dispatch {known} was deleted just now.")
-                live, _ = await self._load(row)
+                live = await self._old(known)
             only = None if tasks is None else frozenset((await self._level(dispatch)).numbers(list(tasks)))
             if (reason := nothing_to_retry(live, failed_only=failed_only, only=only)) is not None:
                 return {"moved": 0, "message": reason}

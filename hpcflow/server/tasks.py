@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from hpcflow.core.model import BagId, DispatchId, Shape, Task
+from hpcflow.core.model import BagId, ClusterName, DispatchId, Shape, Task
 from hpcflow.core.needs import Need
 from hpcflow.core.states import State
 
@@ -94,11 +94,18 @@ class LiveTask:
     ended_at: datetime | None = None
     error: str | None = None
     result: Stored | None = None
+    #: The cluster on which its result lies, where it is another task's.
+    kept_on: ClusterName | None = None
     #: The child dispatch that it built, and the one that it is part of.
     child: Child | None = None
     level: Child | None = None
     #: Where the graph that it built lies; ``None``: it built none, or its tasks are here already.
     graph: Stored | None = None
+
+    @property
+    def home(self) -> ClusterName:
+        """The cluster on which its result lies."""
+        return self.kept_on or self.shape.cluster
 
     @property
     def missing(self) -> int:

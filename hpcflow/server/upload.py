@@ -59,6 +59,8 @@ class FunctionNote(TypedDict):
     source: str | None
     #: Modules of packages that it needs, and their versions where it was dispatched.
     imports: NotRequired[dict[Text, Text]]
+    #: What tells its code from others'.
+    digest: NotRequired[Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None]
     #: What an executor of the user's own says of itself.
     executor: NotRequired[dict[str, JsonValue] | None]
     #: What its parameters are called.
@@ -139,6 +141,13 @@ class CallNote(TypedDict):
     refused: Text
 
 
+class ReuseNote(TypedDict):
+    """Which tasks need not run, because an earlier dispatch has their results: [number here, number there]."""
+
+    dispatch: Annotated[str, Field(pattern=rf"^{_ULID.pattern}$")]
+    tasks: list[tuple[Count, Count]]
+
+
 class Manifest(TypedDict):
     """What an upload says about itself. Further keys pass through."""
 
@@ -160,6 +169,7 @@ class Manifest(TypedDict):
     #: Nothing of it is submitted until somebody resumes it.
     held: NotRequired[bool]
     call: NotRequired[CallNote]
+    reuse: NotRequired[ReuseNote]
     output: Count
     output_deps: list[Count]
     max_failures: Count | None
@@ -345,6 +355,8 @@ def _check_numbers(manifest: Manifest) -> None:
     call = manifest.get("call")
     if call is not None and not _all_below(blobs, [n for n in (call["lattice"], call["arguments"]) if n is not None]):
         raise UserError("The call of the lattice in the manifest names a value that is not there.")
+    if not _all_below(tasks, [new for new, _ in manifest["reuse"]["tasks"]] if "reuse" in manifest else ()):
+        raise UserError("The manifest says that a task is not to run that is not there.")
     functions = cast("dict[str, Any]", manifest["functions"])  # Any: only the keys are looked at
     if not all(key.isascii() and key.isdigit() and len(key) < 19 and int(key) < blobs for key in functions):
         raise UserError("The functions of the manifest name a value that is not there.")

@@ -142,8 +142,12 @@ class Values:
                     raise DamagedError(f"{stored.file[0]} is shorter than it was")
             except HpcflowError as error:
                 message = f"the value of task {index} lay on {cluster.name} and can't be read any more: {error}"
-                if bag.id in cleaned.get("bags", ()):
-                    message = f"the value of task {index} was removed from {cluster.name} at {cleaned['at']}"
+                gone = cleaned
+                if bag.dispatch != level.root:  # another dispatch computed it
+                    found = await asyncio.to_thread(cleaned_of, self._store, bag.dispatch)
+                    gone = found if found is not None else {}
+                if bag.id in gone.get("bags", ()):
+                    message = f"the value of task {index} was removed from {cluster.name} at {gone['at']}"
                 small.append(_head(index, "missing", 0, state=said["state"], message=message))
                 continue
             if stored.size <= _PIECE:

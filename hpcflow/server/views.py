@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
@@ -18,7 +18,7 @@ from hpcflow.server.manifest import moved, read_graph
 from hpcflow.server.news import CODES
 from hpcflow.server.previews import previews
 from hpcflow.server.reports import spelled
-from hpcflow.server.store import ChildRow, EndRow, Store, TaskRow
+from hpcflow.server.store import ChildRow, EndRow, Kept, OriginRow, Store, TaskRow
 from hpcflow.server.writer import Writer
 
 __all__ = ["COLUMNS", "Sort", "Views", "Wanted"]
@@ -47,6 +47,7 @@ COLUMNS: Final = (
     "exit_code",
     "signal",
     "sublattice",
+    "origin",
 )
 #: What a page of tasks may be sorted by.
 Sort = Literal["index", "name", "state", "attempt", "host", "started_at", "ended_at", "wall_s", "cpu_s", "max_rss_kib"]
@@ -94,6 +95,7 @@ class Views:
             unknown_since: since when nobody knows what becomes of a task, because its cluster does not answer.
         """
         self._store = store
+        self._kept_rows = Kept(store)
         self._writer = writer
         self._unknown_since = unknown_since
         self._outlines: OrderedDict[DispatchId, _Outline] = OrderedDict()
@@ -155,7 +157,9 @@ class Views:
             letters = "".join(CODES[state] for state in self._store.states(dispatch))
         return {"number": number, "version": self._writer.version(dispatch), "states": letters}
 
-    def detail(self, row: TaskRow, end: EndRow | None, cores: int, level: Level) -> Json:
+    def detail(
+        self, row: TaskRow, end: EndRow | None, cores: int, level: Level, origins: Mapping[int, OriginRow]
+    ) -> Json:
         """Return one row of the table of tasks."""
         record = end.record if end is not None and end.attempt == row.attempt else {}
         job, _, index = array_task_of(row.worker).rpartition("_") if row.worker else (None, None, None)
@@ -182,6 +186,7 @@ class Views:
             "exit_code": record.get("code"),
             "signal": record.get("sig"),
             "sublattice": level.inner.get(row.index),
+            "origin": _origin(origins.get(row.index)),
         }
 
     def table(self, level: Level, state: State | None, after: int, limit: int, *, deep: bool) -> Json:
@@ -191,7 +196,8 @@ class Views:
         rows = self._store.tasks(level.root, state=state, after=after, limit=limit, last=last)
         ends = self._store.ends(level.root, [row.index for row in rows])
         cores = self.cores(level.root) if rows else ()
-        details = (self.detail(row, ends.get(row.index), cores[row.index], level) for row in rows)
+        origins = self._kept_rows.origins(level.root) if rows else {}
+        details = (self.detail(row, ends.get(row.index), cores[row.index], level, origins) for row in rows)
         return {"columns": list(COLUMNS), "rows": [[detail[column] for column in COLUMNS] for detail in details]}
 
     def page(self, dispatch: DispatchId, wanted: Wanted) -> Json:
@@ -240,7 +246,8 @@ class Views:
             rows = self._store.tasks(dispatch)
             level = find_level(self._store, dispatch)
             assert level is not None  # it has rows
-            details = [self.detail(row, ends.get(row.index), cores[row.index], level) for row in rows]
+            origins = self._kept_rows.origins(dispatch)
+            details = [self.detail(row, ends.get(row.index), cores[row.index], level, origins) for row in rows]
             self._rows[dispatch] = (version, details)
             while len(self._rows) > _KEPT:
                 self._rows.popitem(last=False)
@@ -290,6 +297,10 @@ class Views:
         shown = list(indices[:50])
         states = self._store.states(dispatch)
         return [{"index": other, "name": outline.names[other], "state": states[other]} for other in shown]
+
+
+def _origin(row: OriginRow | None) -> Json | None:
+    return None if row is None else {"how": row.how, "dispatch": row.source, "task": row.source_index}
 
 
 def _attempt(end: EndRow) -> Json:

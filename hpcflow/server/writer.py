@@ -97,6 +97,7 @@ class Writer:
         self.pending.bags[:0] = changes.bags
         self.pending.arrays[:0] = changes.arrays
         self.pending.children[:0] = changes.children
+        self.pending.origins[:0] = changes.origins
         self.pending.messages[:0] = changes.messages
         for key, (count, wall_s) in changes.run_times.items():
             self.pending.add_run_times(key, count, wall_s)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.integration.world import User
+from pathlib import Path
+
+from tests.integration.world import User, lines
 
 FLOW = """
 import sys
@@ -83,3 +85,151 @@ print(said(lambda: hf.redispatch(held, replace_electrons={{"scaled": abs}}))[1])
         "The lattice 'flow' does not take these arguments: too many positional arguments.",
         "replace_electrons has no electron for 'scaled': mark it with @hpcflow.electron.",
     ]
+
+
+def test_what_completed_is_not_run_again(user: User) -> None:
+    """A failed dispatch goes on, and one with other arguments runs only what they reach."""
+    ledger = user.folder / "ledger"
+    program = """
+import sys
+
+import hpcflow as hf
+
+@hf.electron
+def square(ledger, x):
+    with open(ledger, "a") as file:
+        file.write(f"square {x}\\n")
+    return x * x
+
+@hf.electron
+def large(ledger, x):
+    with open(ledger, "a") as file:
+        file.write("large\\n")
+    return bytes([x]) * 100_000
+
+@hf.electron
+def total(ledger, parts, blob, limit):
+    import os
+    with open(ledger, "a") as file:
+        file.write("total\\n")
+    if sum(parts) > limit and not os.path.exists(ledger + ".mended"):
+        raise ValueError("too much")
+    return sum(parts), len(blob)
+
+@hf.electron
+@hf.lattice
+def inner(ledger, x):
+    return square(ledger, x), total(ledger, [x], b"", 10)
+
+@hf.lattice(executor="local")
+def flow(ledger, xs, limit=20):
+    return total(ledger, [square(ledger, x) for x in xs], large(ledger, 7), limit), inner(ledger, xs[0])
+
+if __name__ == "__main__":
+    print(hf.get_result(hf.dispatch(flow)(sys.argv[1], [11, 2, 3]), wait=True).dispatch_id)
+"""
+    first = user.runs(program, str(ledger))
+    assert sorted(lines(ledger)) == ["large", "square 11", "square 11", "square 2", "square 3", "total", "total"]
+
+    # As it was: both that failed run again, the inner one in the graph that is built already.
+    (user.folder / "ledger.mended").touch()
+    ledger.unlink()
+    again = user.hpcflow("redispatch", first, "--reuse").stdout.strip()
+    assert user.hpcflow("show", again, "--wait").returncode == 0
+    assert sorted(lines(ledger)) == ["total", "total"]
+    assert user.hpcflow("show", again, "--tasks").stdout.count(f"reused from dispatch {first}, task") == 4
+
+    # With other arguments: 2 and 3 were squared, in other places.
+    ledger.unlink()
+    printed = user.runs(
+        """
+import sys
+
+import hpcflow as hf
+
+second = hf.redispatch(sys.argv[1], reuse_previous_results=True)(sys.argv[2], [4, 3, 11, 2])
+result = hf.get_result(second, wait=True)
+print(result.result)
+print(sorted(node.note.replace(sys.argv[1], "FIRST") for node in result.get_all_node_results() if node.note))
+third = hf.get_result(hf.redispatch(second, reuse_previous_results=True)(), wait=True)
+print(third.status, third.result == result.result, third.start_time, third.get_node_result(4).note)
+""",
+        first,
+        str(ledger),
+    )
+    outputs = printed.splitlines()
+    assert outputs[0] == "((150, 100000), (16, (4, 0)))"
+    assert outputs[1].count("reused from dispatch FIRST") == 4
+    assert sorted(lines(ledger)) == ["square 4", "square 4", "total", "total"]
+    assert outputs[2].startswith("COMPLETED True None reused from dispatch ")
+
+
+def test_what_another_dispatch_uses_is_not_cleaned_away_and_what_is_damaged_runs_again(user: User) -> None:
+    ledger = user.folder / "ledger"
+    first = user.runs(
+        """
+import sys
+
+import hpcflow as hf
+
+@hf.electron
+def large(ledger, x):
+    with open(ledger, "a") as file:
+        file.write(f"large {x}\\n")
+    return bytes([x]) * 100_000
+
+@hf.electron
+def size(ledger, blob):
+    with open(ledger, "a") as file:
+        file.write("size\\n")
+    return len(blob)
+
+@hf.lattice(executor="local")
+def flow(ledger):
+    return size(ledger, large(ledger, 1)), large(ledger, 2)
+
+if __name__ == "__main__":
+    print(hf.get_result(hf.dispatch(flow)(sys.argv[1]), wait=True).dispatch_id)
+""",
+        str(ledger),
+    )
+    assert sorted(lines(ledger)) == ["large 1", "large 2", "size"]
+    ledger.unlink()
+
+    def again() -> str:
+        second = user.hpcflow("redispatch", first, "--reuse").stdout.strip()
+        assert user.hpcflow("show", second, "--wait").returncode == 0
+        return second
+
+    def sizes(dispatch: str) -> str:
+        return user.runs(
+            "import sys, hpcflow as hf\nsize, blob = hf.get_result(sys.argv[1]).result\nprint(size, len(blob))",
+            dispatch,
+        )
+
+    using = again()
+    assert lines(ledger) == []
+    spared = user.hpcflow("clean", first).stdout
+    assert f"{first} keeps " in spared and f"dispatch {using} uses results in there." in spared, spared
+    assert sizes(using) == sizes(first) == "100000 100000"
+
+    # One byte of the first result is another one now.
+    (pack,) = [
+        path for path in Path(user.home.home).rglob("data/*") if path.stat().st_size > 100_000 and first_byte(path, 1)
+    ]
+    data = bytearray(pack.read_bytes())
+    data[data.index(b"\x01" * 1000)] = 9
+    pack.write_bytes(data)
+    mended = again()
+    assert sorted(lines(ledger)) == ["large 1", "size"]
+    assert sizes(mended) == "100000 100000"
+
+    assert "There is nothing to remove" in user.hpcflow("clean", using).stdout
+    user.hpcflow("clean", mended)
+    assert "removed" in (cleaned := user.hpcflow("clean", first).stdout) and "keeps" not in cleaned
+    ended = user.tries("import sys, hpcflow as hf\nprint(hf.get_result(sys.argv[1]).result)", using)
+    assert ended.returncode == 1 and "was removed from local at" in ended.stderr
+
+
+def first_byte(pack: Path, value: int) -> bool:
+    return bytes([value]) * 1000 in pack.read_bytes()

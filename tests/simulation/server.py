@@ -116,9 +116,15 @@ class _Store(Store):
         self.process.committed(changes)
         self.process.pass_door("stored", 1.0)
 
-    def add_dispatch(self, row: DispatchRow, manifest: Mapping[str, Any], tasks: Sequence[TaskRow]) -> bool:
+    def add_dispatch(
+        self,
+        row: DispatchRow,
+        manifest: Mapping[str, Any],
+        tasks: Sequence[TaskRow],
+        taken: Changes | None = None,
+    ) -> bool:
         self.process.pass_door("store", 3.0)
-        added = super().add_dispatch(row, manifest, tasks)
+        added = super().add_dispatch(row, manifest, tasks, taken)
         self.process.world.history.add("dispatch", id=row.id, tasks=len(tasks))
         self.process.pass_door("stored", 3.0)
         return added

@@ -172,7 +172,10 @@ class MemoryAgain:
     async def call(self, dispatch: str, part: str) -> bytes:
         return part.encode()
 
-    async def redispatch(self, dispatch: str, *, identifier: str | None) -> Json:
+    async def completed(self, dispatch: str) -> Json:
+        return {"tasks": [], "needs": []}
+
+    async def redispatch(self, dispatch: str, *, identifier: str | None, reuse: bool) -> Json:
         return {"id": identifier or OTHER, "status": "RUNNING", "messages": [f"{dispatch} again"]}
 
 

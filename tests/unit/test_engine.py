@@ -549,8 +549,8 @@ def resume(stage: Stage, before: LiveDispatch) -> LiveDispatch:
     assert row is not None
     live.paused = row.paused if row.paused_whole else None
     bags = stage.store.bags(before.id)
-    paths = {bag.bag.id: bag.bag.path for bag in bags}
-    live.restore(stage.store.tasks(before.id), stage.store.ends(before.id).values(), paths)
+    own = {bag.bag.id: bag.bag for bag in bags}
+    live.restore(stage.store.tasks(before.id), stage.store.ends(before.id).values(), own)
     stage.engine.take_over(live, bags, stage.store.arrays(before.id))
     return live
 

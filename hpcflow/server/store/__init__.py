@@ -4,10 +4,12 @@ The one door to SQLAlchemy. Every write is one transaction that begins by checki
 on one file only the rightful one writes. Methods block and may be called from any thread.
 """
 
+from hpcflow.server.store.kept import Kept
 from hpcflow.server.store.rows import (
     ArrayRow,
     ArrayState,
     BagRow,
+    CacheRow,
     Changes,
     ChildRow,
     DispatchRow,
@@ -17,6 +19,7 @@ from hpcflow.server.store.rows import (
     Lease,
     LeaseHeld,
     LeaseLost,
+    OriginRow,
     RunTimeKey,
     StoreError,
     StoreFull,
@@ -30,15 +33,18 @@ __all__ = [
     "ArrayRow",
     "ArrayState",
     "BagRow",
+    "CacheRow",
     "Changes",
     "ChildRow",
     "DispatchRow",
     "EndRow",
     "EventKind",
     "EventRow",
+    "Kept",
     "Lease",
     "LeaseHeld",
     "LeaseLost",
+    "OriginRow",
     "RunTimeKey",
     "Store",
     "StoreError",

@@ -20,12 +20,14 @@ from hpcflow.server.store.rows import (
     ArrayRow,
     ArrayState,
     BagRow,
+    CacheRow,
     ChildRow,
     DispatchRow,
     EndRow,
     EventKind,
     EventRow,
     Lease,
+    OriginRow,
     TaskRow,
 )
 
@@ -35,6 +37,8 @@ __all__ = [
     "array_values",
     "bag_row",
     "bag_values",
+    "cache_row",
+    "cache_values",
     "child_row",
     "child_values",
     "dispatch_row",
@@ -47,6 +51,8 @@ __all__ = [
     "lease_values",
     "micros",
     "micros_or_none",
+    "origin_row",
+    "origin_values",
     "packed",
     "plain",
     "task_row",
@@ -189,6 +195,24 @@ def array_row(values: Sequence[Any]) -> ArrayRow:
         ended_at=_time_or_none(ended),
         ends=dict(unpacked(ends)),
     )
+
+
+def origin_values(row: OriginRow) -> Values:
+    return row.dispatch, row.index, row.how, row.source, row.source_index, row.bag
+
+
+def origin_row(values: Sequence[Any]) -> OriginRow:
+    dispatch, index, how, source, source_index, bag = values
+    return OriginRow(dispatch=dispatch, index=index, how=how, source=source, source_index=source_index, bag=bag)
+
+
+def cache_values(row: CacheRow) -> Values:
+    return row.key, plain(row.function), row.dispatch, row.index, row.bag, row.size, micros(row.at)
+
+
+def cache_row(values: Sequence[Any]) -> CacheRow:
+    key, function, dispatch, index, bag, size, at = values
+    return CacheRow(key=key, function=function, dispatch=dispatch, index=index, bag=bag, size=size, at=time(at))
 
 
 def event_values(at: datetime, dispatch: str | None, kind: EventKind, content: Any) -> Values:  # Any: JSON

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from hpcflow.core.model import Bag, BagId, DispatchId, HpcflowError, JobArray
 from hpcflow.core.states import State, Status
@@ -15,6 +15,7 @@ __all__ = [
     "ArrayRow",
     "ArrayState",
     "BagRow",
+    "CacheRow",
     "Changes",
     "ChildRow",
     "DispatchRow",
@@ -24,6 +25,7 @@ __all__ = [
     "Lease",
     "LeaseHeld",
     "LeaseLost",
+    "OriginRow",
     "RunTimeKey",
     "StoreError",
     "StoreFull",
@@ -201,6 +203,37 @@ class ArrayRow:
     ends: Mapping[int, Mapping[str, Any]] = field(default_factory=dict[int, Mapping[str, Any]])  # Any: JSON
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OriginRow:
+    """Why a task completed without having run: another one's result is its own."""
+
+    dispatch: DispatchId
+    index: int
+    how: Literal["reused", "cached"]
+    #: The task that ran, in the numbers of its whole dispatch.
+    source: DispatchId
+    source_index: int
+    #: The bag that holds the result; ``None``: it is a sublattice's, which its tasks hold.
+    bag: BagId | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheRow:
+    """A result that stands for every call with the same key."""
+
+    key: str
+    #: The electron's name.
+    function: str
+    #: The task that ran, in the numbers of its whole dispatch.
+    dispatch: DispatchId
+    index: int
+    #: The bag that holds the result; ``None``: it is a sublattice's, which its tasks hold.
+    bag: BagId | None
+    #: Of the pickle, in bytes.
+    size: int
+    at: datetime
+
+
 class EventKind(StrEnum):
     """What a row of the event log tells, and what its content is."""
 
@@ -242,6 +275,8 @@ class Changes:
     children: list[tuple[ChildRow, Mapping[str, Any]]] = field(  # Any: JSON
         default_factory=list[tuple[ChildRow, Mapping[str, Any]]]
     )
+    origins: list[OriginRow] = field(default_factory=list[OriginRow])
+    cached: list[CacheRow] = field(default_factory=list[CacheRow])
     messages: list[tuple[DispatchId, str]] = field(default_factory=list[tuple[DispatchId, str]])
     #: Tasks that returned and their run time in all, in seconds, to be added to what is known.
     run_times: dict[RunTimeKey, tuple[int, float]] = field(default_factory=dict[RunTimeKey, tuple[int, float]])
@@ -258,6 +293,8 @@ class Changes:
             or self.arrays
             or self.dispatches
             or self.children
+            or self.origins
+            or self.cached
             or self.messages
             or self.run_times
         )

@@ -36,6 +36,7 @@ from hpcflow.server.store.rows import (
 from hpcflow.server.store.tables import (
     ARRAY,
     BAG,
+    CACHE,
     CHILD,
     DISPATCH,
     END,
@@ -43,6 +44,7 @@ from hpcflow.server.store.tables import (
     LEASE,
     MANIFEST,
     METADATA,
+    ORIGIN,
     RUN_TIME,
     SCHEMA,
     SETTING,
@@ -87,7 +89,7 @@ class Store:
         engine = sa.create_engine(
             sa.URL.create("sqlite+pysqlite", database=path),
             poolclass=sa.NullPool,
-            # Transactions begin where `_writing` says so, never by themselves. Locked by a process that keeps it
+            # Transactions begin where `writing` says so, never by themselves. Locked by a process that keeps it
             # locked, the file is not worth a wait.
             connect_args={"isolation_level": None, "check_same_thread": False, "timeout": 1.0 if on_network else 10.0},
         )
@@ -131,7 +133,7 @@ class Store:
         Raises:
             LeaseHeld: another server has it.
         """
-        with self._writing(fenced=False) as connection:
+        with self.writing(fenced=False) as connection:
             held = _lease(connection)
             if held and held.id != owner.id and not take_over and now - held.renewed_at <= stale_after:
                 raise LeaseHeld(held)
@@ -146,29 +148,48 @@ class Store:
         Raises:
             LeaseLost: another server took the lease, or it was released.
         """
-        with self._writing(fenced=False) as connection:
+        with self.writing(fenced=False) as connection:
             statement = sa.update(LEASE).where(LEASE.c.id == owner.id).values(renewed_at=columns.micros(now))
             if not connection.execute(statement).rowcount:
                 raise LeaseLost(_lease(connection))
 
     def release_lease(self, owner: Lease) -> None:
         """Give the lease back; nothing happens when another server has it by now."""
-        with self._writing(fenced=False) as connection:
+        with self.writing(fenced=False) as connection:
             connection.execute(sa.delete(LEASE).where(LEASE.c.id == owner.id))
 
     # ---- writing
 
-    def add_dispatch(self, row: DispatchRow, manifest: Mapping[str, Any], tasks: Sequence[TaskRow]) -> bool:
-        """Store a new dispatch; return False, and change nothing, when its id is known already."""
+    def add_dispatch(
+        self,
+        row: DispatchRow,
+        manifest: Mapping[str, Any],
+        tasks: Sequence[TaskRow],
+        taken: Changes | None = None,
+    ) -> bool:
+        """Store a new dispatch; return False, and change nothing, when its id is known already.
+
+        Args:
+            row: of the dispatch.
+            manifest: what the client sent.
+            tasks: where they are.
+            taken: of what other dispatches computed already: ends, children, origins and messages.
+        """
         raw = packed(manifest)
         values = [columns.task_values(task) for task in tasks]
-        with self._writing() as connection:
+        with self.writing() as connection:
             if not _run(connection, insert_new(DISPATCH), [columns.dispatch_values(row)]):
                 return False
             _run(connection, insert(MANIFEST), [(row.id, raw)])
             _run(connection, insert(TASK), values)
             content = {"name": row.name, "tasks": len(tasks)}
-            _log(connection, row.created_at, [(row.id, EventKind.ADDED, content)])
+            events: list[Any] = [(row.id, EventKind.ADDED, content)]  # Any: as `_log` has it
+            if taken is not None:
+                _run(connection, insert_new(CHILD), [columns.child_values(*child) for child in taken.children])
+                _run(connection, insert_new(END), [columns.end_values(end) for end in taken.ends])
+                _run(connection, insert_new(ORIGIN), [columns.origin_values(origin) for origin in taken.origins])
+                events += [(dispatch, EventKind.MESSAGE, text) for dispatch, text in taken.messages]
+            _log(connection, row.created_at, events)
         return True
 
     def apply(self, changes: Changes) -> None:
@@ -188,7 +209,7 @@ class Store:
         ends = [columns.end_values(row) for row in changes.ends]
         children = [columns.child_values(*child) for child in changes.children]
         events: list[tuple[DispatchId | None, EventKind, Any]] = []  # Any: JSON
-        with self._writing() as connection:
+        with self.writing() as connection:
             for row in changes.dispatches:
                 _update_dispatch(connection, row)
                 events.append((row.id, EventKind.DISPATCH, [row.status, row.error, row.cancel_wanted]))
@@ -209,26 +230,28 @@ class Store:
             if _run(connection, insert_new(END), ends) < len(ends):
                 seconds = _by_dispatch(_second_ends(connection, ends))
                 events += [(dispatch, EventKind.SECOND_END, keys) for dispatch, keys in seconds.items()]
+            _run(connection, insert_new(ORIGIN), [columns.origin_values(origin) for origin in changes.origins])
+            _run(connection, upsert(CACHE), [columns.cache_values(row) for row in changes.cached])
             events += [(dispatch, EventKind.MESSAGE, text) for dispatch, text in changes.messages]
             _add_run_times(connection, changes)
             _log(connection, changes.at, events)
 
     def run_times(self) -> dict[RunTimeKey, tuple[int, float]]:
         """Return of each kind of tasks how many have returned, and their run time in all, in seconds."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute(sa.select(RUN_TIME))
             return {RunTimeKey(row.function, row.cluster, row.size): (row.tasks, row.wall_s) for row in rows}
 
     def remember(self, key: str, value: Any) -> None:  # Any: JSON
         """Keep one small JSON value."""
         values = [(key, packed(value))]
-        with self._writing() as connection:
+        with self.writing() as connection:
             _run(connection, upsert(SETTING), values)
 
     def delete_dispatch(self, dispatch: DispatchId, keys: Sequence[str]) -> None:
         """Forget a dispatch that has ended, and what was remembered of it under these keys; all of it or nothing."""
-        with self._writing() as connection:
-            for table in (END, TASK, ARRAY, BAG, CHILD, EVENT, MANIFEST):
+        with self.writing() as connection:
+            for table in (ORIGIN, CACHE, END, TASK, ARRAY, BAG, CHILD, EVENT, MANIFEST):
                 connection.execute(sa.delete(table).where(table.c.dispatch == dispatch))
             connection.execute(sa.delete(SETTING).where(SETTING.c.key.in_(keys)))
             connection.execute(sa.delete(DISPATCH).where(DISPATCH.c.id == dispatch))
@@ -237,7 +260,7 @@ class Store:
 
     def recall(self, key: str) -> Any | None:  # Any: JSON
         """Return what was remembered last under this key, else ``None``."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             raw = connection.execute(sa.select(SETTING.c.json).where(SETTING.c.key == key)).scalar()
         return None if raw is None else unpacked(raw)
 
@@ -274,7 +297,7 @@ class Store:
 
     def count_dispatches(self, statuses: Sequence[Status] = (), text: str = "") -> int:
         """Return how many dispatches fit, as `dispatches` has it."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             statement = sa.select(sa.func.count()).select_from(DISPATCH).where(*_fitting(statuses, text))
             return int(connection.execute(statement).scalar_one())
 
@@ -293,7 +316,7 @@ class Store:
         """Return up to ten ids that begin so, in either case of letters, newest first."""
         statement = sa.select(DISPATCH.c.id).where(DISPATCH.c.id.startswith(prefix, autoescape=True))
         inner = sa.select(CHILD.c.id).where(CHILD.c.id.startswith(prefix, autoescape=True)).limit(10)
-        with self._reading() as connection:
+        with self.reading() as connection:
             ids = connection.execute(statement.order_by(DISPATCH.c.created_at.desc()).limit(10)).scalars().all()
             return [DispatchId(found) for found in (*ids, *connection.execute(inner).scalars())][:10]
 
@@ -303,7 +326,7 @@ class Store:
         Raises:
             StoreError: no such dispatch.
         """
-        with self._reading() as connection:
+        with self.reading() as connection:
             raw = connection.execute(sa.select(MANIFEST.c.json).where(MANIFEST.c.dispatch == dispatch)).scalar()
         if raw is None:
             raise StoreError(f"No dispatch {dispatch} here.")
@@ -325,26 +348,26 @@ class Store:
             statement = statement.where(TASK.c.index <= last)
         if state is not None:
             statement = statement.where(TASK.c.state == state)
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute(statement.order_by(TASK.c.index).limit(limit))
             return [columns.task_row(row) for row in rows]
 
     def states(self, dispatch: DispatchId) -> list[State]:
         """Return the state of each task, by index."""
         statement = sa.select(TASK.c.state).where(TASK.c.dispatch == dispatch).order_by(TASK.c.index)
-        with self._reading() as connection:
+        with self.reading() as connection:
             return [State(state) for state in connection.execute(statement).scalars()]
 
     def states_of(self, dispatch: DispatchId, indices: Sequence[int]) -> dict[int, State]:
         """Return where tasks are."""
         statement: _Select = sa.select(TASK.c.index, TASK.c.state).where(TASK.c.dispatch == dispatch)
-        with self._reading() as connection:
+        with self.reading() as connection:
             return {row[0]: State(row[1]) for row in _chunked(connection, statement, TASK.c.index, indices)}
 
     def counts(self, dispatch: DispatchId, ranges: Sequence[range]) -> dict[State, int]:
         """Return how many of some tasks are in each state; a state without any is absent."""
         found: Counter[State] = Counter()
-        with self._reading() as connection:
+        with self.reading() as connection:
             for wanted in ranges:
                 statement = sa.select(TASK.c.state, sa.func.count()).where(
                     TASK.c.dispatch == dispatch, TASK.c.index >= wanted.start, TASK.c.index < wanted.stop
@@ -355,7 +378,7 @@ class Store:
 
     def task(self, dispatch: DispatchId, index: int) -> TaskRow | None:
         statement = sa.select(TASK).where(TASK.c.dispatch == dispatch, TASK.c.index == index)
-        with self._reading() as connection:
+        with self.reading() as connection:
             row = connection.execute(statement).one_or_none()
         return None if row is None else columns.task_row(row)
 
@@ -368,7 +391,7 @@ class Store:
         statement: _Select = sa.select(END).where(END.c.dispatch == dispatch)
         statement = statement.order_by(END.c.index, END.c.attempt)
         found: dict[int, EndRow] = {}
-        with self._reading() as connection:
+        with self.reading() as connection:
             if indices is None:
                 rows: Iterable[_Row] = connection.execute(statement)
             else:
@@ -382,12 +405,12 @@ class Store:
         statement: _Select = sa.select(END).where(END.c.dispatch == dispatch).order_by(END.c.index, END.c.attempt)
         if index is not None:
             statement = statement.where(END.c.index == index)
-        with self._reading() as connection:
+        with self.reading() as connection:
             return [columns.end_row(row) for row in connection.execute(statement)]
 
     def child(self, child: DispatchId) -> ChildRow | None:
         """Return a child dispatch by its own id."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             row = connection.execute(sa.select(CHILD).where(CHILD.c.id == child)).one_or_none()
         return None if row is None else columns.child_row(row)
 
@@ -395,7 +418,7 @@ class Store:
         """Return the child dispatches of a dispatch, at any depth, in the order in which their tasks joined it."""
         keys = [column for column in CHILD.c if column is not CHILD.c.json]
         statement = sa.select(*keys).where(CHILD.c.dispatch == dispatch).order_by(sa.text("rowid"))
-        with self._reading() as connection:
+        with self.reading() as connection:
             return [columns.child_row(row) for row in connection.execute(statement)]
 
     def child_manifest(self, child: DispatchId) -> dict[str, Any]:  # Any: JSON
@@ -404,7 +427,7 @@ class Store:
         Raises:
             StoreError: no such child.
         """
-        with self._reading() as connection:
+        with self.reading() as connection:
             raw = connection.execute(sa.select(CHILD.c.json).where(CHILD.c.id == child)).scalar()
         if raw is None:
             raise StoreError(f"No child dispatch {child} here.")
@@ -432,21 +455,21 @@ class Store:
     def ended_in(self, array: JobArray) -> dict[str, int]:
         """Return how many attempts of tasks ended in each worker of an array, by the workers' names."""
         statement: _Select = sa.select(END.c.worker, sa.func.count()).where(*_in_array(END, array))
-        with self._reading() as connection:
+        with self.reading() as connection:
             return {row[0]: row[1] for row in connection.execute(statement.group_by(END.c.worker))}
 
     def ends_in(self, array: JobArray, workers: Sequence[str]) -> list[tuple[EndRow, str]]:
         """Return the attempts that ended in some workers of an array, each with its electron's name."""
         own = TASK.c.dispatch == END.c.dispatch, TASK.c.index == END.c.index
         statement: _Select = sa.select(TASK.c.name, *END.c).join(TASK, sa.and_(*own)).where(*_in_array(END, array))
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = _chunked(connection, statement, END.c.worker, workers)
             return [(columns.end_row(row[1:]), row[0]) for row in rows]
 
     def running_in(self, array: JobArray) -> list[TaskRow]:
         """Return the tasks that run in an array's workers."""
         statement = sa.select(TASK).where(*_in_array(TASK, array), TASK.c.state == State.RUNNING)
-        with self._reading() as connection:
+        with self.reading() as connection:
             return [columns.task_row(row) for row in connection.execute(statement.order_by(TASK.c.index))]
 
     def open_arrays(self) -> list[ArrayRow]:
@@ -457,21 +480,21 @@ class Store:
         """Return what was said about a dispatch, oldest first."""
         statement = sa.select(EVENT.c.at, EVENT.c.json).order_by(EVENT.c.number)
         statement = statement.where(EVENT.c.dispatch == dispatch, EVENT.c.kind == EventKind.MESSAGE)
-        with self._reading() as connection:
+        with self.reading() as connection:
             return [(columns.time(at), unpacked(raw)) for at, raw in connection.execute(statement)]
 
     def events(self, dispatch: DispatchId | None, *, after: int = 0, limit: int | None = None) -> list[EventRow]:
         """Return the log of a dispatch, or the server's own for ``None``, above number ``after``, oldest first."""
         # SQLAlchemy renders a comparison with None as IS NULL.
         statement = sa.select(EVENT).where(EVENT.c.dispatch == dispatch, EVENT.c.number > after)
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute(statement.order_by(EVENT.c.number).limit(limit))
             return [columns.event_row(row) for row in rows]
 
     # ---- private
 
     def _dispatches(self, statement: _Select) -> list[DispatchRow]:
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute(statement).all()
             keys = TASK.c.dispatch, TASK.c.state
             grouped: _Select = sa.select(*keys, sa.func.count()).group_by(*keys)
@@ -482,16 +505,16 @@ class Store:
 
     def _bags(self, condition: sa.ColumnElement[bool]) -> list[BagRow]:
         statement = sa.select(BAG).where(condition).order_by(BAG.c.created_at, BAG.c.id)
-        with self._reading() as connection:
+        with self.reading() as connection:
             return [columns.bag_row(row) for row in connection.execute(statement)]
 
     def _arrays(self, condition: sa.ColumnElement[bool]) -> list[ArrayRow]:
         statement = sa.select(ARRAY).where(condition).order_by(ARRAY.c.intent_at, ARRAY.c.token)
-        with self._reading() as connection:
+        with self.reading() as connection:
             return [columns.array_row(row) for row in connection.execute(statement)]
 
     def _migrate(self) -> None:
-        with self._writing(fenced=False) as connection:
+        with self.writing(fenced=False) as connection:
             version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
             if version > SCHEMA:
                 raise StoreError(
@@ -507,7 +530,8 @@ class Store:
                 connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA}")
 
     @contextmanager
-    def _reading(self) -> Generator[sa.Connection]:
+    def reading(self) -> Generator[sa.Connection]:
+        """Give the connection, for this package alone."""
         with self._lock, in_sentences(self._path):
             if self._connection.closed:
                 raise StoreError(f"{self._path} is closed.")
@@ -515,8 +539,9 @@ class Store:
                 yield self._connection
 
     @contextmanager
-    def _writing(self, *, fenced: bool = True) -> Generator[sa.Connection]:
-        with self._reading() as connection:
+    def writing(self, *, fenced: bool = True) -> Generator[sa.Connection]:
+        """Give the connection in a transaction that checks the lease, for this package alone."""
+        with self.reading() as connection:
             # A transaction that reads first and then writes fails at once, without waiting, when another process
             # wrote in between (SQLITE_BUSY_SNAPSHOT); one that begins IMMEDIATE waits for its turn.
             connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -11,6 +11,7 @@ from sqlalchemy.dialects import sqlite
 __all__ = [
     "ARRAY",
     "BAG",
+    "CACHE",
     "CHILD",
     "DISPATCH",
     "END",
@@ -18,6 +19,7 @@ __all__ = [
     "LEASE",
     "MANIFEST",
     "METADATA",
+    "ORIGIN",
     "RUN_TIME",
     "SCHEMA",
     "SETTING",
@@ -29,7 +31,7 @@ __all__ = [
 ]
 
 #: What ``PRAGMA user_version`` says of a file whose tables are those below. A change of them adds a step to `STEPS`.
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 
 
 # Columns ending in _at are microseconds since the epoch; columns called json are what `columns.packed` makes.
@@ -150,6 +152,32 @@ EVENT: Final = sa.Table(
     sa.Index("event_dispatch", "dispatch", "kind"),
     sqlite_autoincrement=True,
 )
+ORIGIN: Final = sa.Table(
+    "origin",
+    METADATA,
+    _of_dispatch(key=True),
+    _integer("index", key=True),
+    _text("how"),
+    _text("source"),
+    _integer("source_index"),
+    # The bag that holds its result; of a sublattice, whose result its tasks hold, there is none.
+    _text("bag", null=True),
+    sa.Index("origin_source", "source"),
+    sqlite_with_rowid=False,
+)
+CACHE: Final = sa.Table(
+    "cache",
+    METADATA,
+    _text("key", key=True),
+    _text("function"),
+    _of_dispatch(),
+    _integer("index"),
+    _text("bag", null=True),
+    _integer("size"),
+    _integer("at"),
+    sa.Index("cache_dispatch", "dispatch"),
+    sqlite_with_rowid=False,
+)
 RUN_TIME: Final = sa.Table(
     "run_time",
     METADATA,
@@ -189,6 +217,16 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         " n_tasks INTEGER NOT NULL, name TEXT NOT NULL, json BLOB NOT NULL, PRIMARY KEY (id),"
         " FOREIGN KEY(dispatch) REFERENCES dispatch (id))",
         "CREATE INDEX child_dispatch ON child (dispatch, first)",
+    ),
+    (
+        'CREATE TABLE origin (dispatch TEXT NOT NULL, "index" INTEGER NOT NULL, how TEXT NOT NULL,'
+        ' source TEXT NOT NULL, source_index INTEGER NOT NULL, bag TEXT, PRIMARY KEY (dispatch, "index"),'
+        " FOREIGN KEY(dispatch) REFERENCES dispatch (id)) WITHOUT ROWID",
+        "CREATE INDEX origin_source ON origin (source)",
+        'CREATE TABLE cache ("key" TEXT NOT NULL, function TEXT NOT NULL, dispatch TEXT NOT NULL, "index" INTEGER NOT'
+        ' NULL, bag TEXT, size INTEGER NOT NULL, at INTEGER NOT NULL, PRIMARY KEY ("key"),'
+        " FOREIGN KEY(dispatch) REFERENCES dispatch (id)) WITHOUT ROWID",
+        "CREATE INDEX cache_dispatch ON cache (dispatch)",
     ),
 )
 

@@ -261,6 +261,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/dispatches/{dispatch_id}/completed": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Completed */
+        get: operations["completed_api_v1_dispatches__dispatch_id__completed_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/dispatches/{dispatch_id}/efficiency": {
         parameters: {
             query?: never;
@@ -1190,6 +1207,27 @@ export interface components {
             /** Code */
             code: string;
         };
+        /**
+         * Completed
+         * @description Tasks of a lattice that completed, as all that they need did.
+         */
+        Completed: {
+            /** Needs */
+            needs: number[][];
+            /** Tasks */
+            tasks: components["schemas"]["CompletedTask"][];
+        };
+        /** CompletedTask */
+        CompletedTask: {
+            /** Arguments */
+            arguments: string;
+            /** Function */
+            function: string;
+            /** Index */
+            index: number;
+            /** Needs */
+            needs: number;
+        };
         /** DatedMessage */
         DatedMessage: {
             /**
@@ -1798,6 +1836,11 @@ export interface components {
         RedispatchRequest: {
             /** Id */
             id?: string | null;
+            /**
+             * Reuse
+             * @default false
+             */
+            reuse: boolean;
         };
         /** RetryRequest */
         RetryRequest: {
@@ -2028,6 +2071,7 @@ export interface components {
             max_rss_kib: number | null;
             /** Name */
             name: string;
+            origin?: components["schemas"]["TaskOrigin"] | null;
             /** Raw */
             raw: string | null;
             /** Signal */
@@ -2065,6 +2109,18 @@ export interface components {
             state: components["schemas"]["State"];
             /** Wall S */
             wall_s: number | null;
+        };
+        /** TaskOrigin */
+        TaskOrigin: {
+            /** Dispatch */
+            dispatch: string;
+            /**
+             * How
+             * @enum {string}
+             */
+            how: "reused" | "cached";
+            /** Task */
+            task: number;
         };
         /** TaskOutput */
         TaskOutput: {
@@ -2811,6 +2867,38 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["CancelAnswer"];
+                };
+            };
+            /** @description Not done; the sentence says why. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    completed_api_v1_dispatches__dispatch_id__completed_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The dispatch's id. */
+                dispatch_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Completed"];
                 };
             };
             /** @description Not done; the sentence says why. */
