@@ -59,8 +59,7 @@ class File:
         include_folder: bool = False,
     ) -> None:
         show_plainly()
-        unchecked: object = filepath
-        if unchecked is not None and not isinstance(unchecked, (str, os.PathLike)):
+        if not isinstance(cast(object, filepath), (str, os.PathLike, type(None))):
             raise UserError(f"A file is named by a path or an address, not by {filepath!r}.")
         self.id = str(uuid.uuid4())
         self.is_temp_file = filepath is None

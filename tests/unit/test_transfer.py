@@ -204,18 +204,13 @@ def test_a_file_comes_and_goes_over_http_and_lies_of_the_server_are_noticed(here
 # ---- what fsspec knows
 
 
-class Hostile(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
-    """A service that lists what leads out of any folder."""
-
-    protocol = "hostile"
-    store: ClassVar[dict[str, Any]] = {}
-    pseudo_dirs: ClassVar[list[str]] = [""]
-
-    def find(self, path: str, **_: object) -> list[str]:
-        return [f"{path}/../../escaped"]
+def leads_out(service: object, path: str, **_: object) -> list[str]:
+    """List what no folder holds."""
+    return [f"{path}/../../escaped"]
 
 
-fsspec.register_implementation("hostile", Hostile, clobber=True)
+hostile = type("Hostile", (MemoryFileSystem,), {"protocol": "hostile", "find": leads_out})
+fsspec.register_implementation("hostile", hostile, clobber=True)
 
 
 def test_what_fsspec_knows_is_brought_both_ways_and_counted(here: Path) -> None:
