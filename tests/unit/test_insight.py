@@ -26,7 +26,9 @@ def ran(worker: PlayedWorker, k: int, task: int, at: float, wall_s: float, st: s
     """Claim a range of one task and run it until ``at``, seconds since the epoch."""
     worker.claim(k)
     worker.start(task)
-    result = {"r": {"b": "gASIiC4="}} if st == "ok" else {"exc": "ValueError", "msg": "no", "kinds": ["ValueError"]}
+    result: dict[str, Any] = (  # Any: JSON
+        {"r": {"b": "gASIiC4="}} if st == "ok" else {"exc": "ValueError", "msg": "no", "kinds": ["ValueError"]}
+    )
     worker.end(task, st, t=at, wall=wall_s, cpu=[wall_s / 2, 0.0], rss=rss, **result)
 
 

@@ -525,7 +525,7 @@ class Scaled:
 
 def test_methods_classes_and_callables_are_electrons_and_plain_calls_elsewhere() -> None:
     scaled = Scaled(3)
-    marked: list[Callable[[int], Any]] = [
+    marked: list[Callable[..., Any]] = [
         hf.electron(scaled.plain),
         hf.electron(scaled),
         hf.electron(Scaled),
