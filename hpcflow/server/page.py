@@ -140,12 +140,12 @@ def view_routes(service: Shown, epoch: str, stopping: Callable[[], bool]) -> API
     @api.get("/dispatches/{dispatch_id}/graph", response_model=schema.GraphColumns)
     async def graph(dispatch_id: DispatchPath, request: Request) -> Response:
         known = known_id(dispatch_id)
-        tag = f'"{known}"'
-        # A graph never changes.
+        content = await service.graph(known)
+        # A graph changes by what its sublattices add to it, and by nothing else.
+        tag = f'"{known}-{len(content)}"'
         headers = {"etag": tag, "cache-control": "private, no-cache"}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
-        content = await service.graph(known)
         return packed(request, Response(content, media_type="application/json", headers=headers))
 
     @api.get("/dispatches/{dispatch_id}/states", response_model=schema.States)

@@ -524,6 +524,18 @@ class GraphColumns(BaseModel):
     needs: list[int]
     names: list[str]
     sets: list[list[int]]
+    levels: list[GraphLevel]
+
+
+class GraphLevel(BaseModel):
+    """A sublattice: the task that it is, and the tasks that it built."""
+
+    #: Of its child dispatch.
+    id: str
+    name: str
+    task: int
+    first: int
+    tasks: int
 
 
 class States(BaseModel):

@@ -117,7 +117,7 @@ class Views:
                 tasks=graph.tasks,
                 cores=array("I", (task.resources.cores for task in graph.tasks)),
                 names=tuple(task.name for task in graph.tasks),
-                graph=_columns([task.name for task in graph.tasks], upstream),
+                graph=_columns([task.name for task in graph.tasks], upstream, children),
                 upstream=upstream,
             )
             while len(self._outlines) > _KEPT:
@@ -325,7 +325,7 @@ def _attempt(end: EndRow) -> Json:
     }
 
 
-def _columns(names: Sequence[str], upstream: Sequence[tuple[int, ...]]) -> bytes:
+def _columns(names: Sequence[str], upstream: Sequence[tuple[int, ...]], children: Sequence[ChildRow]) -> bytes:
     """Return a graph as JSON in columns."""
     number_of_name: dict[str, int] = {}
     number_of_set: dict[tuple[int, ...], int] = {}
@@ -336,6 +336,10 @@ def _columns(names: Sequence[str], upstream: Sequence[tuple[int, ...]]) -> bytes
             "needs": [number_of_set.setdefault(needs, len(number_of_set)) for needs in upstream],
             "names": list(number_of_name),
             "sets": list(number_of_set),
+            "levels": [
+                {"id": child.id, "name": child.name, "task": child.task, "first": child.first, "tasks": child.n_tasks}
+                for child in children
+            ],
         },
         separators=(",", ":"),
     ).encode()

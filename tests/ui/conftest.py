@@ -48,7 +48,21 @@ def screening(n):
 def fine(n):
     return collect([prepare(k) for k in range(n)])
 
-print(hf.dispatch({"screening": screening, "fine": fine}[sys.argv[1]])(int(sys.argv[2])))
+@hf.electron(executor="local")
+@hf.lattice
+def inner(n):
+    return collect([relax(k) for k in range(n)])
+
+@hf.electron(executor="local")
+@hf.lattice
+def middle(n):
+    return inner(n)
+
+@hf.lattice
+def nested(n):
+    return [middle(n), inner(prepare(2))]
+
+print(hf.dispatch({"screening": screening, "fine": fine, "nested": nested}[sys.argv[1]])(int(sys.argv[2])))
 """
 
 

@@ -312,7 +312,7 @@ class MemoryService:
 
     async def graph(self, dispatch: str) -> bytes:
         await self.summary(dispatch)
-        return b'{"tasks":1,"name":[0],"needs":[0],"names":["square"],"sets":[[]]}'
+        return b'{"tasks":1,"name":[0],"needs":[0],"names":["square"],"sets":[[]],"levels":[]}'
 
     async def states(self, dispatch: str) -> Json:
         await self.summary(dispatch)

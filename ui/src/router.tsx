@@ -36,6 +36,8 @@ export interface DispatchSearch {
   lens?: (typeof LENSES)[number];
   group?: number;
   sel?: number;
+  /** The sublattice that the graph shows. */
+  in?: string;
   /** The part of the timeline that is seen: seconds after the dispatch was made. */
   from?: number;
   to?: number;
@@ -88,6 +90,7 @@ export const dispatch = createRoute({
       ...(lens === "all" ? {} : { lens }),
       ...(group ? { group: group.value } : {}),
       ...(sel ? { sel: sel.value } : {}),
+      ...(/^[0-9A-Z]{26}$/.test(text(raw["in"])) ? { in: text(raw["in"]) } : {}),
       ...(view === "timeline" && raw["from"] !== undefined && from < to ? { from, to } : {}),
     });
   },

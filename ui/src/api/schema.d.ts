@@ -1405,6 +1405,8 @@ export interface components {
          * @description A dispatch's graph: task ``i`` is an electron ``names[name[i]]`` and needs the tasks ``sets[needs[i]]``.
          */
         GraphColumns: {
+            /** Levels */
+            levels: components["schemas"]["GraphLevel"][];
             /** Name */
             name: number[];
             /** Names */
@@ -1413,6 +1415,22 @@ export interface components {
             needs: number[];
             /** Sets */
             sets: number[][];
+            /** Tasks */
+            tasks: number;
+        };
+        /**
+         * GraphLevel
+         * @description A sublattice: the task that it is, and the tasks that it built.
+         */
+        GraphLevel: {
+            /** First */
+            first: number;
+            /** Id */
+            id: string;
+            /** Name */
+            name: string;
+            /** Task */
+            task: number;
             /** Tasks */
             tasks: number;
         };

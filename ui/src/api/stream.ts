@@ -97,7 +97,7 @@ function hear(told: Told): void {
   if (event.kind === "moved") moved(JSON.parse(event.data) as Moved, numberOf(event.id));
   // A stream that begins anew from where the last one ended has missed nothing.
   else if (event.kind === "reset" || known !== event.id) {
-    void client.invalidateQueries({ predicate: (query) => query.queryKey[0] !== "graph" });
+    void client.invalidateQueries({ predicate: (query) => event.kind === "reset" || query.queryKey[0] !== "graph" });
   }
 }
 
@@ -107,6 +107,12 @@ function numberOf(id: string): number {
 
 function moved(news: Moved, number: number): void {
   for (const [id, change] of Object.entries(news.dispatches)) {
+    // A sublattice was built: its tasks are behind those that were known.
+    const known = client.getQueryData<Letters>(["letters", id]);
+    if (known && Object.keys(change.moves).some((index) => Number(index) >= known.codes.length)) {
+      void client.invalidateQueries({ queryKey: ["graph", id] });
+      void client.invalidateQueries({ queryKey: ["letters", id] }, { cancelRefetch: false });
+    }
     client.setQueryData<Letters>(["letters", id], (known) => (known ? applied(known, change.moves, number) : known));
     void client.invalidateQueries({ queryKey: ["dispatch", id, "summary"] }, { cancelRefetch: false });
     tablesDue.add(id);

@@ -13,13 +13,15 @@ interface Props {
   readonly onSelect: (group: number | null, task?: number | null) => void;
   readonly onOpen: (group: number) => void;
   readonly onFailed: (step: 1 | -1) => void;
+  /** Into the first sublattice of what is selected, and out of the one that is shown. */
+  readonly onStep: (way: "in" | "out") => void;
 }
 
 const SMALLEST = 0.002;
 const LARGEST = 12;
 
 /** The drawing: painted when something changed, and never otherwise. */
-export function Canvas({ layout, renderer, codes, selected, task, lit, label, onSelect, onOpen, onFailed }: Props) {
+export function Canvas({ layout, renderer, codes, selected, task, lit, label, onSelect, onOpen, onFailed, onStep }: Props) {
   const side = useRef<HTMLDivElement>(null);
   const canvas = useRef<HTMLCanvasElement>(null);
   const map = useRef<HTMLCanvasElement>(null);
@@ -123,6 +125,8 @@ export function Canvas({ layout, renderer, codes, selected, task, lit, label, on
       "]": () => onFailed(1),
       "[": () => onFailed(-1),
       Escape: () => onSelect(null),
+      s: () => onStep("in"),
+      u: () => onStep("out"),
       Enter: () => { if (selected !== null) onOpen(selected); },
       t: () => { if (selected !== null) onOpen(selected); },
       ArrowRight: () => move(layout, selected, "right", onSelect),

@@ -14,6 +14,10 @@ interface Props {
   readonly task: number | null;
   readonly onSelect: (group: number | null, task?: number | null) => void;
   readonly onOpen: (group: number) => void;
+  readonly onStep: (way: "in" | "out", task?: number) => void;
+  /** Of the first task, in the whole dispatch; and the tasks here that are sublattices. */
+  readonly first: number;
+  readonly inner: ReadonlyMap<number, unknown>;
 }
 
 /** More of them would be no tree to read; the table has all. */
@@ -23,7 +27,7 @@ const TASKS = 50;
 type Item = { readonly key: string; readonly group: number; readonly task: number | null };
 
 /** The graph for those who read or tab through it: the same groups, tasks and selection as the drawing. */
-export function Tree({ layout, renderer, codes, only, selected, task, onSelect, onOpen }: Props) {
+export function Tree({ layout, renderer, codes, only, selected, task, onSelect, onOpen, onStep, first, inner }: Props) {
   const [open, setOpen] = useState<ReadonlySet<number>>(new Set());
   const [at, setAt] = useState("");
   const list = useRef<HTMLUListElement>(null);
@@ -60,6 +64,8 @@ export function Tree({ layout, renderer, codes, only, selected, task, onSelect, 
       Enter: () => onSelect(item.group, item.task),
       " ": () => onSelect(item.group, item.task),
       t: () => onOpen(item.group),
+      s: () => onStep("in", item.task ?? layout.groups[item.group]!.tasks.find((each) => inner.has(each))),
+      u: () => onStep("out"),
     };
     const found = act[event.key];
     if (!found) return;
@@ -78,7 +84,7 @@ export function Tree({ layout, renderer, codes, only, selected, task, onSelect, 
             return (
               <li key={item.key} role="treeitem" aria-level={2} aria-selected={task === each} {...common}>
                 <div className="tree-row tree-child" data-selected={task === each} onClick={() => onSelect(item.group, each)}>
-                  <Mark tone={state.tone} still /> task {each}<span className="visually-hidden"> {state.word}</span>
+                  <Mark tone={state.tone} still /> task {first + each}{inner.has(each) ? " ⤵" : ""}<span className="visually-hidden"> {state.word}</span>
                 </div>
               </li>
             );

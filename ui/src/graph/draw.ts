@@ -49,7 +49,8 @@ export class Renderer {
   private sums: Uint32Array;
   private faint: string;
 
-  constructor(readonly layout: Layout, private codes: Uint8Array, private colours: Palette) {
+  /** Groups with a sublattice among their tasks have another frame behind their own. */
+  constructor(readonly layout: Layout, private codes: Uint8Array, private colours: Palette, private readonly deep: ReadonlySet<number> = new Set()) {
     this.sums = tally(layout, codes, INDEX_OF_CODE, STATES.length);
     this.faint = colours.line;
   }
@@ -172,6 +173,15 @@ export class Renderer {
       context.strokeRect(group.x, group.y, group.width, group.height);
       return;
     }
+    if (this.deep.has(index)) {
+      context.beginPath();
+      context.roundRect(group.x + 5, group.y + 5, group.width, group.height, 8);
+      context.fillStyle = colours.ground;
+      context.fill();
+      context.strokeStyle = colours.strong;
+      context.lineWidth = 1;
+      context.stroke();
+    }
     context.beginPath();
     context.roundRect(group.x, group.y, group.width, group.height, 8);
     context.fillStyle = colours.ground;
@@ -198,7 +208,7 @@ export class Renderer {
     context.fillText(number, group.x + group.width - PAD, group.y + 18);
     const room = group.width - 2 * PAD - context.measureText(number).width - 8;
     context.textAlign = "left";
-    context.fillText(fitted(context, group.name, room), group.x + PAD, group.y + 18);
+    context.fillText(fitted(context, this.deep.has(index) ? `⤵ ${group.name}` : group.name, room), group.x + PAD, group.y + 18);
     let x = group.x + PAD;
     context.font = "11.5px system-ui, sans-serif";
     for (const { state, count: many } of this.counts(index)) {

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { INDEX_OF_CODE, STATES } from "../states";
-import { around, cells, depths, HEAD, layOut, PAD, tally, type GraphColumns } from "./layout";
+import { around, cells, depths, HEAD, layOut, PAD, sliceOf, tally, type GraphColumns } from "./layout";
 
 /** Chains of some steps, and one task that needs all of their ends. */
 function fan(width: number, steps: number): GraphColumns {
@@ -16,7 +16,7 @@ function fan(width: number, steps: number): GraphColumns {
   }
   needs.push(sets.push(Array.from({ length: width }, (_, k) => k * steps + steps - 1)) - 1);
   name.push(steps);
-  return { tasks: name.length, name, needs, names: [...Array(steps).keys()].map((k) => `step${k}`).concat("collect"), sets };
+  return { tasks: name.length, name, needs, names: [...Array(steps).keys()].map((k) => `step${k}`).concat("collect"), sets, levels: [] };
 }
 
 /** Numbers that look random and are always the same. */
@@ -37,12 +37,12 @@ function random(seed: number, tasks: number): GraphColumns {
     name.push(draw(7));
     needs.push(sets.push([...new Set(Array.from({ length: draw(4) }, () => draw(Math.max(task, 1))))].filter((each) => each < task)) - 1);
   }
-  return { tasks, name, needs, names: [..."abcdefg"], sets };
+  return { tasks, name, needs, names: [..."abcdefg"], sets, levels: [] };
 }
 
 test("a task is one deeper than the deepest that it needs, in whatever order they come", () => {
   expect([...depths(fan(2, 3))]).toEqual([0, 1, 2, 0, 1, 2, 3]);
-  const backwards: GraphColumns = { tasks: 3, name: [0, 0, 0], needs: [0, 1, 2], names: ["a"], sets: [[1], [2], []] };
+  const backwards: GraphColumns = { tasks: 3, name: [0, 0, 0], needs: [0, 1, 2], names: ["a"], sets: [[1], [2], []], levels: [] };
   expect([...depths(backwards)]).toEqual([2, 1, 0]);
 });
 
@@ -85,7 +85,7 @@ test("a strip has a cell for every task, however many, and stays as wide as its 
 
 test("a barrier of a thousand by a thousand counts a million pairs as one edge", () => {
   const thousand = [...Array(1000).keys()];
-  const layout = layOut({ tasks: 2000, name: [...thousand.map(() => 0), ...thousand.map(() => 1)], needs: [...thousand.map(() => 0), ...thousand.map(() => 1)], names: ["a", "b"], sets: [[], thousand] });
+  const layout = layOut({ tasks: 2000, name: [...thousand.map(() => 0), ...thousand.map(() => 1)], needs: [...thousand.map(() => 0), ...thousand.map(() => 1)], names: ["a", "b"], sets: [[], thousand], levels: [] });
   expect(layout.edges).toEqual([{ from: 0, to: 1, count: 1_000_000 }]);
 });
 
@@ -100,7 +100,7 @@ test("ten thousand tasks take little time", () => {
 
 test("around what failed is all that is upstream or downstream of it", () => {
   // a → b → c, and d → e beside it
-  const layout = layOut({ tasks: 5, name: [0, 1, 2, 3, 4], needs: [0, 1, 2, 0, 3], names: [..."abcde"], sets: [[], [0], [1], [3]] });
+  const layout = layOut({ tasks: 5, name: [0, 1, 2, 3, 4], needs: [0, 1, 2, 0, 3], names: [..."abcde"], sets: [[], [0], [1], [3]], levels: [] });
   expect([...around(layout, new Set([layout.groupOf[1]!]))].map((index) => layout.groups[index]!.name).sort()).toEqual(["a", "b", "c"]);
 });
 
@@ -110,4 +110,26 @@ test("states are counted by group, and every task in one of them", () => {
   const of = (group: number, state: string) => sums[group * STATES.length + STATES.findIndex((each) => each.name === state)];
   expect([of(0, "completed"), of(0, "failed"), of(1, "waiting")]).toEqual([2, 1, 1]);
   expect(sums.reduce((sum, each) => sum + each, 0)).toBe(4);
+});
+
+test("one lattice of a dispatch is its own tasks, from 0, and what is needed within it", () => {
+  const outer = { id: "A", name: "outer", task: 1, first: 3, tasks: 3 };
+  const inner = { id: "B", name: "inner", task: 4, first: 6, tasks: 2 };
+  const graph: GraphColumns = { tasks: 8, name: [0, 1, 0, 0, 1, 0, 0, 0], needs: [0, 1, 2, 2, 3, 4, 5, 6], names: ["a", "sub"], sets: [[], [0], [1], [3], [3, 4], [4], [6]], levels: [outer, inner] };
+  const whole = sliceOf(graph, undefined);
+  expect([whole.level, whole.columns.tasks, [...whole.inner]]).toEqual([null, 3, [[1, outer]]]);
+  expect(whole.columns.needs.map((set) => whole.columns.sets[set])).toEqual([[], [0], [1]]);
+  const first = sliceOf(graph, "A");
+  expect([first.first, first.around, [...first.inner]]).toEqual([3, [], [[1, inner]]]);
+  // What it waits for outside of it is its sublattice's own matter.
+  expect(first.columns.needs.map((set) => first.columns.sets[set])).toEqual([[], [0], [0, 1]]);
+  const second = sliceOf(graph, "B");
+  expect([second.around, second.columns.needs.map((set) => second.columns.sets[set])]).toEqual([[outer], [[], [0]]]);
+  expect(layOut(second.columns).groups.map((group) => [group.name, group.tasks.length])).toEqual([["a", 1], ["a", 1]]);
+});
+
+test("a graph without sublattices is one lattice, as it is", () => {
+  const graph = random(5, 40);
+  expect(sliceOf(graph, undefined).columns).toBe(graph);
+  expect(sliceOf(graph, "gone").level).toBe(null);
 });

@@ -7,6 +7,47 @@ export interface GraphColumns {
   readonly needs: readonly number[];
   readonly names: readonly string[];
   readonly sets: readonly (readonly number[])[];
+  readonly levels: readonly Level[];
+}
+
+/** A sublattice: the task that it is, and the tasks that it built, all by their numbers in the whole dispatch. */
+export interface Level {
+  readonly id: string;
+  readonly name: string;
+  readonly task: number;
+  readonly first: number;
+  readonly tasks: number;
+}
+
+/** One lattice of a dispatch: itself, or a sublattice. */
+export interface Slice {
+  /** null: the dispatch itself. */
+  readonly level: Level | null;
+  /** The sublattices that it lies in, the outermost first. */
+  readonly around: readonly Level[];
+  /** Those that are a task of it, by that task's number in it. */
+  readonly inner: ReadonlyMap<number, Level>;
+  readonly first: number;
+  readonly columns: GraphColumns;
+}
+
+/** Returns the part of a graph that one lattice called itself, its tasks numbered from 0. */
+export function sliceOf(graph: GraphColumns, id: string | undefined): Slice {
+  const level = graph.levels.find((each) => each.id === id) ?? null;
+  const own = graph.levels.reduce((least, each) => Math.min(least, each.first), graph.tasks);
+  const [first, tasks] = level ? [level.first, level.tasks] : [0, own];
+  const holds = (each: Level, task: number) => task >= each.first && task < each.first + each.tasks;
+  const around: Level[] = [];
+  for (let at = level; at !== null; ) {
+    const outer: Level | null = graph.levels.find((each) => holds(each, at!.task)) ?? null;
+    if (outer) around.unshift(outer);
+    at = outer;
+  }
+  const inner = new Map(graph.levels.filter((each) => each.task >= first && each.task < first + tasks).map((each) => [each.task - first, each]));
+  if (!graph.levels.length) return { level, around, inner, first, columns: graph };
+  const sets = graph.sets.map((set) => set.filter((need) => need >= first && need < first + tasks).map((need) => need - first));
+  const columns = { tasks, name: graph.name.slice(first, first + tasks), needs: graph.needs.slice(first, first + tasks), names: graph.names, sets, levels: [] };
+  return { level, around, inner, first, columns };
 }
 
 /** The tasks of one electron that are equally deep in the graph. */

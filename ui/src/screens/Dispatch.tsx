@@ -1,5 +1,5 @@
 import { useQuery } from "@tanstack/react-query";
-import { Link } from "@tanstack/react-router";
+import { Link, Navigate } from "@tanstack/react-router";
 import { lazy, Suspense, useEffect } from "react";
 import { lettersQuery, summaryQuery, usageQuery, type Summary } from "../api/queries";
 import { DispatchActions } from "../components/actions";
@@ -28,6 +28,8 @@ export function Dispatch() {
   if (!summary) {
     return error ? <section className="screen"><Title text="Dispatch" /><Fault error={error} retry={() => void refetch()} /><p><Link to="/dispatches">All dispatches</Link></p></section> : <Loading what="the dispatch" />;
   }
+  // A sublattice has an id of its own, and is seen in the dispatch that it is a part of.
+  if (summary.root !== id) return <Navigate to="/d/$id" params={{ id: summary.root }} search={{ ...search, in: id }} replace />;
   return (
     <section className={`screen screen-${view}`}>
       <Head summary={summary} offline={offline} />

@@ -159,6 +159,7 @@ const KEYS: readonly (readonly [string, string])[] = [
   ["+ − 0", "in the graph: larger, smaller, all of it"],
   ["[ ]", "in the graph: the failed group before, and after"],
   ["Enter, t", "in the graph: open the group's tasks as a table"],
+  ["s, u", "in the graph: step into a sublattice, and out of it"],
   ["Esc", "closes what is open"],
 ];
 
