@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from hpcflow.sdk.configuration import set_config as set_config
     from hpcflow.sdk.context import get_context as get_context
     from hpcflow.sdk.environment import Env as Env
+    from hpcflow.sdk.futures import Executor as Executor
+    from hpcflow.sdk.futures import TaskFailed as TaskFailed
+    from hpcflow.sdk.futures import as_completed as as_completed
     from hpcflow.sdk.hooks import DepsBash as DepsBash
     from hpcflow.sdk.hooks import DepsCall as DepsCall
     from hpcflow.sdk.hooks import DepsModule as DepsModule
@@ -76,6 +79,9 @@ _HOMES = {
     "start": "hpcflow.sdk.running",
     "stop": "hpcflow.sdk.running",
     "Env": "hpcflow.sdk.environment",
+    "Executor": "hpcflow.sdk.futures",
+    "TaskFailed": "hpcflow.sdk.futures",
+    "as_completed": "hpcflow.sdk.futures",
     "Failed": "hpcflow.core.model",
     "Status": "hpcflow.sdk.status",
     "HpcflowError": "hpcflow.core.model",
@@ -96,14 +102,17 @@ __all__ = [  # __getattr__ gives them
     "DepsModule",
     "DepsPip",
     "Env",
+    "Executor",
     "Failed",
     "HpcflowError",
     "Lepton",
     "Result",
     "Retries",
     "Status",
+    "TaskFailed",
     "UserError",
     "__version__",
+    "as_completed",
     "cancel",
     "covalent_start",
     "covalent_stop",

@@ -7,7 +7,7 @@ from typing import Final
 
 from hpcflow.core.model import HpcflowError
 
-__all__ = ["FINAL", "HELD", "TRANSITIONS", "Event", "State", "Status", "step"]
+__all__ = ["CODES", "FINAL", "HELD", "TRANSITIONS", "Event", "State", "Status", "step"]
 
 
 class State(StrEnum):
@@ -119,6 +119,19 @@ class Status(StrEnum):
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
 
+
+#: One letter for each state: a dispatch's states are one string.
+CODES: Final = {
+    S.WAITING: "w",
+    S.READY: "y",
+    S.PAUSED: "p",
+    S.QUEUED: "q",
+    S.RUNNING: "r",
+    S.COMPLETED: "c",
+    S.FAILED: "f",
+    S.CANCELLED: "x",
+    S.SKIPPED: "s",
+}
 
 #: Why a dispatch is paused that was sent with disable_run=True and not resumed yet.
 HELD: Final = "It was dispatched with disable_run=True."

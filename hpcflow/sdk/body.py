@@ -14,7 +14,7 @@ from typing import Final, Protocol, cast
 from hpcflow.core.errors import HpcflowError
 from hpcflow.sdk.context import get_context
 
-__all__ = ["Body", "RunBy", "Surroundings"]
+__all__ = ["Body", "CallEach", "RunBy", "Surroundings"]
 
 
 class Body(Protocol):
@@ -56,6 +56,24 @@ class Surroundings:
 
     def described(self) -> dict[str, object]:
         return {}
+
+
+class CallEach:
+    """Several calls of one function as one task."""
+
+    #: Looked for where the user's own function is wanted.
+    is_hooked: Final = True
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self.function = function
+        update_wrapper(cast("Callable[..., object]", self), function, updated=())
+        self.__signature__ = inspect.Signature([inspect.Parameter("calls", inspect.Parameter.POSITIONAL_ONLY)])
+
+    def __call__(self, calls: Sequence[tuple[object, ...]]) -> list[object]:
+        return [self.function(*call) for call in calls]
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return CallEach, (self.function,)
 
 
 class RunBy:

@@ -44,6 +44,7 @@ __all__ = [
     "resume",
     "retry",
     "retry_request",
+    "send_part",
     "send_traced",
     "server_of_ours",
     "summary_of",
@@ -117,6 +118,23 @@ def send_traced(traced: Traced, *, call: StoredCall | None, held: bool = False, 
     for sentence in answer["messages"]:
         tell(sentence)
     return str(answer["id"])
+
+
+def send_part(traced: Traced, *, into: str | None, last: bool = False) -> tuple[str, int]:
+    """Send tasks of an open dispatch, which their first part opens; return its id and the number of the first of them.
+
+    Args:
+        traced: the tasks, none of which needs another.
+        into: the dispatch; ``None``: these open one.
+        last: nothing will follow.
+    """
+    marks = {"open": True} if into is None else {"last": True} if last else {}
+    answer = _upload(traced, plan=False, into=into, marks=marks)
+    for module in traced.modules_by_value:
+        _tell_once(f"Your module {module} travels with the dispatch, as it is now.")
+    for sentence in answer["messages"]:
+        _tell_once(sentence)
+    return str(answer["id"]), int(answer.get("first", 0))
 
 
 def dispatch_sync(lattice: Lattice[P, Any]) -> Callable[P, Result]:
@@ -291,9 +309,26 @@ def server_of_ours() -> Server:
 
 
 def _upload(
-    traced: Traced, *, plan: bool, held: bool = False, call: StoredCall | None = None, earlier: str | None = None
+    traced: Traced,
+    *,
+    plan: bool,
+    held: bool = False,
+    call: StoredCall | None = None,
+    earlier: str | None = None,
+    into: str | None = None,
+    marks: Mapping[str, bool] | None = None,
 ) -> dict[str, Any]:  # Any: JSON
-    """Send a traced lattice and return the answer. The id makes it safe to send twice."""
+    """Send a traced lattice and return the answer. The id makes it safe to send twice.
+
+    Args:
+        traced: what was traced.
+        plan: only what would be submitted is asked for.
+        held: nothing of it is submitted until somebody resumes it.
+        call: of the lattice, to be stored.
+        earlier: the dispatch whose results are taken where calls are the same.
+        into: an open dispatch of which it is a further part.
+        marks: of a dispatch that is "open", or of its "last" part.
+    """
     from hpcflow import __version__
 
     described, blobs = manifest(traced)
@@ -307,10 +342,13 @@ def _upload(
         described["reuse"] = {"dispatch": earlier, "tasks": list(traced.reused.items())}
     if call is not None:
         described["call"] = call.added_to(blobs)
+    described |= marks or {}
     described["client"] = {"host": socket.gethostname(), "user": _user(), "version": __version__}
 
     def send() -> dict[str, Any]:  # Any: JSON
-        query = {"plan": "true"} if plan else None
+        query: dict[str, str | int] = {"plan": "true"} if plan else {}
+        if into is not None:
+            query["into"] = into
         return server_of_ours().upload("/dispatches", lambda: _compressed(stream_parts(described, blobs)), query=query)
 
     try:
@@ -346,11 +384,11 @@ def _compressed(parts: Iterable[bytes]) -> Iterator[bytes]:
     yield compressor.flush()
 
 
-def summary_of(server: Server, dispatch_id: str, since: int | None = None) -> Summary:
+def summary_of(server: Server, dispatch_id: str, since: int | None = None, *, poll_s: int = LONG_POLL_S) -> Summary:
     if since is None:
         return parse_summary(server.ask("GET", f"/dispatches/{dispatch_id}"))
-    query = {"since": since, "wait": LONG_POLL_S}
-    return parse_summary(server.ask("GET", f"/dispatches/{dispatch_id}", query=query, wait_s=LONG_POLL_S))
+    query = {"since": since, "wait": poll_s}
+    return parse_summary(server.ask("GET", f"/dispatches/{dispatch_id}", query=query, wait_s=poll_s))
 
 
 def until_ended(server: Server, summary: Summary) -> Summary:
@@ -372,13 +410,13 @@ def until_ended(server: Server, summary: Summary) -> Summary:
     return now
 
 
-def changes(server: Server, summary: Summary) -> Iterator[Summary]:
-    """Yield a dispatch as it is now and after each change, up to its end, by long polls."""
+def changes(server: Server, summary: Summary, *, poll_s: int = LONG_POLL_S) -> Iterator[Summary]:
+    """Yield a dispatch as it is now and after each change, up to its end, by long polls of ``poll_s`` at most."""
     away_since: float | None = None
     yield summary
     while not summary.ended:
         try:
-            summary = summary_of(server, summary.id, since=summary.version)
+            summary = summary_of(server, summary.id, since=summary.version, poll_s=poll_s)
         except ServerElsewhere:
             raise
         except ServerUnreachable:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
@@ -161,6 +161,24 @@ class Result:
             " Those of its sublattices are counted in dispatches of their own, which "
             f"`hpcflow show {self.dispatch_id} --tasks` names."
         )
+
+    def node(self, record: TaskRecord) -> NodeResult:
+        """Return a task of which the record is at hand."""
+        return NodeResult(self, record)
+
+    def outcomes(self, tasks: Sequence[int]) -> dict[int, tuple[object, BaseException | None]]:
+        """Return the values of completed tasks, each with why it can't be read here, fetched in one stream."""
+        if not tasks:
+            return {}
+        items = self._items(",".join(map(str, tasks)))
+        values, base = _Values(self, items), self._summary.base
+        found: dict[int, tuple[object, BaseException | None]] = {}
+        for task in tasks:
+            try:
+                found[task] = values.of(task + base), None
+            except HpcflowError as error:
+                found[task] = None, error
+        return found
 
     def tasks(self) -> list[NodeResult]:
         """Return all tasks of the dispatch, in the order in which the lattice called them."""

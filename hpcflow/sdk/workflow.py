@@ -6,7 +6,7 @@ import inspect
 import os
 import sys
 import zlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, fields
 from functools import update_wrapper
 from types import FunctionType, MethodType
@@ -89,6 +89,14 @@ class Electron(Generic[P, R_co]):
         if not self.composes:  # a lattice may well take electrons as arguments
             _refuse_uncalled(self.function, args, kwargs)
         return cast(R_co, trace.call(self, args, kwargs))
+
+    def map(self, *iterables: Iterable[object]) -> list[R_co]:
+        """Call it with one item of each iterable, up to the end of the shortest; return the list of what that gives.
+
+        In a lattice these are the results of as many tasks, anywhere else values.
+        """
+        call = cast("Callable[..., R_co]", self)
+        return [call(*items) for items in zip(*iterables, strict=False)]
 
     @property
     def composes(self) -> bool:

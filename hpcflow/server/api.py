@@ -61,6 +61,9 @@ class Service(Shown, Protocol):
     def files(self) -> FileDesk: ...
 
     @property
+    def parts(self) -> PartsDesk: ...
+
+    @property
     def called_with(self) -> ArgumentsDesk: ...
 
     @property
@@ -116,7 +119,9 @@ class Service(Shown, Protocol):
         """
         ...
 
-    async def cancel(self, dispatch: str, tasks: list[int] | None) -> Json: ...
+    async def cancel(self, dispatch: str, tasks: list[int] | None, *, begun: bool = True) -> Json:
+        """Cancel tasks (``None``: all); without ``begun`` only those of which no worker is known to have begun."""
+        ...
 
     # Each of these may come twice, when its answer was lost: then there is nothing left to do, and that is no error.
 
@@ -133,6 +138,14 @@ class Service(Shown, Protocol):
         walltime_s: int | None,
         tasks: Sequence[int] | None = None,
     ) -> Json: ...
+
+
+class PartsDesk(Protocol):
+    """Open dispatches."""
+
+    async def append(self, dispatch: str, manifest: Mapping[str, Any], payload: str) -> Json:  # Any: a checked upload
+        """Take further tasks of one, and own the file ``payload``."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +249,11 @@ def routes(service: Service, desk: Desk) -> APIRouter:
             }
         },
     )
-    async def dispatch(request: Request, plan: bool = False) -> Response:
+    async def dispatch(
+        request: Request,
+        plan: bool = False,
+        into: Annotated[str | None, Query(description="An open dispatch to which these tasks are appended.")] = None,
+    ) -> Response:
         upload = Upload(desk.folder, limit=desk.max_upload)
         taken = False
         ours = ""
@@ -244,7 +261,7 @@ def routes(service: Service, desk: Desk) -> APIRouter:
             async for piece in request.stream():
                 begun = upload.manifest is not None
                 await asyncio.to_thread(upload.feed, piece)
-                if upload.manifest is None or begun or plan:
+                if upload.manifest is None or begun or plan or into is not None:
                     continue
                 known = await _accepted(service, upload.manifest["id"])
                 if known is not None:
@@ -256,7 +273,10 @@ def routes(service: Service, desk: Desk) -> APIRouter:
             manifest = await asyncio.to_thread(upload.finish)
             if plan:
                 return JsonAnswer(await service.plan(manifest, upload.path))
-            answer = await service.accept(manifest, upload.path)
+            if into is not None:
+                answer = await service.parts.append(known_id(into), manifest, upload.path)
+            else:
+                answer = await service.accept(manifest, upload.path)
             taken = True
             return JsonAnswer(answer, 201)
         except ClientDisconnect:
@@ -351,7 +371,9 @@ def routes(service: Service, desk: Desk) -> APIRouter:
 
     @api.post("/dispatches/{dispatch_id}/cancel", response_model=schema.CancelAnswer)
     async def cancel(dispatch_id: DispatchPath, body: schema.CancelRequest | None = None) -> Response:
-        return JsonAnswer(await service.cancel(known_id(dispatch_id), None if body is None else body.tasks))
+        asked = body or schema.CancelRequest()
+        answer = await service.cancel(known_id(dispatch_id), asked.tasks, begun=asked.begun)
+        return JsonAnswer(answer)
 
     @api.post("/dispatches/{dispatch_id}/pause", response_model=schema.Moved)
     async def pause(dispatch_id: DispatchPath) -> Response:

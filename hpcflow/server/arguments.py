@@ -15,7 +15,7 @@ from hpcflow.core.model import DispatchId
 from hpcflow.server.answer import PROBLEM_OF_BYTES
 from hpcflow.server.levels import Level
 from hpcflow.server.manifest import blob_offsets
-from hpcflow.server.store import Store
+from hpcflow.server.store import PART, Store
 
 __all__ = ["Arguments", "ArgumentsDesk", "argument_routes"]
 
@@ -64,7 +64,12 @@ class Arguments:
         if level.child is not None:
             manifest = self._store.child_manifest(level.child.id)
             return [(manifest, level.child.first, os.path.join(os.path.dirname(whole), manifest["payload"]))]
-        return [(self._store.manifest(level.root), 0, whole)]
+        sources: list[tuple[Mapping[str, Any], int, str]] = [(self._store.manifest(level.root), 0, whole)]
+        for part in level.children:
+            if part.task == PART:
+                manifest = self._store.child_manifest(part.id)
+                sources.append((manifest, part.first, os.path.join(os.path.dirname(whole), manifest["payload"])))
+        return sources
 
 
 def _read(

@@ -82,6 +82,8 @@ class Collector:
     def _check_breaker(self, bag: LiveBag, alike: int, verdict: Verdict) -> None:
         """Pause a bag of which nothing but one error has come so far: the rest would end the same way."""
         enough = self._shared.settings.breaker
+        if bag.dispatch.one_by_one:
+            return  # whoever sent them sees each exception, and decides
         if alike == enough and len(bag.bag.tasks) > enough:
             text = f"The first {enough} tasks all failed: {verdict.sentence}"
             self._shared.pause(bag.dispatch, bag.bag.shape, text if text.endswith(".") else f"{text}.")
@@ -218,6 +220,8 @@ class Collector:
 
     def close_if_done(self, live: LiveDispatch) -> None:
         """End a dispatch of which no task is left."""
+        if live.open and not live.cancel_wanted:
+            return  # its client has not said that it has no more
         if not live.left and live.ended_at is None:
             live.close(self._now())
             live.dirty.add(-1)

@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 #: The least time between two parts of a bag grows by the first with each, and no further than the second.
 GROW_S: Final = 0.05
 GROW_MOST_S: Final = 2.0
+#: How soon tasks are looked at again that wait for the workers of others like them to begin.
+QUEUEING_S: Final = 0.5
 #: Journals on a file system of this machine are read so many times as often while something waits for the last lines of
 #: a bag, of which there are so many at most.
 ENDING: Final = 4
@@ -126,6 +128,15 @@ class Engine:
             self._collector.close_if_done(live)
             await self.writer.flush()
 
+    def look_at(self, live: LiveDispatch) -> None:
+        """Plan what has become ready in a dispatch, or end it when nothing is left of it."""
+        self._collector.after_move(live)
+        self._shared.wake(live)
+
+    @property
+    def new_id(self) -> Callable[[], str]:
+        return self._shared.new_id
+
     def take_over(self, live: LiveDispatch, bags: Sequence[BagRow], arrays: Sequence[ArrayRow]) -> None:
         """Run a dispatch that an earlier server left: journals are read anew, nothing is submitted twice.
 
@@ -173,7 +184,7 @@ class Engine:
     async def cancel(self, live: LiveDispatch, tasks: Sequence[int] | None) -> int:
         """Cancel tasks that have not ended (``None``: all) and the arrays nobody needs then; return how many tasks."""
         if tasks is None:
-            live.cancel_wanted = True
+            live.cancel_wanted, live.open = True, False
         cancelled = self._collector.cancel(live, tasks or range(live.own), "Cancelled by you.")
         self._drop_idle(live)
         self._collector.close_if_done(live)
@@ -361,6 +372,9 @@ class Engine:
                 ready = [task for task in ready if task.shape not in unbuilt]
             ready, later_s = await self._give_to_warm(cluster, live, ready, limits, planning)
             again_s = min(again_s, later_s)
+            if live.one_by_one and (queueing := self._queueing(live, ready)):
+                ready = [task for task in ready if task.shape not in queueing]
+                again_s = min(again_s, QUEUEING_S)
             waiting = self._gathering(cluster, live, ready)
             held = held or bool(waiting)
             now_ready = [task for task in ready if task.index in live.ready and task.shape not in waiting]
@@ -382,6 +396,18 @@ class Engine:
         if held:
             again_s = min(again_s, max(0.1, self._gather(cluster) / 10))
         return again_s if again_s < float("inf") else None
+
+    def _queueing(self, live: LiveDispatch, ready: Sequence[Ready]) -> set[Shape]:
+        """Return the shapes of which fewer tasks are ready than are in the queue already, no worker of which has begun.
+
+        Tasks that come one by one would otherwise get a job array each as long as the first one waits; so arrays are
+        as many as the number of tasks can be doubled.
+        """
+        queued: Counter[Shape] = Counter()
+        for bag in self._shared.bags_of(live):
+            if not bag.ledger.workers and any(array.open for array in bag.arrays):
+                queued[bag.bag.shape] += len(bag.bag.tasks)
+        return {shape for shape, count in Counter(task.shape for task in ready).items() if count < queued[shape]}
 
     async def _give_to_warm(
         self, cluster: Cluster, live: LiveDispatch, ready: Sequence[Ready], limits: Limits, planning: PlanSettings

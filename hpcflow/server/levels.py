@@ -8,7 +8,7 @@ from typing import Any
 
 from hpcflow.core.model import DispatchId, NotFound, UserError
 from hpcflow.core.states import State, Status
-from hpcflow.server.store import ChildRow, DispatchRow, Store
+from hpcflow.server.store import PART, ChildRow, DispatchRow, Store
 
 __all__ = ["Level", "find_level"]
 
@@ -92,6 +92,8 @@ def find_level(store: Store, dispatch: DispatchId) -> Level | None:
     """Return what an id names, ``None`` when nothing has it."""
     row = store.dispatch(dispatch)
     child = store.child(dispatch) if row is None else None
+    if child is not None and child.task == PART:
+        return None  # its tasks are the dispatch's own
     if child is not None:
         children: Sequence[ChildRow] = store.children(child.dispatch)
         return _level(dispatch, child.dispatch, child, child.tasks, children)

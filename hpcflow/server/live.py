@@ -22,7 +22,7 @@ from hpcflow.core.needs import Need, downstream, needs, waiting
 from hpcflow.core.plan import PlanSettings, chain
 from hpcflow.core.states import FINAL, Event, State, Status, step
 from hpcflow.server.manifest import Manifest, blob_offsets, function_imports, function_keys
-from hpcflow.server.store import DispatchRow, EndRow, RunTimeKey, TaskRow
+from hpcflow.server.store import PART, DispatchRow, EndRow, RunTimeKey, TaskRow
 from hpcflow.server.tasks import Child, Gathering, LiveTask, Stored
 
 __all__ = ["LiveDispatch"]
@@ -53,6 +53,9 @@ class LiveDispatch:
     built: set[int] = field(default_factory=set[int])
     full: list[int] = field(default_factory=list[int])
     ending: bool = False
+    #: Tasks were sent one by one, each for itself, and further ones may come as long as it is open.
+    one_by_one: bool = False
+    open: bool = False
     status: Status = Status.RUNNING
     error: str | None = None
     started_at: datetime | None = None
@@ -106,7 +109,7 @@ class LiveDispatch:
 
     def expects(self, shape: Shape) -> bool:
         """Some task of a shape waits for others and may become ready; nobody knows what a sublattice will bring."""
-        return any(
+        return self.open or any(
             (task.state is State.WAITING and task.shape == shape)
             or (task.task.sublattice and task.child is None and task.state not in FINAL)
             for task in self.tasks
@@ -143,12 +146,22 @@ class LiveDispatch:
             functions=function_keys(manifest),
             imports=function_imports(manifest),
             executable=manifest["executable"],
+            one_by_one=bool(manifest.get("open")),
+            open=bool(manifest.get("open")) and row.status is Status.RUNNING,
         )
         for index, task in enumerate(tasks):
             if not task.missing:
                 live.move(index, Event.UPSTREAMS_DONE, row.created_at)
         live.dirty.clear()
         return live
+
+    def begin(self, part: Child, now: datetime) -> None:
+        """Begin with further tasks of an open dispatch that have just joined."""
+        self.dirty.update(part.tasks)
+        self.left += part.count
+        for index in part.tasks:
+            if not self.tasks[index].missing:
+                self.move(index, Event.UPSTREAMS_DONE, now)
 
     def unfold(self, child: Child, now: datetime) -> None:
         """Begin with the tasks of a sublattice that have just joined."""
@@ -164,7 +177,9 @@ class LiveDispatch:
         self.end_sublattice(child.task, now)  # it may have no task at all
 
     def join(self, child: Child, graph: Graph, shapes: Sequence[Shape], manifest: Manifest, payload: str) -> None:
-        """Take in the graph that a sublattice built; `unfold`, or `restore`, says where its tasks are.
+        """Take in the graph that a sublattice built, or a part of an open dispatch.
+
+        `unfold`, `begin` or `restore` says where its tasks are.
 
         Args:
             child: what becomes of it.
@@ -180,12 +195,17 @@ class LiveDispatch:
         self.graph = replace(self.graph, tasks=self.graph.tasks + graph.tasks)
         self.clusters |= {shape.cluster for shape in shapes}
         self.children.append(child)
-        parent = self.tasks[child.task]
-        parent.child, parent.graph = child, None
-        self.built.discard(child.task)
+        level = None if child.task == PART else child
+        if level is None:
+            self.own += child.count
+            self.open = self.open and not manifest.get("last")
+        else:
+            parent = self.tasks[child.task]
+            parent.child, parent.graph = child, None
+            self.built.discard(child.task)
         wanted = needs(graph)
         self.tasks += [
-            LiveTask(task=task, shape=shape, state=State.WAITING, need=need, level=child)
+            LiveTask(task=task, shape=shape, state=State.WAITING, need=need, level=level)
             for task, shape, need in zip(graph.tasks, shapes, wanted, strict=True)
         ]
         self.waiting += [[] for _ in graph.tasks]

@@ -6,25 +6,11 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final
 
 from hpcflow.core.model import DispatchId
-from hpcflow.core.states import State
+from hpcflow.core.states import CODES, State
 
 __all__ = ["CODES", "Change", "News"]
-
-#: One letter for each state: a dispatch's states are one string.
-CODES: Final = {
-    State.WAITING: "w",
-    State.READY: "y",
-    State.PAUSED: "p",
-    State.QUEUED: "q",
-    State.RUNNING: "r",
-    State.COMPLETED: "c",
-    State.FAILED: "f",
-    State.CANCELLED: "x",
-    State.SKIPPED: "s",
-}
 
 
 @dataclass(slots=True)

@@ -111,6 +111,8 @@ class Redispatcher:
         known = await self._whole(dispatch, "redispatched")
         await self.refuse_running(known)
         manifest = await asyncio.to_thread(self._store.manifest, known)
+        if manifest.get("open"):
+            raise UserError(f"The tasks of {known} were sent one by one, by hf.Executor: only that program can again.")
         copy = {name: value for name, value in manifest.items() if name not in {"held", "reuse"}}
         if reuse:
             copy["reuse"] = {"dispatch": known, "tasks": [[index, index] for index in range(len(manifest["tasks"]))]}

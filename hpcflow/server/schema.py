@@ -326,6 +326,8 @@ class Accepted(BaseModel):
     id: str
     status: Status
     messages: list[str]
+    #: Of a part of an open dispatch: the number of the first of its tasks.
+    first: int | None = None
 
 
 class PlannedBag(BaseModel):
@@ -645,10 +647,14 @@ class TaskDetail(BaseModel):
 class CancelRequest(BaseModel):
     #: ``None``: the whole dispatch.
     tasks: list[int] | None = None
+    #: Also those that run.
+    begun: bool = True
 
 
 class CancelAnswer(BaseModel):
     cancelled: int
+    #: Of single tasks of which only those were asked for that have not begun: which these were.
+    tasks: list[int] | None = None
     message: str
 
 

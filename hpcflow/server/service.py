@@ -33,6 +33,7 @@ from hpcflow.server.live import LiveDispatch
 from hpcflow.server.logs import Logs, span
 from hpcflow.server.manifest import read_graph
 from hpcflow.server.news import News
+from hpcflow.server.parts import Parts
 from hpcflow.server.redispatch import Redispatcher
 from hpcflow.server.remote import ThisMachine
 from hpcflow.server.reports import array_task, spelled, usage, which
@@ -95,10 +96,12 @@ async def running(
         async with asyncio.TaskGroup() as group:
             loop = group.create_task(engine.run())
             tidy = group.create_task(service.files.cleaner.keep_tidy())
+            parts = group.create_task(service.parts.keep_tidy(settings.open_idle))
             try:
                 yield service
             finally:
                 tidy.cancel()
+                parts.cancel()
                 loop.cancel()
     finally:
         await service.roster.close()
@@ -165,6 +168,8 @@ class Service:
         )
         #: What the API asks about what tasks write.
         self.logs = Logs(engine, self._place)
+        #: What the API asks of open dispatches.
+        self.parts = Parts(engine, partial(self._intake.checked, sublattice=True), self._payload)
         #: What the API asks of tasks' arguments.
         self.called_with = Arguments(self._store, self._payload, self._level)
         self._seeder = Seeder(self._store, engine.clusters, shapes=self._intake.shapes, new_id=_new_id, now=engine.now)
@@ -346,6 +351,7 @@ class Service:
 
     async def changed(self, dispatch: str, since: int, wait_s: float) -> Json:
         level = await self._level(dispatch)
+        self.parts.heard(level.root)
         await self._engine.writer.wait_change(level.root, since, wait_s)
         for _ in range(_BREATHS):  # changes come in crowds; the last one is told at once
             if level.root not in self._engine.writer.dispatches:
@@ -515,7 +521,7 @@ class Service:
         async for part in self._values.stream(level, wanted, output=output, apart=apart):
             yield part
 
-    async def cancel(self, dispatch: str, tasks: list[int] | None) -> Json:
+    async def cancel(self, dispatch: str, tasks: list[int] | None, *, begun: bool = True) -> Json:
         level = await self._level(dispatch)
         live = self._engine.writer.dispatches.get(level.root)
         if live is None:
@@ -523,6 +529,11 @@ class Service:
         if tasks == []:
             return {"cancelled": 0, "message": "No task was named, so nothing was cancelled."}
         wanted = level.numbers(tasks) if tasks is not None else None
+        if wanted is not None and not begun:
+            wanted = self.parts.not_begun(level.root, wanted)
+            cancelled = await self._engine.cancel(live, wanted) if wanted else 0
+            named = [index - level.tasks.start for index in wanted]
+            return {"cancelled": cancelled, "message": f"Cancelled {number_of(cancelled)}.", "tasks": named}
         if wanted is None and level.child is not None:
             wanted = [level.child.task]
         cancelled = await self._engine.cancel(live, wanted)

@@ -112,6 +112,8 @@ class Settings(BaseSettings):
     """``readable``: <electron>-<id>; ``opaque``: hf-<id>, where job names are nobody's business."""
     idle_exit: Seconds = 12 * 3600.0
     """A server that a dispatch started exits after this long with nothing live."""
+    open_idle: Seconds = 300.0
+    """The dispatch of an `hf.Executor` with nothing left is closed when its program was not heard for so long."""
     keep_days: Annotated[float, Field(ge=0)] = 0.0
     """Bags of dispatches that ended so many days ago are removed, files of tasks excepted; 0: never."""
     max_upload: Annotated[int, Field(gt=0)] = 16 * 2**30

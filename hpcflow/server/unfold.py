@@ -22,7 +22,7 @@ from hpcflow.server.manifest import Manifest, moved, read_graph
 from hpcflow.server.remote import Gone, TransportError
 from hpcflow.server.shared import Shared
 from hpcflow.server.spool import value_bytes
-from hpcflow.server.store import ChildRow
+from hpcflow.server.store import PART, ChildRow
 from hpcflow.server.tasks import Child, Stored
 from hpcflow.server.upload import Upload
 
@@ -161,7 +161,7 @@ async def _refuse(_: Mapping[str, Any]) -> NoReturn:  # Any: JSON
 def child_of(row: ChildRow, manifest: Manifest, live: LiveDispatch) -> tuple[Child, Graph]:
     """Return what the store knows of a child dispatch, whose tasks come next in a dispatch that is being loaded."""
     graph = moved(read_graph(manifest), len(live.tasks), len(live.blobs))
-    level = live.tasks[row.task].level
+    level = None if row.task == PART else live.tasks[row.task].level
     child = Child(
         id=row.id,
         name=row.name,

@@ -170,6 +170,9 @@ class Manifest(TypedDict):
     held: NotRequired[bool]
     call: NotRequired[CallNote]
     reuse: NotRequired[ReuseNote]
+    #: Further tasks will be appended, in parts of which one is the last.
+    open: NotRequired[bool]
+    last: NotRequired[bool]
     output: Count
     output_deps: list[Count]
     max_failures: Count | None

@@ -18,7 +18,7 @@ from hpcflow.server.manifest import moved, read_graph
 from hpcflow.server.news import CODES
 from hpcflow.server.previews import previews
 from hpcflow.server.reports import spelled
-from hpcflow.server.store import ChildRow, EndRow, Kept, OriginRow, Store, TaskRow
+from hpcflow.server.store import PART, ChildRow, EndRow, Kept, OriginRow, Store, TaskRow
 from hpcflow.server.writer import Writer
 
 __all__ = ["COLUMNS", "Sort", "Views", "Wanted"]
@@ -130,7 +130,7 @@ class Views:
         graph = read_graph(self._store.manifest(dispatch))
         for child in children:
             inner = moved(read_graph(self._store.child_manifest(child.id)), len(graph.tasks), 0)
-            own = (child.task,)
+            own = () if child.task == PART else (child.task,)
             tasks = (task if task.deps or task.after else replace(task, after=own) for task in inner.tasks)
             graph = replace(graph, tasks=(*graph.tasks, *tasks))
         return graph

@@ -19,7 +19,7 @@ from typing import Any
 from hpcflow.core.bag import stream_parts
 from hpcflow.core.model import HpcflowError, NotFound, UserError
 from hpcflow.core.states import State
-from hpcflow.server.api import Desk, Service, application
+from hpcflow.server.api import Desk, PartsDesk, Service, application
 from hpcflow.server.arguments import ArgumentsDesk
 from hpcflow.server.cluster_api import ClusterDesk
 from hpcflow.server.file_api import FileDesk
@@ -186,6 +186,15 @@ class MemoryArguments:
         yield json.dumps({"task": 0, "kind": "arguments", "size": 0, "small": small, "asked": tasks}).encode() + b"\n"
 
 
+class MemoryParts:
+    """Takes parts and keeps nothing of them."""
+
+    async def append(self, dispatch: str, manifest: Mapping[str, Any], payload: str) -> Json:  # Any: a checked upload
+        os.unlink(payload)
+        return {"id": dispatch, "status": "RUNNING", "first": len(manifest["tasks"]), "messages": []}
+
+
+_is_parts_desk: type[PartsDesk] = MemoryParts
 _is_arguments_desk: type[ArgumentsDesk] = MemoryArguments
 _is_redispatch_desk: type[RedispatchDesk] = MemoryAgain
 
@@ -272,6 +281,7 @@ class MemoryService:
     logs: MemoryLogs = field(default_factory=MemoryLogs)
     insight: MemoryInsight = field(default_factory=MemoryInsight)
     called_with: MemoryArguments = field(default_factory=MemoryArguments)
+    parts: MemoryParts = field(default_factory=MemoryParts)
     manifests: dict[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])  # Any: JSON
     payloads: dict[str, bytes] = field(default_factory=dict[str, bytes])
     versions: dict[str, int] = field(default_factory=dict[str, int])
@@ -379,7 +389,7 @@ class MemoryService:
         for chunk in self.chunks:
             yield chunk
 
-    async def cancel(self, dispatch: str, tasks: list[int] | None) -> Json:
+    async def cancel(self, dispatch: str, tasks: list[int] | None, *, begun: bool = True) -> Json:
         await self.summary(dispatch)
         if tasks == []:
             raise HpcflowError("Nothing is left to cancel.")

@@ -6,6 +6,7 @@ on one file only the rightful one writes. Methods block and may be called from a
 
 from hpcflow.server.store.kept import Kept
 from hpcflow.server.store.rows import (
+    PART,
     ArrayRow,
     ArrayState,
     BagRow,
@@ -29,6 +30,7 @@ from hpcflow.server.store.store import Store
 from hpcflow.server.store.tables import SCHEMA
 
 __all__ = [
+    "PART",
     "SCHEMA",
     "ArrayRow",
     "ArrayState",

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from hpcflow.core.model import Bag, BagId, DispatchId, HpcflowError, JobArray
 from hpcflow.core.states import State, Status
 
 __all__ = [
+    "PART",
     "ArrayRow",
     "ArrayState",
     "BagRow",
@@ -102,9 +103,13 @@ class DispatchRow:
     counts: Mapping[State, int] = field(default_factory=dict[State, int])
 
 
+#: In the place of a sublattice's own task: further tasks of an open dispatch, which lie in no sublattice.
+PART: Final = -1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildRow:
-    """The graph that a sublattice built, whose tasks are tasks of the dispatch that it belongs to."""
+    """The graph that a sublattice built, whose tasks are tasks of the dispatch that it belongs to, or a `PART`."""
 
     id: DispatchId
     #: The dispatch that a client sent, however deep the sublattice lies in it.

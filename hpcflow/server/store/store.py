@@ -642,6 +642,7 @@ def _update_dispatch(connection: sa.Connection, row: DispatchRow) -> None:
         "cancel_wanted": row.cancel_wanted,
         "paused": columns.plain(row.paused),
         "paused_whole": row.paused_whole,
+        "n_tasks": row.n_tasks,
     }
     if not connection.execute(statement.values(values)).rowcount:
         raise StoreError(f"No dispatch {row.id} here.")

@@ -888,6 +888,8 @@ export interface components {
         };
         /** Accepted */
         Accepted: {
+            /** First */
+            first?: number | null;
             /** Id */
             id: string;
             /** Messages */
@@ -1012,9 +1014,16 @@ export interface components {
             cancelled: number;
             /** Message */
             message: string;
+            /** Tasks */
+            tasks?: number[] | null;
         };
         /** CancelRequest */
         CancelRequest: {
+            /**
+             * Begun
+             * @default true
+             */
+            begun: boolean;
             /** Tasks */
             tasks?: number[] | null;
         };
@@ -2717,6 +2726,8 @@ export interface operations {
         parameters: {
             query?: {
                 plan?: boolean;
+                /** @description An open dispatch to which these tasks are appended. */
+                into?: string | null;
             };
             header?: never;
             path?: never;
