@@ -56,7 +56,7 @@ def bash(
             raise UserError("@leptons.bash marks a function that returns a command; for a text write hf.Lepton.")
         command = CommandOf(decorated, outputs)
         if display_name:
-            command.__name__ = command.__qualname__ = display_name
+            command.__name__ = command.__qualname__ = " ".join(display_name.split())
         return Electron(command, parse_options(options, f"The lepton {command.__name__!r}"))
 
     show_plainly()

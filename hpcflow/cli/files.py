@@ -27,7 +27,7 @@ def fetch(options: argparse.Namespace) -> int:
         UserError: the path leads out of the task's directory, or something is at the destination.
     """
     from hpcflow.sdk.client import whole_id
-    from hpcflow.sdk.download import Fetch, listing, showing
+    from hpcflow.sdk.download import bring
 
     server = the_server()
     dispatch = whole_id(server, options.id)
@@ -38,29 +38,21 @@ def fetch(options: argparse.Namespace) -> int:
         return _fetch_result(dispatch, options.task, options.result or None, wanted=wanted)
     if not options.path:
         raise UserError('Name a file or folder of the task ("." for all of them), or give --result.')
-    found = listing(server, dispatch, options.task, options.path)
-    # The directory's own name is one of its worker's, which tells nobody anything.
-    to = _destination(options.destination, f"{dispatch}-{options.task}" if options.path == "." else found.name)
-    with showing(found.name, sum(each.size for each in found.entries), wanted=wanted) as show:
-        bring = Fetch(server, (dispatch, options.task), found, show)
-        left_out: list[str] = []
-        if found.kind == "file":
-            bring.file(to)
-        else:
-            left_out = bring.tree(to)
-    _print_path(to)
-    if left_out:
-        names = ", ".join(left_out[:5]) + (", …" if len(left_out) > 5 else "")
+    brought = bring(server, (dispatch, options.task), options.path, options.destination, wanted=wanted)
+    _print_path(brought.to)
+    if brought.left_out:
+        names = ", ".join(brought.left_out[:5]) + (", …" if len(brought.left_out) > 5 else "")
         print(f"Left out, because they are links that lead out of the folder: {names}", file=sys.stderr)
-    if found.odd:
-        print(f"Left out, because their names hold line breaks: {found.odd} files.", file=sys.stderr)
+    if brought.odd:
+        print(f"Left out, because their names hold line breaks: {brought.odd} files.", file=sys.stderr)
     return OK
 
 
 def _fetch_result(dispatch: str, task: int, destination: str | None, *, wanted: bool) -> int:
+    from hpcflow.sdk.download import destination as place
     from hpcflow.sdk.download import fetch_result, showing, value_size
 
-    to = _destination(destination, f"{dispatch}-{task}.pkl")
+    to = place(destination, f"{dispatch}-{task}.pkl")
     if os.path.lexists(to):
         raise UserError(f"{to} exists already: name another destination, or move it away.")
     server = the_server()
@@ -80,14 +72,6 @@ def _print_path(path: Path) -> None:
     """Print a path as the bytes that it is: not all of them are UTF-8."""
     sys.stdout.buffer.write(os.fsencode(path) + b"\n")
     sys.stdout.flush()
-
-
-def _destination(named: str | None, name: str) -> Path:
-    """Return where something called ``name`` goes: into a folder that is there, or to the place that was named."""
-    if named is None:
-        return Path(name)
-    to = Path(named)
-    return to / name if to.is_dir() or named.endswith("/") else to
 
 
 def clean(options: argparse.Namespace) -> int:

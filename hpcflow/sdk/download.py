@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from hpcflow.core.model import HpcflowError
 from hpcflow.sdk import partial
@@ -220,6 +221,53 @@ def listing(server: Server, dispatch: str, task: int, path: str) -> Listing:
             Entry(name, each["kind"], each["size"], each["executable"], each["target"] or "", each["sha256"] or "")
         )
     return Listing(raw["cluster"], raw["kind"], raw["root"], raw["name"], tuple(entries), odd)
+
+
+class Brought(NamedTuple):
+    """A file or folder that has come."""
+
+    to: Path
+    #: Links that led out of the folder, and how many files have names with line breaks: neither came.
+    left_out: Sequence[str]
+    odd: int
+
+
+def bring(
+    server: Server, task: tuple[str, int], path: str, named: str | os.PathLike[str] | None, *, wanted: bool
+) -> Brought:
+    """Bring a file or folder of a task's directory to this machine.
+
+    Args:
+        server: whom to ask.
+        task: the dispatch's id and the task's index.
+        path: below the task's directory; ``"."`` for all of it.
+        named: the destination, or a folder that it goes into; ``None``: its own name, here.
+        wanted: progress is shown.
+
+    Raises:
+        NotFound: there is nothing.
+        UserError: the path leads out of the task's directory, or something is at the destination.
+        HpcflowError: it can't be read.
+    """
+    found = listing(server, *task, path)
+    # The directory's own name is one of its worker's, which tells nobody anything.
+    to = destination(named, f"{task[0]}-{task[1]}" if path == "." else found.name)
+    left_out: list[str] = []
+    with showing(found.name, sum(each.size for each in found.entries), wanted=wanted) as show:
+        fetch = Fetch(server, task, found, show)
+        if found.kind == "file":
+            fetch.file(to)
+        else:
+            left_out = fetch.tree(to)
+    return Brought(to, left_out, found.odd)
+
+
+def destination(named: str | os.PathLike[str] | None, name: str) -> Path:
+    """Return where something called ``name`` goes: into a folder that is there, or to the place that was named."""
+    if named is None:
+        return Path(name)
+    to = Path(named)
+    return to / name if to.is_dir() or os.fspath(named).endswith("/") else to
 
 
 class Fetch:

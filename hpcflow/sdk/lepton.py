@@ -70,7 +70,8 @@ class Lepton(Electron[..., Any]):
     ) -> None:
         show_plainly()
         types = tuple((_type_name(each), kind) for each, kind in argtypes)
-        name = display_name or function_name or language
+        # One line: it is a name in tables and in the scheduler's lists.
+        name = " ".join((display_name or function_name or language).split())
         where = f"The lepton {name!r}"
         if any(kind not in {self.INPUT, self.OUTPUT, self.INPUT_OUTPUT} for _, kind in types):
             raise UserError(f"{where}: argtypes pairs a type with Lepton.INPUT, OUTPUT or INPUT_OUTPUT.")

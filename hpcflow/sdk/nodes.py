@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import cached_property
@@ -198,10 +199,26 @@ class NodeResult(Fields):
     @cached_property
     def exception(self) -> BaseException | None:
         """What the electron raised; ``None`` if it raised nothing, or nothing that can be pickled."""
-        if self.state is not State.FAILED or not self._item.pickle:
+        if self.state is not State.FAILED or not (self._item.pickle or self._item.apart):
             return None
         raised = self._dispatch._unpickled(self._item)
         return raised if isinstance(raised, BaseException) else None
+
+    def download(self, path: str = ".", to: str | os.PathLike[str] | None = None) -> str:
+        """Bring a file or folder that the task left in its directory to this machine; return where it is.
+
+        What is interrupted goes on where it was, when it is called again, and checksums are looked at.
+
+        Args:
+            path: below the task's directory; all of it else.
+            to: the destination, or a folder that is there; ``None``: its own name, in the working directory.
+
+        Raises:
+            NotFound: there is nothing.
+            UserError: the path leads out of the task's directory, or something is at the destination.
+            HpcflowError: it can't be read.
+        """
+        return self._dispatch._brought(self.node_id, path, to)
 
     def __repr__(self) -> str:
         place = f" on {self.host}" if self.host else ""

@@ -10,7 +10,8 @@ from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from io import BytesIO
-from typing import Any, Final
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any, Final
 
 from hpcflow.core.model import HpcflowError, NotFound
 from hpcflow.core.places import client_settings
@@ -31,6 +32,9 @@ from hpcflow.sdk.connection import Server
 from hpcflow.sdk.nodes import NodeResult, Parameter
 from hpcflow.sdk.status import OF_STATE, Status
 from hpcflow.sdk.workflow import load_with
+
+if TYPE_CHECKING:
+    from hpcflow.sdk.download import Sink
 
 __all__ = ["NodeResult", "PythonMismatch", "Result", "UnreadableResult", "status_of", "task_records"]
 
@@ -291,15 +295,26 @@ class Result:
 
     def _filled(self, item: Item) -> Item:
         """Return an item with its value: a large one comes by itself, and goes on where it was cut."""
-        if not item.apart or item.task is None:
+        if not item.apart or item.task is None or (item.kind != "output" and item.apart > _LARGE):
             return item
+        held = BytesIO()
+        self._fetch_into(held, item)
+        return replace(item, pickle=held.getvalue(), apart=0)
+
+    def _fetch_into(self, sink: Sink, item: Item) -> None:
         from hpcflow.sdk.download import fetch_value, showing
 
-        held = BytesIO()
+        assert item.task is not None  # the lattice's own value is never apart
         wanted = client_settings(os.environ).progress
         with showing(f"value of task {item.task}", item.apart, wanted=wanted) as show:
-            fetch_value(self._server, self._summary.root, item.task, held, show=show)
-        return replace(item, pickle=held.getvalue(), apart=0)
+            fetch_value(self._server, self._summary.root, item.task, sink, show=show)
+
+    def _brought(self, task: int, path: str, to: str | os.PathLike[str] | None) -> str:
+        """Bring what a task left in its directory."""
+        from hpcflow.sdk.download import bring
+
+        wanted = client_settings(os.environ).progress
+        return os.path.abspath(bring(self._server, (self.dispatch_id, task), path, to, wanted=wanted).to)
 
     def _text(self, task: int, stream: str) -> str:
         pieces: list[bytes] = []
@@ -328,16 +343,27 @@ class Result:
         return _Values(self, items).of(task + self._summary.base)
 
     def _unpickled(self, item: Item) -> object:
-        if item.kind == "missing" or not item.pickle:
+        if item.kind == "missing" or not (item.pickle or item.apart):
             raise UnreadableResult(
                 f"Task {(item.task or 0) - self._summary.base} of {self.dispatch_id} left no value: "
                 f"{item.message or item.kind}."
             )
         try:
-            value: object = pickle.loads(item.pickle)
+            value = self._opened(item)
+        except HpcflowError:
+            raise
         except Exception as error:  # unpickling runs the user's own code
             raise self._unreadable(f"value of task {item.task}", error) from error
         return value
+
+    def _opened(self, item: Item) -> object:
+        """Return an item's value; a very large one is read from a file, so that it is in memory once."""
+        if not item.apart:
+            return pickle.loads(item.pickle)
+        with TemporaryFile() as file:
+            self._fetch_into(file, item)
+            file.seek(0)
+            return pickle.load(file)
 
     def _unreadable(self, what: str, error: Exception) -> UnreadableResult:
         missing = isinstance(error, (ImportError, AttributeError))
@@ -373,6 +399,8 @@ class _Values:
             raise self._dispatch._unreadable(what, error) from error
 
 
+#: Values from this size on, in bytes, are not held in memory beside what they are unpickled to.
+_LARGE: Final = 16 << 20
 _COLUMNS: Final = frozenset({"node_id", "node_name", "status", "output", "error"})
 
 

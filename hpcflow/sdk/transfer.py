@@ -61,9 +61,8 @@ class File:
         show_plainly()
         if not isinstance(cast(object, filepath), (str, os.PathLike, type(None))):
             raise UserError(f"A file is named by a path or an address, not by {filepath!r}.")
-        self.id = str(uuid.uuid4())
         self.is_temp_file = filepath is None
-        given = f"transferred-{self.id}" if filepath is None else os.fspath(filepath)
+        given = "transferred" if filepath is None else os.fspath(filepath)
         if not given or "\0" in given:
             raise UserError(f"{given!r} names no file.")
         match = _SCHEME.match(given)
@@ -79,6 +78,8 @@ class File:
             if self.scheme == "file" and (parts.netloc not in {"", "localhost"} or not self.filepath):
                 raise UserError(f"{given!r} names no file of one machine: write file:///path.")
         self.is_remote = is_remote or self.scheme not in {"file", "client"}
+        #: The same for the same address: what a task is sent tells whether it is the same task.
+        self.id = str(uuid.uuid5(uuid.NAMESPACE_URL, given))
         self.is_dir = is_dir or (self.filepath.endswith("/") and len(self.filepath) > 1)
         self.include_folder = include_folder
 
@@ -152,6 +153,9 @@ class FileTransfer:
         if checksum is not None and not _CHECKSUM.fullmatch(checksum):
             raise UserError(f"checksum={checksum!r} must be 'sha256:' and 64 hexadecimal digits.")
         self.checksum = checksum
+        for unnamed, other in ((self.to_file, self.from_file), (self.from_file, self.to_file)):
+            if unnamed.is_temp_file:
+                unnamed.filepath = unnamed.uri = f"transferred-{other.id}"
         self.strategy = strategy
         #: What the client's files hold, once they were read there.
         self._content: tuple[_ClientFile, ...] | None = None
@@ -162,7 +166,7 @@ class FileTransfer:
         if target.scheme == "client":
             raise UserError(
                 f"{self}: a task can't write where you dispatch. Leave the file in the task's directory, and bring it "
-                "with `hpcflow fetch`."
+                "with `hpcflow fetch`, or with download() of its node result."
             )
         if source.scheme == "client":
             if self.order is Order.AFTER or target.is_remote:

@@ -9,7 +9,10 @@ from tests.integration.world import User
 PROGRAM = """
 import json
 import os
+import resource
 import sys
+
+import numpy as np
 
 import hpcflow as hf
 from hpcflow.fs import FileTransfer, Folder, Order, TransferFromRemote, TransferToRemote
@@ -47,13 +50,24 @@ def nowhere_to():
 def command(word):
     return f"echo {word} $(<given)"
 
+@hf.electron
+def large():
+    return np.full(100_000_000, 7, np.uint8)
+
 @hf.lattice(executor="local")
 def flow():
-    return work(1), nowhere_from(), nowhere_to(), command("bash has")
+    return work(1), nowhere_from(), nowhere_to(), command("bash has"), large()
 
 result = hf.dispatch_sync(flow)()
 nodes = result.get_all_node_results()
-print(json.dumps([nodes[0].result, [node.error for node in nodes], nodes[3].stdout]))
+brought = nodes[0].download("out.txt", "brought.txt")
+os.mkdir("whole")
+nodes[0].download(to="whole")
+whole = os.listdir(os.path.join("whole", *os.listdir("whole")))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+large = nodes[4].result
+grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / len(large)
+print(json.dumps([brought, whole, grown, nodes[0].result, [node.error for node in nodes], nodes[3].stdout]))
 """
 
 
@@ -63,8 +77,12 @@ def test_files_come_before_a_task_and_go_after_it_in_their_order(user: User) -> 
     (user.folder / "inputs").mkdir()
     user.writes("inputs/a", "a")
     user.writes("inputs/b", "b")
-    result, errors, printed = json.loads(user.runs(PROGRAM, str(user.folder)))
+    brought, whole, grown, result, errors, printed = json.loads(user.runs(PROGRAM, str(user.folder)))
 
+    assert brought == str(user.folder / "brought.txt")
+    assert (user.folder / "brought.txt").read_text() == "1 of the client after"
+    assert {"data.txt", "first", "inputs", "made", "out.txt"} <= {*whole}
+    assert 0.5 < grown < 1.5
     assert result == [
         "made\n",
         ["made\n", "of the client", None, "shared", None],

@@ -254,6 +254,16 @@ def test_stores_that_the_task_has_no_package_for_say_what_to_ask_for(
     )
 
 
+def test_the_same_transfer_is_the_same_bytes_wherever_it_is_written() -> None:
+    """Whether a task is the one that ran before is told by what it is sent."""
+
+    def made() -> FileTransfer:
+        return FileTransfer("https://example.org/data", order=Order.BEFORE)
+
+    assert dumps(made()) == dumps(made())
+    assert made().pair()[1] == made().pair()[1] != FileTransfer("https://example.org/other").pair()[1]
+
+
 # ---- the client's files, schemes of the user's own, mistakes
 
 
