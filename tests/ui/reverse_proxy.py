@@ -8,6 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from queue import Queue
 
 
 @dataclass
@@ -25,6 +26,8 @@ class ReverseProxy:
     buffers: bool = False
     #: Where it listens; 0: anywhere.
     port: int = 0
+    #: What it says itself instead of the server's news, piece by piece until ``None``.
+    news: Queue[bytes | None] | None = None
     #: Paths that were asked for.
     asked: list[str] = field(default_factory=list[str])
 
@@ -48,6 +51,9 @@ class _Handler(BaseHTTPRequestHandler):
         if not self.path.startswith(proxy.prefix):
             self.send_error(404)
             return
+        if proxy.news is not None and self.path.endswith("/api/v1/events"):
+            self._say(proxy.news)
+            return
         path = "/" + self.path.removeprefix(proxy.prefix) if proxy.strips else self.path
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         left_out = {"accept-encoding"} | (set() if proxy.keeps_host else {"host"})
@@ -60,6 +66,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     do_POST = do_GET
+
+    def _say(self, news: Queue[bytes | None]) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("connection", "close")
+        self.end_headers()
+        self.close_connection = True
+        with suppress(OSError):
+            while (piece := news.get()) is not None:
+                self.wfile.write(piece)
 
     def _hand_on(self, answer: http.client.HTTPResponse, *, whole: bool) -> None:
         content = answer.read() if whole else b""

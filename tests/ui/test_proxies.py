@@ -51,13 +51,18 @@ def test_the_page_works_below_a_path_that_a_proxy_leaves_and_under_a_name_that_w
     context: BrowserContext, site: Site
 ) -> None:
     prefix = "/node/n1/4242/"
-    made = lambda port: ReverseProxy(port, prefix, strips=False, port=site.proxy_port)  # noqa: E731
+
+    def made(port: int) -> ReverseProxy:
+        return ReverseProxy(port, prefix, strips=False, port=site.proxy_port)
+
     with opened(context, site, made, "ood.example.org") as (tab, _):
         walk(tab, site, prefix)
 
 
 def test_another_name_is_refused_with_what_to_write_where(context: BrowserContext, site: Site) -> None:
-    made = lambda port: ReverseProxy(port, "/p/")  # noqa: E731
+    def made(port: int) -> ReverseProxy:
+        return ReverseProxy(port, "/p/")
+
     with opened(context, site, made, "evil.example.org") as (tab, proxy):
         expect(tab.locator("body")).to_contain_text("answers to 127.0.0.1 and localhost only, not to evil.example.org")
         expect(tab.locator("body")).to_contain_text(f"page_origins = ['https://evil.example.org:{proxy.port}']")
@@ -66,7 +71,9 @@ def test_another_name_is_refused_with_what_to_write_where(context: BrowserContex
 def test_a_page_of_another_origin_is_refused_what_it_sends_and_reads_nothing(
     context: BrowserContext, site: Site
 ) -> None:
-    made = lambda port: ReverseProxy(port, "/p/", keeps_host=False)  # noqa: E731
+    def made(port: int) -> ReverseProxy:
+        return ReverseProxy(port, "/p/", keeps_host=False)
+
     with opened(context, site, made, "evil.example.org") as (tab, _):
         # The proxy makes its own name disappear; the browser says all the same from where a login comes.
         expect(tab.get_by_role("heading", name="Log in")).to_be_visible()
@@ -88,7 +95,9 @@ def test_a_page_of_another_origin_is_refused_what_it_sends_and_reads_nothing(
 
 
 def test_news_come_through_a_proxy_that_keeps_streams_back(context: BrowserContext, site: Site) -> None:
-    made = lambda port: ReverseProxy(port, "/p/", buffers=True)  # noqa: E731
+    def made(port: int) -> ReverseProxy:
+        return ReverseProxy(port, "/p/", buffers=True)
+
     with opened(context, site, made) as (tab, proxy):
         expect(tab.get_by_role("heading", name="Now")).to_be_visible()
         tab.goto(tab.url.partition("#")[0] + "#/dispatches")

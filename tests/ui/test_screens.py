@@ -310,62 +310,6 @@ def test_axe_finds_nothing_on_any_screen_in_light_and_dark(show: Show, site: Sit
     assert "\n".join(f"{screen} {fault}" for screen, faults in found.items() for fault in faults) == ""
 
 
-LARGE = """
-import hpcflow as hf
-
-@hf.electron(executor="local")
-def step(x):
-    return x
-
-@hf.electron(executor="local")
-def gather(values):
-    return len(values)
-
-@hf.lattice
-def large():
-    return gather([step(step(step(k))) for k in range(3333)])
-
-print(hf.dispatch(large)())
-"""
-
-
-def cpu_ms(page: Page) -> float:
-    """Return the CPU time that the page's main thread has used, which no other program's load changes."""
-    session = page.context.new_cdp_session(page)
-    session.send("Performance.enable", {"timeDomain": "threadTicks"})
-    found = {each["name"]: each["value"] for each in session.send("Performance.getMetrics")["metrics"]}
-    session.detach()
-    return 1000 * float(found["TaskDuration"])
-
-
-def test_ten_thousand_tasks_open_and_pan_within_their_budgets(show: Show, site: Site) -> None:
-    dispatch = site.user.runs(LARGE)
-    page = show("/clusters")
-    site.user.hpcflow("pause", dispatch)
-    before = cpu_ms(page)
-    show(f"/d/{dispatch}")
-    canvas = page.locator("canvas").first
-    expect(canvas).to_have_attribute("data-drawn", re.compile(r"\d+"))
-    opened = cpu_ms(page) - before
-    expect(page.get_by_text("10\u202f000 tasks in 4 groups")).to_be_visible()
-    box = canvas.bounding_box()
-    assert box is not None
-    page.mouse.move(box["x"] + 300, box["y"] + 200)
-    page.mouse.down()
-    drawn, begun_at = int(canvas.get_attribute("data-drawn") or 0), cpu_ms(page)
-    for move in range(60):
-        page.mouse.move(box["x"] + 300 + move, box["y"] + 200 + move)
-    page.mouse.up()
-    frames = int(canvas.get_attribute("data-drawn") or 0) - drawn
-    assert opened <= 400
-    assert frames >= 10
-    assert (cpu_ms(page) - begun_at) / frames <= 12
-    show(f"/d/{dispatch}?view=table")
-    expect(page.get_by_role("table", name="Tasks")).to_have_attribute("aria-rowcount", "10001")
-    assert page.get_by_role("row").count() < 80
-    site.user.hpcflow("cancel", dispatch)
-
-
 def test_the_queue_of_a_cluster_says_what_waits_and_why(show: Show, site: Site) -> None:
     dispatch = begun(site, "queued")
     page = show("/queue/local")
