@@ -18,9 +18,9 @@ from bench.rivals import forks_of_the_program, forks_one_by_one, naps_by_pool, s
 from bench.rows import Row, at_most, left_out, told
 from bench.sizes import Size
 from bench.telling import tell
-from bench.workloads import ends_seen, graph_cpu_s, naps_by_hpcflow, same_by_hpcflow
+from bench.workloads import ends_seen, graph_cpu_s, naps_by_hpcflow, same_by_executor, same_by_hpcflow
 
-__all__ = ["graph", "idle", "local", "page", "start"]
+__all__ = ["futures", "graph", "idle", "local", "page", "start"]
 
 
 def local(size: Size) -> list[Row]:
@@ -98,6 +98,21 @@ def graph(size: Size) -> list[Row]:
         seconds = [graph_cpu_s(name, size.many) for _ in range(size.interpreters)]
         rows.append(told(f"a graph of {size.many:,} electrons, {name}", seconds, "s of CPU", must=0.3, aim=0.25))
     return rows
+
+
+def futures(size: Size) -> list[Row]:
+    """CPU time, of client and server, of many calls by `Executor.map` and of the same electrons in a lattice."""
+    tell("futures")
+    mapped, dispatched = list[float](), list[float]()
+    with fresh_home() as home:
+        home.start()
+        same_by_hpcflow(10)
+        for _ in range(size.repetitions):
+            for seconds, run in ((mapped, same_by_executor), (dispatched, same_by_hpcflow)):
+                own_s, server_s = time.process_time(), home.cpu_s()
+                run(size.many)
+                seconds.append(time.process_time() - own_s + home.cpu_s() - server_s)
+    return [at_most(f"{size.many:,} calls by Executor.map, CPU time", mapped, "a lattice", dispatched, must=1.2)]
 
 
 def idle(size: Size) -> list[Row]:

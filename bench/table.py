@@ -34,6 +34,7 @@ ROWS: Final[dict[str, Callable[[Size], list[Row]]]] = {
     "charged": on_slurm.charged,
     "local": on_this_machine.local,
     "graph": on_this_machine.graph,
+    "futures": on_this_machine.futures,
     "page": on_this_machine.page,
     "ssh": behind_ssh.ssh,
     "idle": on_this_machine.idle,

@@ -29,6 +29,7 @@ __all__ = [
     "naps_by_hpcflow",
     "rest",
     "same_and_sum",
+    "same_by_executor",
     "same_by_hpcflow",
     "seconds_by_hpcflow",
     "two_stages_by_hpcflow",
@@ -195,6 +196,12 @@ def same_and_sum(tasks: int, executor: str) -> float:
 
 def same_by_hpcflow(tasks: int) -> float:
     return _timed(many, tasks, expected=list(range(tasks)))
+
+
+def same_by_executor(tasks: int) -> None:
+    """Run no-ops as calls of an executor."""
+    with hpcflow.Executor("local") as executor:
+        check(list(executor.map(same, range(tasks))), list(range(tasks)))
 
 
 def naps_by_hpcflow(tasks: int) -> float:

@@ -65,7 +65,7 @@ class Ready:
     mean_wall_s: float | None = None
     #: (index, attempt) of the tasks that follow it one by one, alike, and wait for nothing else: one unit with it.
     chain: tuple[tuple[int, int], ...] = ()
-    #: It builds a sublattice, whose tasks will come the same way.
+    #: Others will come the same way: the tasks of a sublattice that it builds, or further calls of an open dispatch.
     grows: bool = False
 
 
@@ -274,7 +274,7 @@ def _plan_bag(shape: Shape, ready: Sequence[Ready], alone: bool, limits: Limits,
     if limit is not None:
         several = max(settings.worker_walltime_s, limit + margin)
         most = links * limit + margin
-        # What sublattices bring shall find workers with time left.
+        # What is still to come shall find workers with time left.
         share = several if any(task.grows for task in ready) else -(-len(tasks) // width) * limit + margin
         worker_walltime = most if single else int(min(share, several))
         need = worker_walltime if single else limit + margin

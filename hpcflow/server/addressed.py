@@ -20,14 +20,24 @@ class Described(Protocol):
 
 
 def name_clusters(manifest: Mapping[str, Any], clusters: Mapping[str, Described]) -> None:  # Any: JSON
-    """Write the names of clusters into a manifest whose executors name hosts, for good: clusters.toml may change.
+    """Write the names of clusters into a manifest whose executors name hosts or schedulers.
+
+    That is for good: clusters.toml may change. Covalent's "dask" is this machine.
 
     Raises:
         UserError: there is no such cluster, or several.
     """
+    schedulers = {table.scheduler for table in clusters.values()}
     for shape in manifest.get("shapes", ()):
-        if ":" in (shape.get("executor") or ""):
-            shape["executor"] = named(shape["executor"], clusters)
+        wanted = shape.get("executor") or ""
+        if not wanted or wanted in clusters:
+            continue
+        if wanted == "dask" and "local" in clusters:
+            shape["executor"] = "local"
+        elif ":" in wanted:
+            shape["executor"] = named(wanted, clusters)
+        elif wanted in schedulers:
+            shape["executor"] = named(f"{wanted}:", clusters)
 
 
 def named(wanted: str, clusters: Mapping[str, Described]) -> str:

@@ -361,7 +361,7 @@ class Engine:
                     alone=task.alone,
                     mean_wall_s=live.mean_wall_s(index),
                     chain=live.chain(index, planning),
-                    grows=task.task.sublattice,
+                    grows=task.task.sublattice or live.open,
                 )
                 for index in sorted(live.ready)
                 if (task := live.tasks[index]).shape.cluster == cluster.name and task.shape not in blocked

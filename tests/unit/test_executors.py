@@ -17,7 +17,7 @@ from hpcflow.core.model import Resources, Retries, UserError
 from hpcflow.sdk.batch_options import from_job_attributes, from_resource_spec, from_slurm_options
 from hpcflow.sdk.executors import NamedExecutor
 from hpcflow.sdk.trace import Traced
-from hpcflow.server.addressed import named
+from hpcflow.server.addressed import name_clusters, named
 
 ex = ct.executor
 
@@ -254,6 +254,16 @@ def test_a_cluster_that_nobody_described_is_a_sentence_with_the_command_that_doe
         "slurm --host you@big.uni.edu` describes it, once. The clusters are alias, big, box, local, other."
     )
     assert str(several.value) == "Several clusters fit the executor 'slurm:': alias, big. Name one by cluster=."
+
+
+def test_a_manifests_executors_become_names_of_clusters_and_stay_so() -> None:
+    wanted = ["big", None, "pbs", "dask", "slurm:@perl", "nowhere"]
+    manifest = {"shapes": [{"executor": each} for each in wanted]}
+
+    name_clusters(manifest, CLUSTERS)
+    name_clusters(manifest, {})
+
+    assert [shape["executor"] for shape in manifest["shapes"]] == ["big", None, "other", "local", "alias", "nowhere"]
 
 
 # ---- who wins
