@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from hpcflow import fs as fs
     from hpcflow import leptons as leptons
     from hpcflow import status as status
+    from hpcflow import triggers as triggers
     from hpcflow.core.model import Failed as Failed
     from hpcflow.core.model import HpcflowError as HpcflowError
     from hpcflow.core.model import UserError as UserError
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from hpcflow.sdk.running import start as start
     from hpcflow.sdk.running import stop as stop
     from hpcflow.sdk.status import Status as Status
+    from hpcflow.sdk.trigger import stop_triggers as stop_triggers
     from hpcflow.sdk.workflow import electron as electron
     from hpcflow.sdk.workflow import lattice as lattice
     from hpcflow.sdk.workflow import wait as wait
@@ -69,6 +71,7 @@ _HOMES = {
     "get_context": "hpcflow.sdk.context",
     "Lepton": "hpcflow.sdk.lepton",
     "Retries": "hpcflow.sdk.annotations",
+    "stop_triggers": "hpcflow.sdk.trigger",
     "get_config": "hpcflow.sdk.configuration",
     "reload_config": "hpcflow.sdk.configuration",
     "set_config": "hpcflow.sdk.configuration",
@@ -94,6 +97,7 @@ _MODULES = {
     "fs_strategies": "hpcflow.sdk.strategies",
     "leptons": "hpcflow.leptons",
     "status": "hpcflow.status",
+    "triggers": "hpcflow.triggers",
 }
 
 __all__ = [  # __getattr__ gives them
@@ -138,6 +142,8 @@ __all__ = [  # __getattr__ gives them
     "start",
     "status",
     "stop",
+    "stop_triggers",
+    "triggers",
     "wait",
 ]
 

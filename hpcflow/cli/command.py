@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from hpcflow.cli import adding, clusters, connect, dispatches, files, login, queue, reports, server, sites
+from hpcflow.cli import adding, clusters, connect, dispatches, files, login, queue, reports, server, sites, triggers
 from hpcflow.cli.frame import INTERRUPTED, OK, exit_code
 from hpcflow.cli.path import path
 from hpcflow.core.model import HpcflowError
@@ -181,6 +181,15 @@ def _parser() -> argparse.ArgumentParser:
     _id(anew)
     anew.add_argument("--reuse", action="store_true", help="run only what did not complete")
     _json(anew)
+
+    fired = add("triggers", triggers.list_triggers, "list what runs dispatches again by itself, or stop some of it")
+    _json(fired)
+    stopped = fired.add_subparsers(title="commands", metavar="COMMAND").add_parser(
+        "stop", help="stop triggers for good", description="Stop triggers for good; what they dispatched goes on."
+    )
+    stopped.set_defaults(run=triggers.stop_triggers)
+    stopped.add_argument("ids", nargs="+", metavar="ID", help="a trigger, or a dispatch for all of its triggers")
+    _json(stopped)
 
     queued = add("queue", queue.show_queue, "show a cluster's queue: partitions, jobs, and why they wait")
     queued.add_argument("cluster", nargs="?", metavar="CLUSTER", help="which one (default: the default cluster)")

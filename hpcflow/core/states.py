@@ -7,7 +7,7 @@ from typing import Final
 
 from hpcflow.core.model import HpcflowError
 
-__all__ = ["CODES", "FINAL", "HELD", "TRANSITIONS", "Event", "State", "Status", "step"]
+__all__ = ["CODES", "FINAL", "HELD", "TEMPLATE", "TRANSITIONS", "Event", "State", "Status", "step"]
 
 
 class State(StrEnum):
@@ -135,6 +135,8 @@ CODES: Final = {
 
 #: Why a dispatch is paused that was sent with disable_run=True and not resumed yet.
 HELD: Final = "It was dispatched with disable_run=True."
+#: The same of one that triggers run copies of.
+TEMPLATE: Final = "It is a template: its triggers run copies of it."
 
 
 def step(state: State, event: Event) -> State:

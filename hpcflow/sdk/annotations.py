@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hpcflow.sdk.body import Body
     from hpcflow.sdk.hooks import Hooks, Step
     from hpcflow.sdk.transfer import FileTransfer
+    from hpcflow.sdk.trigger import BaseTrigger
 
 __all__ = [
     "PARSERS",
@@ -129,6 +130,7 @@ class LatticeOptions(Options, total=False):
 
     workflow_executor: str | ExecutorSettings | ExecutorLike
     max_failures: int
+    triggers: BaseTrigger | Sequence[BaseTrigger]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +162,7 @@ class Annotations:
     #: Of an electron, all its tasks in one dispatch; of a lattice, all tasks of the dispatch.
     max_running: int | None = None
     max_failures: int | None = None
+    triggers: tuple[BaseTrigger, ...] | None = None
     #: Where graphs of sublattices are built; ``None``: where their tasks will run.
     workflow_executor: str | ExecutorSettings | None = None
     deps_bash: tuple[str, ...] | None = None
@@ -211,7 +214,7 @@ class Annotations:
 
     def for_electrons(self) -> Annotations:
         """Return what a lattice's electrons inherit: all but what counts over the lattice as a whole."""
-        return replace(self, max_running=None, max_failures=None)
+        return replace(self, max_running=None, max_failures=None, triggers=None)
 
     def for_building(self) -> Annotations:
         """Return what a sublattice's graph is built with: one process, which needs no GPU, where its tasks will run."""
@@ -310,6 +313,8 @@ def parse_options(options: Mapping[str, object], where: str) -> Annotations:
     """
     if options.get("max_failures") is not None:
         raise UserError(f"{where}: max_failures belongs to the lattice: it counts the failures of all its electrons.")
+    if options.get("triggers") is not None:
+        raise UserError(f"{where}: triggers belong to the lattice: they run the whole dispatch again.")
     return _parsed(options, where, Options.__annotations__)
 
 
@@ -631,6 +636,15 @@ def _on_cancelled(name: str, value: object) -> Literal["pause", "retry"]:
             )
 
 
+def _triggers(name: str, value: object) -> tuple[BaseTrigger, ...]:
+    given = cast("Sequence[object]", value) if isinstance(value, (list, tuple)) else (value,)
+    for one in given:
+        # Their class lies above all that runs on nodes, so it is told by what it does.
+        if not (callable(getattr(one, "observe", None)) and callable(getattr(one, "trigger", None))):
+            raise UserError(f"{name} takes objects of hpcflow.triggers, or a list of them, not {one!r:.80}.")
+    return cast("tuple[BaseTrigger, ...]", tuple(given))
+
+
 #: By the name that users write: the field of `Annotations`, and what reads its value.
 PARSERS: Final = {
     "executor": ("executor", _executor),
@@ -663,5 +677,6 @@ PARSERS: Final = {
     "call_after": ("call_after", _hook),
     "files": ("files", _hook),
     "max_failures": ("max_failures", _count),
+    "triggers": ("triggers", _triggers),
     "workflow_executor": ("workflow_executor", _executor),
 }

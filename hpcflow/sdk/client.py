@@ -29,6 +29,7 @@ from hpcflow.sdk.results import Result, status_of
 from hpcflow.sdk.startup import ServerStartFailed, ensure
 from hpcflow.sdk.stored_call import StoredCall, stored_call
 from hpcflow.sdk.terminal import progress, why_paused
+from hpcflow.sdk.trace import name_of
 from hpcflow.sdk.workflow import Lattice, Traced, manifest
 
 __all__ = [
@@ -81,7 +82,8 @@ def dispatch(
 ) -> Callable[P, str] | Callable[P, Plan]:
     """Return a function that takes the lattice's arguments, dispatches it and returns the dispatch's id.
 
-    Starts a server if none runs, unless ``HPCFLOW_AUTOSTART=0``.
+    Starts a server if none runs, unless ``HPCFLOW_AUTOSTART=0``. A lattice with ``triggers=`` is stored and does not
+    run itself: each time that one of them fires, a copy of it does.
 
     Args:
         lattice: a function decorated with ``@hpcflow.lattice``.
@@ -96,7 +98,15 @@ def dispatch(
 
     def dispatch_it(*args: P.args, **kwargs: P.kwargs) -> str:
         call = None if _planning.get() else stored_call(lattice, args, kwargs)
-        return send_traced(lattice.build_graph(*args, **kwargs), call=call, held=disable_run)
+        traced = lattice.build_graph(*args, **kwargs)
+        if not lattice.annotations.triggers:
+            return send_traced(traced, call=call, held=disable_run)
+        from hpcflow.sdk.trigger import attach, described  # few programs have any
+
+        triggers = described(lattice.annotations.triggers)  # what can't be sent is refused before anything is
+        template = send_traced(traced, call=call, held=True)
+        attach(template, triggers)
+        return template
 
     return plan_it if plan else dispatch_it
 
@@ -140,6 +150,11 @@ def send_part(traced: Traced, *, into: str | None, last: bool = False) -> tuple[
 def dispatch_sync(lattice: Lattice[P, Any]) -> Callable[P, Result]:
     """Return a function that dispatches the lattice, waits for its end and returns its `Result`."""
     run = dispatch(lattice)
+    if lattice.annotations.triggers:
+        raise UserError(
+            f"The lattice {name_of(lattice.function)!r} has triggers, so its dispatch never ends: it is copied each "
+            "time that one fires. Dispatch it with hpcflow.dispatch."
+        )
 
     def dispatch_and_wait(*args: P.args, **kwargs: P.kwargs) -> Result:
         return get_result(run(*args, **kwargs), wait=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hpcflow.core.model import HpcflowError, NotFound
 from hpcflow.core.places import client_settings
-from hpcflow.core.states import HELD, State
+from hpcflow.core.states import HELD, TEMPLATE, State
 from hpcflow.core.usage import Spent
 from hpcflow.sdk.answers import (
     Item,
@@ -406,7 +406,8 @@ _COLUMNS: Final = frozenset({"node_id", "node_name", "status", "output", "error"
 
 def status_of(summary: Summary) -> Status:
     """Return a dispatch's status by Covalent's names: one that is held has not begun."""
-    return Status.NEW_OBJECT if summary.paused == HELD and not summary.ended else Status(summary.status.value)
+    new = summary.paused in {HELD, TEMPLATE} and not summary.ended
+    return Status.NEW_OBJECT if new else Status(summary.status.value)
 
 
 def task_records(

@@ -16,7 +16,7 @@ from hpcflow.sdk.mistakes import show_plainly
 from hpcflow.sdk.pickling import dumps
 from hpcflow.sdk.redispatch import redispatch
 
-__all__ = ["BaseTrigger", "Supervised", "attach_all", "stop_triggers"]
+__all__ = ["BaseTrigger", "Supervised", "attach", "described", "stop_triggers"]
 
 
 class Supervised(Protocol):
@@ -35,8 +35,8 @@ class Supervised(Protocol):
 class BaseTrigger:
     """The base of triggers, for your own ones too: override `observe`, and call `trigger` when it is time.
 
-    A trigger travels as it is, by value, when the lattice that names it is dispatched, and `observe` runs in a process of
-    its own beside the server: what it needs of files and packages must be there. A process whose trigger raises is
+    A trigger travels as it is, by value, when the lattice that names it is dispatched, and `observe` runs in a process
+    of its own beside the server: what it needs of files and packages must be there. A process whose trigger raises is
     started again, with pauses that grow from a second to ten minutes.
 
     Args:
@@ -105,7 +105,9 @@ class BaseTrigger:
         """
         show_plainly()
         self.lattice_dispatch_id = whole_id(server_of_ours(), dispatch_id)
-        return attach_all(self.lattice_dispatch_id, [self])[0]
+        bodies = described([self])
+        attach(self.lattice_dispatch_id, bodies)
+        return str(bodies[0]["id"])
 
     def register(self) -> None:
         """Let the server run this trigger for ``lattice_dispatch_id``, as `attach` does for another one."""
@@ -122,28 +124,38 @@ class BaseTrigger:
         return ""
 
 
-def attach_all(dispatch_id: str, triggers: Iterable[BaseTrigger]) -> list[str]:
-    """Hand triggers to the server, for a dispatch by its whole id, and return their ids."""
-    server = server_of_ours()
-    ids: list[str] = []
+def described(triggers: Iterable[BaseTrigger]) -> list[dict[str, object]]:
+    """Return what the server is told of triggers, but for their dispatch.
+
+    Raises:
+        UserError: one can't be pickled.
+    """
+    bodies: list[dict[str, object]] = []
     for trigger in triggers:
         name = type(trigger).__name__
         try:
             data = dumps(trigger)
         except Exception as error:  # pickling runs the trigger's own code
             raise UserError(f"The trigger {name!r} can't be sent: {str(error).rstrip('.')}.") from None
-        body = {
-            "id": ulid(time.time_ns() // 1_000_000, secrets.token_bytes(10)),
-            "kind": name,
-            "about": _about(trigger),
-            "pickle": base64.b64encode(data).decode("ascii"),
-            "python": list(sys.version_info[:2]),
-            "executable": sys.executable,
-        }
+        bodies.append(
+            {
+                "id": ulid(time.time_ns() // 1_000_000, secrets.token_bytes(10)),
+                "kind": name,
+                "about": _about(trigger),
+                "pickle": base64.b64encode(data).decode("ascii"),
+                "python": list(sys.version_info[:2]),
+                "executable": sys.executable,
+            }
+        )
+    return bodies
+
+
+def attach(dispatch_id: str, triggers: Iterable[dict[str, object]]) -> None:
+    """Let the server run triggers for a dispatch, by its whole id, and tell the user so."""
+    server = server_of_ours()
+    for body in triggers:
         answer = server.ask("POST", f"/dispatches/{dispatch_id}/triggers", body=body)
         print(answer["message"], file=sys.stderr)
-        ids.append(str(answer["id"]))
-    return ids
 
 
 def stop_triggers(dispatch_ids: str | Sequence[str], triggers_server_addr: str | None = None) -> str:

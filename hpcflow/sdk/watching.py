@@ -22,8 +22,8 @@ _SHARE: Final = 0.05
 class TimeTrigger(BaseTrigger):
     """Fires every ``time_gap`` seconds, the first time one gap after it was attached.
 
-    Its times are those of the moment when it was attached plus whole gaps, over restarts as well; what falls into a time
-    without a server is not made up for.
+    Its times are the moment when it was attached plus whole gaps, over restarts as well; what falls into a time without
+    a server is not made up for.
 
     Args:
         time_gap: seconds, or a timedelta.
@@ -82,7 +82,7 @@ class DirTrigger(BaseTrigger):
 
     EVENTS: Final = ("created", "deleted", "modified", "moved", "closed")
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  # Covalent's own order
         self,
         dir_path: str | os.PathLike[str],
         event_names: str | Sequence[str],
@@ -148,9 +148,7 @@ class DirTrigger(BaseTrigger):
         return seen
 
 
-def changes(
-    before: dict[str, _Entry], now: dict[str, _Entry], open_files: set[str]
-) -> Iterator[tuple[str, str]]:
+def changes(before: dict[str, _Entry], now: dict[str, _Entry], open_files: set[str]) -> Iterator[tuple[str, str]]:
     """Yield what happened between two looks, as (event, name).
 
     Args:
@@ -182,11 +180,11 @@ def changes(
 class DatabaseTrigger(BaseTrigger):
     """Fires when a table of a database has rows that fit and were not there at the look before.
 
-    Covalent's fires at each look at which any row fits, once a second as long as it is there; here a row counts once. Rows
-    that fit when the trigger is attached count at its first look.
+    Covalent's fires at each look at which any row fits, once a second as long as it is there; here a row counts once.
+    Rows that fit when the trigger is attached count at its first look.
 
     Args:
-        db_path: the database's URL, as SQLAlchemy has it: "postgresql+psycopg://host/name". Its driver must be installed
+        db_path: the database's URL, as SQLAlchemy has it: "postgresql+psycopg://host/name". Its driver must be there,
             beside hpcflow.
         table_name: a table, or "schema.table".
         poll_interval: seconds between two looks.
@@ -195,7 +193,7 @@ class DatabaseTrigger(BaseTrigger):
         lattice_dispatch_id: as in `BaseTrigger`, and so are the others.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  # Covalent's own order
         self,
         db_path: str,
         table_name: str,
@@ -255,7 +253,7 @@ class SQLiteTrigger(DatabaseTrigger):
     The file is read only, and one that is not there is not made.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  # Covalent's own order
         self,
         db_path: str | os.PathLike[str],
         table_name: str,

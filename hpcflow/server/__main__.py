@@ -255,7 +255,8 @@ class _Process:
                 self._exit_code = EXIT_FENCED
                 self._stop.set()
                 return
-            if opened.service.status()["live_dispatches"]:
+            status = opened.service.status()
+            if status["live_dispatches"] or status["triggers"]:
                 last_live = loop.time()
             elif self._idle_exit_s is not None and loop.time() - last_live >= self._idle_exit_s:
                 logger.info("nothing was live for %.0f s", self._idle_exit_s)

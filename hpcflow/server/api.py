@@ -29,6 +29,7 @@ from hpcflow.server.log_api import LogDesk, log_routes
 from hpcflow.server.origins import Origins
 from hpcflow.server.page import Shown, page_files, page_routes, view_routes
 from hpcflow.server.redispatch_api import RedispatchDesk, redispatch_routes
+from hpcflow.server.trigger_api import TriggerDesk, trigger_routes
 from hpcflow.server.upload import MEDIA_TYPE, TooLarge, Upload
 
 __all__ = ["Desk", "Service", "application", "routes"]
@@ -51,7 +52,7 @@ class Service(Shown, Protocol):
         ...
 
     def status(self) -> Json:
-        """``clusters``, ``default_cluster`` and ``live_dispatches``."""
+        """``clusters``, ``default_cluster``, ``live_dispatches`` and ``triggers``."""
         ...
 
     @property
@@ -68,6 +69,9 @@ class Service(Shown, Protocol):
 
     @property
     def again(self) -> RedispatchDesk: ...
+
+    @property
+    def triggers(self) -> TriggerDesk: ...
 
     @property
     def configured(self) -> SettingsDesk: ...
@@ -236,6 +240,7 @@ def routes(service: Service, desk: Desk) -> APIRouter:
     api.include_router(redispatch_routes(service.again, known_id))
     api.include_router(insight_routes(service.insight, known_id))
     api.include_router(argument_routes(service.called_with, _stream, known_id, _Stream))
+    api.include_router(trigger_routes(service.triggers, known_id))
 
     @api.post(
         "/dispatches",

@@ -97,19 +97,23 @@ class Redispatcher:
                 )
         return {"tasks": tasks, "needs": [list(each) for each in needs]}
 
-    async def redispatch(self, dispatch: str, *, identifier: str | None, reuse: bool) -> Json:
+    async def redispatch(
+        self, dispatch: str, *, identifier: str | None, reuse: bool, even_running: bool = False
+    ) -> Json:
         """Take the same graph in as a new dispatch, and answer as for any other.
 
         Args:
             dispatch: one that has ended, or of which nothing was ever submitted.
             identifier: the new dispatch's id; with one that is known already nothing happens.
             reuse: run only what did not complete.
+            even_running: copy one that has begun and not ended as well.
 
         Raises:
             HpcflowError: the old one runs, or its functions and arguments are gone.
         """
         known = await self._whole(dispatch, "redispatched")
-        await self.refuse_running(known)
+        if not even_running:
+            await self.refuse_running(known)
         manifest = await asyncio.to_thread(self._store.manifest, known)
         if manifest.get("open"):
             raise UserError(f"The tasks of {known} were sent one by one, by hf.Executor: only that program can again.")

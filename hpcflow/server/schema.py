@@ -76,6 +76,8 @@ class ServerStatus(BaseModel):
     clusters: list[str]
     default_cluster: str
     live_dispatches: int
+    #: Triggers that are not over.
+    triggers: int
     #: Why nothing new can be stored.
     problem: str | None = None
     ui: str | None

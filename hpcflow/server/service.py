@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 
 from hpcflow.core.model import ClusterName, DispatchId, HpcflowError, NotFound, UserError, ulid
 from hpcflow.core.places import Places
-from hpcflow.core.states import FINAL, HELD, State, Status
+from hpcflow.core.states import FINAL, HELD, TEMPLATE, State, Status
 from hpcflow.server.again import check_at_hand, nothing_to_retry, number_of
 from hpcflow.server.arguments import Arguments
 from hpcflow.server.cleaning import Cleaner
@@ -43,6 +43,7 @@ from hpcflow.server.settings import ClusterSettings, Settings, read_clusters
 from hpcflow.server.shared import how_to_go_on
 from hpcflow.server.site import SITE_FILE, check_server, parse_rules, rules
 from hpcflow.server.store import ArrayRow, ArrayState, BagRow, Changes, DispatchRow, Kept, Store, TaskRow
+from hpcflow.server.triggers import Triggers
 from hpcflow.server.unfold import child_of
 from hpcflow.server.values import Values
 from hpcflow.server.views import Views, Wanted
@@ -97,9 +98,11 @@ async def running(
             loop = group.create_task(engine.run())
             tidy = group.create_task(service.files.cleaner.keep_tidy())
             parts = group.create_task(service.parts.keep_tidy(settings.open_idle))
+            triggers = group.create_task(service.triggers.run())
             try:
                 yield service
             finally:
+                triggers.cancel()
                 tidy.cancel()
                 parts.cancel()
                 loop.cancel()
@@ -173,6 +176,14 @@ class Service:
         #: What the API asks of tasks' arguments.
         self.called_with = Arguments(self._store, self._payload, self._level)
         self._seeder = Seeder(self._store, engine.clusters, shapes=self._intake.shapes, new_id=_new_id, now=engine.now)
+        #: What the API asks about triggers.
+        self.triggers = Triggers(
+            self._store,
+            where,
+            template=self._template,
+            again=lambda known, new: self.again.redispatch(known, identifier=new, reuse=False, even_running=True),
+            now=engine.now,
+        )
         self._views = Views(self._store, engine.writer, self._unknown_since)
         #: What the API asks about what was, and about the server itself.
         self.insight = Insight(engine, self._views, where, environ, self._level)
@@ -307,6 +318,7 @@ class Service:
             "clusters": sorted(self._engine.clusters),
             "default_cluster": self._default.name,
             "live_dispatches": len(self._engine.writer.dispatches),
+            "triggers": self.triggers.alive,
             "problem": self._engine.writer.problem,
         }
 
@@ -375,6 +387,16 @@ class Service:
         level = await self._level(dispatch)
         level.refuse_part(verb)
         return level.root
+
+    async def _template(self, dispatch: str) -> tuple[DispatchId, str]:
+        """Return the id and the name of a dispatch that triggers shall run copies of."""
+        known = await self._whole(dispatch, "run again by triggers")
+        live = self._engine.writer.dispatches.get(known)
+        if live is not None and live.paused == HELD:
+            await self._engine.pause(live, TEMPLATE)
+        row = await asyncio.to_thread(self._store.dispatch, known)
+        assert row is not None  # it is known, and nothing is ever removed
+        return known, row.name
 
     def _read_summary(self, level: Level) -> Json:
         root = level.root
@@ -523,6 +545,8 @@ class Service:
 
     async def cancel(self, dispatch: str, tasks: list[int] | None, *, begun: bool = True) -> Json:
         level = await self._level(dispatch)
+        if tasks is None and level.child is None:
+            await self.triggers.stop_all_of(level.root)
         live = self._engine.writer.dispatches.get(level.root)
         if live is None:
             return {"cancelled": 0, "message": f"Dispatch {dispatch} has ended already."}

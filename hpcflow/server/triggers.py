@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 import os
@@ -11,8 +12,8 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 
 from hpcflow.core.model import DispatchId, HpcflowError, NotFound, UserError
@@ -92,7 +93,7 @@ class _Task:
     task: asyncio.Task[None]
     process: _Process | None = None
     #: When the next process starts, while there is none.
-    next_at: datetime | None = field(default=None)
+    next_at: datetime | None = None
 
 
 class Triggers:
@@ -124,10 +125,11 @@ class Triggers:
         self._known: dict[str, _Trigger] = {}
         self._tasks: dict[str, _Task] = {}
         self._group: asyncio.TaskGroup | None = None
+        self._writing = asyncio.Lock()
 
     async def run(self) -> None:
         """Start what an earlier server ran, and keep all going until cancelled."""
-        kept: Json = await asyncio.to_thread(self._store.recall, _KEY) or {}
+        kept = (await asyncio.to_thread(self._store.recall, _KEY)) or {}
         self._known = {each["id"]: _Trigger(**each) for each in kept.values()} | self._known
         async with asyncio.TaskGroup() as group:
             self._group = group
@@ -194,7 +196,12 @@ class Triggers:
             attached_at=self._now().timestamp(),
         )
         await asyncio.to_thread(self._store.remember, _pickle_key(trigger.id), asked.pickle)
-        await self._change(trigger)
+        self._known[trigger.id] = trigger
+        try:
+            await self._write()
+        except HpcflowError:
+            del self._known[trigger.id]
+            raise
         self._start(trigger)
         return {"id": trigger.id, "message": self._said(trigger)}
 
@@ -209,8 +216,8 @@ class Triggers:
         answer = await self._again(known.dispatch, identifier)
         known = self._known[trigger]
         if known.last_dispatch != answer["id"]:
-            fired = {"fired": known.fired + 1, "fired_at": self._now().timestamp(), "last_dispatch": str(answer["id"])}
-            await self._change(replace(known, error=None, **fired))
+            fired, at = known.fired + 1, self._now().timestamp()
+            await self._change(replace(known, error=None, fired=fired, fired_at=at, last_dispatch=str(answer["id"])))
             logger.info("trigger %s (%s) fired: dispatch %s", known.id, known.kind, answer["id"])
         return {"id": answer["id"], "fenced": False}
 
@@ -268,7 +275,7 @@ class Triggers:
                 failures = 1 if loop.time() - begun >= _HEALTHY_S else failures + 1
                 pause = pause_s(failures)
                 logger.warning("trigger %s (%s) failed, once more in %.0f s: %s", known.id, known.kind, pause, reason)
-                self._tasks[trigger].next_at = datetime.fromtimestamp(self._now().timestamp() + pause, self._now().tzinfo)
+                self._tasks[trigger].next_at = self._now() + timedelta(seconds=pause)
                 await self._change(replace(known, state="failed", error=reason))
                 await asyncio.sleep(pause)
                 self._tasks[trigger].next_at = None
@@ -278,8 +285,8 @@ class Triggers:
     async def _watched(self, trigger: str) -> str | None:
         """Run a process to its end, and return why it failed, ``None`` when it has nothing more to do."""
         known = self._known[trigger]
-        pickle: str = await asyncio.to_thread(self._store.recall, _pickle_key(trigger)) or ""
-        data = _decoded(pickle)
+        kept = await asyncio.to_thread(self._store.recall, _pickle_key(trigger))
+        data = base64.b64decode(kept or "")
         try:
             with open(_opened(self._log(trigger)), "ab") as log:
                 process = await asyncio.create_subprocess_exec(
@@ -345,12 +352,22 @@ class Triggers:
         return True
 
     async def _change(self, trigger: _Trigger) -> None:
+        """Note what has become of a trigger. Where that can't be stored it goes on: the next change stores it too."""
         self._known[trigger.id] = trigger
+        try:
+            if trigger.over:
+                await asyncio.to_thread(self._store.remember, _pickle_key(trigger.id), "")
+            await self._write()
+        except HpcflowError as error:  # a full disk; without its lease the engine ends the server
+            logger.error("trigger %s: what became of it can't be stored: %s", trigger.id, error)
+
+    async def _write(self) -> None:
         over = sorted((each.id for each in self._known.values() if each.over), reverse=True)
         for old in over[_KEPT:]:
             del self._known[old]
-        kept = {each.id: asdict(each) for each in self._known.values()}
-        await asyncio.to_thread(self._store.remember, _KEY, kept)
+        async with self._writing:  # the last one to write writes the last state
+            kept = {each.id: asdict(each) for each in self._known.values()}
+            await asyncio.to_thread(self._store.remember, _KEY, kept)
 
     def _log(self, trigger: str) -> str:
         return os.path.join(os.path.dirname(self._where.log), f"trigger-{trigger}.log")
@@ -393,13 +410,5 @@ def _pickle_key(trigger: str) -> str:
     return f"trigger/{trigger}"
 
 
-def _decoded(pickle: str) -> bytes:
-    import base64
-
-    return base64.b64decode(pickle)
-
-
 def _time(seconds: float | None) -> str | None:
-    from datetime import UTC
-
     return None if seconds is None else spelled(datetime.fromtimestamp(seconds, UTC))

@@ -32,6 +32,7 @@ from hpcflow.server.logs import Name
 from hpcflow.server.news import News
 from hpcflow.server.redispatch_api import RedispatchDesk
 from hpcflow.server.trial import Asked
+from hpcflow.server.triggers import AskedTrigger
 from hpcflow.server.views import Wanted
 
 Json = dict[str, Any]  # Any: JSON
@@ -269,6 +270,26 @@ class MemoryLogs:
 _is_log_desk: type[LogDesk] = MemoryLogs
 
 
+class MemoryTriggers:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.asked: list[AskedTrigger] = []
+
+    def listed(self) -> Json:
+        return {"triggers": []}
+
+    async def add(self, dispatch: str, asked: AskedTrigger) -> Json:
+        self.asked.append(asked)
+        return {"id": asked.id, "message": f"It runs copies of {dispatch}."}
+
+    async def fire(self, trigger: str, run: str, identifier: str) -> Json:
+        return {"id": identifier, "fenced": False}
+
+    async def stop(self, ids: Sequence[str]) -> Json:
+        return {"stopped": len(ids), "message": "Stopped."}
+
+
 @dataclass
 class MemoryService:
     """Takes dispatches and never runs them."""
@@ -277,6 +298,7 @@ class MemoryService:
     roster: MemoryRoster = field(init=False)
     files: MemoryFiles = field(default_factory=MemoryFiles)
     again: MemoryAgain = field(default_factory=MemoryAgain)
+    triggers: MemoryTriggers = field(default_factory=MemoryTriggers)
     configured: MemorySettings = field(default_factory=MemorySettings)
     logs: MemoryLogs = field(default_factory=MemoryLogs)
     insight: MemoryInsight = field(default_factory=MemoryInsight)
@@ -309,7 +331,12 @@ class MemoryService:
         return {"bags": [], "core_hours_bound": 0.0, "messages": [f"{len(manifest['tasks'])} tasks"]}
 
     def status(self) -> Json:
-        return {"clusters": self.names, "default_cluster": self.names[0], "live_dispatches": len(self.versions)}
+        return {
+            "clusters": self.names,
+            "default_cluster": self.names[0],
+            "live_dispatches": len(self.versions),
+            "triggers": 0,
+        }
 
     async def dispatches(
         self, limit: int, before: str | None, prefix: str | None, **wanted: Any

@@ -301,6 +301,7 @@ def test_the_status_says_who_where_and_what(shared: Served) -> None:
         "clusters": ["local"],
         "default_cluster": "local",
         "live_dispatches": 1,
+        "triggers": 0,
         "ui": f"http://127.0.0.1:{shared.port}/",
     }
     assert schema.ServerStatus.model_validate(status).host == "login1"
