@@ -156,11 +156,12 @@ def changes(before: dict[str, _Entry], now: dict[str, _Entry], open_files: set[s
         now: at the second.
         open_files: names that were made or changed, and may still be written; kept from look to look.
     """
-    gone = {(entry.device, entry.inode): name for name, entry in before.items() if name not in now}
+    # All of it: a new file is often given the number of one that was just removed.
+    gone = {entry: name for name, entry in before.items() if name not in now}
     for name, entry in now.items():
         old = before.get(name)
         if old is None:
-            source = gone.pop((entry.device, entry.inode), None)
+            source = gone.pop(entry, None)
             if source is not None:
                 open_files.discard(source)
             yield ("created" if source is None else "moved"), name
@@ -227,10 +228,7 @@ class DatabaseTrigger(BaseTrigger):
         pause = 0.0
         while not stop.wait(pause):
             begun = time.monotonic()
-            with engine.connect() as connection:
-                rows = connection.execution_options(stream_results=True).execute(query)
-                # Rows are told apart by a number each: a table may be large, and its columns may hold anything.
-                now = Counter(hash(repr(tuple(row))) for row in rows)
+            now = self._look(engine, query)
             if known is not None and now - known:
                 looks += 1
                 if looks == self.trigger_after_n:
@@ -242,6 +240,12 @@ class DatabaseTrigger(BaseTrigger):
     def about(self) -> str:
         where = f" where {' and '.join(self.where_clauses)}" if self.where_clauses else ""
         return f"new rows of {self.table_name}{where}"
+
+    def _look(self, engine: Any, query: Any) -> Counter[int]:  # Any: SQLAlchemy's
+        with engine.connect() as connection:
+            rows = connection.execution_options(stream_results=True).execute(query)
+            # Rows are told apart by a number each: a table may be large, and its columns may hold anything.
+            return Counter(hash(repr(tuple(row))) for row in rows)
 
     def _url(self) -> Any:  # Any: what SQLAlchemy takes
         return self.db_path
