@@ -11,6 +11,7 @@ from pathlib import Path
 from queue import Empty, Queue
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from hpcflow.core.model import HpcflowError, UserError
 from hpcflow.sdk.watching import changes, until_next
@@ -221,9 +222,7 @@ def test_a_restarted_trigger_takes_what_is_there_as_seen(tmp_path: Path, jobs: s
 
 
 def test_a_database_that_is_not_there_is_an_error_and_is_not_made(tmp_path: Path) -> None:
-    import sqlalchemy as sa
-
-    with pytest.raises(sa.exc.OperationalError, match="unable to open database file"):
+    with pytest.raises(OperationalError, match="unable to open database file"):
         SQLiteTrigger(tmp_path / "none.db", "jobs").observe()
     assert not (tmp_path / "none.db").exists()
 

@@ -602,6 +602,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/dispatches/{dispatch_id}/triggers": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Add */
+        post: operations["add_api_v1_dispatches__dispatch_id__triggers_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/dispatches/{dispatch_id}/usage": {
         parameters: {
             query?: never;
@@ -774,6 +791,57 @@ export interface paths {
         put?: never;
         /** Rotate */
         post: operations["rotate_api_v1_token_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/triggers": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Triggers */
+        get: operations["triggers_api_v1_triggers_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/triggers/stop": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Stop */
+        post: operations["stop_api_v1_triggers_stop_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/triggers/{trigger_id}/fire": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Fire */
+        post: operations["fire_api_v1_triggers__trigger_id__fire_post"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1409,6 +1477,20 @@ export interface components {
             /** Target */
             target: string | null;
         };
+        /** FireAnswer */
+        FireAnswer: {
+            /** Fenced */
+            fenced: boolean;
+            /** Id */
+            id: string | null;
+        };
+        /** FireRequest */
+        FireRequest: {
+            /** Id */
+            id: string;
+            /** Run */
+            run: string;
+        };
         /**
          * GraphColumns
          * @description A dispatch's graph: task ``i`` is an electron ``names[name[i]]`` and needs the tasks ``sets[needs[i]]``.
@@ -1932,6 +2014,8 @@ export interface components {
              * Format: date-time
              */
             started_at: string;
+            /** Triggers */
+            triggers: number;
             /** Ui */
             ui: string | null;
             /** Version */
@@ -2008,6 +2092,18 @@ export interface components {
          * @enum {string}
          */
         Status: "RUNNING" | "COMPLETED" | "FAILED" | "CANCELLED";
+        /** StopAnswer */
+        StopAnswer: {
+            /** Message */
+            message: string;
+            /** Stopped */
+            stopped: number;
+        };
+        /** StopRequest */
+        StopRequest: {
+            /** Ids */
+            ids: string[];
+        };
         /** StreamPiece */
         StreamPiece: {
             /** Next */
@@ -2216,6 +2312,74 @@ export interface components {
             waiting: number;
             /** Width */
             width: number;
+        };
+        /** TriggerAnswer */
+        TriggerAnswer: {
+            /** Id */
+            id: string;
+            /** Message */
+            message: string;
+        };
+        /** TriggerList */
+        TriggerList: {
+            /** Triggers */
+            triggers: components["schemas"]["TriggerRow"][];
+        };
+        /** TriggerRequest */
+        TriggerRequest: {
+            /**
+             * About
+             * @default
+             */
+            about: string;
+            /** Executable */
+            executable: string;
+            /** Id */
+            id: string;
+            /** Kind */
+            kind: string;
+            /** Pickle */
+            pickle: string;
+            /** Python */
+            python: [
+                number,
+                number
+            ];
+        };
+        /** TriggerRow */
+        TriggerRow: {
+            /** About */
+            about: string;
+            /**
+             * Attached At
+             * Format: date-time
+             */
+            attached_at: string;
+            /** Dispatch */
+            dispatch: string;
+            /** Error */
+            error: string | null;
+            /** Fired */
+            fired: number;
+            /** Fired At */
+            fired_at: string | null;
+            /** Id */
+            id: string;
+            /** Kind */
+            kind: string;
+            /** Last Dispatch */
+            last_dispatch: string | null;
+            /** Log */
+            log: string;
+            /** Name */
+            name: string;
+            /** Next At */
+            next_at: string | null;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "running" | "failed" | "ended" | "stopped";
         };
         /** UiAddress */
         UiAddress: {
@@ -3644,6 +3808,42 @@ export interface operations {
             };
         };
     };
+    add_api_v1_dispatches__dispatch_id__triggers_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The dispatch's id. */
+                dispatch_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["TriggerRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TriggerAnswer"];
+                };
+            };
+            /** @description Not done; the sentence says why. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     usage_api_v1_dispatches__dispatch_id__usage_get: {
         parameters: {
             query?: never;
@@ -3971,6 +4171,104 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Health"];
+                };
+            };
+            /** @description Not done; the sentence says why. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    triggers_api_v1_triggers_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TriggerList"];
+                };
+            };
+            /** @description Not done; the sentence says why. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    stop_api_v1_triggers_stop_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["StopRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["StopAnswer"];
+                };
+            };
+            /** @description Not done; the sentence says why. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    fire_api_v1_triggers__trigger_id__fire_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The trigger's id. */
+                trigger_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["FireRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FireAnswer"];
                 };
             };
             /** @description Not done; the sentence says why. */
