@@ -30,6 +30,7 @@ from hpcflow.sdk.answers import (
 from hpcflow.sdk.arguments import arguments_of
 from hpcflow.sdk.connection import Server
 from hpcflow.sdk.nodes import NodeResult, Parameter
+from hpcflow.sdk.notebook import as_html, page_of, show
 from hpcflow.sdk.status import OF_STATE, Status
 from hpcflow.sdk.workflow import load_with
 
@@ -284,6 +285,12 @@ class Result:
             took = f" in {(self.end_time - self.start_time).total_seconds():.1f} s"
         error = f": {self.error}" if self.error else ""
         return f"<Result {self.dispatch_id} of {self.name}, {self.status}, {done}{took}{error}>"
+
+    def _repr_html_(self) -> str:
+        return as_html(self._summary, page_of(self._server, self.dispatch_id, os.environ))
+
+    def _ipython_display_(self) -> None:
+        show(self._server, self._summary, repr(self))
 
     def _detail(self, task: int) -> TaskRecord:
         return parse_task(self._server.ask("GET", f"/dispatches/{self.dispatch_id}/tasks/{task}"))
