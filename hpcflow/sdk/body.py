@@ -13,6 +13,8 @@ from typing import Final, Protocol, cast
 
 from hpcflow.core.errors import HpcflowError
 from hpcflow.sdk.context import get_context
+from hpcflow.sdk.settled import settled
+from hpcflow.sdk.trace import name_of
 
 __all__ = ["Body", "CallEach", "RunBy", "Surroundings"]
 
@@ -46,7 +48,7 @@ class Surroundings:
             own = os.path.join(beginning, *parts)
             os.makedirs(own, mode=0o700, exist_ok=True)
             os.chdir(own)
-        result = function(*args, **kwargs)
+        result = settled(function(*args, **kwargs), name_of(function))
         for command in self.after:
             sys.stdout.flush()
             code = subprocess.run(["bash", "-c", command], stdin=subprocess.DEVNULL, check=False).returncode
@@ -70,7 +72,8 @@ class CallEach:
         self.__signature__ = inspect.Signature([inspect.Parameter("calls", inspect.Parameter.POSITIONAL_ONLY)])
 
     def __call__(self, calls: Sequence[tuple[object, ...]]) -> list[object]:
-        return [self.function(*call) for call in calls]
+        name = name_of(self.function)
+        return [settled(self.function(*call), name) for call in calls]
 
     def __reduce__(self) -> tuple[object, ...]:
         return CallEach, (self.function,)

@@ -9,10 +9,12 @@ import dataclasses
 import functools
 import json
 import operator
+import os
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -20,6 +22,7 @@ from hypothesis import strategies as st
 
 import hpcflow as hf
 from hpcflow.core.model import Resources, Task, UserError
+from hpcflow.sdk.body import CallEach, Surroundings
 from hpcflow.sdk.workflow import Electron, PlaceholderError, dumps, load_with, manifest
 from tests.unit.run_traced import built, run
 from tests.unit.served import a_shape
@@ -540,6 +543,20 @@ def test_methods_classes_and_callables_are_electrons_and_plain_calls_elsewhere()
     assert [task.name for task in graph.tasks] == ["times", "half", "plain", "Scaled", "Scaled", "pow"]
     times, half, (plain, called, made, power) = run(hf.lattice(flow).build_graph())
     assert (times, half, plain, called, made.factor, power) == (6, 1.0, 5, 1, 2, 4)
+
+
+def test_coroutines_are_awaited_inside_of_what_is_around_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def slow(value: int) -> tuple[int, str]:
+        print("awaited")
+        return value + 1, os.getcwd()
+
+    monkeypatch.chdir(tmp_path)
+    around = Surroundings(folder=str(tmp_path / "own"), shared=True, after=("echo after",))
+    assert around.call(slow, [1], {}) == (2, str(tmp_path / "own"))
+    assert capfd.readouterr().out == "awaited\nafter\n"
+    assert [value for value, _ in cast("list[Any]", CallEach(slow)([(1,), (2,)]))] == [2, 3]
 
 
 def test_an_object_whose_pickling_fails_in_its_own_code_is_refused_by_reason() -> None:
