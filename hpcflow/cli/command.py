@@ -8,7 +8,20 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from hpcflow.cli import adding, clusters, connect, dispatches, files, login, queue, reports, server, sites, triggers
+from hpcflow.cli import (
+    adding,
+    cache,
+    clusters,
+    connect,
+    dispatches,
+    files,
+    login,
+    queue,
+    reports,
+    server,
+    sites,
+    triggers,
+)
 from hpcflow.cli.frame import INTERRUPTED, OK, exit_code
 from hpcflow.cli.path import path
 from hpcflow.core.model import HpcflowError
@@ -190,6 +203,11 @@ def _parser() -> argparse.ArgumentParser:
     stopped.set_defaults(run=triggers.stop_triggers)
     stopped.add_argument("ids", nargs="+", metavar="ID", help="a trigger, or a dispatch for all of its triggers")
     _json(stopped)
+    kept = add("cache", cache.cache, "list results that are cached, or clear them")
+    kept.add_argument("action", nargs="?", choices=("list", "clear"), default="list", help="(default: list)")
+    kept.add_argument("--function", metavar="NAME", help="only those of this electron")
+    kept.add_argument("--older-than", metavar="AGE", help="clear only what was computed so long ago: 30d, 12h")
+    _json(kept)
 
     queued = add("queue", queue.show_queue, "show a cluster's queue: partitions, jobs, and why they wait")
     queued.add_argument("cluster", nargs="?", metavar="CLUSTER", help="which one (default: the default cluster)")

@@ -13,7 +13,7 @@ from hpcflow.cli.frame import FAILED, OK, the_server, write_json
 from hpcflow.core.model import UserError
 from hpcflow.core.places import client_settings
 
-__all__ = ["clean", "fetch"]
+__all__ = ["age", "clean", "fetch"]
 
 _AGE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 _UNIT_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -88,7 +88,7 @@ def clean(options: argparse.Namespace) -> int:
         raise UserError("Say what to remove: dispatches by their ids, or --older-than with an age such as 30d.")
     body: dict[str, object] = {
         "dispatches": ids or None,
-        "older_than_s": None if options.older_than is None else _age(options.older_than),
+        "older_than_s": None if options.older_than is None else age(options.older_than),
         "cluster": options.cluster,
         "files": options.files,
         "dry_run": options.dry_run,
@@ -101,7 +101,12 @@ def clean(options: argparse.Namespace) -> int:
     return FAILED if any(each["problem"] for each in answer["clusters"]) else OK
 
 
-def _age(text: str) -> float:
+def age(text: str) -> float:
+    """Return seconds of a text such as 30d.
+
+    Raises:
+        UserError: it is no age.
+    """
     found = _AGE.fullmatch(text.strip())
     if found is None:
         raise UserError(f"{text!r} is no age; write a number and s, m, h, d or w: 30d.")

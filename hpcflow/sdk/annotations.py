@@ -112,6 +112,7 @@ class Options(TypedDict, total=False):
     extra: Sequence[str]
     retries: int | model.Retries
     accept_failed: bool
+    cache: bool
     on_cancelled: Literal["pause", "retry"]
     max_running: int
     workdir: str | os.PathLike[str]
@@ -156,6 +157,7 @@ class Annotations:
     extra: tuple[str, ...] | None = None
     retries: model.Retries | None = None
     accept_failed: bool | None = None
+    cache: bool | None = None
     on_cancelled: Literal["pause", "retry"] | None = None
     workdir: str | None = None
     env: model.Environment | None = None
@@ -260,6 +262,7 @@ class Annotations:
             workdir=whole.workdir,
             retries=whole.retries or model.Retries(),
             accept_failed=bool(whole.accept_failed),
+            cache=bool(whole.cache),
             on_cancelled=whole.on_cancelled or "pause",
             max_running=whole.max_running,
             launcher=whole.launcher,
@@ -286,6 +289,8 @@ class Placement:
     workdir: str | None
     retries: model.Retries
     accept_failed: bool
+    #: The result of a call that was made before stands for it.
+    cache: bool
     on_cancelled: Literal["pause", "retry"]
     max_running: int | None
     #: What starts the function on every rank; ``None``: it runs once.
@@ -666,6 +671,7 @@ PARSERS: Final = {
     "extra": ("extra", _extra),
     "retries": ("retries", _retries),
     "accept_failed": ("accept_failed", _flag),
+    "cache": ("cache", _flag),
     "on_cancelled": ("on_cancelled", _on_cancelled),
     "max_running": ("max_running", _count),
     "workdir": ("workdir", _workdir),

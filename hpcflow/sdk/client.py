@@ -125,6 +125,8 @@ def send_traced(traced: Traced, *, call: StoredCall | None, held: bool = False, 
     answer = _upload(traced, plan=False, held=held, call=call, earlier=earlier)
     for module in traced.modules_by_value:
         _tell_once(f"Your module {module} travels with the dispatch, as it is now.")
+    for name in traced.not_cached:
+        tell(f"Calls of {name} are not cached: something in them, or before them, can't be told from others like it.")
     for sentence in answer["messages"]:
         tell(sentence)
     return str(answer["id"])

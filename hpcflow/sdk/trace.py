@@ -74,6 +74,10 @@ class Traced:
     modules_by_value: tuple[str, ...]
     #: Tasks of an earlier dispatch whose results stand for tasks of this one.
     reused: Mapping[int, int] = field(default_factory=dict[int, int])
+    #: Of the tasks that are cached, what tells their calls from others'.
+    keys: Mapping[int, str] = field(default_factory=dict[int, str])
+    #: Electrons with calls that should be cached and can't be told from others, sorted.
+    not_cached: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -232,23 +236,44 @@ class Trace:
             output = self._blob(dumps(returned, resolve_deps=deps, tracer=self, shared=self._shared))
         except Exception as error:  # pickling runs the value's own code
             raise UserError(f"The lattice {self.name!r} can't return {brief(returned)}: {_reason(error)}.") from None
+        tasks = tuple(_task(index, call) for index, call in enumerate(self._calls))
+        texts = {
+            number: replace(text, imports=versions_here(sorted(self._imports[number])))
+            for number, text in self._texts.items()
+        }
+        keys = self._keys(tasks, texts)
         return Traced(
             graph=Graph(
                 name=self.name,
-                tasks=tuple(_task(index, call) for index, call in enumerate(self._calls)),
+                tasks=tasks,
                 output=output,
                 output_deps=tuple(sorted(deps)),
                 max_failures=self._max_failures,
                 max_running=self._max_running,
             ),
             blobs=tuple(self._blobs),
-            functions={
-                number: replace(text, imports=versions_here(sorted(self._imports[number])))
-                for number, text in self._texts.items()
-            },
+            functions=texts,
             modules_by_value=tuple(sorted(self._shared.modules)),
             reused=self._reused(),
+            keys={index: key for index, key in keys.items() if key is not None},
+            not_cached=tuple(sorted({tasks[index].name for index, key in keys.items() if key is None})),
         )
+
+    def _keys(self, tasks: tuple[Task, ...], texts: Mapping[int, FunctionText]) -> dict[int, str | None]:
+        cached = [index for index, call in enumerate(self._calls) if call.prepared.placement.cache]
+        if not cached:
+            return {}
+        from hpcflow.sdk.keys import keys_of  # few programs need it
+
+        found = keys_of(
+            cached,
+            tasks,
+            tuple(self._blobs),
+            texts=texts,
+            prints=self._prints,
+            stand_in=lambda task: result_of(self, task, tasks[task].name),
+        )
+        return {index: found[index] for index in cached}
 
     def _reused(self) -> dict[int, int]:
         found = self._earlier.found if self._earlier is not None else {}

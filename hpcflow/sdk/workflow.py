@@ -415,6 +415,7 @@ def manifest(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
         "needs": list(needs),
         "output": graph.output,
         "output_deps": list(graph.output_deps),
+        **({"keys": list(traced.keys.items())} if traced.keys else {}),
         "max_failures": graph.max_failures,
         "max_running": graph.max_running,
     }, list(traced.blobs)

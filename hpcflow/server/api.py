@@ -19,6 +19,7 @@ from hpcflow.core.states import State, Status
 from hpcflow.server import schema
 from hpcflow.server.answer import MOST, PROBLEM, PROBLEM_OF_BYTES, JsonAnswer, known_id
 from hpcflow.server.arguments import ArgumentsDesk, argument_routes
+from hpcflow.server.cache_api import CacheDesk, cache_routes
 from hpcflow.server.cluster_api import ClusterDesk, cluster_routes
 from hpcflow.server.configured import SettingsDesk, settings_routes
 from hpcflow.server.file_api import FileDesk, file_routes
@@ -72,6 +73,9 @@ class Service(Shown, Protocol):
 
     @property
     def triggers(self) -> TriggerDesk: ...
+
+    @property
+    def cached(self) -> CacheDesk: ...
 
     @property
     def configured(self) -> SettingsDesk: ...
@@ -238,6 +242,7 @@ def routes(service: Service, desk: Desk) -> APIRouter:
     api.include_router(settings_routes(service.configured))
     api.include_router(file_routes(service.files, _stream, known_id, PROBLEM_OF_BYTES))
     api.include_router(redispatch_routes(service.again, known_id))
+    api.include_router(cache_routes(service.cached))
     api.include_router(insight_routes(service.insight, known_id))
     api.include_router(argument_routes(service.called_with, _stream, known_id, _Stream))
     api.include_router(trigger_routes(service.triggers, known_id))

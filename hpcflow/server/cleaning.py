@@ -146,7 +146,7 @@ class Cleaner:
         async with self._changing:
             rows, skipped = await asyncio.to_thread(self._chosen, dispatches, older_than_s, now)
             mine = {row.id for row in rows}
-            self.busy |= mine
+            self.busy.update(mine)
         try:
             bags, before, used = await asyncio.to_thread(self._bags, rows, cluster, again)
             skipped += used
@@ -161,7 +161,7 @@ class Cleaner:
                 removed = [bag for each in done.values() for bag in each.done]
                 await asyncio.to_thread(self._remember, removed, before, now, whole=cluster is None)
         finally:
-            self.busy -= mine
+            self.busy.difference_update(mine)
         return {
             "dispatches": len(rows),
             "clusters": [

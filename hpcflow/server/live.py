@@ -78,6 +78,8 @@ class LiveDispatch:
     functions: dict[int, str] = field(default_factory=dict[int, str])
     #: For each blob that is a function, the modules that it imports, and their versions where it was dispatched.
     imports: dict[int, Mapping[str, str]] = field(default_factory=dict[int, Mapping[str, str]])
+    #: For each task that is cached, what tells its call from others', as the client says.
+    keys: dict[int, str] = field(default_factory=dict[int, str])
     #: The interpreter that dispatched it.
     executable: str = ""
     #: What was said of sublattices.
@@ -145,6 +147,7 @@ class LiveDispatch:
             left=len(tasks),
             functions=function_keys(manifest),
             imports=function_imports(manifest),
+            keys=dict(manifest.get("keys", ())),
             executable=manifest["executable"],
             one_by_one=bool(manifest.get("open")),
             open=bool(manifest.get("open")) and row.status is Status.RUNNING,
@@ -194,6 +197,7 @@ class LiveDispatch:
         self.blobs += [(payload, offset, size) for offset, size in blob_offsets(manifest)]
         self.graph = replace(self.graph, tasks=self.graph.tasks + graph.tasks)
         self.clusters |= {shape.cluster for shape in shapes}
+        self.keys |= {index + child.first: key for index, key in manifest.get("keys", ())}
         self.children.append(child)
         level = None if child.task == PART else child
         if level is None:

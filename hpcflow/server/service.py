@@ -19,6 +19,7 @@ from hpcflow.core.places import Places
 from hpcflow.core.states import FINAL, HELD, TEMPLATE, State, Status
 from hpcflow.server.again import check_at_hand, nothing_to_retry, number_of
 from hpcflow.server.arguments import Arguments
+from hpcflow.server.caching import Cached
 from hpcflow.server.cleaning import Cleaner
 from hpcflow.server.clusters import Cluster, Default, cluster_maker, find_clusters
 from hpcflow.server.configured import Configured
@@ -175,7 +176,18 @@ class Service:
         self.parts = Parts(engine, partial(self._intake.checked, sublattice=True), self._payload)
         #: What the API asks of tasks' arguments.
         self.called_with = Arguments(self._store, self._payload, self._level)
-        self._seeder = Seeder(self._store, engine.clusters, shapes=self._intake.shapes, new_id=_new_id, now=engine.now)
+        self._seeder = Seeder(
+            self._store,
+            engine.clusters,
+            shapes=self._intake.shapes,
+            old=self._old,
+            busy=self.files.cleaner.busy,
+            new_id=_new_id,
+            now=engine.now,
+        )
+        #: What the API asks about the cache.
+        self.cached = Cached(self._store, engine.now)
+        engine.unfolder.seeder, engine.unfolder.changing = self._seeder, self._retrying
         #: What the API asks about triggers.
         self.triggers = Triggers(
             self._store,
@@ -268,7 +280,8 @@ class Service:
         failpoint("after_upload")
         live = LiveDispatch.fresh(row, graph, shapes, manifest, self._payload(known))
         live.paused = row.paused
-        async with self._retrying if "reuse" in manifest else nullcontext():  # what is used must not be cleaned away
+        uses = "reuse" in manifest or "keys" in manifest
+        async with self._retrying if uses else nullcontext():  # what is used must not be cleaned away
             try:
                 taken = await self._taken(live, manifest)
             except BaseException:
@@ -287,14 +300,17 @@ class Service:
         Raises:
             HpcflowError: the dispatch that has them runs, is being cleaned, or can't be looked at.
         """
+        taken = Changes(at=live.row.created_at)
         note: Json | None = manifest.get("reuse")
-        if note is None:
-            return Changes(at=live.row.created_at)
-        old = DispatchId(note["dispatch"])
-        if old in self.files.cleaner.busy:
-            raise HpcflowError(f"Dispatch {old} is being cleaned just now: try again in a moment.")
-        await self.again.refuse_running(old)
-        return await self._seeder.reuse(live, await self._old(old), dict(note["tasks"]))
+        if note is not None:
+            old = DispatchId(note["dispatch"])
+            if old in self.files.cleaner.busy:
+                raise HpcflowError(f"Dispatch {old} is being cleaned just now: try again in a moment.")
+            await self.again.refuse_running(old)
+            await self._seeder.reuse(live, await self._old(old), dict(note["tasks"]), taken)
+        if live.keys:
+            await self._seeder.cached(live, taken)
+        return taken
 
     async def _old(self, dispatch: DispatchId) -> LiveDispatch:
         """Return a dispatch that has ended, as the store knows it."""

@@ -96,6 +96,8 @@ class LiveTask:
     result: Stored | None = None
     #: The cluster on which its result lies, where it is another task's.
     kept_on: ClusterName | None = None
+    #: It did not run: it has another task's result.
+    borrowed: bool = False
     #: The child dispatch that it built, and the one that it is part of.
     child: Child | None = None
     level: Child | None = None

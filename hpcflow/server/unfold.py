@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from hpcflow.core.bag import DamagedError, checked
 from hpcflow.core.model import DispatchId, Graph, Shape, UserError
 from hpcflow.core.states import FINAL, Event
+from hpcflow.server.caching import Finder, Given, cache_keys
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.collect import Collector
 from hpcflow.server.failpoints import failpoint
@@ -43,6 +44,9 @@ class Unfolder:
         self._collector = collector
         #: What a graph is held against; whoever takes dispatches in sets it.
         self.check: Check = _refuse
+        #: Finds what is cached, and what is held while that may not be cleaned away; likewise.
+        self.seeder: Finder | None = None
+        self.changing = asyncio.Lock()
 
     async def unfold(self, cluster: Cluster, live: LiveDispatch) -> bool:
         """Take in what sublattices of a dispatch built on one cluster; say whether some of it can't be read now."""
@@ -53,7 +57,9 @@ class Unfolder:
             await self._writer.flush()  # the news that it is built, at the latest
             failpoint("before_unfold")
             try:
-                await self._take_in(cluster, live, index)
+                async with self.changing:  # what is used must not be cleaned away
+                    await self._take_in(cluster, live, index)
+                    await self._writer.flush()
             except (UserError, DamagedError) as error:
                 self._refuse(live, index, str(error))
             except TransportError as error:
@@ -108,6 +114,7 @@ class Unfolder:
             "payload": os.path.basename(payload),
         }
         graph, shapes, _ = await self.check(manifest)
+        given, sentences = await self._cached(manifest, shapes)
         failpoint("after_graph_upload")
         if task.graph is not stored or task.state in FINAL or task.attempt != attempt:
             return  # it was cancelled meanwhile
@@ -126,11 +133,25 @@ class Unfolder:
         now = self._shared.now()
         live.join(child, graph, shapes, manifest, payload)
         live.unfold(child, now)
+        if given and self.seeder is not None:
+            self.seeder.give(live, {at + first: each for at, each in given.items()}, self._writer.pending)
+            live.clusters |= {each.bag.shape.cluster for each in given.values()}
+            count = f"{len(given)} of {child.count}"
+            sentences.insert(0, f"{count} tasks of the sublattice {child.name} need not run: their results are cached.")
+        for sentence in sentences:
+            self._writer.say(live, sentence)
         row = ChildRow(id=child.id, dispatch=live.id, task=index, first=first, n_tasks=child.count, name=child.name)
         self._writer.pending.children.append((row, manifest))
         logger.info("dispatch %s: task %d is a sublattice of %d tasks", live.id, index, child.count)
         self._collector.after_move(live)
         self._shared.wake(live)
+
+    async def _cached(self, manifest: Manifest, shapes: list[Shape]) -> tuple[dict[int, Given], list[str]]:
+        """Return the tasks of which the cache has results, and what is to be said of these."""
+        if not manifest.get("keys") or self.seeder is None:
+            return {}, []
+        given, _, sentences = await self.seeder.look(cache_keys(dict(manifest["keys"]), shapes))
+        return given, sentences
 
     def _read(self, data: bytes, payload: str) -> dict[str, Any]:  # Any: JSON
         upload = Upload(os.path.dirname(payload), limit=self._shared.settings.max_upload)

@@ -173,6 +173,8 @@ class Manifest(TypedDict):
     #: Further tasks will be appended, in parts of which one is the last.
     open: NotRequired[bool]
     last: NotRequired[bool]
+    #: Of the tasks that are cached, what tells their calls from others'.
+    keys: NotRequired[list[tuple[Count, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]]]
     output: Count
     output_deps: list[Count]
     max_failures: Count | None
@@ -360,6 +362,8 @@ def _check_numbers(manifest: Manifest) -> None:
         raise UserError("The call of the lattice in the manifest names a value that is not there.")
     if not _all_below(tasks, [new for new, _ in manifest["reuse"]["tasks"]] if "reuse" in manifest else ()):
         raise UserError("The manifest says that a task is not to run that is not there.")
+    if not _all_below(tasks, [index for index, _ in manifest.get("keys", ())]):
+        raise UserError("The manifest has a key for a task that is not there.")
     functions = cast("dict[str, Any]", manifest["functions"])  # Any: only the keys are looked at
     if not all(key.isascii() and key.isdigit() and len(key) < 19 and int(key) < blobs for key in functions):
         raise UserError("The functions of the manifest name a value that is not there.")

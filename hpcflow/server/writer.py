@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from hpcflow.core.model import DispatchId
+from hpcflow.server.caching import cache_rows
 from hpcflow.server.failpoints import failpoint
 from hpcflow.server.live import LiveDispatch
 from hpcflow.server.news import News
@@ -65,6 +66,7 @@ class Writer:
             for live in touched:
                 changes.tasks += [live.task_row(index) for index in live.dirty if index >= 0]
                 changes.dispatches.append(live.dispatch_row())
+                changes.cached += cache_rows(live, changes.at) if live.keys else ()
                 live.dirty = set()
             if not changes:
                 return

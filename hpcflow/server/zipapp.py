@@ -25,6 +25,7 @@ _ROOTS: Final = (
     "hpcflow.sdk.workflow",
     "hpcflow.sdk.environment",
     "hpcflow.sdk.hooks",
+    "hpcflow.sdk.keys",
     "hpcflow.sdk.body",
     "hpcflow.sdk.executors",
     "hpcflow.executor",

@@ -21,6 +21,7 @@ from hpcflow.core.model import HpcflowError, NotFound, UserError
 from hpcflow.core.states import State
 from hpcflow.server.api import Desk, PartsDesk, Service, application
 from hpcflow.server.arguments import ArgumentsDesk
+from hpcflow.server.cache_api import CacheDesk
 from hpcflow.server.cluster_api import ClusterDesk
 from hpcflow.server.file_api import FileDesk
 from hpcflow.server.guard import Sessions, Token
@@ -197,6 +198,19 @@ class MemoryParts:
 
 _is_parts_desk: type[PartsDesk] = MemoryParts
 _is_arguments_desk: type[ArgumentsDesk] = MemoryArguments
+
+
+class MemoryCache:
+    """Holds nothing."""
+
+    async def listed(self, function: str | None, limit: int) -> Json:
+        return {"entries": [], "total": 0, "bytes": 0}
+
+    async def clear(self, function: str | None, older_than_s: float | None) -> Json:
+        return {"cleared": 0, "message": "0 results are cached no longer; dispatches keep them."}
+
+
+_is_cache_desk: type[CacheDesk] = MemoryCache
 _is_redispatch_desk: type[RedispatchDesk] = MemoryAgain
 
 
@@ -299,6 +313,7 @@ class MemoryService:
     files: MemoryFiles = field(default_factory=MemoryFiles)
     again: MemoryAgain = field(default_factory=MemoryAgain)
     triggers: MemoryTriggers = field(default_factory=MemoryTriggers)
+    cached: MemoryCache = field(default_factory=MemoryCache)
     configured: MemorySettings = field(default_factory=MemorySettings)
     logs: MemoryLogs = field(default_factory=MemoryLogs)
     insight: MemoryInsight = field(default_factory=MemoryInsight)

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+import hpcflow as hf
 from hpcflow.core.reuse import Earlier, Matcher, kept, without_dropped
 from hpcflow.sdk.fingerprint import Fingerprints
 from hpcflow.sdk.pickling import dumps, load_with
+from hpcflow.sdk.workflow import Lattice
 
 
 def earlier(index: int, text: str, *deps: int) -> Earlier:
@@ -84,6 +86,7 @@ import sys
 import mine
 from hpcflow.sdk.fingerprint import Fingerprints
 from hpcflow.sdk.pickling import dumps, load_with
+from hpcflow.sdk.workflow import Lattice
 
 def local(x, y=[2]):
     return [mine.helper(x) + z for z in y], sorted(mine.NAMES)
@@ -142,3 +145,74 @@ def test_what_is_equal_but_not_the_same_has_another_digest(one: object, other: o
     # Whether equal parts are one object is no matter.
     twin = load_with(dumps([one]))[0]
     assert prints.of_arguments(((one, one),), str) == prints.of_arguments(((one, twin),), str)
+
+
+# ---- keys of calls
+
+
+def traced(program: str) -> dict[int, str]:
+    names: dict[str, object] = {}
+    exec(compile(program, "program.py", "exec"), names)
+    flow = names["flow"]
+    assert isinstance(flow, Lattice)
+    built = flow.build_graph()
+    assert built.not_cached == ()
+    return dict(built.keys)
+
+
+KEYED = """
+import hpcflow as hf
+
+@hf.electron
+def plus(a, b):
+    return a + b
+
+@hf.electron(cache=True)
+def double(x, *, by=2):
+    return x * by
+
+@hf.lattice
+def flow():
+    first = plus(1, 2)
+    return double(first), double([first, plus(3, 4)][1]), double(double(5)[0] + 1), hf.wait(double(6), first)
+"""
+
+
+def test_a_key_holds_what_a_call_was_made_of_and_not_where_it_stands() -> None:
+    keys = list(traced(KEYED).values())
+    assert len(set(keys)) == 5
+    # Electrons that are called before move all numbers.
+    moved = KEYED.replace("    first = plus(1, 2)", "    plus(8, 9)\n    plus(8, 9)\n    first = plus(1, 2)")
+    assert list(traced(moved).values()) == keys
+
+    def same(text: str, other: str) -> list[bool]:
+        changed = traced(KEYED.replace(text, other)).values()
+        return [old == new for old, new in zip(keys, changed, strict=True)]
+
+    assert same("plus(1, 2)", "plus(1, 3)") == [False, True, True, True, False]
+    assert same("a + b", "b + a") == [False, False, True, True, False]
+    assert same("by=2", "by=3") == [False] * 5
+    assert same("(5)[0] + 1", "(5)[0] + 2") == [True, True, True, False, True]
+    assert same("cache=True", "cache=True, env='venv:/opt/venv'") == [False] * 5
+    assert same("cache=True", "cache=True, memory='8 GB', executor='slurm'") == [True] * 5
+
+
+def test_what_cannot_be_told_from_others_is_named_and_has_no_key() -> None:
+    @hf.electron(cache=True)
+    def kept(value: object) -> object:
+        return value
+
+    @hf.electron
+    def opened(value: object) -> object:
+        return value
+
+    circle: list[object] = []
+    circle.append(circle)
+
+    @hf.lattice(cache=True)
+    def flow() -> object:
+        return kept(opened.with_options(cache=False)(circle)), kept(1), opened(2)
+
+    built = flow.build_graph()
+    assert set(built.keys) == {2, 3}
+    assert built.not_cached == ("kept",)

@@ -4,6 +4,40 @@
  */
 
 export interface paths {
+    "/api/v1/cache": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Listed */
+        get: operations["listed_api_v1_cache_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/cache/clear": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Clear */
+        post: operations["clear_api_v1_cache_clear_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/clean": {
         parameters: {
             query?: never;
@@ -1076,6 +1110,33 @@ export interface components {
             /** To */
             to: (number | null)[];
         };
+        /** CacheEntries */
+        CacheEntries: {
+            /** Bytes */
+            bytes: number;
+            /** Entries */
+            entries: components["schemas"]["CacheEntry"][];
+            /** Total */
+            total: number;
+        };
+        /** CacheEntry */
+        CacheEntry: {
+            /**
+             * At
+             * Format: date-time
+             */
+            at: string;
+            /** Dispatch */
+            dispatch: string;
+            /** Function */
+            function: string;
+            /** Key */
+            key: string;
+            /** Size */
+            size: number;
+            /** Task */
+            task: number;
+        };
         /** CancelAnswer */
         CancelAnswer: {
             /** Cancelled */
@@ -1141,6 +1202,20 @@ export interface components {
             kept_files: number;
             /** Problem */
             problem: string | null;
+        };
+        /** ClearRequest */
+        ClearRequest: {
+            /** Function */
+            function?: string | null;
+            /** Older Than S */
+            older_than_s?: number | null;
+        };
+        /** Cleared */
+        Cleared: {
+            /** Cleared */
+            cleared: number;
+            /** Message */
+            message: string;
         };
         /** ClusterAnswer */
         ClusterAnswer: {
@@ -2471,6 +2546,72 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
+    listed_api_v1_cache_get: {
+        parameters: {
+            query?: {
+                /** @description Only this electron's. */
+                function?: string | null;
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CacheEntries"];
+                };
+            };
+            /** @description Not done; the sentence says why. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    clear_api_v1_cache_clear_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["ClearRequest"] | null;
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Cleared"];
+                };
+            };
+            /** @description Not done; the sentence says why. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     clean_api_v1_clean_post: {
         parameters: {
             query?: never;
