@@ -1,28 +1,23 @@
-"""What of a dispatch goes into the cache, under which keys, and what people see of it."""
+"""What of a dispatch goes into the cache, and under which keys."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Protocol
+from typing import Protocol
 
 from hpcflow.core.model import Bag, DispatchId, Shape
 from hpcflow.core.states import State
 from hpcflow.server.live import LiveDispatch
-from hpcflow.server.reports import spelled
-from hpcflow.server.store import CacheRow, Changes, EndRow, Kept, Store
+from hpcflow.server.store import CacheRow, Changes, EndRow
 from hpcflow.server.tasks import Stored
 
-__all__ = ["Cached", "Finder", "Given", "cache_key", "cache_keys", "cache_rows"]
-
-
-Json = dict[str, Any]  # Any: JSON, described in cache_api.py
+__all__ = ["Finder", "Given", "cache_key", "cache_keys", "cache_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,36 +95,6 @@ def _size(live: LiveDispatch, index: int) -> int:
     child = live.tasks[index].child
     results = [live.tasks[each].result for each in (live.leaves(index) if child is not None else (index,))]
     return sum(each.size or len(each.inline or "") * 3 // 4 for each in results if each is not None)
-
-
-class Cached:
-    """What the API asks about the cache."""
-
-    def __init__(self, store: Store, now: Callable[[], datetime]) -> None:
-        self._kept = Kept(store)
-        self._now = now
-
-    async def listed(self, function: str | None, limit: int) -> Json:
-        rows = await asyncio.to_thread(self._kept.entries, function=function, limit=limit)
-        total, size = await asyncio.to_thread(self._kept.count)
-        entries = [
-            {
-                "key": row.key,
-                "function": row.function,
-                "dispatch": row.dispatch,
-                "task": row.index,
-                "size": row.size,
-                "at": spelled(row.at),
-            }
-            for row in rows
-        ]
-        return {"entries": entries, "total": total, "bytes": size}
-
-    async def clear(self, function: str | None, older_than_s: float | None) -> Json:
-        before = None if older_than_s is None else self._now() - timedelta(seconds=older_than_s)
-        cleared = await asyncio.to_thread(self._kept.forget, function=function, before=before)
-        entries = "1 result is" if cleared == 1 else f"{cleared} results are"
-        return {"cleared": cleared, "message": f"{entries} cached no longer; dispatches keep them."}
 
 
 @cache

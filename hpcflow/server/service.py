@@ -19,7 +19,7 @@ from hpcflow.core.places import Places
 from hpcflow.core.states import FINAL, HELD, TEMPLATE, State, Status
 from hpcflow.server.again import check_at_hand, nothing_to_retry, number_of
 from hpcflow.server.arguments import Arguments
-from hpcflow.server.caching import Cached
+from hpcflow.server.cache_desk import Cached
 from hpcflow.server.cleaning import Cleaner
 from hpcflow.server.clusters import Cluster, Default, cluster_maker, find_clusters
 from hpcflow.server.configured import Configured
