@@ -1,6 +1,7 @@
 import { useCallback, useEffect, useRef, useState, useSyncExternalStore, type ReactNode } from "react";
-import { answer, api, BASE, Refused, sessionKey } from "../api/client";
+import { answer, api, Refused } from "../api/client";
 import { client, type Summary } from "../api/queries";
+import { Redispatch } from "./again";
 import { parseMemory, parseWalltime, plural } from "../format";
 import { ended } from "../states";
 
@@ -24,14 +25,14 @@ function change(next: readonly Toast[]): void {
   listeners.forEach((listener) => listener());
 }
 
-function say(text: string, tone: Toast["tone"] = "info"): void {
+export function say(text: string, tone: Toast["tone"] = "info"): void {
   const id = ++serial;
   change([...toasts.slice(-3), { id, text, tone }]);
   setTimeout(() => change(toasts.filter((toast) => toast.id !== id)), 12_000);
 }
 
 /** Does something after a moment in which it can be taken back; a tab that is closed in it does it at once. */
-function withUndo(text: string, act: () => void): void {
+export function withUndo(text: string, act: () => void): void {
   const id = ++serial;
   const drop = () => {
     clearTimeout(timer);
@@ -72,21 +73,47 @@ export function Toasts() {
   );
 }
 
-async function post(id: string, verb: "cancel" | "pause" | "resume" | "retry", body?: object): Promise<void> {
+interface Answered<T> {
+  readonly data?: T;
+  readonly error?: unknown;
+  readonly response: Response;
+}
+
+/** Sends something, says what came of it, and has everything read again. */
+export async function settle<T>(call: Promise<Answered<T>>, words: (said: T) => string): Promise<T | null> {
+  let said: T | null = null;
   try {
-    const path = { path: { dispatch_id: id } };
-    const said =
-      verb === "cancel"
-        ? await answer(api.POST("/api/v1/dispatches/{dispatch_id}/cancel", { params: path, body: body as { tasks: number[] | null } }))
-        : verb === "retry"
-          ? await answer(api.POST("/api/v1/dispatches/{dispatch_id}/retry", { params: path, body: body as { failed_only: boolean } }))
-          : await answer(api.POST(`/api/v1/dispatches/{dispatch_id}/${verb}`, { params: path }));
-    say(said.message);
+    said = await answer(call);
+    say(words(said));
   } catch (error) {
     say(error instanceof Error ? error.message : String(error), "bad");
-    if (!(error instanceof Refused)) return;
+    if (!(error instanceof Refused)) return null;
   }
   await client.invalidateQueries({ predicate: (query) => query.queryKey[0] !== "graph" });
+  return said;
+}
+
+const message = (said: { message: string }) => said.message;
+
+/** Does what has a message for an answer, after a moment in which it can be taken back. */
+export function later(text: string, call: (keepalive: boolean) => Promise<Answered<{ message: string }>>): void {
+  // A tab that goes away may send little more, and does not wait for the answer.
+  withUndo(text, () => void settle(call(document.visibilityState === "hidden"), message));
+}
+
+export function cancelCall(id: string, tasks: number[] | null, keepalive: boolean) {
+  return api.POST("/api/v1/dispatches/{dispatch_id}/cancel", { params: { path: { dispatch_id: id } }, body: { tasks }, keepalive });
+}
+
+export interface Again {
+  readonly failed_only?: boolean;
+  readonly memory_mib?: number | null;
+  readonly walltime_s?: number | null;
+  readonly tasks?: number[] | null;
+}
+
+export function retryCall(id: string, asked: Again, keepalive = false) {
+  return api.POST("/api/v1/dispatches/{dispatch_id}/retry", { params: { path: { dispatch_id: id } }, body: { failed_only: false, ...asked }, keepalive });
 }
 
 /** A modal question: the browser's own dialog keeps the focus inside, and closes at Escape. */
@@ -140,15 +167,8 @@ export function CancelButton({ summary, tasks, running, waiting, what, disabled 
   if (left === 0) return null;
   const act = () => {
     setAsking(false);
-    const body = { tasks: tasks === null ? null : tasks() };
-    withUndo(`Cancelling ${plural(left, "task")} of ${what} in 5 s.`, () => {
-      if (document.visibilityState === "hidden") {
-        void fetch(`${BASE}/api/v1/dispatches/${summary.id}/cancel`, {
-          method: "POST", keepalive: true, body: JSON.stringify(body),
-          headers: { "content-type": "application/json", "x-hpcflow-key": sessionKey.get() },
-        });
-      } else void post(summary.id, "cancel", body);
-    });
+    const chosen = tasks === null ? null : tasks();
+    later(`Cancelling ${plural(left, "task")} of ${what} in 5 s.`, (keepalive) => cancelCall(summary.id, chosen, keepalive));
   };
   return (
     <>
@@ -159,7 +179,7 @@ export function CancelButton({ summary, tasks, running, waiting, what, disabled 
         <Question title={`Cancel ${plural(left, "task")} of “${what}”?`} yes={`Cancel ${plural(left, "task")}`} danger onYes={act} onClose={() => setAsking(false)}>
           <p>
             {running} running, {waiting} waiting. What has ended keeps its result.
-            {tasks === null && jobs.length > 0 && ` ${plural(jobs.length, "job")}: ${jobs.slice(0, 5).map((job) => job.job_id ?? "not submitted yet").join(", ")}${jobs.length > 5 ? "…" : ""}.`}
+            {jobs.length > 0 && ` ${tasks === null ? plural(jobs.length, "job") : `They are served by ${plural(jobs.length, "job")}`}: ${jobs.slice(0, 5).map((job) => job.job_id ?? "not submitted yet").join(", ")}${jobs.length > 5 ? "…" : ""}${tasks === null ? "" : ", which other tasks may share"}.`}
           </p>
           <p className="soft">You have five seconds to take it back.</p>
         </Question>
@@ -184,7 +204,7 @@ export function RetryButton({ summary, disabled }: { summary: Summary; disabled:
       say(memory && !memory_mib ? `“${memory}” is no amount of memory: write 24 GB.` : `“${walltime}” is no time: write 2 h, or 90 min.`, "bad");
       return;
     }
-    void post(summary.id, "retry", { failed_only: form.get("which") !== "all", memory_mib, walltime_s });
+    void settle(retryCall(summary.id, { failed_only: form.get("which") !== "all", memory_mib, walltime_s }), message);
   };
   return (
     <>
@@ -219,7 +239,7 @@ export function DispatchActions({ summary, disabled }: { summary: Summary; disab
   const act = useCallback(
     async (verb: "pause" | "resume") => {
       setBusy(true);
-      await post(summary.id, verb);
+      await settle(api.POST(`/api/v1/dispatches/{dispatch_id}/${verb}`, { params: { path: { dispatch_id: summary.id } } }), message);
       setBusy(false);
     },
     [summary.id],
@@ -229,6 +249,7 @@ export function DispatchActions({ summary, disabled }: { summary: Summary; disab
   return (
     <div className="actions">
       <RetryButton summary={summary} disabled={disabled} />
+      <Redispatch summary={summary} disabled={disabled} />
       {live && (summary.paused ? (
         <button type="button" className="button primary" disabled={disabled || busy} onClick={() => void act("resume")}>Resume</button>
       ) : (

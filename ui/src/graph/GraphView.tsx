@@ -3,6 +3,7 @@ import { Link, useNavigate } from "@tanstack/react-router";
 import { useCallback, useEffect, useMemo, useState } from "react";
 import { graphQuery, lettersQuery, type Summary } from "../api/queries";
 import { CancelButton } from "../components/actions";
+import { RetryTasks } from "../components/again";
 import { Chips, Fault, Loading, SearchBox, StateBadge, useLink } from "../components/basics";
 import { count, plural } from "../format";
 import { dispatch as route, type DispatchSearch } from "../router";
@@ -157,6 +158,8 @@ function Panel({ id, summary, layout, renderer, codes, all, slice, group: index,
       <div className="actions">
         <Link className="button" to="/d/$id" params={{ id }} search={{ view: "table", name: group.name }}>Open as table</Link>
         {summary.status === "RUNNING" && <CancelButton summary={summary} tasks={() => inState((name) => !FINAL.has(name)).map((each) => slice.first + each)} running={running} waiting={open.length - running} what={group.name} disabled={offline} />}
+        {summary.status === "RUNNING" && <CancelButton summary={summary} tasks={() => inState((name) => !FINAL.has(name))} running={running} waiting={open.length - running} what={group.name} disabled={offline} />}
+        <RetryTasks id={id} tasks={inState((name) => name === "failed")} what={group.name} disabled={offline} />
       </div>
       {task !== null && (
         <p><StateBadge state={stateOfCode(codes[task]!).name} /> <Link to="/d/$id/e/$index" params={{ id, index: String(slice.first + task) }} className="strong">{group.name} {slice.first + task}</Link> {slice.inner.has(task) && <StepInto id={id} level={slice.inner.get(task)!} all={all} />}</p>

@@ -1,9 +1,10 @@
 import { useInfiniteQuery } from "@tanstack/react-query";
 import { Link, useNavigate } from "@tanstack/react-router";
 import type { ColumnDef } from "@tanstack/react-table";
-import { useCallback, useMemo } from "react";
+import { useCallback, useMemo, useState } from "react";
 import { dispatchesQuery, type DispatchFilter, type Summary } from "../api/queries";
-import { Chips, Fault, Loading, SearchBox, StatusBadge, Strip, Title, useNow, When } from "../components/basics";
+import { Chips, Fault, Loading, SearchBox, StatusBadge, Strip, Title, useLink, useNow, When } from "../components/basics";
+import { Bulk } from "../components/bulk";
 import { DataTable, HowMany } from "../components/DataTable";
 import { between, count, duration } from "../format";
 import { dispatches as route } from "../router";
@@ -27,6 +28,9 @@ export function Dispatches() {
     if (hasNextPage && !isFetchingNextPage) void fetchNextPage();
   }, [hasNextPage, isFetchingNextPage, fetchNextPage]);
   const seek = useCallback((q: string) => void navigate({ search: (old) => ({ ...old, q }), replace: true }), [navigate]);
+  const [chosen, choose] = useState<ReadonlySet<string>>(new Set());
+  const offline = useLink() !== "ok";
+  const columns = useMemo(() => [chooser(chosen, choose, rows), ...COLUMNS], [chosen, rows]);
   const none = last !== undefined && last.total === 0;
   return (
     <section className="screen">
@@ -40,10 +44,11 @@ export function Dispatches() {
             <Chips label="Status" chosen={filter.status} options={STATUSES.map((status) => ({ value: status, text: <StatusBadge status={status} paused={false} /> }))} onChange={(status) => void navigate({ search: (old) => ({ ...old, status: status.join(",") }) })} />
             {last && <HowMany found={last.found} total={last.total} word="dispatch" words="dispatches" />}
           </div>
+          <Bulk chosen={rows.filter((row) => chosen.has(row.id))} disabled={offline} onDone={() => choose(new Set())} />
           {query.error && <Fault error={query.error} retry={() => void query.refetch()} />}
           {query.isPending && <Loading what="dispatches" />}
           {last && (rows.length ? (
-            <DataTable label="Dispatches" columns={COLUMNS} rows={rows} found={last.found} keyOf={(row) => row.id} more={more} sort={{ column: filter.sort, descending: !filter.ascending }} onSort={(column, descending) => void navigate({ search: (old) => ({ ...old, sort: column as DispatchFilter["sort"], up: !descending }) })} />
+            <DataTable label="Dispatches" columns={columns} rows={rows} found={last.found} keyOf={(row) => row.id} more={more} sort={{ column: filter.sort, descending: !filter.ascending }} onSort={(column, descending) => void navigate({ search: (old) => ({ ...old, sort: column as DispatchFilter["sort"], up: !descending }) })} />
           ) : (
             <p className="empty">No dispatch fits. <Link to="/dispatches" search={{}}>Show all {count(last.total)}</Link></p>
           ))}
@@ -56,6 +61,21 @@ export function Dispatches() {
 function Took({ summary }: { summary: Summary }) {
   const now = useNow();
   return <>{duration(between(summary.started_at, summary.ended_at, now))}</>;
+}
+
+function chooser(chosen: ReadonlySet<string>, choose: (chosen: ReadonlySet<string>) => void, rows: readonly Summary[]): ColumnDef<Summary> {
+  const all = rows.length > 0 && rows.every((row) => chosen.has(row.id));
+  const turn = (id: string) => {
+    const next = new Set(chosen);
+    if (!next.delete(id)) next.add(id);
+    choose(next);
+  };
+  return {
+    id: "chosen",
+    enableSorting: false,
+    header: () => <label className="tick"><input type="checkbox" checked={all} aria-label="Choose all that are shown" onChange={() => choose(all ? new Set() : new Set(rows.map((row) => row.id)))} /></label>,
+    cell: ({ row }) => <label className="tick"><input type="checkbox" checked={chosen.has(row.original.id)} aria-label={`Choose ${row.original.name || "(no name)"} ${row.original.id}`} onChange={() => turn(row.original.id)} /></label>,
+  };
 }
 
 const COLUMNS: ColumnDef<Summary>[] = [

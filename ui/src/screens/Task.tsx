@@ -4,6 +4,7 @@ import type { ReactNode } from "react";
 import { aboutQuery, summaryQuery, taskQuery, type TaskDetail } from "../api/queries";
 import type { Schemas } from "../api/client";
 import { CancelButton } from "../components/actions";
+import { RetryTask } from "../components/again";
 import { Code, CopyButton, Fault, Loading, Notice, StateBadge, Title, useLink, useNow, When } from "../components/basics";
 import { Output } from "../components/Output";
 import { absolute, between, bytes, count, duration, mebibytes, percent, visible } from "../format";
@@ -30,6 +31,7 @@ export function Task() {
         <StateBadge state={task.state} unknownSince={task.unknown_since ?? null} />
         <div className="actions">
           <CopyButton text={`import hpcflow as hf\n\ntask = hf.get_result("${id}").get_node_result(${index})\nprint(task.result)\n`} label="Copy as Python">Copy as Python</CopyButton>
+          {about && <RetryTask id={id} task={task} asked={about.asked} disabled={offline} />}
           {summary && !FINAL.has(task.state) && (
             <CancelButton summary={summary} tasks={() => [index]} running={task.state === "running" ? 1 : 0} waiting={task.state === "running" ? 0 : 1} what={`${task.name} ${index}`} disabled={offline} />
           )}

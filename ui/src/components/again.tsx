@@ -1,0 +1,64 @@
+import { useNavigate } from "@tanstack/react-router";
+import { useState } from "react";
+import { api } from "../api/client";
+import type { Summary, TaskDetail } from "../api/queries";
+import { duration, mebibytes, plural } from "../format";
+import { later, Question, retryCall, settle } from "./actions";
+
+/** What a task that ran out of memory or time should ask for next; null where more of either would not help. */
+export function suggested(task: Pick<TaskDetail, "end" | "raw">, asked: Readonly<Record<string, unknown>>): { memory_mib: number } | { walltime_s: number } | null {
+  const raw = task.raw ?? "";
+  const memory = asked["memory_mib"];
+  const walltime = asked["walltime_s"];
+  // The same factor as that of retries.
+  if ((task.end === "memory" || /OUT_OF_ME|OOM|MEMLIMIT/i.test(raw)) && typeof memory === "number") return { memory_mib: 2 * memory };
+  if ((task.end === "timeout" || /TIMEOUT|RUNLIMIT|walltime/i.test(raw)) && typeof walltime === "number") return { walltime_s: 2 * walltime };
+  return null;
+}
+
+/** Tries one task again, as it was or with what it lacked; what was skipped because of it runs as well. */
+export function RetryTask({ id, task, asked, disabled }: { id: string; task: TaskDetail; asked: Readonly<Record<string, unknown>>; disabled: boolean }) {
+  if (task.state !== "failed" && task.state !== "cancelled") return null;
+  const more = suggested(task, asked);
+  const what = `${task.name} ${task.index}`;
+  const retry = (words: string, extra: object) => later(`Trying ${what} again${words} in 5 s.`, (keepalive) => retryCall(id, { tasks: [task.index], ...extra }, keepalive));
+  const words = !more ? "" : "memory_mib" in more ? ` with ${mebibytes(more.memory_mib)}` : ` with ${duration(more.walltime_s)}`;
+  return (
+    <>
+      {more && <button type="button" className="button primary" disabled={disabled} onClick={() => retry(words, more)}>Retry{words}</button>}
+      <button type="button" className={more ? "button" : "button primary"} disabled={disabled} onClick={() => retry("", {})}>{more ? "Retry as it was" : "Retry"}</button>
+    </>
+  );
+}
+
+/** Tries some tasks again that have failed. */
+export function RetryTasks({ id, tasks, what, disabled }: { id: string; tasks: number[]; what: string; disabled: boolean }) {
+  if (tasks.length === 0) return null;
+  return (
+    <button type="button" className="button" disabled={disabled} onClick={() => later(`Trying ${plural(tasks.length, "failed task")} of ${what} again in 5 s.`, (keepalive) => retryCall(id, { failed_only: true, tasks }, keepalive))}>
+      Retry {tasks.length} failed
+    </button>
+  );
+}
+
+/** Runs all of a dispatch that has ended once more, as a new one. */
+export function Redispatch({ summary, disabled }: { summary: Summary; disabled: boolean }) {
+  const [asking, setAsking] = useState(false);
+  const navigate = useNavigate();
+  if (summary.status === "RUNNING" || summary.parent !== null) return null;
+  const act = async () => {
+    setAsking(false);
+    const said = await settle(api.POST("/api/v1/dispatches/{dispatch_id}/redispatch", { params: { path: { dispatch_id: summary.id } } }), (answer) => `Dispatched again as ${answer.id}.`);
+    if (said) await navigate({ to: "/d/$id", params: { id: said.id } });
+  };
+  return (
+    <>
+      <button type="button" className="button" disabled={disabled} onClick={() => setAsking(true)}>Redispatch</button>
+      {asking && (
+        <Question title={`Run “${summary.name}” once more?`} yes="Redispatch" no="Not now" onYes={() => void act()} onClose={() => setAsking(false)}>
+          <p>{plural(summary.own_tasks, "task")} with the same functions and arguments, as a new dispatch. This one stays as it is. To run only what is missing, retry it.</p>
+        </Question>
+      )}
+    </>
+  );
+}
