@@ -85,7 +85,7 @@ def _preview(value: object, room: int, *, alone: bool) -> Preview:
     try:
         preview["type"] = _type_name(value)
         if (shape := _shape(value)) is not None:
-            preview["shape"] = shape
+            preview["shape"] = shape + _range(value)
         writer = _Writer(room)
         try:
             writer.write(value, _DEPTH)
@@ -135,6 +135,18 @@ def _shape(value: object) -> str | None:
     numbers: list[Any] = list(shape)  # pyright: ignore[reportUnknownArgumentType]  # Any: a dimension may be unknown
     size = " \N{MULTIPLICATION SIGN} ".join(str(each) for each in numbers[:16]) or "one value"
     return size if dtype is None else f"{size}, {str(dtype)[:80]}"
+
+
+def _range(value: Any) -> str:  # Any: the user's value, of the type that is looked at
+    """Return the smallest and the largest element of an array of numbers that is not large, and how many are none."""
+    numpy: Any = sys.modules.get("numpy")  # Any: it may not be installed
+    if numpy is None or type(value) is not numpy.ndarray or value.dtype.kind not in "iuf":
+        return ""
+    if not 0 < value.size <= _LOOKED_THROUGH:
+        return ""
+    known = value[~numpy.isnan(value)] if value.dtype.kind == "f" else value
+    ends = f", {known.min():.6g} to {known.max():.6g}" if known.size else ""
+    return ends + (f", {value.size - known.size} NaN" if known.size < value.size else "")
 
 
 def _count(number: int, word: str) -> str:
@@ -205,18 +217,9 @@ class _Writer:
         if isinstance(value, numpy.generic):
             self._add(repr(value))
         elif type(value) is numpy.ndarray and value.ndim <= _DIMENSIONS:
-            if value.dtype.kind in "iuf" and 0 < value.size <= _LOOKED_THROUGH:
-                self._range(numpy, value)
             self._add(numpy.array2string(value, threshold=40, edgeitems=3, max_line_width=100))
         else:
             raise _Foreign
-
-    def _range(self, numpy: Any, value: Any) -> None:  # Any: see `_of_numpy`
-        known = value[~numpy.isnan(value)] if value.dtype.kind == "f" else value
-        missing = value.size - known.size
-        ends = [f"min {known.min():.6g}, max {known.max():.6g}"] if known.size else []
-        ends += [f"{missing} NaN"] if missing else []
-        self._add(", ".join(ends) + "\n")
 
 
 # ---- what only the value itself can spell

@@ -80,6 +80,8 @@ class Cluster:
     #: When anything about jobs or tasks came from there last, and when it last failed to; ``None``: not yet.
     heard_at: datetime | None = None
     failed_at: datetime | None = None
+    #: Nobody named it: its commands are on PATH here.
+    incidental: bool = False
     #: The connection of a cluster behind ssh; ``None``: it is reached from this machine.
     link: Link | None = None
     #: Whether several machines write to ``root``; ``None``: as they do to the server's own home.
@@ -100,13 +102,17 @@ class Cluster:
 
     @property
     def state(self) -> str:
-        """``ok``, ``unknown`` (nobody asked yet), ``unreachable``; ``needs login``, ``needs admin``: only they help."""
+        """``ok``, ``unknown`` (nobody asked yet), ``unreachable``; ``needs login``, ``needs admin``: only they help.
+
+        ``not set up``: nobody named it, and its commands never came to anything.
+        """
         if self.link is not None and self.link.needs_login:
             return "needs login"
         if self.site_problem and self.limits is None:
             return "needs admin"
         if self.problem:
-            return "unreachable"
+            never = self.incidental and not self.version and self.limits is None
+            return "not set up" if never else "unreachable"
         return "ok" if self.version or self.limits is not None else "unknown"
 
     @property
@@ -407,6 +413,7 @@ async def find_clusters(
         if any(cluster.settings.scheduler == scheduler for cluster in clusters.values()):
             continue
         cluster = make(scheduler, ClusterSettings(scheduler=scheduler))
+        cluster.incidental = True
         clusters[cluster.name] = cluster
         found.append(cluster)
         with suppress(HpcflowError):  # who names it all the same is told why it does not answer

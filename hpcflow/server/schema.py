@@ -99,7 +99,7 @@ class ClusterAnswer(BaseModel):
     name: str
     scheduler: str
     version: str
-    state: Literal["ok", "unreachable", "needs login", "needs admin", "unknown"]
+    state: Literal["ok", "unreachable", "needs login", "needs admin", "not set up", "unknown"]
     problem: str | None
     #: Since when nobody knows what its jobs do; ``None``: that is known, or nobody asked.
     unknown_since: datetime | None = None

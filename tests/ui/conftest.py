@@ -140,3 +140,23 @@ def axe_source() -> str | None:
     """Return axe-core, where the page's development packages are installed."""
     source = Path(__file__).parents[2] / "ui" / "node_modules" / "axe-core" / "axe.min.js"
     return source.read_text("utf-8") if source.is_file() else None
+
+
+def faults_by_axe(page: Page) -> list[str]:
+    """Return what axe finds wrong at AA with what is shown; skip where axe-core is not installed."""
+    source = axe_source()
+    if source is None:
+        pytest.skip("axe-core is not installed: `npm ci` in ui/, or tools/ui-check, brings it")
+    # Its own frame would be refused by the content security policy; what the debugger evaluates is not.
+    page.evaluate(source)
+    tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+    said = page.evaluate("(tags) => axe.run(document, { runOnly: tags })", tags)
+    return [f"{each['id']}: {node['html'][:200]}" for each in said["violations"] for node in each["nodes"]]
+
+
+def a_tab(context: BrowserContext, user: User) -> Page:
+    """Return a tab that is logged in to a user's server."""
+    tab = context.new_page()
+    tab.goto(str(user.asks("ui")["url"]))
+    tab.get_by_role("heading", name="Now").wait_for()
+    return tab

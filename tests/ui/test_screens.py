@@ -290,6 +290,7 @@ def test_axe_finds_nothing_on_any_screen_in_light_and_dark(show: Show, site: Sit
         "/queue/local",
         f"{failed}/e/4",
         f"{failed}/e/4?tab=code",
+        f"{failed}/e/1?tab=values",
     ]
     screens += [f"{failed}?view={view}" for view in ("table", "timeline", "logs", "jobs", "efficiency")]
     screens += ["/efficiency", "/settings", "/logs"]

@@ -1,6 +1,6 @@
 import { infiniteQueryOptions, keepPreviousData, queryOptions, QueryClient } from "@tanstack/react-query";
 import { answer, api, Offline, Refused, type Schemas } from "./client";
-import type { StatusName } from "../states";
+import { FINAL, type StatusName } from "../states";
 
 export const client = new QueryClient({
   defaultOptions: {
@@ -39,6 +39,8 @@ export interface DispatchFilter {
 }
 
 export const PAGE = 50;
+/** How often what is live is looked at for what no event tells, while it is seen. */
+const LOOK_MS = 5_000;
 
 export function dispatchesQuery(filter: DispatchFilter) {
   return infiniteQueryOptions({
@@ -59,6 +61,8 @@ export function summaryQuery(id: string) {
   return queryOptions({
     queryKey: ["dispatch", id, "summary"],
     queryFn: () => answer(api.GET("/api/v1/dispatches/{dispatch_id}", { params: { path: { dispatch_id: id } } })),
+    // That a cluster does not answer is no news of a task.
+    refetchInterval: (query) => (query.state.data?.status === "RUNNING" ? LOOK_MS : false),
   });
 }
 
@@ -153,6 +157,7 @@ export function taskQuery(id: string, index: number) {
   return queryOptions({
     queryKey: ["dispatch", id, "task", index],
     queryFn: () => answer(api.GET("/api/v1/dispatches/{dispatch_id}/tasks/{index}", { params: { path: { dispatch_id: id, index } } })),
+    refetchInterval: (query) => (query.state.data && !FINAL.has(query.state.data.state) ? LOOK_MS : false),
     placeholderData: keepPreviousData,
   });
 }

@@ -1239,7 +1239,7 @@ export interface components {
              * State
              * @enum {string}
              */
-            state: "ok" | "unreachable" | "needs login" | "needs admin" | "unknown";
+            state: "ok" | "unreachable" | "needs login" | "needs admin" | "not set up" | "unknown";
             /** Unknown Since */
             unknown_since?: string | null;
             /** Version */

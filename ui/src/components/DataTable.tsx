@@ -26,12 +26,14 @@ interface Props<T> {
   readonly onSort: (column: string, descending: boolean) => void;
   readonly more?: (() => void) | undefined;
   readonly rowClass?: (row: T) => string;
+  /** States without words on small screens. */
+  readonly lean?: boolean;
 }
 
 const ROW = 37;
 
 /** Rows are made only where they can be seen; the table says to screen readers how many there are. */
-export function DataTable<T>({ label, columns, rows, found, keyOf, sort, onSort, more, rowClass }: Props<T>) {
+export function DataTable<T>({ label, columns, rows, found, keyOf, sort, onSort, more, rowClass, lean = false }: Props<T>) {
   const scroller = useRef<HTMLDivElement>(null);
   const table = useReactTable({ data: rows, columns, getCoreRowModel: getCoreRowModel(), manualSorting: true, getRowId: keyOf });
   const all = table.getRowModel().rows;
@@ -45,7 +47,7 @@ export function DataTable<T>({ label, columns, rows, found, keyOf, sort, onSort,
   const after = virtual.getTotalSize() - (items.at(-1)?.end ?? 0);
   const width = columns.length;
   return (
-    <div className="table" ref={scroller} tabIndex={0} role="region" aria-label={label}>
+    <div className={lean ? "table lean" : "table"} ref={scroller} tabIndex={0} role="region" aria-label={label}>
       <table aria-rowcount={found + 1} aria-label={label}>
         <thead>
           {table.getHeaderGroups().map((group) => (

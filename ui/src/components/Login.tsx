@@ -7,7 +7,7 @@ import { Question } from "./actions";
 type Asked = Schemas["LoginAnswer"];
 
 /** Logs in to a cluster that asks for a password or a code: what is typed goes to its ssh and is kept nowhere. */
-export function LoginButton({ name, disabled }: { name: string; disabled: boolean }) {
+export function LoginButton({ name, disabled, onIn }: { name: string; disabled: boolean; onIn?: () => void }) {
   const [asked, setAsked] = useState<Asked | null>(null);
   const [busy, setBusy] = useState(false);
   const [error, setError] = useState<unknown>(null);
@@ -19,6 +19,7 @@ export function LoginButton({ name, disabled }: { name: string; disabled: boolea
     try {
       const next = await call();
       setAsked(next.question === null ? null : next);
+      if (next.question === null) onIn?.();
     } catch (fault) {
       setError(fault);
     }

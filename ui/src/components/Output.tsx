@@ -1,4 +1,4 @@
-import { memo, useEffect, useLayoutEffect, useMemo, useRef, useState } from "react";
+import { memo, useEffect, useLayoutEffect, useMemo, useRef, useState, type ReactNode } from "react";
 import { pieces, lastOfLine } from "../ansi";
 import type { Schemas } from "../api/client";
 import { download, follow, readLog, searchLog, type Told } from "../api/output";
@@ -100,15 +100,14 @@ function Log({ id, index, stream, view, live, paused, onPause, at, onSpot }: Log
   return (
     <details className="fold" open>
       <summary>{WORDS[stream]} <span className="soft">{bytes(size)}{live && !around ? (paused ? " · paused" : " · live") : ""}</span></summary>
-      <div className="log-tools">
+      <Search id={id} index={index} stream={stream} size={size} onSpot={onSpot}>
         {live && <button type="button" className="button small" aria-pressed={!paused} onClick={() => onPause(!paused)}>{paused ? "Follow" : "Following"}</button>}
         {around && <button type="button" className="button small" onClick={() => onSpot(null)}>To the end</button>}
         {!around && start > 0 && <button type="button" className="button small" onClick={() => void back()}>Read further back</button>}
         <button type="button" className="button small" onClick={() => void download(id, index, stream, size)}>Download</button>
         <label><input type="checkbox" checked={wrap} onChange={(event) => setWrap(event.target.checked)} /> wrap</label>
         <span className="soft" role="status">{around ? `around byte ${count(around.at)} of ${count(size)}` : start > 0 ? `the last ${bytes(size - start)} of ${bytes(size)}` : ""}</span>
-      </div>
-      <Search id={id} index={index} stream={stream} size={size} onSpot={onSpot} />
+      </Search>
       {error !== null && <Fault error={error} />}
       <Lines text={text} cut={start > 0} wrap={wrap} label={WORDS[stream]} tail={!around} mark={around ? around.at - around.offset : null} />
     </details>
@@ -116,7 +115,7 @@ function Log({ id, index, stream, view, live, paused, onPause, at, onSpot }: Log
 }
 
 /** Looks for text in all of a log, on the server: some hundred megabytes for each answer, and on from there when asked. */
-function Search({ id, index, stream, size, onSpot }: { id: string; index: number; stream: Stream; size: number; onSpot: (at: number) => void }) {
+function Search({ id, index, stream, size, onSpot, children }: { id: string; index: number; stream: Stream; size: number; onSpot: (at: number) => void; children: ReactNode }) {
   const [found, setFound] = useState<{ q: string; hits: Schemas["LogHit"][]; searched: number; size: number } | null>(null);
   const [busy, setBusy] = useState(false);
   const [error, setError] = useState<unknown>(null);
@@ -134,7 +133,8 @@ function Search({ id, index, stream, size, onSpot }: { id: string; index: number
   const name = WORDS[stream].toLowerCase();
   return (
     <div className="log-search">
-      <form className="log-tools" role="search" onSubmit={(event) => {
+      <div className="log-tools">
+      <form className="log-find" role="search" onSubmit={(event) => {
         event.preventDefault();
         const q = String(new FormData(event.currentTarget).get("q") ?? "");
         if (q) void look(q, 0, []);
@@ -145,6 +145,8 @@ function Search({ id, index, stream, size, onSpot }: { id: string; index: number
         {found && <span className="soft" role="status">{plural(found.hits.length, "line")}{found.searched < found.size ? ` in the first ${bytes(found.searched)}` : ""}</span>}
         {found && found.searched < found.size && <button type="button" className="button small" disabled={busy} onClick={() => void look(found.q, found.searched, found.hits)}>Search on</button>}
       </form>
+      {children}
+      </div>
       {error !== null && <Fault error={error} />}
       {found && found.hits.length > 0 && (
         <ol className="plain hits" aria-label={`Found in ${name}`} tabIndex={0}>
@@ -172,7 +174,7 @@ function Lines({ text, cut, wrap, label, tail, mark }: { text: string; cut: bool
     else if (atEnd.current) box.scrollTop = box.scrollHeight;
   }, [shown, marked]);
   return (
-    <pre ref={ref} className={`log${wrap ? " log-wrap" : ""}`} role="region" tabIndex={0} aria-label={label} onScroll={(event) => {
+    <pre ref={ref} className={`log${wrap ? " log-wrap" : ""}${shown.length > 300 ? " log-long" : ""}`} role="region" tabIndex={0} aria-label={label} onScroll={(event) => {
       const box = event.currentTarget;
       atEnd.current = box.scrollHeight - box.scrollTop - box.clientHeight < 24;
     }}>

@@ -6,12 +6,17 @@ import { duration, mebibytes, plural } from "../format";
 import { later, Question, retryCall, settle } from "./actions";
 
 /** What a task that ran out of memory or time should ask for next; null where more of either would not help. */
-export function suggested(task: Pick<TaskDetail, "end" | "raw">, asked: Readonly<Record<string, unknown>>): { memory_mib: number } | { walltime_s: number } | null {
+export function suggested(task: Pick<TaskDetail, "end" | "raw" | "max_rss_kib">, asked: Readonly<Record<string, unknown>>): { memory_mib: number } | { walltime_s: number } | null {
   const raw = task.raw ?? "";
   const memory = asked["memory_mib"];
   const walltime = asked["walltime_s"];
   // The same factor as that of retries.
-  if ((task.end === "memory" || /OUT_OF_ME|OOM|MEMLIMIT/i.test(raw)) && typeof memory === "number") return { memory_mib: 2 * memory };
+  if ((task.end === "memory" || /OUT_OF_ME|OOM|MEMLIMIT/i.test(raw)) && typeof memory === "number") {
+    // What it had when it was ended, and a quarter more: it may have wanted more than that.
+    const wanted = Math.max(2 * memory, 1.25 * (task.max_rss_kib ?? 0) / 1024);
+    const step = wanted > 4096 ? 1024 : 64;
+    return { memory_mib: Math.ceil(wanted / step) * step };
+  }
   if ((task.end === "timeout" || /TIMEOUT|RUNLIMIT|walltime/i.test(raw)) && typeof walltime === "number") return { walltime_s: 2 * walltime };
   return null;
 }

@@ -1,29 +1,33 @@
 import { useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
-import { useState } from "react";
+import { useEffect, useRef, useState } from "react";
 import { answer, api, type Schemas } from "../api/client";
 import { client, clustersQuery } from "../api/queries";
 import { Fault, Loading, Mark, Notice, Title, useLink, When } from "../components/basics";
+import { AddCluster } from "../components/AddCluster";
 import { LoginButton } from "../components/Login";
 import { count, duration, mebibytes } from "../format";
 
 export function Clusters() {
   const { data, error, refetch } = useQuery(clustersQuery);
+  const [added, setAdded] = useState<string | null>(null);
+  const offline = useLink() !== "ok";
   return (
     <section className="screen">
       <Title text="Clusters" />
       {error && !data && <Fault error={error} retry={() => void refetch()} />}
       {!data && !error && <Loading what="clusters" />}
-      <div className="stack">{data?.clusters.map((cluster) => <Cluster key={cluster.name} cluster={cluster} />)}</div>
-      <p className="soft">Clusters are named in <code>clusters.toml</code>; <code>hpcflow clusters add</code> writes one there and tests it.</p>
+      <div className="stack">{data?.clusters.map((cluster) => <Cluster key={cluster.name} cluster={cluster} fresh={cluster.name === added} />)}</div>
+      <div className="below"><AddCluster disabled={offline} onAdded={setAdded} /></div>
+      <p className="soft">Clusters are named in <code>clusters.toml</code>, where all else can be set that is not asked here.</p>
     </section>
   );
 }
 
 const STEP_TONES = { running: "running", ok: "completed", failed: "failed", skipped: "cancelled" } as const;
-const WORDS: Record<Schemas["ClusterAnswer"]["state"], string> = { ok: "answers", unreachable: "can't be reached", "needs login": "wants you to log in", "needs admin": "has to be set up anew by you", unknown: "not asked yet" };
+const WORDS: Record<Schemas["ClusterAnswer"]["state"], string> = { ok: "answers", unreachable: "can't be reached", "needs login": "wants you to log in", "needs admin": "has to be set up anew by you", "not set up": "installed here, and not set up", unknown: "not asked yet" };
 
-function Cluster({ cluster }: { cluster: Schemas["ClusterAnswer"] }) {
+function Cluster({ cluster, fresh }: { cluster: Schemas["ClusterAnswer"]; fresh: boolean }) {
   const [test, setTest] = useState<{ busy: boolean; result?: Schemas["ClusterTest"]; error?: unknown }>({ busy: false });
   const offline = useLink() !== "ok";
   const run = async () => {
@@ -41,6 +45,13 @@ function Cluster({ cluster }: { cluster: Schemas["ClusterAnswer"] }) {
     }
     await client.invalidateQueries({ queryKey: ["clusters"] });
   };
+  const begun = useRef(false);
+  useEffect(() => {
+    // One that was just added is tested at once, and only once.
+    if (!fresh || begun.current) return;
+    begun.current = true;
+    void run();
+  });
   return (
     <article className="card" aria-labelledby={`cluster-${cluster.name}`}>
       <div className="title-line">
@@ -52,7 +63,13 @@ function Cluster({ cluster }: { cluster: Schemas["ClusterAnswer"] }) {
           <button type="button" className="button" disabled={test.busy || offline} onClick={() => void run()}>{test.busy ? "Testing…" : "Test"}</button>
         </div>
       </div>
-      {cluster.problem && (
+      {cluster.problem && cluster.state === "not set up" && (
+        <details className="fold">
+          <summary>Nothing is submitted to it. What it says</summary>
+          <p className="error-text">{cluster.problem}</p>
+        </details>
+      )}
+      {cluster.problem && cluster.state !== "not set up" && (
         <Notice tone="warn" title={WORDS[cluster.state]}>
           {cluster.problem} {cluster.unknown_since && <>What its jobs do is unknown since <When time={cluster.unknown_since} />. </>}
         </Notice>
@@ -76,15 +93,15 @@ function Cluster({ cluster }: { cluster: Schemas["ClusterAnswer"] }) {
       {cluster.partitions.length > 0 && (
         <div className="table" tabIndex={0} role="region" aria-label={`Partitions of ${cluster.name}`}>
           <table>
-            <thead><tr><th scope="col">Partition</th><th scope="col" className="numeric">Nodes</th><th scope="col" className="numeric">Cores</th><th scope="col" className="numeric">Memory</th><th scope="col" className="numeric">GPUs</th><th scope="col" className="numeric">Longest job</th></tr></thead>
+            <thead><tr><th scope="col">Partition</th><th scope="col" className="numeric rank-1">Nodes</th><th scope="col" className="numeric">Cores</th><th scope="col" className="numeric rank-1">Memory</th><th scope="col" className="numeric rank-1">GPUs</th><th scope="col" className="numeric">Longest job</th></tr></thead>
             <tbody>
               {cluster.partitions.map((partition) => (
                 <tr key={partition.name}>
                   <td><strong>{partition.name}</strong>{partition.is_default ? <span className="soft"> default</span> : ""}{partition.exclusive ? <span className="soft"> whole nodes</span> : ""}</td>
-                  <td className="numeric">{partition.total_nodes === null ? "" : count(partition.total_nodes)}</td>
+                  <td className="numeric rank-1">{partition.total_nodes === null ? "" : count(partition.total_nodes)}</td>
                   <td className="numeric">{partition.cpus_per_node ?? ""}</td>
-                  <td className="numeric">{mebibytes(partition.memory_mib_per_node)}</td>
-                  <td className="numeric">{partition.gpus_per_node || ""}</td>
+                  <td className="numeric rank-1">{mebibytes(partition.memory_mib_per_node)}</td>
+                  <td className="numeric rank-1">{partition.gpus_per_node || ""}</td>
                   <td className="numeric">{partition.max_walltime_s === null ? "no limit" : duration(partition.max_walltime_s)}</td>
                 </tr>
               ))}

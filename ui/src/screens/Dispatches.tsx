@@ -48,7 +48,7 @@ export function Dispatches() {
           {query.error && <Fault error={query.error} retry={() => void query.refetch()} />}
           {query.isPending && <Loading what="dispatches" />}
           {last && (rows.length ? (
-            <DataTable label="Dispatches" columns={columns} rows={rows} found={last.found} keyOf={(row) => row.id} more={more} sort={{ column: filter.sort, descending: !filter.ascending }} onSort={(column, descending) => void navigate({ search: (old) => ({ ...old, sort: column as DispatchFilter["sort"], up: !descending }) })} />
+            <DataTable lean label="Dispatches" columns={columns} rows={rows} found={last.found} keyOf={(row) => row.id} more={more} sort={{ column: filter.sort, descending: !filter.ascending }} onSort={(column, descending) => void navigate({ search: (old) => ({ ...old, sort: column as DispatchFilter["sort"], up: !descending }) })} />
           ) : (
             <p className="empty">No dispatch fits. <Link to="/dispatches" search={{}}>Show all {count(last.total)}</Link></p>
           ))}

@@ -58,7 +58,7 @@ function OutputOf({ summary }: { summary: Summary }) {
           const index = Number(new FormData(event.currentTarget).get("task"));
           if (Number.isSafeInteger(index) && index >= 0 && index < summary.tasks) choose(index);
         }}>
-          <label>Task <input name="task" inputMode="numeric" pattern="[0-9]+" required defaultValue={sel} key={sel} size={6} autoComplete="off" /></label>
+          <label className="field-inline">Task <input name="task" inputMode="numeric" pattern="[0-9]+" required defaultValue={sel} key={sel} size={6} autoComplete="off" /></label>
           <button type="submit" className="button small">Show</button>
         </form>
       </div>

@@ -112,7 +112,7 @@ export function ClusterChips() {
           <Link to={cluster.state === "ok" || cluster.state === "unknown" ? "/queue/$cluster" : "/clusters"} params={{ cluster: cluster.name }} className="cluster-chip" title={cluster.problem ?? `${cluster.scheduler} ${cluster.version}`}>
             <span className={`dot dot-${cluster.state.replaceAll(" ", "-")}`} aria-hidden="true" />
             {cluster.name}
-            {cluster.state !== "ok" && cluster.state !== "unknown" && <span className="chip-word"> {cluster.state}</span>}
+            {cluster.state !== "ok" && cluster.state !== "unknown" && <span className={cluster.state === "not set up" ? "soft" : "chip-word"}> {cluster.state}</span>}
           </Link>
         </li>
       ))}

@@ -42,7 +42,7 @@ export function Task() {
         <div className="column-main">
           <nav className="tabs" aria-label="Views of the task">
             {TABS.map((each) => (
-              <Link key={each} to="/d/$id/e/$index" params={{ id, index: raw }} search={each === "output" ? {} : { tab: each }} className="tab" aria-current={tab === each ? "page" : undefined}>{TAB_WORDS[each]}</Link>
+              <Link key={each} to="/d/$id/e/$index" params={{ id, index: raw }} search={each === "output" ? {} : { tab: each }} className="tab" activeOptions={{ exact: true, includeSearch: true }} aria-current={tab === each ? "page" : undefined}>{TAB_WORDS[each]}</Link>
             ))}
           </nav>
           {tab === "values" ? (about && <Values task={task} about={about} />) : tab === "code" ? (
@@ -92,8 +92,16 @@ function Values({ task, about }: { task: TaskDetail; about: Schemas["AboutTask"]
       {about.result ? <Value preview={about.result} bytes={about.result_bytes} /> : <p className="empty">{task.state === "completed" ? "No preview of it was made." : FINAL.has(task.state) ? "It has left no result." : "There is none yet."}</p>}
       <h2>Inputs</h2>
       {about.inputs.length === 0 && <p className="empty">{ran ? "It took none, or no preview of them was made." : "They are spelled where the task runs, when it has ended."}</p>}
-      <ol className="plain stack" aria-label="Inputs">
-        {about.inputs.map((input, k) => <li key={k}><h3 className="id">{visible(input.name ?? String(k))}</h3><Value preview={input} /></li>)}
+      <ol className="plain inputs" aria-label="Inputs">
+        {about.inputs.map((input, k) => {
+          const short = input.text !== null && input.text.length <= 80 && !input.text.includes("\n");
+          return (
+            <li key={k}>
+              <strong className="id">{visible(input.name ?? String(k))}</strong>{" "}
+              {short ? <><code>{visible(input.text ?? "")}</code> <span className="soft">{[input.type, input.shape].filter(Boolean).join(" · ")}</span></> : <Value preview={input} />}
+            </li>
+          );
+        })}
       </ol>
       <p className="soft">These are texts that the task’s own process made, cut where they are long. Copy as Python fetches the values.</p>
     </>
