@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import ClassVar, Final
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from hpcflow.core.batch import decoded
 from hpcflow.core.model import JobArray
 from hpcflow.core.plugin import Command, Plugin, Reply, Submission
-from hpcflow_lsf.jobs import LsfJobs
 from hpcflow_lsf.limits import limits, parse_limits, parse_probe, probe
 from hpcflow_lsf.options import check_array, checked_extra
 from hpcflow_lsf.query import parse_query, query
 from hpcflow_lsf.queue import parse_queue, queue
 from hpcflow_lsf.reasons import in_plain_words
-from hpcflow_lsf.submission import classify
 from hpcflow_lsf.text import first_words
+from hpcflow_templates.psij_import import importing_psij
+
+if TYPE_CHECKING:
+    from hpcflow_lsf.jobs import LsfJobs
 
 __all__ = ["LsfPlugin"]
 
@@ -78,7 +81,13 @@ class LsfPlugin:
     def __init__(self, *, python: str, worker: str, root: str) -> None:
         """Make a plugin; LSF needs none of the three."""
         del python, worker, root
-        self._jobs = LsfJobs()
+
+    @cached_property
+    def _jobs(self) -> LsfJobs:
+        """What speaks PSI/J, which takes a quarter of a second to import: who only asks does without it."""
+        with importing_psij():
+            from hpcflow_lsf.jobs import LsfJobs
+        return LsfJobs()
 
     def submit(self, array: JobArray) -> Command:
         """Return bsub with the script on stdin; the environment of bsub is the job's."""
@@ -88,7 +97,10 @@ class LsfPlugin:
 
     def parse_submit(self, array: JobArray, reply: Reply) -> Submission:
         """Classify bsub's reply."""
-        return classify(self._jobs, array.width, reply)
+        jobs = self._jobs
+        from hpcflow_lsf.submission import classify
+
+        return classify(jobs, array.width, reply)
 
     def cancel(self, arrays: Sequence[JobArray], *, pending_only: bool) -> Command:
         """Return one command that ends all of them, whether their ids are known or not.

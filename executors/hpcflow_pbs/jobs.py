@@ -21,17 +21,12 @@ from hpcflow.core.model import WORKER_MEMORY_MIB, JobArray, JobId
 from hpcflow_templates import batch_template
 from hpcflow_templates.renderer import SHELL, STDIN, Renderer
 
-__all__ = ["PbsJobs", "full_id"]
+__all__ = ["PbsJobs"]
 
 _MIB: Final = 1024 * 1024
 
 # "26.pbs01" or "26[].pbs01". Hooks may print before it; nothing else on the line will do.
 _SUBMITTED: Final = re.compile(r"([0-9]+)(\[\])?\.[A-Za-z0-9][A-Za-z0-9.-]*")
-
-
-def full_id(job_id: JobId, width: int) -> str:
-    """Return an id as PBS's commands take it: "26[]" for an array, "26" for a single job, which is no array there."""
-    return f"{job_id}[]" if width > 1 else job_id
 
 
 class PbsJobs(Renderer, PBSJobExecutor):

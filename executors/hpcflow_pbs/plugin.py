@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import ClassVar, Final
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from hpcflow.core.batch import decoded
 from hpcflow.core.model import JobArray
 from hpcflow.core.plugin import Command, Plugin, Reply, Submission
-from hpcflow_pbs.jobs import PbsJobs, full_id
 from hpcflow_pbs.limits import limits, parse_limits, parse_probe, probe
 from hpcflow_pbs.options import check_array, checked_extra, job_resources, own_place
 from hpcflow_pbs.query import parse_query, query
 from hpcflow_pbs.queue import parse_queue, queue
 from hpcflow_pbs.reasons import in_plain_words
-from hpcflow_pbs.submission import classify
-from hpcflow_pbs.text import first_words
+from hpcflow_pbs.text import first_words, full_id
+from hpcflow_templates.psij_import import importing_psij
+
+if TYPE_CHECKING:
+    from hpcflow_pbs.jobs import PbsJobs
 
 __all__ = ["PbsPlugin"]
 
@@ -99,7 +102,13 @@ class PbsPlugin:
     def __init__(self, *, python: str, worker: str, root: str) -> None:
         """Make a plugin; PBS needs none of the three."""
         del python, worker, root
-        self._jobs = PbsJobs()
+
+    @cached_property
+    def _jobs(self) -> PbsJobs:
+        """What speaks PSI/J, which takes a quarter of a second to import: who only asks does without it."""
+        with importing_psij():
+            from hpcflow_pbs.jobs import PbsJobs
+        return PbsJobs()
 
     def submit(self, array: JobArray) -> Command:
         """Return qsub with the script on stdin; the job's environment is that of a login, not of qsub."""
@@ -113,7 +122,10 @@ class PbsPlugin:
 
     def parse_submit(self, array: JobArray, reply: Reply) -> Submission:
         """Classify qsub's reply."""
-        return classify(self._jobs, array.width, reply)
+        jobs = self._jobs
+        from hpcflow_pbs.submission import classify
+
+        return classify(jobs, array.width, reply)
 
     def cancel(self, arrays: Sequence[JobArray], *, pending_only: bool) -> Command:
         """Return one command that ends all of them, whether their ids are known or not, and spares what has ended.

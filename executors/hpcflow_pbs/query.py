@@ -13,8 +13,7 @@ from typing import Final
 from hpcflow.core.model import Cause, JobArray, JobId, Observation, Observations, Phase, Stuck
 from hpcflow.core.plugin import Command, Reply
 from hpcflow_pbs.answer import Record, read_answer
-from hpcflow_pbs.jobs import full_id
-from hpcflow_pbs.text import instant, seconds
+from hpcflow_pbs.text import full_id, instant, seconds
 
 __all__ = ["parse_query", "query"]
 

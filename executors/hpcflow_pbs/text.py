@@ -9,8 +9,9 @@ from functools import lru_cache
 from typing import Final
 
 from hpcflow.core.batch import in_one_line
+from hpcflow.core.model import JobId
 
-__all__ = ["first_words", "instant", "mib", "seconds"]
+__all__ = ["first_words", "full_id", "instant", "mib", "seconds"]
 
 # "qsub: Unknown queue": only the end is worth a sentence. The usage that follows "illegal -J value" is not.
 _PREFIX: Final = re.compile(r"^\s*(?:qsub|qstat|qdel|qselect|pbsnodes): ")
@@ -23,6 +24,11 @@ _CLOCK: Final = re.compile(r"(?:([0-9]+):)?([0-9]+):([0-9]+)(?:\.[0-9]+)?")
 def first_words(said: str) -> str:
     """Return what a command said on stderr, in one line of at most 500 characters, without "qsub: "."""
     return in_one_line(_PREFIX.sub("", line) for line in _USAGE.sub("", said).splitlines())
+
+
+def full_id(job_id: JobId, width: int) -> str:
+    """Return an id as PBS's commands take it: "26[]" for an array, "26" for a single job, which is no array there."""
+    return f"{job_id}[]" if width > 1 else job_id
 
 
 def seconds(text: str) -> int | None:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import ClassVar, Final
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from hpcflow import __version__
 from hpcflow.core.batch import decoded
 from hpcflow.core.model import JobArray
 from hpcflow.core.plugin import Command, Plugin, Reply, Submission
-from hpcflow_slurm.jobs import SlurmJobs
 from hpcflow_slurm.limits import limits, parse_limits, parse_probe, probe
 from hpcflow_slurm.options import check_array, checked_extra, cluster_of, clusters_option
 from hpcflow_slurm.query import parse_query, query
 from hpcflow_slurm.queue import parse_queue, queue
 from hpcflow_slurm.reasons import in_plain_words
-from hpcflow_slurm.submission import classify
 from hpcflow_slurm.text import first_words
+from hpcflow_templates.psij_import import importing_psij
+
+if TYPE_CHECKING:
+    from hpcflow_slurm.jobs import SlurmJobs
 
 __all__ = ["SlurmPlugin"]
 
@@ -67,7 +70,13 @@ class SlurmPlugin:
     def __init__(self, *, python: str, worker: str, root: str) -> None:
         """Make a plugin; Slurm needs none of the three."""
         del python, worker, root
-        self._jobs = SlurmJobs()
+
+    @cached_property
+    def _jobs(self) -> SlurmJobs:
+        """What speaks PSI/J, which takes a quarter of a second to import: who only asks does without it."""
+        with importing_psij():
+            from hpcflow_slurm.jobs import SlurmJobs
+        return SlurmJobs()
 
     def submit(self, array: JobArray) -> Command:
         """Return sbatch with the script on stdin.
@@ -81,7 +90,10 @@ class SlurmPlugin:
 
     def parse_submit(self, array: JobArray, reply: Reply) -> Submission:
         """Classify sbatch's reply."""
-        return classify(self._jobs, array.width, reply)
+        jobs = self._jobs
+        from hpcflow_slurm.submission import classify
+
+        return classify(jobs, array.width, reply)
 
     def cancel(self, arrays: Sequence[JobArray], *, pending_only: bool) -> Command:
         """Return one command that cancels all of them, whether their ids are known or not.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Annotated, Any, Final, Literal, Protocol
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
@@ -30,6 +31,7 @@ from hpcflow.server.log_api import LogDesk, log_routes
 from hpcflow.server.origins import Origins
 from hpcflow.server.page import Shown, page_files, page_routes, view_routes
 from hpcflow.server.redispatch_api import RedispatchDesk, redispatch_routes
+from hpcflow.server.routing import Router, described, if_described
 from hpcflow.server.trigger_api import TriggerDesk, trigger_routes
 from hpcflow.server.upload import MEDIA_TYPE, TooLarge, Upload
 
@@ -184,6 +186,27 @@ class Desk:
 
 def application(service: Service, desk: Desk, *, uid: int) -> Guard:
     """Return the application as it is served: the routes behind the guard."""
+    app = _application(service, desk)
+
+    @cache
+    def description() -> dict[str, Any]:  # Any: JSON
+        with described():
+            return _application(service, desk).openapi()
+
+    app.openapi = description  # type: ignore[method-assign]  # FastAPI's own way to another description
+    uploads = [("/api/v1/dispatches", MEDIA_TYPE)]
+    return Guard(
+        app,
+        token=desk.token,
+        sessions=desk.sessions,
+        uid=uid,
+        uploads=uploads,
+        files=page_files(),
+        origins=desk.origins,
+    )
+
+
+def _application(service: Service, desk: Desk) -> FastAPI:
     app = FastAPI(
         title="hpcflow",
         version=desk.notice.version,
@@ -198,17 +221,8 @@ def application(service: Service, desk: Desk, *, uid: int) -> Guard:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _fault)
     app.include_router(routes(service, desk))
-    app.include_router(page_routes(desk.sessions), responses=PROBLEM)
-    uploads = [("/api/v1/dispatches", MEDIA_TYPE)]
-    return Guard(
-        app,
-        token=desk.token,
-        sessions=desk.sessions,
-        uid=uid,
-        uploads=uploads,
-        files=page_files(),
-        origins=desk.origins,
-    )
+    app.include_router(page_routes(desk.sessions), responses=if_described(PROBLEM))
+    return app
 
 
 DispatchPath = Annotated[str, PathParameter(description="The dispatch's id.")]
@@ -218,7 +232,7 @@ _Apart = Annotated[bool, Query(description="Large values are named here, and fet
 
 def routes(service: Service, desk: Desk) -> APIRouter:
     """Return the routes of ``/api/v1``."""
-    api = APIRouter(prefix="/api/v1", responses=PROBLEM, default_response_class=JsonAnswer)
+    api = Router(prefix="/api/v1", responses=PROBLEM, default_response_class=JsonAnswer)
     arriving: set[str] = set()
 
     @api.get("/status", response_model=schema.ServerStatus)

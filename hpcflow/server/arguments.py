@@ -15,6 +15,7 @@ from hpcflow.core.model import DispatchId
 from hpcflow.server.answer import PROBLEM_OF_BYTES
 from hpcflow.server.levels import Level
 from hpcflow.server.manifest import blob_offsets
+from hpcflow.server.routing import Router
 from hpcflow.server.store import PART, Store
 
 __all__ = ["Arguments", "ArgumentsDesk", "argument_routes"]
@@ -117,7 +118,7 @@ def argument_routes(
         known_id: checks an id.
         stream: the kind of that answer.
     """
-    api = APIRouter()
+    api = Router()
 
     @api.get("/dispatches/{dispatch_id}/arguments", response_class=stream, responses=PROBLEM_OF_BYTES)
     async def arguments(

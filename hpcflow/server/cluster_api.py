@@ -11,6 +11,7 @@ from fastapi import Path as PathParameter
 from fastapi.responses import JSONResponse
 
 from hpcflow.server import schema
+from hpcflow.server.routing import Router
 from hpcflow.server.trial import Asked
 
 __all__ = ["ClusterDesk", "cluster_routes"]
@@ -60,7 +61,7 @@ _PREFIX: Final = "/clusters"
 
 def cluster_routes(desk: ClusterDesk) -> APIRouter:
     """Return the routes of ``/clusters``, below whatever the caller puts before it."""
-    api = APIRouter(prefix=_PREFIX)
+    api = Router(prefix=_PREFIX)
 
     @api.get("", response_model=schema.Clusters)
     async def clusters() -> Json:

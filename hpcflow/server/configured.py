@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from hpcflow.core.model import UserError
 from hpcflow.core.places import Places
 from hpcflow.server.cluster_file import write_toml
+from hpcflow.server.routing import Described, Router
 from hpcflow.server.settings import Settings, first_fault, read_settings
 
 __all__ = ["Configured", "SettingsDesk", "settings_routes"]
@@ -87,7 +88,7 @@ class Configured:
         return {**told, "message": message}
 
 
-class ServerSettings(BaseModel):
+class ServerSettings(Described):
     #: config.toml, on the server's machine.
     file: str
     #: What the file and the server's environment say now, times in seconds.
@@ -109,7 +110,7 @@ _PATH: Final = "/settings"
 
 def settings_routes(desk: SettingsDesk) -> APIRouter:
     """Return the routes of ``/settings``, below whatever the caller puts before it."""
-    api = APIRouter()
+    api = Router()
 
     @api.get(_PATH, response_model=ServerSettings)
     async def settings() -> Json:

@@ -12,6 +12,7 @@ from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict, Field
 
 from hpcflow.server import schema
+from hpcflow.server.routing import Router
 
 __all__ = ["FileDesk", "file_routes"]
 
@@ -78,7 +79,7 @@ def file_routes(desk: FileDesk, streamed: Streamed, known_id: Callable[[str], st
         problem: how errors of routes are described whose answer is no JSON.
     """
     # Any: FastAPI's own type of `responses`.
-    api = APIRouter()
+    api = Router()
 
     @api.get("/dispatches/{dispatch_id}/tasks/{index}/value", response_class=Response, responses=problem)
     async def value(

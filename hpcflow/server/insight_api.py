@@ -10,6 +10,7 @@ from fastapi import Path as PathParameter
 
 from hpcflow.server import insight_schema as schema
 from hpcflow.server.answer import JsonAnswer, packed
+from hpcflow.server.routing import Router
 
 __all__ = ["InsightDesk", "insight_routes"]
 
@@ -44,7 +45,7 @@ def insight_routes(desk: InsightDesk, known: Callable[[str], str]) -> APIRouter:
         desk: what answers.
         known: checks an id.
     """
-    api = APIRouter()
+    api = Router()
 
     @api.get("/dispatches/{dispatch_id}/timeline", response_model=schema.Timeline)
     async def timeline(dispatch_id: DispatchPath, request: Request) -> Response:

@@ -8,12 +8,13 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from hpcflow.core.states import Status
+from hpcflow.server.routing import Described
 from hpcflow.server.schema import Usage
 
 __all__ = ["EffectiveSettings", "EfficiencyOfDays", "EfficiencyOfDispatch", "LogQuery", "ServerLog", "Timeline"]
 
 
-class TimelineArray(BaseModel):
+class TimelineArray(Described):
     """One job array. All times here are seconds after the timeline's ``base``."""
 
     job_id: str
@@ -27,7 +28,7 @@ class TimelineArray(BaseModel):
     waiting: int
 
 
-class Lane(BaseModel):
+class Lane(Described):
     """One worker: an array task, or a slot of one."""
 
     #: Position in ``arrays``.
@@ -44,7 +45,7 @@ class Lane(BaseModel):
     host: str | None
 
 
-class Bars(BaseModel):
+class Bars(Described):
     """One attempt for each position."""
 
     lane: list[int]
@@ -59,7 +60,7 @@ class Bars(BaseModel):
     end: list[str]
 
 
-class Timeline(BaseModel):
+class Timeline(Described):
     base: datetime
     #: The end of the dispatch, or the time of the answer.
     now: float
@@ -72,7 +73,7 @@ class Timeline(BaseModel):
     unplaced: int
 
 
-class AdviceAnswer(BaseModel):
+class AdviceAnswer(Described):
     cpus: int | None
     memory_mib: int | None
     walltime_s: int | None
@@ -81,7 +82,7 @@ class AdviceAnswer(BaseModel):
     options: str
 
 
-class ElectronUse(BaseModel):
+class ElectronUse(Described):
     """The attempts of one electron that asked for the same on one cluster."""
 
     name: str
@@ -108,7 +109,7 @@ class ElectronUse(BaseModel):
     advice: AdviceAnswer
 
 
-class EfficiencyOfDispatch(BaseModel):
+class EfficiencyOfDispatch(Described):
     id: str
     usage: Usage
     electrons: list[ElectronUse]
@@ -116,7 +117,7 @@ class EfficiencyOfDispatch(BaseModel):
     enough: int
 
 
-class DispatchCost(BaseModel):
+class DispatchCost(Described):
     id: str
     name: str
     status: Status
@@ -126,7 +127,7 @@ class DispatchCost(BaseModel):
     complete: bool
 
 
-class EfficiencyOfDays(BaseModel):
+class EfficiencyOfDays(Described):
     days: int
     #: That are in the sums, the newest first, and how many there are of these days.
     dispatches: list[DispatchCost]
@@ -143,7 +144,7 @@ class EfficiencyOfDays(BaseModel):
     enough: int
 
 
-class Setting(BaseModel):
+class Setting(Described):
     name: str
     #: In the environment.
     variable: str
@@ -155,20 +156,20 @@ class Setting(BaseModel):
     about: str
 
 
-class ClusterSaid(BaseModel):
+class ClusterSaid(Described):
     name: str
     value: JsonValue
     source: Literal["clusters.toml", "site"]
 
 
-class ClusterSettingsAnswer(BaseModel):
+class ClusterSettingsAnswer(Described):
     name: str
     scheduler: str
     #: What is not as by default.
     said: list[ClusterSaid]
 
 
-class EffectiveSettings(BaseModel):
+class EffectiveSettings(Described):
     home: str
     config: str
     clusters_file: str
@@ -188,14 +189,14 @@ class LogQuery(BaseModel):
     limit: int = Field(500, ge=1, le=5000)
 
 
-class LogEntry(BaseModel):
+class LogEntry(Described):
     at: datetime
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
     source: str
     text: str
 
 
-class ServerLog(BaseModel):
+class ServerLog(Described):
     path: str
     bytes: int
     #: The newest that fit, the oldest of them first.

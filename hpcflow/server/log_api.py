@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from hpcflow.server.answer import MOST, PROBLEM_OF_BYTES, JsonAnswer, TextAnswer, known_id
 from hpcflow.server.logs import Name
+from hpcflow.server.routing import Router
 
 __all__ = ["LogDesk", "log_routes"]
 
@@ -76,7 +77,7 @@ def log_routes(desk: LogDesk, stopping: Callable[[], bool]) -> APIRouter:
         desk: who reads.
         stopping: whether the server is about to end.
     """
-    api = APIRouter(prefix="/dispatches/{dispatch_id}/tasks/{index}")
+    api = Router(prefix="/dispatches/{dispatch_id}/tasks/{index}")
 
     # Before the streams, whose path would take "output" for a stream's name.
     @api.get("/output", response_model=TaskOutput)

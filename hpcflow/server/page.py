@@ -21,6 +21,7 @@ from hpcflow.server import schema
 from hpcflow.server.answer import MOST, PROBLEM_OF_BYTES, JsonAnswer, known_id, packed
 from hpcflow.server.guard import KEY_HEADER, Sessions, cookie_name
 from hpcflow.server.news import News
+from hpcflow.server.routing import Router
 from hpcflow.server.views import Wanted
 
 __all__ = ["Shown", "page_files", "page_routes", "static_file", "told", "view_routes"]
@@ -69,7 +70,7 @@ def page_files(folder: Path = _STATIC) -> dict[str, Path]:
 
 def page_routes(sessions: Sessions) -> APIRouter:
     """Return what lies outside ``/api/v1``: the page, its login, and the sign of life."""
-    page = APIRouter()
+    page = Router()
 
     @page.get("/healthz", response_model=schema.Health)
     async def healthz() -> Response:
@@ -135,7 +136,7 @@ def view_routes(service: Shown, epoch: str, stopping: Callable[[], bool]) -> API
         epoch: tells this server's news from those of the one before.
         stopping: whether the server is about to end.
     """
-    api = APIRouter()
+    api = Router()
 
     @api.get("/dispatches/{dispatch_id}/graph", response_model=schema.GraphColumns)
     async def graph(dispatch_id: DispatchPath, request: Request) -> Response:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hpcflow.server import schema
 from hpcflow.server.answer import PROBLEM_OF_BYTES, JsonAnswer
+from hpcflow.server.routing import Router
 
 __all__ = ["RedispatchDesk", "redispatch_routes"]
 
@@ -59,7 +60,7 @@ DispatchPath = Annotated[str, PathParameter(description="The dispatch's id.")]
 
 def redispatch_routes(desk: RedispatchDesk, known_id: Callable[[str], str]) -> APIRouter:
     """Return the routes, below whatever the caller puts before them."""
-    api = APIRouter()
+    api = Router()
 
     @api.get("/dispatches/{dispatch_id}/call/{part}", response_class=Response, responses=PROBLEM_OF_BYTES)
     async def call(dispatch_id: DispatchPath, part: Literal["lattice", "arguments"]) -> Response:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainValidator, Se
 
 from hpcflow.core.states import State, Status
 from hpcflow.server.previews import Preview
+from hpcflow.server.routing import Described
 from hpcflow.server.views import Sort
 
 __all__ = [
@@ -56,17 +57,17 @@ __all__ = [
 MOST: Final = 2**63 - 1
 
 
-class Problem(BaseModel):
+class Problem(Described):
     """Why not, as a sentence."""
 
     error: str
 
 
-class Health(BaseModel):
+class Health(Described):
     ok: bool
 
 
-class ServerStatus(BaseModel):
+class ServerStatus(Described):
     pid: int
     version: str
     host: str
@@ -83,7 +84,7 @@ class ServerStatus(BaseModel):
     ui: str | None
 
 
-class PartitionLimits(BaseModel):
+class PartitionLimits(Described):
     name: str
     is_default: bool
     max_walltime_s: int | None
@@ -95,7 +96,7 @@ class PartitionLimits(BaseModel):
     exclusive: bool
 
 
-class ClusterAnswer(BaseModel):
+class ClusterAnswer(Described):
     name: str
     scheduler: str
     version: str
@@ -112,7 +113,7 @@ class ClusterAnswer(BaseModel):
     default: bool
 
 
-class Clusters(BaseModel):
+class Clusters(Described):
     clusters: list[ClusterAnswer]
 
 
@@ -127,7 +128,7 @@ class ClusterTestRequest(BaseModel):
     patience_s: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] = 120.0
 
 
-class ClusterTestStep(BaseModel):
+class ClusterTestStep(Described):
     step: str
     #: ``None`` while it runs; a step that was skipped is ok.
     ok: bool | None
@@ -138,7 +139,7 @@ class ClusterTestStep(BaseModel):
     output: str
 
 
-class ClusterTest(BaseModel):
+class ClusterTest(Described):
     done: bool
     #: ``None`` as long as nothing has failed and more may come.
     ok: bool | None
@@ -147,13 +148,13 @@ class ClusterTest(BaseModel):
     steps: list[ClusterTestStep]
 
 
-class LoginPrompt(BaseModel):
+class LoginPrompt(Described):
     text: str
     #: Whether the answer may be shown while it is typed.
     echo: bool
 
 
-class LoginQuestion(BaseModel):
+class LoginQuestion(Described):
     #: From 1; the answer names it.
     number: int
     #: Who asks, as ``user@host``.
@@ -162,7 +163,7 @@ class LoginQuestion(BaseModel):
     prompts: list[LoginPrompt]
 
 
-class LoginAnswer(BaseModel):
+class LoginAnswer(Described):
     #: Names this login; only who began it knows it.
     login: str
     #: ``None``: the cluster has let us in.
@@ -179,7 +180,7 @@ class LoginRequest(BaseModel):
     answers: list[SecretStr]
 
 
-class QueueNodeCounts(BaseModel):
+class QueueNodeCounts(Described):
     idle: int
     #: Some of its cores are taken.
     mixed: int
@@ -192,7 +193,7 @@ class QueueNodeCounts(BaseModel):
     total: int
 
 
-class QueuePartitionAnswer(BaseModel):
+class QueuePartitionAnswer(Described):
     name: str
     is_default: bool
     #: Whether it takes jobs and starts them; ``None``: not told.
@@ -212,7 +213,7 @@ class QueuePartitionAnswer(BaseModel):
     running_mine: int | None
 
 
-class QueueNodeAnswer(BaseModel):
+class QueueNodeAnswer(Described):
     name: str
     #: ``None``: not told.
     partitions: list[str] | None
@@ -227,7 +228,7 @@ class QueueNodeAnswer(BaseModel):
     reason: str | None
 
 
-class QueuedJobAnswer(BaseModel):
+class QueuedJobAnswer(Described):
     """A job, or array tasks of one array that are alike; none that has ended."""
 
     job_id: str
@@ -266,7 +267,7 @@ class QueuedJobAnswer(BaseModel):
     ahead: int | None
 
 
-class Queue(BaseModel):
+class Queue(Described):
     """A cluster's queue at the last look that had an answer; empty lists before the first."""
 
     cluster: str
@@ -302,7 +303,7 @@ class ClusterDraft(BaseModel):
     accept_host_keys: list[str] = []
 
 
-class UnknownHostKey(BaseModel):
+class UnknownHostKey(Described):
     place: str
     kind: str
     fingerprint: str
@@ -310,13 +311,13 @@ class UnknownHostKey(BaseModel):
     file: str
 
 
-class ClusterDraftAnswer(BaseModel):
+class ClusterDraftAnswer(Described):
     state: Literal["ok", "unknown host", "needs login"]
     problem: str | None
     host_key: UnknownHostKey | None
 
 
-class ClusterChange(BaseModel):
+class ClusterChange(Described):
     #: The clusters.toml that was written.
     file: str
     #: The default cluster now, and why it is.
@@ -324,7 +325,7 @@ class ClusterChange(BaseModel):
     reason: str
 
 
-class Accepted(BaseModel):
+class Accepted(Described):
     id: str
     status: Status
     messages: list[str]
@@ -332,7 +333,7 @@ class Accepted(BaseModel):
     first: int | None = None
 
 
-class PlannedBag(BaseModel):
+class PlannedBag(Described):
     electrons: list[str]
     tasks: int
     cluster: str
@@ -345,13 +346,13 @@ class PlannedBag(BaseModel):
     core_hours_bound: float | None
 
 
-class Plan(BaseModel):
+class Plan(Described):
     bags: list[PlannedBag]
     core_hours_bound: float | None
     messages: list[str]
 
 
-class ArrayAnswer(BaseModel):
+class ArrayAnswer(Described):
     token: str
     cluster: str
     job_id: str | None
@@ -362,7 +363,7 @@ class ArrayAnswer(BaseModel):
     why: str | None
 
 
-class Asked(BaseModel):
+class Asked(Described):
     cluster: str
     #: ``None``: not since the server's start.
     at: datetime | None
@@ -372,17 +373,17 @@ class Asked(BaseModel):
     unknown_since: datetime | None = None
 
 
-class DatedMessage(BaseModel):
+class DatedMessage(Described):
     at: datetime
     text: str
 
 
-class Parent(BaseModel):
+class Parent(Described):
     dispatch: str
     task: int
 
 
-class Summary(BaseModel):
+class Summary(Described):
     id: str
     name: str
     status: Status
@@ -410,14 +411,14 @@ class Summary(BaseModel):
     messages: list[DatedMessage]
 
 
-class Dispatches(BaseModel):
+class Dispatches(Described):
     dispatches: list[Summary]
     #: How many fit, on all pages, and how many there are.
     found: int
     total: int
 
 
-class Usage(BaseModel):
+class Usage(Described):
     """What a dispatch cost, in core-seconds: ``charged_s`` is the sum of the parts from ``tasks_s`` to ``rest_s``."""
 
     id: str
@@ -449,7 +450,7 @@ class Usage(BaseModel):
     sentences: list[str]
 
 
-class ArrayTask(BaseModel):
+class ArrayTask(Described):
     index: int
     state: Literal["waiting", "running", "ended", "not begun", "unknown"]
     #: Attempts of tasks that ended in it.
@@ -464,7 +465,7 @@ class ArrayTask(BaseModel):
     max_rss_kib: int | None
 
 
-class TaskOfJob(BaseModel):
+class TaskOfJob(Described):
     index: int
     name: str
     attempt: int
@@ -474,7 +475,7 @@ class TaskOfJob(BaseModel):
     error: str | None
 
 
-class JobOfDispatch(BaseModel):
+class JobOfDispatch(Described):
     dispatch: str
     name: str
     cluster: str
@@ -490,12 +491,12 @@ class JobOfDispatch(BaseModel):
     tasks: list[TaskOfJob]
 
 
-class Job(BaseModel):
+class Job(Described):
     #: Several where clusters give the same ids.
     arrays: list[JobOfDispatch]
 
 
-class TaskTable(BaseModel):
+class TaskTable(Described):
     columns: list[str]
     rows: list[list[JsonValue]]
 
@@ -520,7 +521,7 @@ class TaskPage(TaskTable):
     total: int
 
 
-class GraphColumns(BaseModel):
+class GraphColumns(Described):
     """A dispatch's graph: task ``i`` is an electron ``names[name[i]]`` and needs the tasks ``sets[needs[i]]``."""
 
     tasks: int
@@ -542,7 +543,7 @@ class GraphLevel(BaseModel):
     tasks: int
 
 
-class States(BaseModel):
+class States(Described):
     #: Of the last of `/events` that is in it.
     number: int
     version: int
@@ -550,13 +551,13 @@ class States(BaseModel):
     states: str
 
 
-class Neighbour(BaseModel):
+class Neighbour(Described):
     index: int
     name: str
     state: State
 
 
-class Attempt(BaseModel):
+class Attempt(Described):
     attempt: int
     end: str
     error: str | None
@@ -570,7 +571,7 @@ class Attempt(BaseModel):
     signal: int | None
 
 
-class ServingArray(BaseModel):
+class ServingArray(Described):
     cluster: str
     job_id: str | None
     width: int
@@ -579,7 +580,7 @@ class ServingArray(BaseModel):
     why: str | None
 
 
-class AboutTask(BaseModel):
+class AboutTask(Described):
     index: int
     #: What its next attempt, or its last one, asks for; what is left to the cluster is absent.
     asked: dict[str, JsonValue]
@@ -603,7 +604,7 @@ class AboutTask(BaseModel):
     arrays: list[ServingArray]
 
 
-class TaskOrigin(BaseModel):
+class TaskOrigin(Described):
     #: By a redispatch, or because its electron is cached.
     how: Literal["reused", "cached"]
     #: The task that ran, in the numbers of its whole dispatch.
@@ -611,7 +612,7 @@ class TaskOrigin(BaseModel):
     task: int
 
 
-class TaskDetail(BaseModel):
+class TaskDetail(Described):
     index: int
     name: str
     state: State
@@ -653,14 +654,14 @@ class CancelRequest(BaseModel):
     begun: bool = True
 
 
-class CancelAnswer(BaseModel):
+class CancelAnswer(Described):
     cancelled: int
     #: Of single tasks of which only those were asked for that have not begun: which these were.
     tasks: list[int] | None = None
     message: str
 
 
-class Entry(BaseModel):
+class Entry(Described):
     #: Begins with "./".
     name: str
     kind: Literal["file", "folder", "link"]
@@ -672,7 +673,7 @@ class Entry(BaseModel):
     sha256: str | None
 
 
-class Listing(BaseModel):
+class Listing(Described):
     cluster: str
     kind: Literal["file", "folder"]
     #: The folder that names are below, without links in it.
@@ -723,7 +724,7 @@ class CleanRequest(BaseModel):
     dry_run: bool = False
 
 
-class CleanedCluster(BaseModel):
+class CleanedCluster(Described):
     cluster: str
     bags: int
     freed_bytes: int
@@ -733,7 +734,7 @@ class CleanedCluster(BaseModel):
     problem: str | None
 
 
-class CleanAnswer(BaseModel):
+class CleanAnswer(Described):
     dispatches: int
     clusters: list[CleanedCluster]
     #: A sentence for each dispatch that was named and is left alone.
@@ -754,13 +755,13 @@ class RetryRequest(BaseModel):
     tasks: list[Annotated[int, Field(ge=0, le=MOST)]] | None = None
 
 
-class Moved(BaseModel):
+class Moved(Described):
     #: Tasks that changed their state; 0 when there was nothing to do.
     moved: int
     message: str
 
 
-class UiAddress(BaseModel):
+class UiAddress(Described):
     #: Logs one browser in: its fragment is a one-time code.
     url: str
     #: The command for the user's own machine when the server is not on it.
@@ -771,5 +772,5 @@ class Code(BaseModel):
     code: str
 
 
-class PageKey(BaseModel):
+class PageKey(Described):
     key: str

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib.util
 import io
 import marshal
+import re
 import zipfile
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -32,6 +32,10 @@ _ROOTS: Final = (
     "hpcflow.leptons",
     "hpcflow.fs",
 )
+_IMPORT: Final = re.compile(
+    rb"^(?:import|from) (?P<package>hpcflow[a-z0-9_.]*)(?: import (?P<names>\([^)]*\)|[^\n#]*))?", re.MULTILINE
+)
+_NAME: Final = re.compile(rb"\w+")
 # The earliest date that a zip file can hold: the same files give the same bytes.
 _DATE: Final = (1980, 1, 1, 0, 0, 0)
 
@@ -100,17 +104,15 @@ def _module_files(own: Path, module: str) -> Iterator[Path]:
 
 
 def _imported(source: bytes) -> Iterator[str]:
-    """Yield the modules of hpcflow that this source imports at once: not in a function, not for type checkers only."""
-    for statement in ast.parse(source).body:
-        match statement:
-            case ast.Import(names=aliases):
-                names = [alias.name for alias in aliases]
-            case ast.ImportFrom(module=str(module), names=aliases, level=0):
-                # A name may be a module of the package: what is no file is left out.
-                names = [module, *(f"{module}.{alias.name}" for alias in aliases)]
-            case _:
-                names = []
-        yield from (name for name in names if name.partition(".")[0] == "hpcflow")
+    """Yield the modules of hpcflow that this source imports at once: not in a function, not for type checkers only.
+
+    They are the statements that begin a line; parsing the source would take as long as compiling it. A name may be a module
+    of the package: what is no file is left out.
+    """
+    for found in _IMPORT.finditer(source):
+        package = found["package"].decode()
+        yield package
+        yield from (f"{package}.{name.decode()}" for name in _NAME.findall(found["names"] or b""))
 
 
 def _folder(package: str) -> Path:

@@ -213,7 +213,7 @@ def test_the_stock_script_hides_the_exit_status_from_accounting() -> None:
 
 def test_importing_psij_takes_sigchld_which_the_server_gives_back() -> None:
     program = (
-        "import signal, hpcflow_slurm\n"
+        "import signal, hpcflow_slurm.jobs\n"
         "print(signal.getsignal(signal.SIGCHLD) not in (signal.SIG_DFL, signal.SIG_IGN, None))"
     )
 

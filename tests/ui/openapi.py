@@ -13,6 +13,7 @@ from hpcflow.server.api import Desk, routes
 from hpcflow.server.guard import Sessions, Token
 from hpcflow.server.home import Notice
 from hpcflow.server.page import page_routes
+from hpcflow.server.routing import described as of_answers
 from tests.unit.served import MemoryService
 
 
@@ -39,8 +40,9 @@ def described() -> dict[str, Any]:  # Any: JSON
         stopping=lambda: False,
     )
     app = FastAPI(title="hpcflow", version="0")
-    app.include_router(routes(MemoryService(), desk))
-    app.include_router(page_routes(desk.sessions))
+    with of_answers():
+        app.include_router(routes(MemoryService(), desk))
+        app.include_router(page_routes(desk.sessions))
     return app.openapi()
 
 
