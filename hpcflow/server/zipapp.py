@@ -106,8 +106,8 @@ def _module_files(own: Path, module: str) -> Iterator[Path]:
 def _imported(source: bytes) -> Iterator[str]:
     """Yield the modules of hpcflow that this source imports at once: not in a function, not for type checkers only.
 
-    They are the statements that begin a line; parsing the source would take as long as compiling it. A name may be a module
-    of the package: what is no file is left out.
+    They are the statements that begin a line; parsing the source would take as long as compiling it. A name may be a
+    module of the package: what is no file is left out.
     """
     for found in _IMPORT.finditer(source):
         package = found["package"].decode()
