@@ -11,6 +11,7 @@ from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict, Field
 
 from hpcflow.server.answer import JsonAnswer
+from hpcflow.server.routing import Router
 from hpcflow.server.triggers import AskedTrigger
 
 __all__ = ["TriggerDesk", "trigger_routes"]
@@ -106,7 +107,7 @@ class TriggerList(BaseModel):
 
 def trigger_routes(desk: TriggerDesk, known_id: Callable[[str], str]) -> APIRouter:
     """Return the routes, below whatever the caller puts before them."""
-    api = APIRouter()
+    api = Router()
 
     @api.get("/triggers", response_model=TriggerList)
     async def triggers() -> Json:
