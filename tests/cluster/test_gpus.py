@@ -42,11 +42,16 @@ def whole(tmp_path: Path) -> Iterator[Login]:
 
 
 def accounted(login: Login, dispatch: str) -> list[dict[str, str]]:
-    """Return what accounting holds of a dispatch's array tasks."""
+    """Return what accounting holds of a dispatch's array tasks when all have ended, which slurmdbd hears late."""
     fields = "JobID,State,AllocCPUS,CPUTimeRAW,ElapsedRaw,NodeList"
     names = ",".join(array["token"] for array in login.shown(dispatch)["arrays"])
-    listed = login.slurm("sacct", "-X", "-n", "-P", "-S", "now-1hour", f"--name={names}", f"--format={fields}")
-    return [dict(zip(fields.split(","), line.split("|"), strict=True)) for line in listed.splitlines()]
+
+    def rows() -> list[dict[str, str]]:
+        listed = login.slurm("sacct", "-X", "-n", "-P", "-S", "now-1hour", f"--name={names}", f"--format={fields}")
+        told = [dict(zip(fields.split(","), line.split("|"), strict=True)) for line in listed.splitlines()]
+        return told if not {row["State"] for row in told} & {"RUNNING", "PENDING"} else []
+
+    return until(rows)
 
 
 # ---- GPUs
