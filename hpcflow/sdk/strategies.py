@@ -95,7 +95,9 @@ def _copy(source: File, target: File) -> None:
         os.makedirs(into, exist_ok=True)
         for name in folders:
             if os.path.islink(link := os.path.join(base, name)):
-                os.symlink(os.readlink(link), os.path.join(into, name))
+                if os.path.islink(there := os.path.join(into, name)):  # an attempt before this one made it
+                    os.unlink(there)
+                os.symlink(os.readlink(link), there)
         for name in names:
             _copy_file(os.path.join(base, name), os.path.join(into, name))
 

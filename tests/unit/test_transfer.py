@@ -61,7 +61,8 @@ def names(folder: Path) -> list[str]:
 def test_files_and_folders_are_copied_with_their_rights(here: Path, strategy: Any) -> None:
     brought(FileTransfer("one", "two", strategy=strategy))
     brought(FileTransfer(f"file://{here}/one", Folder("many"), strategy=strategy))
-    brought(FileTransfer(Folder("many"), Folder("copy"), strategy=strategy))
+    for _ in range(2):  # a further attempt of a task finds what the first one left
+        brought(FileTransfer(Folder("many"), Folder("copy"), strategy=strategy))
     brought(FileTransfer(Folder("many", include_folder=True), Folder("copy"), strategy=strategy))
 
     assert (here / "two").read_bytes() == CONTENT
