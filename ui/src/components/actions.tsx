@@ -102,7 +102,7 @@ export function later(text: string, call: (keepalive: boolean) => Promise<Answer
 }
 
 export function cancelCall(id: string, tasks: number[] | null, keepalive: boolean) {
-  return api.POST("/api/v1/dispatches/{dispatch_id}/cancel", { params: { path: { dispatch_id: id } }, body: { tasks }, keepalive });
+  return api.POST("/api/v1/dispatches/{dispatch_id}/cancel", { params: { path: { dispatch_id: id } }, body: { tasks, begun: true }, keepalive });
 }
 
 export interface Again {
