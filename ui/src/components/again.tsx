@@ -51,17 +51,20 @@ export function Redispatch({ summary, disabled }: { summary: Summary; disabled: 
   const [asking, setAsking] = useState(false);
   const navigate = useNavigate();
   if (summary.status === "RUNNING" || summary.parent !== null) return null;
-  const act = async () => {
+  const completed = summary.counts.completed ?? 0;
+  const act = async (form: FormData) => {
     setAsking(false);
-    const said = await settle(api.POST("/api/v1/dispatches/{dispatch_id}/redispatch", { params: { path: { dispatch_id: summary.id } } }), (answer) => `Dispatched again as ${answer.id}.`);
+    const body = { reuse: form.get("reuse") === "on" };
+    const said = await settle(api.POST("/api/v1/dispatches/{dispatch_id}/redispatch", { params: { path: { dispatch_id: summary.id } }, body }), (answer) => `Dispatched again as ${answer.id}.`);
     if (said) await navigate({ to: "/d/$id", params: { id: said.id } });
   };
   return (
     <>
       <button type="button" className="button" disabled={disabled} onClick={() => setAsking(true)}>Redispatch</button>
       {asking && (
-        <Question title={`Run “${summary.name}” once more?`} yes="Redispatch" no="Not now" onYes={() => void act()} onClose={() => setAsking(false)}>
-          <p>{plural(summary.own_tasks, "task")} with the same functions and arguments, as a new dispatch. This one stays as it is. To run only what is missing, retry it.</p>
+        <Question title={`Run “${summary.name}” once more?`} yes="Redispatch" no="Not now" onYes={(form) => void act(form)} onClose={() => setAsking(false)}>
+          <p>{plural(summary.own_tasks, "task")} with the same functions and arguments, as a new dispatch. This one stays as it is.</p>
+          {completed > 0 && <label><input type="checkbox" name="reuse" /> take over {plural(completed, "result")} that it has, and run the rest</label>}
         </Question>
       )}
     </>
