@@ -202,6 +202,7 @@ class Service:
 
     async def take_up(self) -> None:
         """Take up every dispatch that had not ended when the last server did, and what is left of others."""
+        await self.triggers.take_up()
         for row in await asyncio.to_thread(self._store.live_dispatches):
             await self._take_up_if(row)
 

@@ -127,10 +127,13 @@ class Triggers:
         self._group: asyncio.TaskGroup | None = None
         self._writing = asyncio.Lock()
 
-    async def run(self) -> None:
-        """Start what an earlier server ran, and keep all going until cancelled."""
+    async def take_up(self) -> None:
+        """Learn what an earlier server ran, before anybody is answered."""
         kept = (await asyncio.to_thread(self._store.recall, _KEY)) or {}
-        self._known = {each["id"]: _Trigger(**each) for each in kept.values()} | self._known
+        self._known = {each["id"]: _Trigger(**each) for each in kept.values()}
+
+    async def run(self) -> None:
+        """Start all that is known, and keep it going until cancelled."""
         async with asyncio.TaskGroup() as group:
             self._group = group
             try:

@@ -117,6 +117,7 @@ TESTS: Final[dict[str, tuple[str, ...]]] = {
     "`ct.Status`": (
         "unit/test_client.py::test_a_dispatch_is_new_until_it_runs_and_statuses_are_equal_to_their_texts",
         "unit/test_client.py::test_a_tasks_status_is_covalents",
+        "cluster/test_ends.py::test_an_end_that_slurm_knows",
     ),
     "failures": ("integration/test_failures.py::test_a_failure_skips_what_depends_on_it_and_stops_nothing_else",),
     "`ct.cancel": (
@@ -132,6 +133,7 @@ TESTS: Final[dict[str, tuple[str, ...]]] = {
         "integration/test_executors.py::test_a_local_executors_folders_and_retries_act",
         "unit/test_executors.py::test_an_annotation_goes_before_the_option_and_a_time_limit_acts",
         "integration/test_failures.py::test_a_task_is_stopped_at_its_own_walltime_and_its_neighbours_are_not",
+        "cluster/test_ends.py::test_an_end_that_slurm_knows",
     ),
     "`ct.covalent_start": (
         "integration/test_programs_and_servers.py::test_a_program_stops_starts_and_configures_its_server",

@@ -105,6 +105,7 @@ def server(tmp_path: Path) -> Server:
 
 @asynccontextmanager
 async def running(triggers: Triggers) -> AsyncGenerator[None]:
+    await triggers.take_up()
     task = asyncio.create_task(triggers.run())
     await asyncio.sleep(0)
     try:
