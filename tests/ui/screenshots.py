@@ -58,6 +58,12 @@ def main() -> int:
         "graph-group": f"#/d/{failed['id']}?group=1&lens=failed",
         "graph-big": f"#/d/{big['id']}",
         "table": f"#/d/{failed['id']}?view=table",
+        "timeline": f"#/d/{failed['id']}?view=timeline",
+        "timeline-big": f"#/d/{big['id']}?view=timeline",
+        "efficiency": f"#/d/{failed['id']}?view=efficiency",
+        "efficiency-days": "#/efficiency",
+        "settings": "#/settings",
+        "server-log": "#/logs",
         "logs": f"#/d/{failed['id']}?view=logs",
         "jobs": f"#/d/{failed['id']}?view=jobs",
         "task": f"#/d/{failed['id']}/e/{wrong}",
@@ -65,6 +71,9 @@ def main() -> int:
         "clusters": "#/clusters",
         "queue": f"#/queue/{cluster}?mine=false",
     }
+    nested = next((each["id"] for each in dispatches if each["tasks"] > each["own_tasks"]), None)
+    if nested is not None:
+        screens["sublattices"] = f"#/d/{nested}?group=1"
     wanted = set(filter(None, options.only.split(","))) or set(screens)
     options.folder.mkdir(parents=True, exist_ok=True)
     with browser(path) as opened:

@@ -25,6 +25,10 @@ export function Dispatch() {
   // Watched as long as the dispatch is open: news are applied to it in whichever view.
   useQuery(lettersQuery(id));
   const view = search.view ?? "graph";
+  // On a small screen the tabs are wider than it.
+  useEffect(() => {
+    document.querySelector(".tab[aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }, [view, summary?.id]);
   if (!summary) {
     return error ? <section className="screen"><Title text="Dispatch" /><Fault error={error} retry={() => void refetch()} /><p><Link to="/dispatches">All dispatches</Link></p></section> : <Loading what="the dispatch" />;
   }
@@ -43,7 +47,7 @@ export function Dispatch() {
       {view === "graph" && <Suspense fallback={<Loading what="the graph" />}><GraphView id={id} summary={summary} /></Suspense>}
       {view === "table" && <TaskTable id={id} />}
       {view === "timeline" && <Suspense fallback={<Loading what="the timeline" />}><TimelineView id={id} /></Suspense>}
-      {view === "efficiency" && <Suspense fallback={<Loading what="what it used" />}><DispatchEfficiency id={id} /></Suspense>}
+      {view === "efficiency" && <Suspense fallback={<Loading what="what it used" />}><DispatchEfficiency id={id} live={summary.status === "RUNNING"} /></Suspense>}
       {view === "logs" && <Suspense fallback={<Loading what="the logs" />}><Logs summary={summary} /></Suspense>}
       {view === "jobs" && <Jobs summary={summary} />}
     </section>

@@ -34,7 +34,7 @@ export function draw(context: CanvasRenderingContext2D, ratio: number, frame: Fr
   context.fillRect(0, 0, width, height);
   const first = Math.max(0, Math.floor(frame.scroll / ROW));
   const last = Math.min(model.rows.length - 1, Math.floor((frame.scroll + height - HEAD) / ROW));
-  const axis = ticks(span, Math.max(2, (width - names) / 75));
+  const axis = ticks(span, Math.max(2, (width - names) / 60));
   context.save();
   context.beginPath();
   context.rect(names, 0, width - names, height);
