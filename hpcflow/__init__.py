@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from hpcflow.sdk.hooks import DepsPip as DepsPip
     from hpcflow.sdk.lepton import Lepton as Lepton
     from hpcflow.sdk.redispatch import redispatch as redispatch
+    from hpcflow.sdk.result_manager import get_result_manager as get_result_manager
     from hpcflow.sdk.running import covalent_start as covalent_start
     from hpcflow.sdk.running import covalent_stop as covalent_stop
     from hpcflow.sdk.running import is_covalent_running as is_covalent_running
@@ -63,6 +64,7 @@ _HOMES = {
     "resume": "hpcflow.sdk.client",
     "retry": "hpcflow.sdk.client",
     "redispatch": "hpcflow.sdk.redispatch",
+    "get_result_manager": "hpcflow.sdk.result_manager",
     "Result": "hpcflow.sdk.client",
     "DepsBash": "hpcflow.sdk.hooks",
     "DepsCall": "hpcflow.sdk.hooks",
@@ -129,6 +131,7 @@ __all__ = [  # __getattr__ gives them
     "get_config",
     "get_context",
     "get_result",
+    "get_result_manager",
     "is_covalent_running",
     "is_running",
     "lattice",

@@ -21,10 +21,12 @@ from hpcflow.core.model import HpcflowError, UserError
 from hpcflow.core.states import CODES, FINAL, State
 from hpcflow.sdk.annotations import ExecutorLike, ExecutorSettings, Options, parse_options
 from hpcflow.sdk.body import CallEach
-from hpcflow.sdk.client import LONG_POLL_S, changes, send_part, server_of_ours, summary_of
+from hpcflow.sdk.client import LONG_POLL_S, changes, send_part, server_of_ours, summary_of, tell
 from hpcflow.sdk.connection import Server, ServerUnreachable
 from hpcflow.sdk.mistakes import show_plainly
+from hpcflow.sdk.plain import plain
 from hpcflow.sdk.results import Result, task_records
+from hpcflow.sdk.terminal import why_paused
 from hpcflow.sdk.trace import Trace, name_of
 from hpcflow.sdk.workflow import Electron, Lattice
 
@@ -36,7 +38,7 @@ __all__ = ["Executor", "Future", "TaskFailed", "as_completed"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: What is submitted within so many seconds travels together; longer once there are many parts.
+#: What is submitted within so many seconds, and as long as the last part took to send, travels together.
 _WINDOW_S: Final = 0.01
 _WINDOW_MOST_S: Final = 1.0
 #: Calls that travel together, at most; and tasks whose values are fetched at once.
@@ -149,9 +151,10 @@ class Executor(futures.Executor):
         future: Future[T] = Future(self)
         with self._lock:
             self._refuse_closed()
-            electron = self._electron(fn)
             if self._batch is None:
+                self._electrons.clear()  # a batch keeps its own alive
                 self._batch = _Batch(self)
+            electron = self._electron(fn)
             try:
                 self._batch.trace.call(electron, args, kwargs)
             except (UserError, TypeError) as error:  # as in Python's own: the future tells
@@ -348,7 +351,11 @@ class Executor(futures.Executor):
         assert self._dispatch is not None  # who starts it has sent something
         try:
             server = server_of_ours()
-            for _ in changes(server, summary_of(server, self._dispatch)):
+            told: str | None = None
+            for summary in changes(server, summary_of(server, self._dispatch)):
+                if summary.paused not in {None, told}:
+                    tell(plain(why_paused(summary)))
+                told = summary.paused
                 self._look(server)
                 if self._closed and not self._running and not self._is_sending():
                     return

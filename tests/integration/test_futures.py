@@ -130,6 +130,8 @@ cf.wait(waiting)
 said["shut down"] = [waiting[0].result(), sum(future.cancelled() for future in waiting) > 0]
 with hf.Executor("local") as never:
     pass
+with hf.Executor("nowhere") as lost:
+    said["nowhere"] = str(lost.submit(square, 1).exception())
 said["never"] = never.dispatch_id
 print(json.dumps(said))
 """,
@@ -168,6 +170,7 @@ print(json.dumps(said))
     assert "were sent one by one, by hf.Executor" in said["again"]
     assert said["shut down"] == ["open", True]
     assert said["never"] is None
+    assert said["nowhere"] == "There is no executor 'nowhere'; the clusters are local."
 
 
 def test_an_executor_goes_on_after_its_server_died_and_is_closed_after_its_program_did(

@@ -233,3 +233,60 @@ if __name__ == "__main__":
 
 def first_byte(pack: Path, value: int) -> bool:
     return bytes([value]) * 1000 in pack.read_bytes()
+
+
+def test_a_result_manager_brings_single_parts_into_files_and_reads_them_without_a_server(user: User) -> None:
+    folder = user.folder / "parts"
+    printed = user.runs(
+        f"""{FLOW}
+@hf.electron
+def loud(x):
+    print("said", x)
+    return bytes([x]) * 200_000
+
+@hf.lattice(executor="local")
+def parts(x, *, y=2):
+    '''Makes two parts.'''
+    return loud(x), added(x, y)
+
+manager = hf.get_result_manager(hf.dispatch(parts)(3, y=4), results_dir={str(folder)!r}, wait=True)
+print(manager.dispatch_id)
+assert manager.download_node_asset(0, "output").endswith("parts/node_0/output.pkl")
+assert manager.load_node_asset(0, "output") == bytes([3]) * 200_000
+assert manager.load_node_asset(0, "stdout") == "said 3\\n"
+assert "def loud(x):" in manager.load_node_asset(0, "function_string")
+assert manager.load_result_asset("result") == (bytes([3]) * 200_000, 7)
+assert manager.load_lattice_asset("inputs") == {{"args": (3,), "kwargs": {{"y": 4}}}}
+assert manager.load_lattice_asset("workflow_function")(1)[1] == 3
+assert manager.load_lattice_asset("doc") == "Makes two parts."
+assert manager.result_object.status == "COMPLETED"
+assert manager.save() == {str(folder)!r} + "/manifest.json"
+for wrong in (lambda: manager.download_node_asset(0, "colour"), lambda: manager.download_node_asset(9999, "output")):
+    try:
+        wrong()
+    except hf.HpcflowError as error:
+        assert "colour" in str(error) or "9999" in str(error), error
+    else:
+        raise AssertionError
+"""
+    )
+    dispatch = printed.splitlines()[0]  # the lattice was called plainly, too
+    assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == [
+        "doc.txt",
+        "function.py",
+        "inputs.pkl",
+        "manifest.json",
+        "output.pkl",
+        "result.pkl",
+        "stdout.txt",
+        "workflow_function.pkl",
+    ]
+    (folder / "node_0" / "stdout.txt").write_text("what lies there")
+    ended = user.tries(
+        "import sys\nfrom hpcflow.sdk.result_manager import ResultManager\n"
+        "parts = ResultManager.load(sys.argv[1] + '/manifest.json', sys.argv[1])\n"
+        "print(parts.dispatch_id, parts.load_node_asset(0, 'stdout'), len(parts.load_node_asset(0, 'output')))",
+        str(folder),
+        HPCFLOW_HOME=str(user.folder / "nowhere"),
+    )
+    assert ended.stdout == f"{dispatch} what lies there 200000\n", ended.stderr

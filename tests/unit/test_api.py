@@ -131,6 +131,23 @@ def test_a_plan_leaves_nothing_behind(server: Served) -> None:
     assert left_behind(server) == []
 
 
+def test_further_tasks_of_an_open_dispatch_are_an_upload_that_names_it(server: Served) -> None:
+    answer = server.upload(an_upload(), f"?into={OTHER}")
+    wrong = server.upload(an_upload(), "?into=nothing")
+    assert (answer.status, answer.json) == (201, {"id": OTHER, "status": "RUNNING", "first": 2, "messages": []})
+    assert wrong.status == 404
+    assert server.service.manifests == {}
+    assert left_behind(server) == []
+
+
+def test_arguments_are_a_stream_of_all_tasks_or_of_those_that_are_named(shared: Served) -> None:
+    path = f"/api/v1/dispatches/{FIRST}/arguments"
+    everything, some = shared.ask("GET", path), shared.ask("GET", f"{path}?tasks=1,2&small=true")
+    assert [json.loads(answer.body)["asked"] for answer in (everything, some)] == [None, [1, 2]]
+    assert [json.loads(answer.body)["small"] for answer in (everything, some)] == [False, True]
+    assert shared.ask("GET", f"{path}?tasks=x").status == 422
+
+
 def test_what_the_service_refuses_is_told_and_removed(server: Served) -> None:
     answer = server.upload(an_upload(a_manifest(name="refused")))
     assert (answer.status, answer.error) == (400, "There is no cluster called 'slrum'.")
