@@ -144,19 +144,19 @@ class Submitter:
     async def _push(self, cluster: Cluster, bag: LiveBag) -> None:
         try:
             await cluster.place_worker()
-            if not bag.pushed:
-                await push_bag(
-                    bag.dispatch,
-                    bag.bag,
-                    self._shared.clusters,
-                    kill_grace_s=self._shared.settings.kill_grace,
-                    on_network=self._shared.on_network,
-                )
-                bag.pushed = True
-                failpoint("after_push")
-            if bag.told is None:
-                bag.told = await parts_told(bag.bag, cluster)
-            async with bag.telling:
+            async with bag.telling:  # one at a time: planner and accounting both come here
+                if not bag.pushed:
+                    await push_bag(
+                        bag.dispatch,
+                        bag.bag,
+                        self._shared.clusters,
+                        kill_grace_s=self._shared.settings.kill_grace,
+                        on_network=self._shared.on_network,
+                    )
+                    bag.pushed = True
+                    failpoint("after_push")
+                if bag.told is None:
+                    bag.told = await parts_told(bag.bag, cluster)
                 while bag.told < len(bag.bag.parts):
                     await push_part(bag.dispatch, bag.bag, bag.told + 1, self._shared.clusters)
                     bag.told += 1
