@@ -150,7 +150,7 @@ import hpcflow as hf
 second = hf.redispatch(sys.argv[1], reuse_previous_results=True)(sys.argv[2], [4, 3, 11, 2])
 result = hf.get_result(second, wait=True)
 print(result.result)
-print(sorted(node.note.replace(sys.argv[1], "FIRST") for node in result.get_all_node_results() if node.note))
+print(sorted(node.note.replace(sys.argv[1], "FIRST") for node in result.tasks() if node.note))
 third = hf.get_result(hf.redispatch(second, reuse_previous_results=True)(), wait=True)
 print(third.status, third.result == result.result, third.start_time, third.get_node_result(4).note)
 """,

@@ -59,7 +59,7 @@ def flow():
     return work(1), nowhere_from(), nowhere_to(), command("bash has"), large()
 
 result = hf.dispatch_sync(flow)()
-nodes = result.get_all_node_results()
+nodes = result.tasks()
 brought = nodes[0].download("out.txt", "brought.txt")
 os.mkdir("whole")
 nodes[0].download(to="whole")
