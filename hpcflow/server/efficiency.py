@@ -12,7 +12,7 @@ from hpcflow.core.advice import ENOUGH, Runs, advise, quantile
 from hpcflow.core.model import BagId, DispatchId, Task
 from hpcflow.server.bags import LiveBag
 from hpcflow.server.reports import spelled, usage
-from hpcflow.server.store import EndRow, Store
+from hpcflow.server.store import EndRow, Kept, Store
 
 __all__ = ["Efficiency", "Facts", "Parts"]
 
@@ -123,7 +123,10 @@ class Efficiency:
         known = self._known.get(dispatch)
         if known is None or known.version != version:
             known = _Known(version)
+            borrowed = Kept(self._store).origins(dispatch)
             for end in self._store.attempts(dispatch):
+                if end.index in borrowed:  # another dispatch ran it
+                    continue
                 task = parts.tasks[end.index]
                 asked = task.resources
                 kind = _Kind(

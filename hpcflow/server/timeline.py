@@ -11,7 +11,7 @@ from hpcflow.core.states import State
 from hpcflow.server.bags import LiveBag
 from hpcflow.server.levels import Level
 from hpcflow.server.reports import spelled
-from hpcflow.server.store import ArrayRow, ArrayState, EndRow, Store, TaskRow
+from hpcflow.server.store import ArrayRow, ArrayState, EndRow, Kept, Store, TaskRow
 
 __all__ = ["timeline"]
 
@@ -112,9 +112,10 @@ def timeline(store: Store, level: Level, bags: Mapping[BagId, LiveBag], now: dat
         columns["end"].append(how)
         return 0
 
+    borrowed = Kept(store).origins(level.root)
     for end in store.attempts(level.root):
         task = tasks.get(end.index)
-        if task is None:
+        if task is None or end.index in borrowed:  # another dispatch ran it
             continue
         how = _WELL if end.record["st"] == "ok" else _LOST
         unplaced += add(end.worker, task, end.attempt, _span(end, task), how)

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, NoReturn
 
 from hpcflow.core.bag import DamagedError, checked
@@ -57,9 +58,7 @@ class Unfolder:
             await self._writer.flush()  # the news that it is built, at the latest
             failpoint("before_unfold")
             try:
-                async with self.changing:  # what is used must not be cleaned away
-                    await self._take_in(cluster, live, index)
-                    await self._writer.flush()
+                await self._take_in(cluster, live, index)
             except (UserError, DamagedError) as error:
                 self._refuse(live, index, str(error))
             except TransportError as error:
@@ -114,10 +113,31 @@ class Unfolder:
             "payload": os.path.basename(payload),
         }
         graph, shapes, _ = await self.check(manifest)
-        given, sentences = await self._cached(manifest, shapes)
         failpoint("after_graph_upload")
-        if task.graph is not stored or task.state in FINAL or task.attempt != attempt:
-            return  # it was cancelled meanwhile
+        keyed = bool(manifest.get("keys"))
+        async with self.changing if keyed else nullcontext():  # what is used must not be cleaned away
+            given, sentences = await self._cached(manifest, shapes)
+            if task.graph is not stored or task.state in FINAL or task.attempt != attempt:
+                return  # it was cancelled meanwhile
+            child = self._join(live, index, graph, shapes, depth=depth, manifest=manifest, payload=payload)
+            self._give(live, child, given, sentences)
+            if given:
+                await self._writer.flush()
+        logger.info("dispatch %s: task %d is a sublattice of %d tasks", live.id, index, child.count)
+        self._collector.after_move(live)
+        self._shared.wake(live)
+
+    def _join(
+        self,
+        live: LiveDispatch,
+        index: int,
+        graph: Graph,
+        shapes: list[Shape],
+        *,
+        depth: int,
+        manifest: Manifest,
+        payload: str,
+    ) -> Child:
         first = len(live.tasks)
         graph = moved(graph, first, len(live.blobs))
         child = Child(
@@ -130,21 +150,21 @@ class Unfolder:
             output=graph.output,
             output_deps=graph.output_deps,
         )
-        now = self._shared.now()
         live.join(child, graph, shapes, manifest, payload)
-        live.unfold(child, now)
+        live.unfold(child, self._shared.now())
+        row = ChildRow(id=child.id, dispatch=live.id, task=index, first=first, n_tasks=child.count, name=child.name)
+        self._writer.pending.children.append((row, manifest))
+        return child
+
+    def _give(self, live: LiveDispatch, child: Child, given: Mapping[int, Given], sentences: list[str]) -> None:
+        """Let tasks that have just joined complete by results that are cached."""
         if given and self.seeder is not None:
-            self.seeder.give(live, {at + first: each for at, each in given.items()}, self._writer.pending)
+            self.seeder.give(live, {at + child.first: each for at, each in given.items()}, self._writer.pending)
             live.clusters |= {each.bag.shape.cluster for each in given.values()}
             count = f"{len(given)} of {child.count}"
             sentences.insert(0, f"{count} tasks of the sublattice {child.name} need not run: their results are cached.")
         for sentence in sentences:
             self._writer.say(live, sentence)
-        row = ChildRow(id=child.id, dispatch=live.id, task=index, first=first, n_tasks=child.count, name=child.name)
-        self._writer.pending.children.append((row, manifest))
-        logger.info("dispatch %s: task %d is a sublattice of %d tasks", live.id, index, child.count)
-        self._collector.after_move(live)
-        self._shared.wake(live)
 
     async def _cached(self, manifest: Manifest, shapes: list[Shape]) -> tuple[dict[int, Given], list[str]]:
         """Return the tasks of which the cache has results, and what is to be said of these."""
