@@ -104,10 +104,14 @@ TESTS: Final[dict[str, tuple[str, ...]]] = {
     "`ct.redispatch": (
         "integration/test_redispatch.py::test_new_arguments_take_the_place_of_stored_ones_and_the_others_stay",
         "integration/test_redispatch.py::test_what_completed_is_not_run_again",
+        "cluster/test_reuse.py::test_what_completed_costs_no_job_again",
     ),
     "`ct.get_result(": (
         "unit/test_client.py::test_status_only_asks_for_nothing_else",
         "integration/test_results.py::test_another_process_reads_the_result_later",
+    ),
+    "`ct.get_result_manager": (
+        "integration/test_redispatch.py::test_a_result_manager_brings_single_parts_into_files_and_reads_them_without_a_server",
     ),
     "`ct.Result`": (
         "unit/test_client.py::test_a_result_tells_its_inputs_its_root_and_itself_in_lines",
