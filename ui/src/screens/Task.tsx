@@ -122,7 +122,7 @@ function Why({ task, about }: { task: TaskDetail; about: Schemas["AboutTask"] | 
   }
   if (task.state === "waiting" && about) {
     const open = about.upstream.filter((other) => !FINAL.has(other.state)).length;
-    return <Notice>It waits for {open || "some"} of the {count(about.upstream_total)} tasks that it needs.</Notice>;
+    return <Notice>{about.upstream_total === 1 ? "It waits for the task that it needs." : `It waits for ${open || "some"} of the ${count(about.upstream_total)} tasks that it needs.`}</Notice>;
   }
   return FINAL.has(task.state) || task.state === "running" ? null : <Notice>{stateOf(task.state).means}</Notice>;
 }
