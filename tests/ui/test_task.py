@@ -104,7 +104,7 @@ def test_what_a_task_took_and_returned_is_shown_as_text_and_a_repr_that_loops_hu
     page = show(f"/d/{dispatch}/e/0?tab=values")
     inputs = page.get_by_role("list", name="Inputs")
     expect(inputs.get_by_role("listitem").nth(0)).to_contain_text("kind")
-    expect(inputs.get_by_role("listitem").nth(0)).to_contain_text("str 4 characters")
+    expect(inputs.get_by_role("listitem").nth(0)).to_contain_text("str · 4 characters")
     expect(inputs.get_by_role("listitem").nth(1)).to_contain_text("7")
     expect(page.get_by_label("Text of the result")).to_have_text("Crystal(<b>NaCl</b>)")
     show(f"/d/{dispatch}/e/1")
