@@ -44,11 +44,12 @@ def whole(tmp_path: Path) -> Iterator[Login]:
 def accounted(login: Login, dispatch: str) -> list[dict[str, str]]:
     """Return what accounting holds of a dispatch's array tasks when all have ended, which slurmdbd hears late."""
     fields = "JobID,State,AllocCPUS,CPUTimeRAW,ElapsedRaw,NodeList"
-    names = ",".join(array["token"] for array in login.shown(dispatch)["arrays"])
+    tokens = ",".join(array["token"] for array in login.shown(dispatch)["arrays"])
 
     def rows() -> list[dict[str, str]]:
-        listed = login.slurm("sacct", "-X", "-n", "-P", "-S", "now-1hour", f"--name={names}", f"--format={fields}")
-        told = [dict(zip(fields.split(","), line.split("|"), strict=True)) for line in listed.splitlines()]
+        listed = login.slurm("sacct", "-X", "-n", "-P", "-S", "now-1hour", f"--name={tokens}", f"--format={fields}")
+        names = fields.split(",")
+        told: list[dict[str, str]] = [dict(zip(names, line.split("|"), strict=True)) for line in listed.splitlines()]
         return told if not {row["State"] for row in told} & {"RUNNING", "PENDING"} else []
 
     return until(rows)

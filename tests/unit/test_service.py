@@ -28,6 +28,7 @@ from tests.unit.test_engine import in_loop
 
 UNKNOWN = "01JD0000000000000000000009"
 NOTHING: dict[str, Any] = {"failed_only": False, "memory_mib": None, "walltime_s": None}
+RETRY_FAILED: dict[str, Any] = {**NOTHING, "failed_only": True}
 
 
 def a_service(stage: Stage) -> Service:
@@ -217,7 +218,7 @@ async def test_what_was_cancelled_is_spared_where_only_failures_are_wanted(tmp_p
         await service.cancel(dispatch, None)
         await ended(service, dispatch)
         await stage.until(lambda: dispatch not in stage.engine.writer.dispatches)
-        answer = await service.retry(dispatch, **{**NOTHING, "failed_only": True})
+        answer = await service.retry(dispatch, **RETRY_FAILED)
         assert answer["moved"] == 0
         assert answer["message"].startswith("No task failed. 1 task was cancelled: ")
         assert (await service.retry(dispatch, **NOTHING))["moved"] == 1
