@@ -72,6 +72,7 @@ TESTS: Final[dict[str, tuple[str, ...]]] = {
     "`ct.DepsModule": (
         "integration/test_hooks.py::test_modules_travel_and_packages_are_installed_once",
         "unit/test_pickling.py::test_a_package_of_the_users_runs_where_it_is_not_installed",
+        "cluster/test_covalent_calls.py::test_what_ran_on_slurm_runs_there_again_by_hand_and_by_a_trigger",
     ),
     "`ct.DepsCall": (
         "integration/test_hooks.py::test_hooks_run_in_covalent_s_order_in_the_task_s_process_and_its_directory",
@@ -105,6 +106,7 @@ TESTS: Final[dict[str, tuple[str, ...]]] = {
         "integration/test_redispatch.py::test_new_arguments_take_the_place_of_stored_ones_and_the_others_stay",
         "integration/test_redispatch.py::test_what_completed_is_not_run_again",
         "cluster/test_reuse.py::test_what_completed_costs_no_job_again",
+        "cluster/test_covalent_calls.py::test_what_ran_on_slurm_runs_there_again_by_hand_and_by_a_trigger",
     ),
     "`ct.get_result(": (
         "unit/test_client.py::test_status_only_asks_for_nothing_else",
@@ -132,6 +134,7 @@ TESTS: Final[dict[str, tuple[str, ...]]] = {
         "integration/test_triggers.py::test_triggers_run_copies_of_a_dispatch_until_they_are_stopped",
         "unit/test_trigger_supervision.py::test_a_trigger_fires_through_its_own_process_only_and_each_firing_once",
         "unit/test_watching.py::test_new_rows_that_fit_fire_once_and_others_never",
+        "cluster/test_covalent_calls.py::test_what_ran_on_slurm_runs_there_again_by_hand_and_by_a_trigger",
     ),
     "`retries=`": (
         "integration/test_executors.py::test_a_local_executors_folders_and_retries_act",
