@@ -87,6 +87,7 @@ print(json.dumps([ex.dispatch_id, several, alone, mapped, sorted(cpus)]))
     assert alone == several[:10]
     assert (mapped, cpus) == (sum(number**2 for number in range(500)), ["1"])
     assert login.shown(dispatch)["tasks"] == 545
-    # 36 times something was sent; what waits for the first worker may get an array each time it has doubled.
+    # 42 times something was sent; what waits for the first worker may get an array each time it has doubled, and how
+    # often that is, is a matter of how fast this machine is.
     arrays = login.shown(dispatch)["arrays"]
-    assert login.submitted(dispatch) <= 10, [array["width"] for array in arrays]
+    assert login.submitted(dispatch) <= 20, [array["width"] for array in arrays]
