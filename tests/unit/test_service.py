@@ -219,7 +219,6 @@ async def test_what_was_cancelled_is_spared_where_only_failures_are_wanted(tmp_p
         await ended(service, dispatch)
         await stage.until(lambda: dispatch not in stage.engine.writer.dispatches)
         answer = await service.retry(dispatch, **RETRY_FAILED)
-        answer = await service.retry(dispatch, failed_only=True, memory_mib=None, walltime_s=None)
         assert answer["moved"] == 0
         assert answer["message"].startswith("No task failed. 1 task was cancelled: ")
         assert (await service.retry(dispatch, **NOTHING))["moved"] == 1
