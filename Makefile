@@ -42,7 +42,7 @@ lint: build/dev/.installed
 	@tools/lint build/dev/bin
 
 docs: build/dev/.installed
-	@NO_MKDOCS_2_WARNING=1 build/dev/bin/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 build/dev/bin/mkdocs build --strict
 	@echo 'build/site/index.html'
 
 audit: build/dev/.installed
