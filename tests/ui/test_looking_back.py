@@ -51,9 +51,10 @@ def test_a_bar_of_a_timeline_leads_to_its_task(show: Show, site: Site) -> None:
     box = canvas.bounding_box()
     assert box is not None
     told = page.locator(".timeline-told")
-    # Somewhere in the first lanes lies a bar: the pointer looks for it, as a hand does.
-    for step in range(40):
-        page.mouse.click(box["x"] + 172 + step * (box["width"] - 180) / 40, box["y"] + 66 + 9)
+    # In one of the lanes lies a bar wide enough: the pointer looks for it, as a hand does.
+    for spot in range(120):
+        row, step = spot % 2, spot // 2
+        page.mouse.click(box["x"] + 172 + step * (box["width"] - 180) / 60, box["y"] + 66 + 18 * row + 9)
         if told.get_by_role("link").count():
             break
     link = told.get_by_role("link")
