@@ -18,6 +18,7 @@ def test_a_slurm_executors_arguments_reach_its_jobs(login: Login) -> None:
             f"""
 import json
 import os
+import subprocess
 
 import hpcflow as ct
 
@@ -39,14 +40,38 @@ def look(attempts):
     names = ("SLURM_CPUS_PER_TASK", "GREETING", "PREPARED")
     return [os.getcwd(), *(os.environ[name] for name in names)]
 
-result = ct.dispatch_sync(ct.lattice(lambda path: look(path)))({str(login.user.folder / "attempts")!r})
+hpc = ct.executor.HPCExecutor(
+    instance="slurm",
+    resource_spec_kwargs={{"cpu_cores_per_process": 3}},
+    job_attributes_kwargs={{"queue_name": "batch", "account": "proj", "duration": 7}},
+    environment={{"GREETING": "good day"}},
+    remote_workdir={str(work)!r},
+)
+
+@ct.electron(executor=hpc)
+def look_too():
+    names = ("SLURM_CPUS_PER_TASK", "SLURM_JOB_PARTITION", "SLURM_JOB_ACCOUNT", "GREETING")
+    job = os.environ["SLURM_ARRAY_JOB_ID"] + "_" + os.environ["SLURM_ARRAY_TASK_ID"]
+    limit = subprocess.run(["squeue", "-h", "-o", "%l", "-j", job], capture_output=True, text=True).stdout.strip()
+    return [limit, *(os.environ[name] for name in names)]
+
+@ct.lattice
+def both(path):
+    return look(path), look_too()
+
+result = ct.dispatch_sync(both)({str(login.user.folder / "attempts")!r})
+assert result.status == ct.status.COMPLETED, result.error
+found, found_too = result.result
 node = result.get_node_result(0)
-print(json.dumps([result.dispatch_id, result.result, node.cluster, node.attempt]))
+print(json.dumps([result.dispatch_id, found, found_too, node.cluster, node.attempt]))
 """
         )
     )
 
-    dispatch, found, cluster, attempt = told
+    dispatch, found, found_too, cluster, attempt = told
+    assert found_too[1:] == ["3", "batch", "proj", "good day"]
+    # Seven minutes for the task, and room for what its worker does besides.
+    assert 7 <= int(found_too[0].partition(":")[0]) < 14
     assert found == [f"{work}/{dispatch}/node_0", "2", "hello there", "23"]
     assert (cluster, attempt) == ("slurm", 2)
     assert (work / dispatch / "node_0" / "after").read_text() == "hello there\n"

@@ -192,7 +192,10 @@ TESTS: Final[dict[str, tuple[str, ...]]] = {
         "unit/test_executors.py::test_an_ssh_executor_needs_a_machine",
         "cluster/test_ssh.py::test_after_one_login_the_clusters_user_runs_the_tasks_over_one_connection",
     ),
-    "`ct.executor.HPCExecutor`": ("unit/test_executors.py::test_psijs_words_become_annotations",),
+    "`ct.executor.HPCExecutor`": (
+        "unit/test_executors.py::test_psijs_words_become_annotations",
+        "cluster/test_executors.py::test_a_slurm_executors_arguments_reach_its_jobs",
+    ),
 }
 
 
