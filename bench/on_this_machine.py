@@ -18,9 +18,18 @@ from bench.rivals import forks_of_the_program, forks_one_by_one, naps_by_pool, s
 from bench.rows import Row, at_most, left_out, told
 from bench.sizes import Size
 from bench.telling import tell
-from bench.workloads import ends_seen, graph_cpu_s, naps_by_hpcflow, same_by_executor, same_by_hpcflow
+from bench.workloads import (
+    call_s,
+    ends_seen,
+    graph_cpu_s,
+    naps_by_hpcflow,
+    one_by_hpcflow,
+    same_by_executor,
+    same_by_hpcflow,
+    sublattice_by_hpcflow,
+)
 
-__all__ = ["futures", "graph", "idle", "local", "page", "start"]
+__all__ = ["covalent", "futures", "graph", "idle", "local", "page", "start"]
 
 
 def local(size: Size) -> list[Row]:
@@ -113,6 +122,33 @@ def futures(size: Size) -> list[Row]:
                 run(size.many)
                 seconds.append(time.process_time() - own_s + home.cpu_s() - server_s)
     return [at_most(f"{size.many:,} calls by Executor.map, CPU time", mapped, "a lattice", dispatched, must=1.2)]
+
+
+def covalent(size: Size) -> list[Row]:
+    """The call of `dispatch`, a sublattice beside the same tasks flat, a task whose packages are installed already."""
+    from tests.wheelhouse import make_wheel
+
+    tell("calls, sublattices, packages")
+    package = "hpcflow_bench_package"
+    calls, flat, below, plain, packaged = (list[float]() for _ in range(5))
+    with tempfile.TemporaryDirectory(prefix="hf-bench-") as wheelhouse:
+        make_wheel(Path(wheelhouse), package)
+        with fresh_home(environment={"HPCFLOW_WHEELHOUSE": wheelhouse}) as home:
+            home.start()
+            same_by_hpcflow(1)
+            first_s = one_by_hpcflow([package])
+            for _ in range(size.interpreters):
+                calls.append(call_s(size.few))
+                flat.append(same_by_hpcflow(size.stage_width))
+                below.append(sublattice_by_hpcflow(size.stage_width))
+                plain.append(one_by_hpcflow([]))
+                packaged.append(one_by_hpcflow([package]))
+    return [
+        told(f"the call of dispatch, {size.few:,} electrons", calls, "s", must=0.5),
+        told(f"a sublattice of {size.stage_width} no-ops, beyond the same flat", _beyond(below, flat), "s", must=2),
+        told("a task with DepsPip, first of all", [first_s], "s"),
+        told("a task with DepsPip, later, beyond one without", _beyond(packaged, plain), "s", must=0.05),
+    ]
 
 
 def idle(size: Size) -> list[Row]:

@@ -35,6 +35,7 @@ ROWS: Final[dict[str, Callable[[Size], list[Row]]]] = {
     "local": on_this_machine.local,
     "graph": on_this_machine.graph,
     "futures": on_this_machine.futures,
+    "covalent": on_this_machine.covalent,
     "page": on_this_machine.page,
     "ssh": behind_ssh.ssh,
     "idle": on_this_machine.idle,

@@ -19,6 +19,7 @@ __all__ = [
     "NAP_S",
     "Span",
     "bound_s",
+    "call_s",
     "chain_by_hpcflow",
     "check",
     "ends_seen",
@@ -27,11 +28,13 @@ __all__ = [
     "mixed",
     "mixed_by_hpcflow",
     "naps_by_hpcflow",
+    "one_by_hpcflow",
     "rest",
     "same_and_sum",
     "same_by_executor",
     "same_by_hpcflow",
     "seconds_by_hpcflow",
+    "sublattice_by_hpcflow",
     "two_stages_by_hpcflow",
     "uneven_by_hpcflow",
     "uneven_seconds",
@@ -135,6 +138,11 @@ def many(tasks: int) -> list[int]:
 
 
 @hpcflow.lattice(executor="local")
+def many_below(tasks: int) -> list[int]:
+    return hpcflow.electron(many)(tasks)
+
+
+@hpcflow.lattice(executor="local")
 def naps(tasks: int) -> list[int]:
     return [nap(number) for number in range(tasks)]
 
@@ -196,6 +204,32 @@ def same_and_sum(tasks: int, executor: str) -> float:
 
 def same_by_hpcflow(tasks: int) -> float:
     return _timed(many, tasks, expected=list(range(tasks)))
+
+
+def call_s(tasks: int) -> float:
+    """Return the seconds that the call of `dispatch` takes; what it dispatched has ended then as well."""
+    begun_at = time.perf_counter()
+    dispatch = hpcflow.dispatch(many)(tasks)
+    took = time.perf_counter() - begun_at
+    check(_value(hpcflow.get_result(dispatch, wait=True)), list(range(tasks)))
+    return took
+
+
+def sublattice_by_hpcflow(tasks: int) -> float:
+    """Run the same no-ops as tasks of a sublattice."""
+    return _timed(many_below, tasks, expected=list(range(tasks)))
+
+
+def one_by_hpcflow(packages: Sequence[str]) -> float:
+    """Run one no-op that needs such packages, by `DepsPip`."""
+    hooks = {"deps_pip": hpcflow.DepsPip(packages=packages)} if packages else {}
+    one = hpcflow.electron(same.function, **hooks)
+
+    @hpcflow.lattice(executor="local")
+    def call() -> int:
+        return one(1)
+
+    return _timed(call, expected=1)
 
 
 def same_by_executor(tasks: int) -> None:

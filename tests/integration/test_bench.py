@@ -26,7 +26,7 @@ def rows(*names: str, cwd: Path) -> list[list[str]]:
 
 @pytest.mark.slow
 def test_rows_of_this_machine_run(tmp_path: Path) -> None:
-    table = rows("local", "graph", "futures", "page", "idle", "start", cwd=tmp_path)
+    table = rows("local", "graph", "futures", "covalent", "page", "idle", "start", cwd=tmp_path)
     assert [len(row) for row in table] == [6] * len(table)
     judged = [row[0] for row in table if row[4]]
     assert [what.partition(",")[0] for what in judged] == [
@@ -35,6 +35,9 @@ def test_rows_of_this_machine_run(tmp_path: Path) -> None:
         "a graph of 400 electrons",
         "a graph of 400 electrons",
         "400 calls by Executor.map",
+        "the call of dispatch",
+        "a sublattice of 10 no-ops",
+        "a task with DepsPip",
         "journal to page",
         *(["journal to page"] if "left out" not in str(table) else []),
         "idle server over 2 s",
