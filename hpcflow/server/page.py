@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from hpcflow.core.model import UserError
 from hpcflow.core.states import State
 from hpcflow.server import schema
-from hpcflow.server.answer import MOST, PROBLEM_OF_BYTES, JsonAnswer, known_id, packed
+from hpcflow.server.answer import MOST, PROBLEM, PROBLEM_OF_BYTES, JsonAnswer, known_id, packed
 from hpcflow.server.guard import KEY_HEADER, Sessions, cookie_name
 from hpcflow.server.news import News
 from hpcflow.server.routing import Router
@@ -35,6 +35,25 @@ _BREATH_S: Final = 0.25
 _ALIVE_S: Final = 15.0
 #: A server that ends does not wait longer for its watchers.
 _SLICE_S: Final = 1.0
+#: One event of the stream, as OpenAPI's readers take them.
+_NEWS: Final[dict[int | str, dict[str, Any]]] = {  # Any: FastAPI's own type
+    200: {
+        "description": "News as they come: each with the number to go on from, its kind, and JSON.",
+        "content": {
+            "text/event-stream": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "id": {"type": "string"},
+                        "event": {"type": "string", "enum": ["hello", "moved", "reset"]},
+                        "data": {"type": "string"},
+                    },
+                    "required": ["id", "event", "data"],
+                }
+            }
+        },
+    }
+}
 _ABSENT: Final = """<!doctype html><html lang="en"><meta charset="utf-8"><title>hpcflow</title>
 <h1>hpcflow was built without its page</h1>
 <p>Whoever installed it set HPCFLOW_SKIP_UI=1, or works from a checkout in which the page was never built. Install again
@@ -70,7 +89,7 @@ def page_files(folder: Path = _STATIC) -> dict[str, Path]:
 
 def page_routes(sessions: Sessions) -> APIRouter:
     """Return what lies outside ``/api/v1``: the page, its login, and the sign of life."""
-    page = Router()
+    page = Router(responses=PROBLEM)
 
     @page.get("/healthz", response_model=schema.Health)
     async def healthz() -> Response:
@@ -176,7 +195,7 @@ def view_routes(service: Shown, epoch: str, stopping: Callable[[], bool]) -> API
     async def about(dispatch_id: DispatchPath, index: IndexPath) -> Response:
         return JsonAnswer(await service.about(known_id(dispatch_id), index))
 
-    @api.get("/events", response_class=_Events, responses=PROBLEM_OF_BYTES)
+    @api.get("/events", response_class=_Events, responses=_NEWS | PROBLEM_OF_BYTES)
     async def events(
         last_event_id: Annotated[str | None, Header(max_length=100)] = None,
         once: Annotated[

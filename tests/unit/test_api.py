@@ -525,6 +525,15 @@ def test_the_description_is_whole_and_names_one_error_shape(shared: Served) -> N
     assert "HTTPValidationError" not in described["components"]["schemas"]
 
 
+def test_an_event_of_the_stream_is_what_the_description_says(shared: Served) -> None:
+    described = shared.ask("GET", "/api/v1/openapi.json").json["paths"]["/api/v1/events"]["get"]["responses"]["200"]
+    event = described["content"]["text/event-stream"]["schema"]
+    answer = shared.ask("GET", "/api/v1/events?once=true", headers={"Last-Event-ID": "of another server"})
+    told = dict(line.split(": ", 1) for line in answer.body.decode().strip().split("\n"))
+    assert sorted(told) == sorted(event["required"]) == sorted(event["properties"])
+    assert told["event"] in event["properties"]["event"]["enum"]
+
+
 anything = st.text(st.characters(codec="utf-8"), max_size=30)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-from tests.ui.openapi import written
+from tests.ui.openapi import described, written
 
 UI = Path(__file__).parents[2] / "ui"
 
@@ -33,3 +33,9 @@ def test_the_lock_of_the_page_names_no_host() -> None:
     assert '"integrity"' in lock
     assert '"resolved"' not in lock
     assert "http://" not in lock
+
+
+def test_a_login_that_is_refused_is_described() -> None:
+    for path in ("/login", "/logout", "/healthz"):
+        for operation in described()["paths"][path].values():
+            assert set(operation["responses"]) == {"200", "4XX"}
