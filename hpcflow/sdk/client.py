@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
@@ -40,6 +40,8 @@ __all__ = [
     "dispatch",
     "dispatch_sync",
     "get_result",
+    "outgoing",
+    "packed",
     "pause",
     "planning",
     "resume",
@@ -346,13 +348,7 @@ def _upload(
         into: an open dispatch of which it is a further part.
         marks: of a dispatch that is "open", or of its "last" part.
     """
-    from hpcflow import __version__
-
-    described, blobs = manifest(traced)
-    described["id"] = ulid(time.time_ns() // 1_000_000, secrets.token_bytes(10))
-    if read_link(places(os.environ)) is not None:
-        # This interpreter is on another machine than the server's: only its minor version means something there.
-        described["executable"] = "python{}.{}".format(*sys.version_info[:2])
+    described, blobs = outgoing(traced)
     if held:
         described["held"] = True
     if earlier is not None and traced.reused:
@@ -360,13 +356,12 @@ def _upload(
     if call is not None:
         described["call"] = call.added_to(blobs)
     described |= marks or {}
-    described["client"] = {"host": socket.gethostname(), "user": _user(), "version": __version__}
 
     def send() -> dict[str, Any]:  # Any: JSON
         query: dict[str, str | int] = {"plan": "true"} if plan else {}
         if into is not None:
             query["into"] = into
-        return server_of_ours().upload("/dispatches", lambda: _compressed(stream_parts(described, blobs)), query=query)
+        return server_of_ours().upload("/dispatches", lambda: packed(described, blobs), query=query)
 
     try:
         return send()
@@ -383,6 +378,19 @@ def _upload(
         ) from error
 
 
+def outgoing(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
+    """Return an upload's manifest and its blobs, with an id of its own and who sends it."""
+    from hpcflow import __version__
+
+    described, blobs = manifest(traced)
+    described["id"] = ulid(time.time_ns() // 1_000_000, secrets.token_bytes(10))
+    if read_link(places(os.environ)) is not None:
+        # This interpreter is on another machine than the server's: only its minor version means something there.
+        described["executable"] = "python{}.{}".format(*sys.version_info[:2])
+    described["client"] = {"host": socket.gethostname(), "user": _user(), "version": __version__}
+    return described, blobs
+
+
 def _user() -> str:
     try:
         return getpass.getuser()
@@ -390,10 +398,11 @@ def _user() -> str:
         return str(os.geteuid())
 
 
-def _compressed(parts: Iterable[bytes]) -> Iterator[bytes]:
+def packed(described: Mapping[str, object], blobs: Sequence[bytes]) -> Iterator[bytes]:
+    """Yield an upload as it is sent."""
     # Level 1: pickles of numbers hardly shrink further, and the socket is local.
     compressor = zlib.compressobj(level=1)
-    for part in parts:
+    for part in stream_parts(described, blobs):
         for start in range(0, len(part), _SENT_AT_ONCE):
             piece = compressor.compress(memoryview(part)[start : start + _SENT_AT_ONCE])
             if piece:

@@ -18,7 +18,7 @@ from hpcflow.sdk.connection import Server
 from hpcflow.sdk.plain import plain
 from hpcflow.sdk.terminal import counts, why_paused
 
-__all__ = ["as_html", "page_of", "show"]
+__all__ = ["as_html", "page_of", "proxied", "show"]
 
 #: A notebook is drawn anew at most so often, in seconds.
 _BREATH_S: Final = 0.5
@@ -62,20 +62,24 @@ def as_html(summary: Summary, page: str | None) -> str:
 
 
 def page_of(server: Server, dispatch: str, environ: Mapping[str, str]) -> str | None:
-    """Return the address of a dispatch on the web page; ``None`` while the server has no port for browsers open.
-
-    Under JupyterHub the browser is on another machine: there it is the address that jupyter-server-proxy gives a port.
-    """
+    """Return the address of a dispatch on the web page; ``None`` while the server has no port for browsers open."""
     try:
         address: str | None = server.ask("GET", "/status").get("ui")
     except HpcflowError:
         return None
-    if address is None:
-        return None
+    return None if address is None else proxied(f"{address}#/d/{dispatch}", environ)
+
+
+def proxied(address: str, environ: Mapping[str, str]) -> str:
+    """Return an address of the web page as a browser has it.
+
+    Under JupyterHub the browser is on another machine: there it is the path that jupyter-server-proxy gives a port.
+    """
     prefix = environ.get("JUPYTERHUB_SERVICE_PREFIX", "")
-    if prefix.startswith("/"):
-        address = f"{prefix.rstrip('/')}/proxy/{urlsplit(address).port}/"
-    return f"{address}#/d/{dispatch}"
+    if not prefix.startswith("/"):
+        return address
+    parts = urlsplit(address)
+    return f"{prefix.rstrip('/')}/proxy/{parts.port}/#{parts.fragment}"
 
 
 def show(server: Server, summary: Summary, text: str) -> None:

@@ -197,16 +197,20 @@ class Lattice(Generic[P, R_co]):
         return self._built(args, kwargs, may_be_empty=False)
 
     def draw(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """Return the graph that these arguments give, as a Mermaid flowchart; nothing runs and no server is asked.
+        """Show the graph that these arguments give on the page, and return it as a Mermaid flowchart; nothing runs.
 
-        In a graph of more than 50 tasks those of one electron that are equally far from the beginning are one box.
+        Where a server runs, the address is printed, and opened if there is a display or ``$BROWSER``. None is started.
+        In a flowchart of more than 50 tasks those of one electron that are equally far from the beginning are one box.
 
         Raises:
             UserError: as `build_graph`.
         """
-        from hpcflow.core.drawing import mermaid  # nodes have no use for it
+        from hpcflow.core.drawing import mermaid  # nodes have no use for these
+        from hpcflow.sdk.sketch import show
 
-        return mermaid(self.build_graph(*args, **kwargs).graph)
+        traced = self.build_graph(*args, **kwargs)
+        show(traced)
+        return mermaid(traced.graph)
 
     def get_metadata(self, name: str) -> object:
         """Return an annotation of this lattice's own by its name, ``None`` where there is none.

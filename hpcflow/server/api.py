@@ -32,6 +32,7 @@ from hpcflow.server.origins import Origins
 from hpcflow.server.page import Shown, page_files, page_routes, view_routes
 from hpcflow.server.redispatch_api import RedispatchDesk, redispatch_routes
 from hpcflow.server.routing import Router, described, if_described
+from hpcflow.server.sketch_api import SKETCHES, SketchDesk, sketch_routes
 from hpcflow.server.trigger_api import TriggerDesk, trigger_routes
 from hpcflow.server.upload import MEDIA_TYPE, TooLarge, Upload
 
@@ -66,6 +67,9 @@ class Service(Shown, Protocol):
 
     @property
     def parts(self) -> PartsDesk: ...
+
+    @property
+    def sketches(self) -> SketchDesk: ...
 
     @property
     def called_with(self) -> ArgumentsDesk: ...
@@ -194,7 +198,7 @@ def application(service: Service, desk: Desk, *, uid: int) -> Guard:
             return _application(service, desk).openapi()
 
     app.openapi = description  # type: ignore[method-assign]  # FastAPI's own way to another description
-    uploads = [("/api/v1/dispatches", MEDIA_TYPE)]
+    uploads = [("/api/v1/dispatches", MEDIA_TYPE), (f"/api/v1{SKETCHES}", MEDIA_TYPE)]
     return Guard(
         app,
         token=desk.token,
@@ -260,6 +264,7 @@ def routes(service: Service, desk: Desk) -> APIRouter:
     api.include_router(insight_routes(service.insight, known_id))
     api.include_router(argument_routes(service.called_with, _stream, known_id, _Stream))
     api.include_router(trigger_routes(service.triggers, known_id))
+    api.include_router(sketch_routes(service.sketches, desk.folder, desk.max_upload))
 
     @api.post(
         "/dispatches",

@@ -73,10 +73,7 @@ class Intake:
             manifest: of a dispatch.
             sublattice: or of a sublattice, which may have no task.
         """
-        name_clusters(manifest, {name: cluster.settings for name, cluster in self._clusters.items()})
-        graph = read_graph(manifest)
-        check_graph(graph, may_be_empty=sublattice)
-        shapes = self.shapes(graph, manifest)
+        graph, shapes = self.read(manifest, sublattice=sublattice)
         messages: list[str] = []
         if any(task.executor is None for task in graph.tasks):
             messages.append(f"Electrons without executor= run on {self._default.name!r}, {self._default.reason}.")
@@ -113,6 +110,13 @@ class Intake:
             if (too_many := _too_many_slots(cluster, shape, limits)) is not None:
                 messages.append(too_many)
         return graph, shapes, list(dict.fromkeys(messages))
+
+    def read(self, manifest: Manifest, *, sublattice: bool = False) -> tuple[Graph, list[Shape]]:
+        """Return graph and shapes as `checked`, without a look at any cluster."""
+        name_clusters(manifest, {name: cluster.settings for name, cluster in self._clusters.items()})
+        graph = read_graph(manifest)
+        check_graph(graph, may_be_empty=sublattice)
+        return graph, self.shapes(graph, manifest)
 
     def shapes(self, graph: Graph, manifest: Manifest) -> list[Shape]:
         """Return what each task asks for, with its cluster's defaults filled in; equal tasks share one object."""

@@ -43,6 +43,7 @@ from hpcflow.server.seeding import Seeder
 from hpcflow.server.settings import ClusterSettings, Settings, read_clusters
 from hpcflow.server.shared import how_to_go_on
 from hpcflow.server.site import SITE_FILE, check_server, parse_rules, rules
+from hpcflow.server.sketches import Sketches
 from hpcflow.server.store import ArrayRow, ArrayState, BagRow, Changes, DispatchRow, Kept, Store, TaskRow
 from hpcflow.server.triggers import Triggers
 from hpcflow.server.unfold import child_of
@@ -174,6 +175,8 @@ class Service:
         self.logs = Logs(engine, self._place)
         #: What the API asks of open dispatches.
         self.parts = Parts(engine, partial(self._intake.checked, sublattice=True), self._payload)
+        #: What the API asks of graphs that are looked at before they are dispatched.
+        self.sketches = Sketches(self._intake.read, now=engine.now)
         #: What the API asks of tasks' arguments.
         self.called_with = Arguments(self._store, self._payload, self._level)
         self._seeder = Seeder(

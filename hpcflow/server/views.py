@@ -21,7 +21,7 @@ from hpcflow.server.reports import spelled
 from hpcflow.server.store import PART, ChildRow, EndRow, Kept, OriginRow, Store, TaskRow
 from hpcflow.server.writer import Writer
 
-__all__ = ["COLUMNS", "Sort", "Views", "Wanted"]
+__all__ = ["COLUMNS", "Sort", "Views", "Wanted", "in_columns", "upstream_of"]
 
 Json = dict[str, Any]  # Any: JSON, described in schema.py
 
@@ -106,18 +106,13 @@ class Views:
         known = self._outlines.get(dispatch)
         if known is None or known.children != len(children):
             graph = self._whole(dispatch, children)
-            # Tasks that share a barrier share one set of it here as well.
-            shared: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[int, ...]] = {}
-            for task in graph.tasks:
-                if (task.deps, task.after) not in shared:
-                    shared[task.deps, task.after] = tuple(dict.fromkeys((*task.deps, *task.after)))
-            upstream = tuple(shared[task.deps, task.after] for task in graph.tasks)
+            upstream = upstream_of(graph.tasks)
             self._outlines[dispatch] = _Outline(
                 children=len(children),
                 tasks=graph.tasks,
                 cores=array("I", (task.resources.cores for task in graph.tasks)),
                 names=tuple(task.name for task in graph.tasks),
-                graph=_columns([task.name for task in graph.tasks], upstream, children),
+                graph=in_columns([task.name for task in graph.tasks], upstream, children),
                 upstream=upstream,
             )
             while len(self._outlines) > _KEPT:
@@ -325,7 +320,16 @@ def _attempt(end: EndRow) -> Json:
     }
 
 
-def _columns(names: Sequence[str], upstream: Sequence[tuple[int, ...]], children: Sequence[ChildRow]) -> bytes:
+def upstream_of(tasks: Sequence[Task]) -> tuple[tuple[int, ...], ...]:
+    """Return what each task needs; tasks that share a barrier share one set of it here as well."""
+    shared: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[int, ...]] = {}
+    for task in tasks:
+        if (task.deps, task.after) not in shared:
+            shared[task.deps, task.after] = tuple(dict.fromkeys((*task.deps, *task.after)))
+    return tuple(shared[task.deps, task.after] for task in tasks)
+
+
+def in_columns(names: Sequence[str], upstream: Sequence[tuple[int, ...]], children: Sequence[ChildRow]) -> bytes:
     """Return a graph as JSON in columns."""
     number_of_name: dict[str, int] = {}
     number_of_set: dict[tuple[int, ...], int] = {}

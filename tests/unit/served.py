@@ -32,6 +32,7 @@ from hpcflow.server.log_api import LogDesk
 from hpcflow.server.logs import Name
 from hpcflow.server.news import News
 from hpcflow.server.redispatch_api import RedispatchDesk
+from hpcflow.server.sketch_api import SketchDesk
 from hpcflow.server.trial import Asked
 from hpcflow.server.triggers import AskedTrigger
 from hpcflow.server.views import Wanted
@@ -196,7 +197,30 @@ class MemoryParts:
         return {"id": dispatch, "status": "RUNNING", "first": len(manifest["tasks"]), "messages": []}
 
 
+@dataclass
+class MemorySketches:
+    """Keeps the names of lattices."""
+
+    names: dict[str, str] = field(default_factory=dict[str, str])
+
+    async def add(self, manifest: Mapping[str, Any]) -> str:  # Any: JSON
+        if manifest["name"] == "refused":
+            raise UserError("There is no executor 'slrum'.")
+        self.names[manifest["id"]] = manifest["name"]
+        return str(manifest["id"])
+
+    def told(self, known: str) -> Json:
+        if known not in self.names:
+            raise NotFound(f"There is no preview {known!r} here any more.")
+        return {"id": known, "name": self.names[known], "made_at": "2026-01-01T00:00:00Z", "tasks": 0}
+
+    def graph(self, known: str) -> bytes:
+        self.told(known)
+        return b'{"tasks":0,"name":[],"needs":[],"names":[],"sets":[],"levels":[]}'
+
+
 _is_parts_desk: type[PartsDesk] = MemoryParts
+_is_sketch_desk: type[SketchDesk] = MemorySketches
 _is_arguments_desk: type[ArgumentsDesk] = MemoryArguments
 
 
@@ -319,6 +343,7 @@ class MemoryService:
     insight: MemoryInsight = field(default_factory=MemoryInsight)
     called_with: MemoryArguments = field(default_factory=MemoryArguments)
     parts: MemoryParts = field(default_factory=MemoryParts)
+    sketches: MemorySketches = field(default_factory=MemorySketches)
     manifests: dict[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])  # Any: JSON
     payloads: dict[str, bytes] = field(default_factory=dict[str, bytes])
     versions: dict[str, int] = field(default_factory=dict[str, int])

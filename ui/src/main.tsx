@@ -12,12 +12,12 @@ import "./styles/page.css";
 
 applyTheme();
 
-/** The link of `hpcflow ui` ends in `#CODE`; all addresses of the page begin with `#/`. */
+/** The link of `hpcflow ui` ends in `#CODE`, and a place may follow it; all addresses of the page begin with `#/`. */
 async function redeem(): Promise<string | null> {
-  const code = location.hash.slice(1);
-  if (!code || code.startsWith("/")) return null;
+  const code = location.hash.slice(1).split("/", 1)[0];
+  if (!code) return null;
   // The code is spent in any case: it must not stay in the history.
-  history.replaceState(null, "", `${location.pathname}#/`);
+  history.replaceState(null, "", `${location.pathname}#${location.hash.slice(1 + code.length) || "/"}`);
   try {
     await logIn(code);
     return null;

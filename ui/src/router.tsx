@@ -109,6 +109,29 @@ export const task = createRoute({
   component: lazyRouteComponent(() => import("./screens/Task"), "Task"),
 });
 
+export interface PreviewSearch {
+  view?: "graph" | "table";
+  name?: string;
+  group?: number;
+  sel?: number;
+}
+
+export const preview = createRoute({
+  getParentRoute: () => root,
+  path: "/preview/$id",
+  validateSearch: (raw: Record<string, unknown>): PreviewSearch => {
+    const whole = (value: unknown) => (Number.isSafeInteger(Number(value)) && text(value) !== "" ? Number(value) : undefined);
+    const [group, sel, name] = [whole(raw["group"]), whole(raw["sel"]), text(raw["name"])];
+    return {
+      ...(raw["view"] === "table" ? { view: "table" as const } : {}),
+      ...(name === "" ? {} : { name }),
+      ...(group === undefined ? {} : { group }),
+      ...(sel === undefined ? {} : { sel }),
+    };
+  },
+  component: lazyRouteComponent(() => import("./screens/Preview"), "Preview"),
+});
+
 export const clusters = createRoute({
   getParentRoute: () => root,
   path: "/clusters",
@@ -182,7 +205,7 @@ export const logs = createRoute({
   component: lazyRouteComponent(() => import("./screens/ServerLog"), "ServerLog"),
 });
 
-const tree = root.addChildren([now, dispatches, dispatch, task, clusters, queue, efficiency, settings, logs]);
+const tree = root.addChildren([now, dispatches, dispatch, task, preview, clusters, queue, efficiency, settings, logs]);
 
 export function makeRouter(client: QueryClient) {
   return createRouter({ routeTree: tree, history: createHashHistory(), context: { client }, defaultPreload: false, scrollRestoration: true });

@@ -27,22 +27,26 @@ export const STATES: readonly StateFacts[] = [
 ];
 
 export const TONES: readonly Tone[] = ["failed", "running", "queued", "waiting", "completed", "cancelled"];
-const BY_NAME = new Map<string, StateFacts>(STATES.map((each) => [each.name, each]));
+/** What can be drawn. No task of a dispatch is new: that is how a graph is seen before there is one. */
+export type Drawn = Omit<StateFacts, "name"> & { readonly name: StateName | "new" };
+export const NEW: Drawn = { name: "new", letter: "n", tone: "waiting", word: "new", means: "Nobody dispatched it yet." };
+export const DRAWN: readonly Drawn[] = [...STATES, NEW];
+const BY_NAME = new Map<string, Drawn>(DRAWN.map((each) => [each.name, each]));
 const UNKNOWN: StateFacts = { name: "waiting", letter: "?", tone: "waiting", word: "unknown", means: "" };
 
-/** Position in STATES by the character code of a state's letter; 255: no state. */
+/** Position in DRAWN by the character code of a state's letter; 255: no state. */
 export const INDEX_OF_CODE: Uint8Array = (() => {
   const table = new Uint8Array(256).fill(255);
-  STATES.forEach((each, index) => (table[each.letter.charCodeAt(0)] = index));
+  DRAWN.forEach((each, index) => (table[each.letter.charCodeAt(0)] = index));
   return table;
 })();
 
-export function stateOf(name: string): StateFacts {
+export function stateOf(name: string): Drawn {
   return BY_NAME.get(name) ?? { ...UNKNOWN, word: name };
 }
 
-export function stateOfCode(code: number): StateFacts {
-  return STATES[INDEX_OF_CODE[code] ?? 255] ?? UNKNOWN;
+export function stateOfCode(code: number): Drawn {
+  return DRAWN[INDEX_OF_CODE[code] ?? 255] ?? UNKNOWN;
 }
 
 export const STATUS_TONE: Readonly<Record<StatusName, Tone>> = {

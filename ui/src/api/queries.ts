@@ -81,6 +81,23 @@ export function graphQuery(id: string) {
   });
 }
 
+/** What `lattice.draw()` sent: it never changes, and is forgotten after a while. */
+export function sketchQuery(id: string) {
+  return queryOptions({
+    queryKey: ["sketch", id],
+    queryFn: () => answer(api.GET("/api/v1/sketches/{sketch_id}", { params: { path: { sketch_id: id } } })),
+    staleTime: Infinity,
+  });
+}
+
+export function sketchGraphQuery(id: string) {
+  return queryOptions({
+    queryKey: ["sketch", id, "graph"],
+    queryFn: () => answer(api.GET("/api/v1/sketches/{sketch_id}/graph", { params: { path: { sketch_id: id } } })),
+    staleTime: Infinity,
+  });
+}
+
 /** The state of every task: the codes of their letters, and the number of the last news in it. */
 export interface Letters {
   readonly number: number;

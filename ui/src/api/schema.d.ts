@@ -797,6 +797,60 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/sketches": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Sketch
+         * @description Keep a graph for a while, to be looked at; nothing of it runs, and no value of it is kept.
+         */
+        post: operations["sketch_api_v1_sketches_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/sketches/{sketch_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Told */
+        get: operations["told_api_v1_sketches__sketch_id__get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/sketches/{sketch_id}/graph": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Graph */
+        get: operations["graph_api_v1_sketches__sketch_id__graph_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/status": {
         parameters: {
             query?: never;
@@ -2129,6 +2183,48 @@ export interface components {
             settings: {
                 [key: string]: components["schemas"]["JsonValue"];
             };
+        };
+        /**
+         * Sketch
+         * @description A graph that was not dispatched, and what its electrons ask for.
+         */
+        Sketch: {
+            /** Electrons */
+            electrons: components["schemas"]["SketchedElectron"][];
+            /** Electrons Total */
+            electrons_total: number;
+            /** Id */
+            id: string;
+            /** Made At */
+            made_at: string;
+            /** Name */
+            name: string;
+            /** Tasks */
+            tasks: number;
+        };
+        /** Sketched */
+        Sketched: {
+            /** Id */
+            id: string;
+            /** Page */
+            page: boolean;
+        };
+        /** SketchedElectron */
+        SketchedElectron: {
+            /** Asked */
+            asked: {
+                [key: string]: components["schemas"]["JsonValue"];
+            };
+            /** Cluster */
+            cluster: string;
+            /** Name */
+            name: string;
+            /** Retries */
+            retries: number;
+            /** Sublattice */
+            sublattice: boolean;
+            /** Tasks */
+            tasks: number;
         };
         /** Spans */
         Spans: {
@@ -4241,6 +4337,103 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Health"];
+                };
+            };
+            /** @description Not done; the sentence says why. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    sketch_api_v1_sketches_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/x-hpcflow-dispatch": string;
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Sketched"];
+                };
+            };
+            /** @description Not done; the sentence says why. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    told_api_v1_sketches__sketch_id__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The sketch's id. */
+                sketch_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Sketch"];
+                };
+            };
+            /** @description Not done; the sentence says why. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    graph_api_v1_sketches__sketch_id__graph_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The sketch's id. */
+                sketch_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["GraphColumns"];
                 };
             };
             /** @description Not done; the sentence says why. */

@@ -1,5 +1,5 @@
 import { count } from "../format";
-import { INDEX_OF_CODE, STATES, TONES, type Tone } from "../states";
+import { DRAWN, INDEX_OF_CODE, TONES, type Tone } from "../states";
 import { HEAD, PAD, tally, type Group, type Layout } from "./layout";
 
 export interface View {
@@ -51,7 +51,7 @@ export class Renderer {
 
   /** Groups with a sublattice among their tasks have another frame behind their own. */
   constructor(readonly layout: Layout, private codes: Uint8Array, private colours: Palette, private readonly deep: ReadonlySet<number> = new Set()) {
-    this.sums = tally(layout, codes, INDEX_OF_CODE, STATES.length);
+    this.sums = tally(layout, codes, INDEX_OF_CODE, DRAWN.length);
     this.faint = colours.line;
   }
 
@@ -59,7 +59,7 @@ export class Renderer {
     const groupOf = this.layout.groupOf;
     for (let task = 0; task < groupOf.length; task++) if (codes[task] !== this.codes[task]) this.strips.delete(groupOf[task]!);
     this.codes = codes;
-    this.sums = tally(this.layout, codes, INDEX_OF_CODE, STATES.length);
+    this.sums = tally(this.layout, codes, INDEX_OF_CODE, DRAWN.length);
   }
 
   recolour(colours: Palette): void {
@@ -68,12 +68,12 @@ export class Renderer {
     this.strips.clear();
   }
 
-  counts(group: number): { state: (typeof STATES)[number]; count: number }[] {
-    return STATES.map((state, k) => ({ state, count: this.sums[group * STATES.length + k]! })).filter((each) => each.count > 0);
+  counts(group: number): { state: (typeof DRAWN)[number]; count: number }[] {
+    return DRAWN.map((state, k) => ({ state, count: this.sums[group * DRAWN.length + k]! })).filter((each) => each.count > 0);
   }
 
   has(group: number, tone: Tone): boolean {
-    return STATES.some((state, k) => state.tone === tone && this.sums[group * STATES.length + k]! > 0);
+    return DRAWN.some((state, k) => state.tone === tone && this.sums[group * DRAWN.length + k]! > 0);
   }
 
   private strip(index: number): OffscreenCanvas | HTMLCanvasElement {
@@ -87,7 +87,7 @@ export class Renderer {
     const context = canvas.getContext("2d")!;
     const image = context.createImageData(group.columns, rows);
     const pixels = new Uint32Array(image.data.buffer);
-    const tones = STATES.map((state) => (state.tone === "waiting" ? rgb(this.faint) : rgb(this.colours.tones[state.tone])));
+    const tones = DRAWN.map((state) => (state.tone === "waiting" ? rgb(this.faint) : rgb(this.colours.tones[state.tone])));
     group.tasks.forEach((task, k) => (pixels[k] = tones[INDEX_OF_CODE[this.codes[task]!]!] ?? 0));
     context.putImageData(image, 0, 0);
     this.strips.set(index, canvas);

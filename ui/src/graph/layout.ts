@@ -224,7 +224,7 @@ export function around(layout: Layout, marked: ReadonlySet<number>): Set<number>
   return found;
 }
 
-/** How many tasks of each group are in each state; rows of nine, in the order of `STATES`. */
+/** How many tasks of each group are in each state; rows as long as `states`, in the order of `DRAWN`. */
 export function tally(layout: Layout, codes: Uint8Array, indexOfCode: Uint8Array, states: number): Uint32Array {
   const sums = new Uint32Array(layout.groups.length * states);
   for (let task = 0; task < layout.groupOf.length; task++) {
