@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from hpcflow.core.bag import (
     BAG_VERSION,
@@ -31,6 +32,7 @@ __all__ = ["BagDirectory", "RefusedBag", "Stored", "TaskRow", "open_bag"]
 Stored = Mapping[str, Any]  # Any: JSON
 
 KEY_SIZE: Final = 32
+_PIECE: Final = 1 << 20
 
 
 class RefusedBag(HpcflowError):
@@ -46,7 +48,8 @@ class TaskRow(NamedTuple):
     fn: int
     args: int
     #: Reference of each task whose result is among the arguments, by the number that these have for it; those of
-    #: tasks in sublattices whose results are needed for that, by "@" and their indices in the dispatch.
+    #: tasks in sublattices whose results are needed for that, by "@" and their indices in the dispatch. Files that the
+    #: server fetched, by "file:" and their keys.
     refs: Mapping[str, Any]  # Any: JSON of `hpcflow.core.bag.Ref`
     name: str
 
@@ -126,6 +129,18 @@ class BagDirectory:
         pack = self._pack(number)
         offset, size, digest = pack.entries[number - pack.first]
         return checked(read_at(pack.fd, offset, size), digest)
+
+    def pour(self, number: int, file: BinaryIO) -> None:
+        """Write one blob of the payload pack to a file, of which nothing is to be kept when this raises."""
+        pack = self._pack(number)
+        offset, size, digest = pack.entries[number - pack.first]
+        summed, done = hashlib.sha256(), 0
+        while piece := read_at(pack.fd, offset + done, min(_PIECE, size - done)):
+            summed.update(piece)
+            file.write(piece)
+            done += len(piece)
+        if summed.digest() != digest:
+            raise DamagedError(f"a stored file of {size} bytes is damaged")
 
     def _pack(self, number: int) -> Pack:
         return next(pack for pack in reversed(self.packs) if pack.first <= number)

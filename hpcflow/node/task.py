@@ -195,7 +195,7 @@ def _result_or_error(
     try:
         os.chdir(assignment.directory)
         known = len(sys.modules)
-        enter(bag.dispatch, task.number)
+        enter(bag.dispatch, task.number, lambda key, file: bag.pour(task.refs[f"file:{key}"], file))
         call = load_function(bag, task.fn) if function is None else function
         builds = getattr(call, "builds_graph", False) is True
         try:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from typing import IO, Any, BinaryIO, Final
 
+from hpcflow.sdk.fetched import Wanted
 from hpcflow.sdk.transfer import File, TransferFailed
 
 __all__ = ["Bring", "FileTransferStrategy", "inside", "pour", "sha256_of", "target_of", "written"]
@@ -32,6 +33,10 @@ class FileTransferStrategy:
     def upload(self, from_file: File, to_file: File) -> Bring:
         """Return what brings a file from where the task runs."""
         raise NotImplementedError(f"{type(self).__name__} can't bring files elsewhere")
+
+    def wanted(self, file: File) -> Wanted | None:
+        """Return what the server shall fetch instead of the task; ``None``: nothing."""
+        return None
 
 
 @contextmanager

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import BinaryIO
 
-__all__ = ["Context", "enter", "get_context"]
+__all__ = ["Context", "enter", "get_context", "poured"]
+
+#: Writes the file that the server fetched under a key; raises `KeyError` where it fetched none.
+Pour = Callable[[str, BinaryIO], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +26,7 @@ class Context:
 
 
 _here = [Context()]
+_pours: list[Pour | None] = [None]
 
 
 def get_context() -> Context:
@@ -28,6 +34,19 @@ def get_context() -> Context:
     return _here[0]
 
 
-def enter(dispatch_id: str | None, node_id: int) -> None:
-    """Say which task begins here; the worker does."""
+def enter(dispatch_id: str | None, node_id: int, pour: Pour | None = None) -> None:
+    """Say which task begins here, and what gives it the files that came with it; the worker does."""
     _here[0] = Context(dispatch_id, node_id)
+    _pours[0] = pour
+
+
+def poured(key: str, file: BinaryIO) -> bool:
+    """Write to ``file`` what the server fetched for this task under a key; return whether there is such a file."""
+    pour = _pours[0]
+    if pour is None:
+        return False
+    try:
+        pour(key, file)
+    except KeyError:
+        return False
+    return True

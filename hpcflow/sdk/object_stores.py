@@ -6,13 +6,16 @@ import os
 import stat
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, Literal, NoReturn, Protocol
 from urllib.parse import urlsplit
 
+from hpcflow.core.errors import UserError
 from hpcflow.sdk.arriving import Bring, FileTransferStrategy, inside, pour, target_of, written
+from hpcflow.sdk.context import poured
+from hpcflow.sdk.fetched import Wanted, wanted
 from hpcflow.sdk.transfer import File, TransferFailed
 
-__all__ = ["FTP", "S3", "Blob", "Fsspec", "GCloud"]
+__all__ = ["FTP", "S3", "Blob", "Fsspec", "GCloud", "file_system"]
 
 
 class _FileSystem(Protocol):
@@ -27,14 +30,35 @@ class Fsspec(FileTransferStrategy):
     """Whatever fsspec knows in the task's environment: ``s3``, ``gs``, ``abfs``, ``ftp``, ``sftp`` and more.
 
     Args:
+        where: ``"server"``: a process beside the server fetches the file, with fsspec of the server's environment, and
+            it comes to the task with its functions and arguments. One file, before the task; options must be JSON.
         storage_options: what its file system is made with.
+
+    Raises:
+        UserError: ``where`` is neither.
     """
 
-    def __init__(self, **storage_options: Any) -> None:  # Any: each file system's own
+    def __init__(
+        self,
+        *,
+        where: Literal["task", "server"] = "task",
+        **storage_options: Any,  # Any: each file system's own
+    ) -> None:
+        if where not in {"task", "server"}:
+            raise UserError(f"where={where!r} must be 'task' or 'server'.")
+        self.where = where
         self.storage_options = storage_options
 
     def download(self, from_file: File, to_file: File) -> Bring:
-        return partial(self._download, from_file, to_file)
+        return partial(self._take if self.where == "server" else self._download, from_file, to_file)
+
+    def wanted(self, file: File) -> Wanted | None:
+        """Return what the server shall fetch for a task that needs a file; ``None``: the task fetches it.
+
+        Raises:
+            UserError: nothing of the kind is fetched there.
+        """
+        return wanted(self.address(file), self.options(file)) if self.where == "server" else None
 
     def upload(self, from_file: File, to_file: File) -> Bring:
         return partial(self._upload, from_file, to_file)
@@ -48,17 +72,13 @@ class Fsspec(FileTransferStrategy):
         return self.storage_options
 
     def _file_system(self, file: File) -> tuple[_FileSystem, str]:
-        address = self.address(file)
-        scheme = address.partition("://")[0]
-        try:
-            import fsspec  # type: ignore[import-not-found,import-untyped,unused-ignore]  # where the task has it
-        except ImportError:
-            _refuse_missing(scheme, "fsspec", "fsspec")
-        try:
-            fs, path = fsspec.core.url_to_fs(address, **self.options(file))
-        except ImportError as error:
-            _refuse_missing(scheme, str(error), _PACKAGES.get(scheme, "its package"))
-        return fs, path
+        return file_system(self.address(file), self.options(file))
+
+    def _take(self, source: File, target: File) -> None:
+        asked = self.wanted(source)
+        with written(target_of(source.filepath, target)) as file:
+            if asked is None or not poured(asked["key"], file):
+                raise TransferFailed("no server has fetched it for this task")
 
     def _download(self, source: File, target: File) -> None:
         fs, path = self._file_system(source)
@@ -89,7 +109,41 @@ class Fsspec(FileTransferStrategy):
                     _send(fs, own, f"{path.rstrip('/')}/{os.path.relpath(own, base)}")
 
 
-_PACKAGES: Final = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs", "sftp": "paramiko"}
+_PACKAGES: Final = {
+    **{"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs", "sftp": "paramiko"},
+    **{"http": "aiohttp", "https": "aiohttp"},
+}
+
+
+def file_system(
+    address: str,
+    options: Mapping[str, Any],  # Any: each file system's own
+    *,
+    beside_server: bool = False,
+) -> tuple[_FileSystem, str]:
+    """Return fsspec's file system for an address, and the path in it.
+
+    Raises:
+        TransferFailed: fsspec is not here, or what it needs for such an address.
+    """
+    scheme = address.partition("://")[0]
+    refuse = _refuse_on_server if beside_server else _refuse_missing
+    try:
+        import fsspec  # type: ignore[import-not-found,import-untyped,unused-ignore]  # where somebody has it
+    except ImportError:
+        refuse(scheme, "fsspec", "fsspec")
+    try:
+        fs, path = fsspec.core.url_to_fs(address, **options)
+    except ImportError as error:
+        refuse(scheme, str(error), _PACKAGES.get(scheme, "its package"))
+    return fs, path
+
+
+def _refuse_on_server(scheme: str, said: str, package: str) -> NoReturn:
+    raise TransferFailed(
+        f"{scheme}:// needs the Python package fsspec and what it knows of it, which are not in the server's "
+        f"environment ({said} is missing): install {' and '.join(dict.fromkeys(['fsspec', package]))} where hpcflow is"
+    )
 
 
 def _refuse_missing(scheme: str, said: str, package: str) -> NoReturn:
@@ -100,7 +154,8 @@ def _refuse_missing(scheme: str, said: str, package: str) -> NoReturn:
     )
     raise TransferFailed(
         f"{scheme}:// needs the Python package fsspec and what it knows of it, which are not in the task's environment "
-        f"({said} is missing); deps_pip=[{packages}] brings them"
+        f'({said} is missing); deps_pip=[{packages}] brings them, and where="server" in the strategy lets the server '
+        "fetch a file before its task"
     )
 
 
@@ -138,9 +193,15 @@ class S3(Fsspec):
         region_name: str | None = None,
         **storage_options: Any,  # Any: s3fs's own
     ) -> None:
-        client = {"region_name": region_name} if region_name else {}
         chosen: dict[str, Any] = {"profile": profile} if profile else {}  # Any: s3fs's own
-        super().__init__(**chosen, **({"client_kwargs": client} if client else {}), **storage_options)
+        if region_name:
+            chosen["client_kwargs"] = {"region_name": region_name}
+        super().__init__(**chosen, **storage_options)
+        if credentials and self.where == "server":
+            raise UserError(
+                "S3(credentials=…) names a file where the task runs: with where='server' give profile=, which the "
+                "server's own credentials file has, or key= and secret=."
+            )
         self.credentials = credentials
 
     def options(self, file: File) -> dict[str, Any]:  # Any: s3fs's own
@@ -153,7 +214,7 @@ class GCloud(Fsspec):
     """Google Cloud Storage, by gcsfs.
 
     Args:
-        credentials: a service account's file where the task runs; what Google looks for else.
+        credentials: a service account's file where the task runs, or on the server's machine if it fetches; what Google looks for else.
         project_id: the project.
         storage_options: further ones of gcsfs.
     """
@@ -164,7 +225,7 @@ class GCloud(Fsspec):
         project_id: str | None = None,
         **storage_options: Any,  # Any: gcsfs's own
     ) -> None:
-        chosen = {"token": credentials, "project": project_id}
+        chosen: dict[str, Any] = {"token": credentials, "project": project_id}  # Any: gcsfs's own
         super().__init__(**{name: value for name, value in chosen.items() if value}, **storage_options)
 
 
@@ -185,7 +246,8 @@ class Blob(Fsspec):
         tenant_id: str | None = None,
         **storage_options: Any,  # Any: adlfs's own
     ) -> None:
-        chosen = {"client_id": client_id, "client_secret": client_secret, "tenant_id": tenant_id}
+        # Any: adlfs's own
+        chosen: dict[str, Any] = {"client_id": client_id, "client_secret": client_secret, "tenant_id": tenant_id}
         super().__init__(**{name: value for name, value in chosen.items() if value}, **storage_options)
 
     def address(self, file: File) -> str:

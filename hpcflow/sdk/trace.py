@@ -15,6 +15,7 @@ from hpcflow.core.model import Graph, Task, UserError
 from hpcflow.core.reuse import Matcher, without_dropped
 from hpcflow.sdk.annotations import Annotations, Placement
 from hpcflow.sdk.by_value import Shared, versions_here
+from hpcflow.sdk.fetched import Wanted, wanted_by
 from hpcflow.sdk.fingerprint import Fingerprints
 from hpcflow.sdk.pickling import CapturedError, Gathered, RenumberError, dumps
 from hpcflow.sdk.placeholder import Frozen, Placeholder, result_of
@@ -60,6 +61,8 @@ class FunctionText:
     executor: Mapping[str, object] | None = None
     #: Names of its parameters in their order; "*names" and "**names" take what is left.
     parameters: tuple[str, ...] = ()
+    #: Files that the server fetches for its tasks.
+    fetched: tuple[Wanted, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,6 +348,7 @@ class Trace:
                 digest=self._prints.of(function),
                 executor=described or None,
                 parameters=_parameters(function),
+                fetched=wanted_by(function),
             )
         return number
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import unquote, urlsplit
 
 from hpcflow.core.errors import HpcflowError, UserError
+from hpcflow.sdk.fetched import Wanted, check_fetched
 from hpcflow.sdk.mistakes import show_plainly
 
 if TYPE_CHECKING:
@@ -180,6 +181,15 @@ class FileTransfer:
             from hpcflow.sdk.strategies import strategy_for
 
             self.strategy = strategy_for(source, target)
+        if getattr(self.strategy, "where", "task") == "server":
+            check_fetched(self)
+            assert self.wanted is not None  # or it is refused
+
+    @property
+    def wanted(self) -> Wanted | None:
+        """What the server fetches for this transfer; ``None``: the task does all of it."""
+        ask = getattr(self.strategy, "wanted", None)  # a user's own strategy may derive from nothing
+        return None if ask is None or self.from_file.scheme == "client" else ask(self.from_file)
 
     def cp(self) -> tuple[Callable[[], tuple[str, str]], Callable[[], object]]:
         """Return two functions for the task: one tells where the file is and goes, the other brings it."""

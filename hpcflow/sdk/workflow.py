@@ -397,7 +397,7 @@ def manifest(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
         "python": list(sys.version_info[:2]),
         "executable": sys.executable,
         "cwd": os.getcwd(),
-        "functions": {str(number): asdict(text) for number, text in traced.functions.items()},
+        "functions": {str(number): _described(text) for number, text in traced.functions.items()},
         "shapes": [
             {
                 "executor": task.executor,
@@ -435,6 +435,13 @@ def _refuse_others(function: object, args: tuple[object, ...], kwargs: dict[str,
         signature.bind(*args, **kwargs)
     except TypeError as error:
         raise WrongArguments(f"The lattice {name_of(function)!r} is called wrongly: {error}.") from None
+
+
+def _described(text: FunctionText) -> dict[str, object]:
+    described = asdict(text)
+    if not text.fetched:  # as it is of nearly all
+        del described["fetched"]
+    return described
 
 
 def _hooked(function: Callable[..., object], hooks: Hooks | None) -> Callable[..., object]:

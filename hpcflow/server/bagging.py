@@ -25,6 +25,7 @@ from hpcflow.core.bag import (
 from hpcflow.core.model import Bag, ClusterName, HpcflowError, Shape
 from hpcflow.core.states import State
 from hpcflow.server.clusters import Cluster
+from hpcflow.server.fetched import fetched_path, stream_of
 from hpcflow.server.live import LiveDispatch
 from hpcflow.server.remote import File
 from hpcflow.server.spool import Laid, Spool
@@ -172,16 +173,19 @@ async def _part(live: LiveDispatch, bag: Bag, number: int, clusters: Mapping[Clu
     }
     blobs, rows = _Blobs(live.folder), list[list[Any]]()
     # What several tasks need is written once: a stage that needs all of the stage before has one table of inputs.
-    tables: dict[tuple[int, int | None], int] = {}
+    tables: dict[tuple[int, int | None, int | None], int] = {}
     inputs: list[dict[str, Ref]] = []
     for blob, data in (await asyncio.to_thread(_read_blobs, live, sorted(numbers))).items():
         blobs.add(blob, data)
     for index, attempt in bag.tasks[first:end]:
         task = live.graph.tasks[index]
         own = before.get(index)
-        table = tables.setdefault((id(task.deps), own if own in task.deps else None), len(inputs))
+        files = live.files.get(task.fn, ())
+        place = (id(task.deps), own if own in task.deps else None, task.fn if files else None)
+        table = tables.setdefault(place, len(inputs))
         if table == len(inputs):
-            inputs.append(await _inputs(live, bag, blobs, clusters, index=index, own=own))
+            fetched = {f"file:{each['key']}": await _file(live, each["key"], blobs) for each in files}
+            inputs.append({**await _inputs(live, bag, blobs, clusters, index=index, own=own), **fetched})
         rows.append([index, attempt, blobs[task.fn], blobs[task.args], table, task.name])
     pieces, digest = pack(blobs.pieces)
     low, high = mine[0][0], mine[-1][0] + 1
@@ -217,6 +221,14 @@ async def _inputs(
             if key not in refs:
                 refs[key] = await _input(live, leaf, bag, blobs, clusters)
     return refs
+
+
+async def _file(live: LiveDispatch, key: str, blobs: _Blobs) -> int:
+    """Return the number of the blob that is a file which was fetched beside the server."""
+    name = ("file", key)
+    if name in blobs:
+        return blobs[name]
+    return blobs.add(name, await stream_of(fetched_path(live.folder, live.id, key), live.streams))
 
 
 def _read_blobs(live: LiveDispatch, numbers: Sequence[int]) -> dict[int, bytes]:

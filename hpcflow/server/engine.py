@@ -18,6 +18,7 @@ from hpcflow.core.model import BagId, ClusterName, HpcflowError, Limits, Shape
 from hpcflow.core.plan import PlanSettings, Ready, check_resources, is_worth_waiting, plan_bags, waves
 from hpcflow.core.states import FINAL, Event, State
 from hpcflow.server.bags import LiveArray, LiveBag
+from hpcflow.server.bringing import Bringer
 from hpcflow.server.building import Builder
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.collect import Collector
@@ -74,6 +75,7 @@ class Engine:
         self._reconciler = Reconciler(self._shared, self._collector, self._submitter)
         self.environments = Environments(settings.wheelhouse)
         self._builder = Builder(self._shared, self._collector, self.environments)
+        self._bringer = Bringer(self._shared, self._collector)
         self.unfolder = Unfolder(self._shared, self._collector)
 
     # ---- what the service asks
@@ -82,7 +84,7 @@ class Engine:
         """Serve until cancelled, or until another server took the lease (`LeaseLost`)."""
         self._shared.run_times |= await asyncio.to_thread(self.writer.store.run_times)
         async with asyncio.TaskGroup() as self._group:
-            self._builder.group = self._group
+            self._builder.group = self._bringer.group = self._group
             for cluster in self.clusters.values():
                 self._serve(self._group, cluster)
 
@@ -370,6 +372,8 @@ class Engine:
                 continue
             if unbuilt := await self._builder.unbuilt(cluster, live, {task.shape for task in ready}):
                 ready = [task for task in ready if task.shape not in unbuilt]
+            if unfetched := await self._bringer.unfetched(live, [task.index for task in ready]):
+                ready = [task for task in ready if task.index not in unfetched]
             ready, later_s = await self._give_to_warm(cluster, live, ready, limits, planning)
             again_s = min(again_s, later_s)
             if live.one_by_one and (queueing := self._queueing(live, ready)):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
+from hpcflow.core.bag import Stream
 from hpcflow.core.model import (
     Bag,
     BagId,
@@ -21,7 +22,7 @@ from hpcflow.core.model import (
 from hpcflow.core.needs import Need, downstream, needs, waiting
 from hpcflow.core.plan import PlanSettings, chain
 from hpcflow.core.states import FINAL, Event, State, Status, step
-from hpcflow.server.manifest import Manifest, blob_offsets, function_imports, function_keys
+from hpcflow.server.manifest import Manifest, blob_offsets, function_files, function_imports, function_keys
 from hpcflow.server.store import PART, DispatchRow, EndRow, RunTimeKey, TaskRow
 from hpcflow.server.tasks import Child, Gathering, LiveTask, Stored
 
@@ -78,6 +79,10 @@ class LiveDispatch:
     functions: dict[int, str] = field(default_factory=dict[int, str])
     #: For each blob that is a function, the modules that it imports, and their versions where it was dispatched.
     imports: dict[int, Mapping[str, str]] = field(default_factory=dict[int, Mapping[str, str]])
+    #: For each blob that is a function, the files that are fetched for its tasks.
+    files: dict[int, tuple[Manifest, ...]] = field(default_factory=dict[int, tuple[Manifest, ...]])
+    #: Those that a pack has taken, by their paths.
+    streams: dict[str, Stream] = field(default_factory=dict[str, Stream])
     #: For each task that is cached, what tells its call from others', as the client says.
     keys: dict[int, str] = field(default_factory=dict[int, str])
     #: The interpreter that dispatched it.
@@ -147,6 +152,7 @@ class LiveDispatch:
             left=len(tasks),
             functions=function_keys(manifest),
             imports=function_imports(manifest),
+            files=function_files(manifest),
             keys=dict(manifest.get("keys", ())),
             executable=manifest["executable"],
             one_by_one=bool(manifest.get("open")),
@@ -194,6 +200,7 @@ class LiveDispatch:
         functions = {number + len(self.blobs): key for number, key in function_keys(manifest).items()}
         self.functions |= functions
         self.imports |= {number + len(self.blobs): names for number, names in function_imports(manifest).items()}
+        self.files |= {number + len(self.blobs): files for number, files in function_files(manifest).items()}
         self.blobs += [(payload, offset, size) for offset, size in blob_offsets(manifest)]
         self.graph = replace(self.graph, tasks=self.graph.tasks + graph.tasks)
         self.clusters |= {shape.cluster for shape in shapes}
@@ -456,7 +463,8 @@ class LiveDispatch:
 
         def joins(before: int, after: int) -> bool:
             first, second = self.tasks[before], self.tasks[after]
-            if first.task.sublattice:  # its result is not its worker's to hand on
+            # A sublattice's result is not its worker's to hand on, and what is fetched for a task must be there first.
+            if first.task.sublattice or second.task.fn in self.files:
                 return False
             return second.state is State.WAITING and second.shape == first.shape and not second.alone
 

@@ -9,7 +9,16 @@ from typing import Any, Final
 
 from hpcflow.core.model import Environment, Graph, Resources, Retries, Task, UserError
 
-__all__ = ["VERSION", "Manifest", "blob_offsets", "function_imports", "function_keys", "moved", "read_graph"]
+__all__ = [
+    "VERSION",
+    "Manifest",
+    "blob_offsets",
+    "function_files",
+    "function_imports",
+    "function_keys",
+    "moved",
+    "read_graph",
+]
 
 #: Of the form that clients write.
 VERSION: Final = 2
@@ -133,6 +142,12 @@ def function_keys(manifest: Manifest) -> dict[int, str]:
 def function_imports(manifest: Manifest) -> dict[int, Mapping[str, str]]:
     """Return for each function's blob the modules that it imports, and their versions where it was dispatched."""
     return {int(number): note.get("imports") or {} for number, note in manifest.get("functions", {}).items()}
+
+
+def function_files(manifest: Manifest) -> dict[int, tuple[Manifest, ...]]:
+    """Return for each function's blob the files that are fetched for its tasks: upload.FileNote; most have none."""
+    notes = manifest.get("functions", {}).items()
+    return {int(number): tuple(note["fetched"]) for number, note in notes if note.get("fetched")}
 
 
 def blob_offsets(manifest: Manifest) -> Iterator[tuple[int, int]]:

@@ -26,6 +26,7 @@ from hpcflow.server.configured import Configured
 from hpcflow.server.deleting import Deleter
 from hpcflow.server.engine import Engine
 from hpcflow.server.failpoints import failpoint
+from hpcflow.server.fetched import drop_fetched
 from hpcflow.server.fetching import Files, workdir_of
 from hpcflow.server.insight import Insight
 from hpcflow.server.intake import Intake
@@ -208,6 +209,8 @@ class Service:
         await self.triggers.take_up()
         for row in await asyncio.to_thread(self._store.live_dispatches):
             await self._take_up_if(row)
+        running = {*self._engine.writer.dispatches, *(row.id for row in self._left)}
+        await asyncio.to_thread(drop_fetched, self._where.dispatches, but_of=running)
 
     async def take_up_left(self) -> None:
         """Take up what could not be at the start, because its cluster was gone: one came."""

@@ -118,6 +118,10 @@ class Settings(BaseSettings):
     """Bags of dispatches that ended so many days ago are removed, files of tasks excepted; 0: never."""
     max_upload: Annotated[int, Field(gt=0)] = 16 * 2**30
     """An upload may not unpack to more bytes than this."""
+    max_fetch: Annotated[int, Field(gt=0)] = 16 * 2**30
+    """A file that is fetched beside the server for tasks may not have more bytes than this."""
+    fetch_silence: Seconds = 300.0
+    """Such a transfer of which nothing comes for so long is given up."""
     page_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_several), AfterValidator(_addresses)] = ()
     """Where the page may be reached besides 127.0.0.1, behind a proxy: its addresses in a browser."""
     wheelhouse: str = ""

@@ -51,6 +51,14 @@ class ClientNote(TypedDict):
     version: Text
 
 
+class FileNote(TypedDict):
+    """A file that a process beside this server fetches for tasks."""
+
+    key: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+    address: Annotated[str, Field(max_length=4096)]
+    options: dict[str, JsonValue]
+
+
 class FunctionNote(TypedDict):
     """An electron's function, for people: the server never opens the pickle."""
 
@@ -65,6 +73,8 @@ class FunctionNote(TypedDict):
     executor: NotRequired[dict[str, JsonValue] | None]
     #: What its parameters are called.
     parameters: NotRequired[list[Text]]
+    #: What its tasks find when they begin.
+    fetched: NotRequired[list[FileNote]]
 
 
 class ResourcesNote(TypedDict, total=False):

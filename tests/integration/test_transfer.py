@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+from collections.abc import Callable
+from pathlib import Path
 
-from tests.integration.world import User
+from tests.integration.world import User, until
 
 PROGRAM = """
 import json
@@ -96,3 +100,120 @@ def test_files_come_before_a_task_and_go_after_it_in_their_order(user: User) -> 
     assert errors[1].endswith(f"No such file or directory: '{user.folder}/nothing'.")
     assert "/made could not be brought to /nowhere/at/all (on " in errors[2]
     assert printed == "bash has of the client\n"
+
+
+FAR = '''
+import json
+import os
+import sys
+import time
+
+from fsspec.spec import AbstractFileSystem
+
+
+class Far(AbstractFileSystem):
+    """A service elsewhere, as fsspec sees one; it notes who asked for what."""
+
+    protocol = "far"
+
+    def __init__(self, root, silent=False, **options):
+        super().__init__(**options)
+        self.root, self.silent = root, silent
+
+    def info(self, path, **options):
+        if self.silent:
+            time.sleep(600)
+        try:
+            return {"name": path, "size": os.stat(os.path.join(self.root, path)).st_size, "type": "file"}
+        except OSError:
+            raise FileNotFoundError(f"the far side has no {path}") from None
+
+    def open(self, path, mode="rb", **options):
+        with open(os.path.join(self.root, "asked"), "a") as asked:
+            told = [name for name in os.environ if name.startswith("HPCFLOW_")]
+            print(json.dumps([path, os.path.basename(sys.argv[0]), sys.argv[1:], told]), file=asked)
+        print("words that are no answer")
+        return open(os.path.join(self.root, path), mode)
+'''
+
+FETCHED = """
+import hashlib
+import json
+import sys
+
+import hpcflow as hf
+
+far = hf.fs_strategies.Fsspec(where="server", root=sys.argv[1], silent=len(sys.argv) > 2)
+data = hf.fs.FileTransfer("far://user:secret@large.bin", "here.bin", strategy=far)
+
+def digest_of(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+@hf.electron(files=data)
+def work(before, files):
+    return digest_of("here.bin"), files[0][1].endswith("/here.bin"), "fsspec" in sys.modules
+
+@hf.electron
+@hf.lattice
+def inner(x):
+    return work(x)
+
+@hf.electron(files=hf.fs.FileTransfer("far://missing.bin", "x", strategy=far))
+def missing():
+    return 1
+
+@hf.lattice(executor="local")
+def flow():
+    first = [work(i) for i in range(3)]
+    return first, work(first[0]), inner(first[1]), missing()
+
+@hf.lattice(executor="local")
+def silent():
+    return missing()
+
+result = hf.dispatch_sync(silent if len(sys.argv) > 2 else flow)()
+nodes = result.tasks()
+print(json.dumps([[node.result if node.error is None else None for node in nodes], [node.error for node in nodes]]))
+"""
+
+
+def installed(folder: Path) -> str:
+    """Make a folder of Python packages in which a plugin of fsspec is installed; return its path."""
+    packages = folder / "packages"
+    (packages / "far-1.dist-info").mkdir(parents=True)
+    (packages / "far_service.py").write_text(FAR)
+    (packages / "far-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: far\nVersion: 1\n")
+    (packages / "far-1.dist-info" / "entry_points.txt").write_text("[fsspec.specs]\nfar = far_service:Far\n")
+    return str(packages)
+
+
+def test_a_file_is_fetched_beside_the_server_once_and_comes_with_the_tasks(
+    own_server: Callable[..., User], tmp_path: Path
+) -> None:
+    root = tmp_path / "far side"
+    root.mkdir()
+    content = os.urandom(3_000_000)
+    (root / "user:secret@large.bin").write_bytes(content)
+    user = own_server(PYTHONPATH=installed(tmp_path))
+    results, errors = json.loads(user.runs(FETCHED, str(root)))
+
+    digest = hashlib.sha256(content).hexdigest()
+    assert errors[:5] == [None] * 5
+    assert results[:4] == [[digest, True, False]] * 4
+    assert results[4] == [digest, True, False]
+    assert errors[5].startswith("far://missing.bin could not be fetched beside the server (on ")
+    assert errors[5].endswith("): the far side has no missing.bin.")
+    assert [json.loads(line) for line in (root / "asked").read_text().splitlines()] == [
+        ["user:secret@large.bin", "transfer_process.py", [], []]
+    ]
+    # It is kept as long as somebody may need it, and is nobody else's business.
+    until(lambda: not list(Path(user.home.dispatches).glob("*.fetched*")))
+    assert "secret" not in user.log()
+
+
+def test_a_transfer_of_which_nothing_comes_is_given_up(own_server: Callable[..., User], tmp_path: Path) -> None:
+    user = own_server(PYTHONPATH=installed(tmp_path), HPCFLOW_FETCH_SILENCE="0.5")
+    _, errors = json.loads(user.runs(FETCHED, str(tmp_path), "silent"))
+    assert errors[0].startswith("far://missing.bin could not be fetched beside the server (on ")
+    assert errors[0].endswith("): nothing came for 0.5 s, after 0 bytes.")

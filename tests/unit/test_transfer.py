@@ -10,16 +10,21 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, BinaryIO, ClassVar, cast
 
 import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 import hpcflow as hf
 from hpcflow.fs import File, FileTransfer, Folder, Order, TransferFailed, TransferFromRemote, TransferToRemote
 from hpcflow.sdk.arriving import inside
+from hpcflow.sdk.context import enter
+from hpcflow.sdk.fetched import refuse
 from hpcflow.sdk.pickling import dumps, load_with
+from hpcflow.sdk.transfer_process import fetch
+from hpcflow.sdk.workflow import manifest
 
 CONTENT = bytes(range(256)) * 8000
 
@@ -251,8 +256,81 @@ def test_stores_that_the_task_has_no_package_for_say_what_to_ask_for(
     monkeypatch.setitem(sys.modules, "fsspec", None)
     assert refusal(FileTransfer("gs://bucket/key", "x")).endswith(
         "x: gs:// needs the Python package fsspec and what it knows of it, which are not in the task's environment "
-        '(fsspec is missing); deps_pip=["fsspec", "gcsfs"] brings them.'
+        '(fsspec is missing); deps_pip=["fsspec", "gcsfs"] brings them, and where="server" in the strategy lets the '
+        "server fetch a file before its task."
     )
+
+
+def test_what_the_server_fetches_is_named_in_the_manifest_and_found_by_the_task(here: Path) -> None:
+    far = hf.fs_strategies.Fsspec(where="server", root="/there")
+    transfer = FileTransfer("far://bucket/one", "two", strategy=far)
+
+    @hf.electron(files=[transfer, FileTransfer("one", "three")], executor="local")
+    def work() -> int:
+        return 1
+
+    @hf.lattice
+    def flow() -> tuple[int, int]:
+        return work(), work()
+
+    described, _ = manifest(flow.build_graph())
+    (function,) = cast("dict[str, dict[str, Any]]", described["functions"]).values()
+    (wanted,) = function["fetched"]
+    assert wanted == {"key": wanted["key"], "address": "far://bucket/one", "options": {"root": "/there"}}
+
+    assert refusal(transfer).endswith("two: no server has fetched it for this task.")
+    given = {wanted["key"]: CONTENT}
+
+    def pour(key: str, file: BinaryIO) -> None:
+        file.write(given[key])
+
+    enter("dispatch", 0, pour)
+    try:
+        brought(transfer)
+        other = FileTransfer("far://bucket/other", "x", strategy=far)
+        assert refusal(other).endswith("no server has fetched it for this task.")
+    finally:
+        enter(None, 0)
+    assert (here / "two").read_bytes() == CONTENT
+    assert not (here / "x").exists()
+    assert not list(here.glob(".*part"))
+
+
+def test_the_process_beside_the_server_fetches_from_other_machines_alone(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = MemoryFileSystem()
+    memory.pipe_file("/bucket/fetched", CONTENT)
+    assert fetch("memory://bucket/fetched", {}, str(here / "fetched"), len(CONTENT)) == len(CONTENT)
+    assert (here / "fetched").read_bytes() == CONTENT
+
+    def why(address: str, limit: int = 10**9) -> str:
+        with pytest.raises(TransferFailed) as failed:
+            fetch(address, {}, str(here / "x"), limit)
+        return str(failed.value)
+
+    assert why("memory://bucket/fetched", len(CONTENT) - 1) == (
+        f"it has more than {len(CONTENT) - 1} bytes; `max_fetch` in config.toml allows more"
+    )
+    for address in (
+        f"file://{here}/one",
+        f"{here}/one",
+        f"zip://a::{here}/one",
+        "local://one",
+        "simplecache::s3://a/b",
+    ):
+        assert "the server fetches from other machines alone" in why(address)
+    for option in ("protocol", "fo", "target_protocol"):
+        assert refuse("far://bucket/one", {option: "file"}) == (
+            f"the option {option}= leads to another scheme, and the server fetches by the one of the address alone"
+        )
+    fsspec.register_implementation("disguised", type("Disguised", (LocalFileSystem,), {"protocol": "disguised"}))
+    assert "for files of the server's own machine" in why(f"disguised://{here}/one")
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    assert why("s3://bucket/key").endswith(
+        "not in the server's environment (fsspec is missing): install fsspec where hpcflow is"
+    )
+    assert not (here / "x").exists()
 
 
 def test_the_same_transfer_is_the_same_bytes_wherever_it_is_written() -> None:
@@ -320,6 +398,18 @@ def test_a_scheme_of_the_users_own_is_brought_by_functions_that_travel(here: Pat
         (lambda: File(""), "names no file"),
         (lambda: hf.fs_strategies.Rsync(host="-oProxyCommand=x"), "is no host's name"),
         (lambda: hf.fs_strategies.Rsync(user="-x", host="h"), "is no login"),
+        (lambda: hf.fs_strategies.Fsspec(where=cast(Any, "there")), "must be 'task' or 'server'"),
+        (lambda: TransferToRemote("s3://a/b", "c", hf.fs_strategies.S3(where="server")), "brings files to tasks"),
+        (lambda: FileTransfer(Folder("s3://a/b"), "c", strategy=hf.fs_strategies.S3(where="server")), "single files"),
+        (lambda: hf.fs_strategies.S3("/credentials", where="server"), "with where='server' give profile="),
+        (
+            lambda: TransferFromRemote("/etc/passwd", "c", hf.fs_strategies.Fsspec(where="server")),
+            "never files of its own",
+        ),
+        (
+            lambda: FileTransfer("s3://a/b", "c", strategy=hf.fs_strategies.S3(where="server", session=object())),
+            "options must be JSON",
+        ),
         (lambda: hf.electron(files=cast(FileTransfer, 3))(lambda: 1), "must be an hf.fs.FileTransfer"),
         (lambda: hf.lattice(files=[FileTransfer("a", "b")])(lambda: 1), "files belongs to the electron"),
     ],

@@ -1,0 +1,199 @@
+"""Holds tasks back whose files are to be fetched beside the server, and has a process fetch them. See ADR 0035."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+from hpcflow.core.model import DispatchId
+from hpcflow.core.states import Event
+from hpcflow.server.collect import Collector
+from hpcflow.server.fetched import drop_fetched, fetched_path
+from hpcflow.server.live import LiveDispatch
+from hpcflow.server.shared import Shared
+
+__all__ = ["Bringer"]
+
+logger = logging.getLogger(__name__)
+
+File = Mapping[str, Any]  # Any: a checked upload.FileNote
+
+_MODULE: Final = "hpcflow.sdk.transfer_process"
+#: Processes at once: what they share is this machine's network.
+_AT_ONCE: Final = 2
+#: How often somebody looks whether a transfer still grows and is still wanted, in seconds.
+_LOOK_S: Final = 5.0
+_TAIL: Final = 2000
+
+
+class _Key(NamedTuple):
+    dispatch: DispatchId
+    file: str
+
+
+class Bringer:
+    """One per engine."""
+
+    def __init__(self, shared: Shared, collector: Collector) -> None:
+        self._shared = shared
+        self._collector = collector
+        self._under_way: set[_Key] = set()
+        #: Why a file could not be fetched; all that wait for it fail, and who comes later lets it be tried again.
+        self._failures: dict[_Key, str] = {}
+        #: Dispatches whose files are removed when they end.
+        self._kept: set[DispatchId] = set()
+        self._room = asyncio.Semaphore(_AT_ONCE)
+        #: Where the work is done; set while the engine runs.
+        self.group: asyncio.TaskGroup | None = None
+
+    async def unfetched(self, live: LiveDispatch, ready: Iterable[int]) -> set[int]:
+        """Return the tasks of which nothing may be submitted now: their files are not here yet, or never will be.
+
+        What can be fetched is on its way after this; ready tasks of what can't have failed.
+        """
+        if not live.files:
+            return set()
+        here: dict[str, bool] = {}
+        waiting: set[int] = set()
+        for index in ready:
+            for file in live.files.get(live.graph.tasks[index].fn, ()):
+                if index not in live.ready:  # it failed with another one
+                    waiting.add(index)
+                    break
+                key = str(file["key"])
+                if key not in here:
+                    here[key] = os.path.exists(fetched_path(live.folder, live.id, key))
+                    self._keep(live)
+                if not here[key]:
+                    waiting.add(index)
+                    self._wait(live, file)
+        if live.dirty or self._shared.writer.pending.messages:
+            await self._shared.writer.flush()
+        return waiting
+
+    def _wait(self, live: LiveDispatch, file: File) -> None:
+        key = _Key(live.id, file["key"])
+        if (failure := self._failures.pop(key, None)) is not None:
+            self._fail(live, key.file, failure)
+        elif key not in self._under_way and self.group is not None:
+            self._under_way.add(key)
+            self._shared.writer.say(live, f"Fetching {_shown(file)} beside the server; tasks that need it wait.")
+            self.group.create_task(self._fetch(live, file, key))
+
+    def _fail(self, live: LiveDispatch, file: str, reason: str) -> None:
+        for index in sorted(live.ready):
+            wanted = live.files.get(live.graph.tasks[index].fn, ())
+            if index in live.ready and any(each["key"] == file for each in wanted):
+                live.move(index, Event.REFUSED, self._shared.now(), reason)
+        if live.too_many_failed:
+            self._collector.stop(live)
+        self._collector.close_if_done(live)
+
+    async def _fetch(self, live: LiveDispatch, file: File, key: _Key) -> None:
+        """Have a file fetched, or learn why that can't be, and let the planners go on."""
+        where = f"{_shown(file)} could not be fetched beside the server (on {socket.gethostname()})"
+        path = fetched_path(live.folder, live.id, key.file)
+        part = f"{path}.{secrets.token_hex(4)}.part"
+        try:
+            async with self._room:
+                said = await self._watched(live, file, part) if self._lives(live) else "it is not wanted any more"
+            if said is not None:
+                self._failures[key] = f"{where}: {said}."
+                logger.warning("dispatch %s: %s", live.id, self._failures[key])
+            elif self._lives(live):
+                os.rename(part, path)
+        except Exception as error:  # one file's fault must not stop the others
+            logger.exception("dispatch %s: a fault while %s was fetched", live.id, _shown(file))
+            self._failures[key] = f"{where}: {error!r}."
+        finally:
+            with suppress(OSError):
+                os.unlink(part)
+            self._under_way.discard(key)
+            if not self._lives(live):
+                self._failures.pop(key, None)
+            self._shared.wake(live)
+
+    async def _watched(self, live: LiveDispatch, file: File, part: str) -> str | None:
+        """Run a process to its end; return why it failed, ``None`` when the file is there."""
+        settings = self._shared.settings
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            _MODULE,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=live.folder,
+            start_new_session=True,
+            # Neither a token nor where one lies; what clouds look for in variables stays.
+            env={name: value for name, value in os.environ.items() if not name.startswith("HPCFLOW_")},
+        )
+        asked = {"address": file["address"], "options": file["options"], "path": part, "limit": settings.max_fetch}
+        talk = asyncio.ensure_future(process.communicate(json.dumps(asked).encode()))
+        loop = asyncio.get_running_loop()
+        size, grown_at = 0, loop.time()
+        try:
+            while not (await asyncio.wait({talk}, timeout=min(_LOOK_S, settings.fetch_silence)))[0]:
+                if not self._lives(live):
+                    return "it is not wanted any more"
+                before, size = size, _size(part)
+                if size != before:
+                    grown_at = loop.time()
+                elif loop.time() - grown_at >= settings.fetch_silence:
+                    return f"nothing came for {settings.fetch_silence:g} s, after {size} bytes"
+            out, err = talk.result()
+        finally:
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                await asyncio.shield(process.wait())
+            talk.cancel()
+        return _answer(process.returncode, out, err)
+
+    def _lives(self, live: LiveDispatch) -> bool:
+        return live.id in self._shared.writer.dispatches and live.ended_at is None
+
+    def _keep(self, live: LiveDispatch) -> None:
+        if live.id not in self._kept and self.group is not None:
+            self._kept.add(live.id)
+            self.group.create_task(self._drop_at_end(live))
+
+    async def _drop_at_end(self, live: LiveDispatch) -> None:
+        writer = self._shared.writer
+        while live.id in writer.dispatches:
+            await writer.wait_change(live.id, writer.version(live.id), 3600.0)
+        self._kept.discard(live.id)
+        drop_fetched(live.folder, of=live.id)
+
+
+def _answer(code: int | None, out: bytes, err: bytes) -> str | None:
+    """Return why a process failed by what it said, ``None`` when it did not."""
+    try:
+        said = json.loads(out)
+        return None if code == 0 and "size" in said else str(said["error"])[:_TAIL]
+    except (ValueError, KeyError, TypeError):
+        last = err.decode(errors="replace").strip()[-_TAIL:].splitlines()[-1:]
+        return f"its process ended with code {code}{f' and said: {last[0]}' if last else ''}"
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def _shown(file: File) -> str:
+    """Return an address without the password and the signature that it may hold."""
+    parts = urlsplit(file["address"])
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
