@@ -41,9 +41,7 @@ def refuse(address: str, options: Mapping[str, Any]) -> str | None:  # Any: each
     if not found or "::" in address or scheme.lower() in _OF_THE_MACHINE:
         return "the server fetches from other machines alone, never files of its own, nor through one scheme in another"
     if leading := sorted(_TO_ANOTHER & options.keys()):
-        return (
-            f"the option {leading[0]}= leads to another scheme, and the server fetches by the one of the address alone"
-        )
+        return f"the option {leading[0]}= leads to another scheme, and the server goes by the address alone"
     return None
 
 

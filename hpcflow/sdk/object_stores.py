@@ -214,7 +214,8 @@ class GCloud(Fsspec):
     """Google Cloud Storage, by gcsfs.
 
     Args:
-        credentials: a service account's file where the task runs, or on the server's machine if it fetches; what Google looks for else.
+        credentials: a service account's file, where the task runs or, if it fetches, the server; what Google looks for
+            else.
         project_id: the project.
         storage_options: further ones of gcsfs.
     """

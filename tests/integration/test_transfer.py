@@ -8,7 +8,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.integration.world import User, until
+from hpcflow.server.failpoints import VARIABLE
+from tests.integration.world import PATIENCE_S, User, is_alive, until
 
 PROGRAM = """
 import json
@@ -195,8 +196,16 @@ def test_a_file_is_fetched_beside_the_server_once_and_comes_with_the_tasks(
     root.mkdir()
     content = os.urandom(3_000_000)
     (root / "user:secret@large.bin").write_bytes(content)
-    user = own_server(PYTHONPATH=installed(tmp_path))
-    results, errors = json.loads(user.runs(FETCHED, str(root)))
+    # The first server dies when the file is there and no bag has it yet; the next one goes on with it.
+    armed = {VARIABLE: "after_intent_commit=kill"}
+    user = own_server(PYTHONPATH=installed(tmp_path), HPCFLOW_SUBMIT_SETTLE="1", **armed)
+    pid = user.server_pid()
+    program = user.begins(FETCHED, str(root), **{VARIABLE: ""})
+    until(lambda: not is_alive(pid), user.log)
+    assert user.hpcflow("start", **{VARIABLE: ""}).returncode == 0
+    out, err = program.communicate(timeout=PATIENCE_S)
+    assert program.returncode == 0, err
+    results, errors = json.loads(out)
 
     digest = hashlib.sha256(content).hexdigest()
     assert errors[:5] == [None] * 5

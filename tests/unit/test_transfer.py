@@ -322,7 +322,7 @@ def test_the_process_beside_the_server_fetches_from_other_machines_alone(
         assert "the server fetches from other machines alone" in why(address)
     for option in ("protocol", "fo", "target_protocol"):
         assert refuse("far://bucket/one", {option: "file"}) == (
-            f"the option {option}= leads to another scheme, and the server fetches by the one of the address alone"
+            f"the option {option}= leads to another scheme, and the server goes by the address alone"
         )
     fsspec.register_implementation("disguised", type("Disguised", (LocalFileSystem,), {"protocol": "disguised"}))
     assert "for files of the server's own machine" in why(f"disguised://{here}/one")
