@@ -72,7 +72,7 @@ def show(options: argparse.Namespace) -> int:
     summary = parse_summary(raw)
     code = FAILED if waits and summary.status is not Status.COMPLETED else OK
     if options.task is not None:
-        node = Result(server, summary).get_node_result(options.task)
+        node = Result(server, summary).task(options.task)
         if options.json:
             task = server.ask("GET", f"/dispatches/{dispatch_id}/tasks/{options.task}")
             write_json({**task, "stdout": node.stdout, "stderr": node.stderr})

@@ -152,12 +152,20 @@ class Result:
         own = self._summary.own_tasks
         if own <= node_id < own + len(self._parameters):
             return self._parameters[node_id - own]
-        if not 0 <= node_id < own:
+        return self.task(node_id)
+
+    def task(self, number: int) -> NodeResult:
+        """Return one task of the dispatch, counted from 0 as the lattice called its electrons; no literal arguments.
+
+        Raises:
+            NotFound: the dispatch has no such task.
+        """
+        if not 0 <= number < self._summary.own_tasks:
             raise NotFound(
                 f"Dispatch {self.dispatch_id} has {self._summary.own_tasks} tasks, counted from 0; "
-                f"there is no task {node_id}.{self._of_sublattices()}"
+                f"there is no task {number}.{self._of_sublattices()}"
             )
-        return NodeResult(self, self._detail(node_id))
+        return NodeResult(self, self._detail(number))
 
     def _of_sublattices(self) -> str:
         if self._summary.own_tasks == self._summary.tasks:

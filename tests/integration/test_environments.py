@@ -194,7 +194,7 @@ def test_what_can_not_be_installed_fails_its_tasks_alone_and_is_tried_again_when
     line, error = site.runs(NOWHERE).split("\n", 1)
     dispatch, *states = line.split()
     assert states == ["FAILED", "failed", "completed"]
-    assert "never (0): The environment could not be made. Not all wheels for Python 3." in error
+    assert "0: never: The environment could not be made. Not all wheels for Python 3." in error
     assert "No matching distribution found for nowhere==3" in error
     make_wheel(site.house, "nowhere", "3")
     assert site.laptop.user.hpcflow("retry", dispatch).returncode == 0
@@ -250,7 +250,7 @@ print(result(flow))
     assert site.runs(program) == "0.3"
     said = site.runs(program.replace("module:openblas", "module:intel;touch${IFS}INJECTED"))
     assert "Unable to locate a modulefile for 'intel;touch${IFS}INJECTED'" in said
-    assert "hpcflow: module load intel;touch${IFS}INJECTED failed" in said
+    assert "is not there on far: module load intel;touch${IFS}INJECTED failed." in said
     assert not list(site.laptop.work.rglob("INJECTED"))
 
 
