@@ -16,8 +16,13 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime, timedelta, timezone
+from datetime import time as time_of_day
 from itertools import islice
+from pathlib import PosixPath, PurePosixPath, PureWindowsPath
 from typing import Any, Final
+from uuid import UUID
+from zoneinfo import ZoneInfo
 
 __all__ = ["of_arguments", "of_result"]
 
@@ -43,6 +48,12 @@ _ON_DEVICES: Final = frozenset({"torch", "jax", "jaxlib", "cupy", "tensorflow"})
 #: Elements of an array that are looked through for its smallest and largest one, and dimensions that are written out.
 _LOOKED_THROUGH: Final = 100_000
 _DIMENSIONS: Final = 4
+
+#: Types of Python's that spell themselves without code of the user's, a time only in a zone of Python's.
+_PLAIN: Final = frozenset(
+    {date, datetime, time_of_day, timedelta, timezone, PosixPath, PurePosixPath, PureWindowsPath, UUID}
+)
+_ZONES: Final = frozenset({type(None), timezone, ZoneInfo})
 
 Preview = dict[str, Any]  # Any: JSON
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
@@ -178,10 +189,10 @@ class _Writer:
             self._add(repr(value[: self._room + 1]))
         elif kind in {list, tuple, set, frozenset, dict}:
             self._container(value, kind, depth)
+        elif kind in _PLAIN and (kind not in {datetime, time_of_day} or type(value.tzinfo) in _ZONES):
+            self._add(repr(value))
         elif _library(value) == "numpy":
             self._of_numpy(value)
-        elif kind.__module__ in {"datetime", "pathlib", "uuid"}:
-            self._add(repr(value))
         else:
             raise _Foreign
 
@@ -212,7 +223,10 @@ class _Writer:
 
     def _of_numpy(self, value: Any) -> None:  # Any: of a library that may not be installed here
         numpy: Any = sys.modules.get("numpy")  # Any: likewise
-        if numpy is None or value.dtype.kind not in "biufcmMSU" or value.dtype.itemsize > 1024:
+        # A class of the user's may claim to be numpy's.
+        if numpy is None or type(value) not in {numpy.ndarray, *numpy.sctypeDict.values()}:
+            raise _Foreign
+        if value.dtype.kind not in "biufcmMSU" or value.dtype.itemsize > 1024:
             raise _Foreign
         if isinstance(value, numpy.generic):
             self._add(repr(value))

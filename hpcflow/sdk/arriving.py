@@ -7,12 +7,13 @@ import os
 import uuid
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from typing import IO, Any, BinaryIO, Final
 
 from hpcflow.sdk.fetched import Wanted
-from hpcflow.sdk.transfer import File, TransferFailed
+from hpcflow.sdk.transfer import File, TransferFailed, special
 
-__all__ = ["Bring", "FileTransferStrategy", "inside", "pour", "sha256_of", "target_of", "written"]
+__all__ = ["Bring", "FileTransferStrategy", "inside", "opened", "pour", "sha256_of", "target_of", "written"]
 
 _PIECE: Final = 1 << 20
 
@@ -42,9 +43,15 @@ class FileTransferStrategy:
 @contextmanager
 def written(path: str) -> Generator[BinaryIO]:
     """Give a new file to write to; at the end it takes the name ``path``, or is gone when that failed."""
-    part = os.path.join(os.path.dirname(path), f".{os.path.basename(path)[:200]}.{uuid.uuid4().hex[:12]}.part")
+    folder = os.path.dirname(path)
+    part = os.path.join(folder, f".{os.path.basename(path)[:200]}.{uuid.uuid4().hex[:12]}.part")
     try:
-        with open(part, "xb") as file:
+        begun = open(part, "xb")  # noqa: SIM115  # closed below
+    except OSError as error:
+        # The name that failed is ours, and tells the user nothing.
+        raise TransferFailed(f"no file can be made in the folder {folder or '.'}: {error.strerror or error}") from None
+    try:
+        with begun as file:
             yield file
             file.flush()
         os.replace(part, path)
@@ -69,9 +76,20 @@ def inside(folder: str, name: str) -> str:
     return path
 
 
+def opened(path: str) -> BufferedReader:
+    """Open a file to read it.
+
+    Raises:
+        TransferFailed: it is a pipe, a socket or a device.
+    """
+    if (what := special(path)) is not None:
+        raise TransferFailed(f"{path} is {what}, and no file")
+    return open(path, "rb")
+
+
 def sha256_of(path: str) -> str:
     """Return the SHA-256 of a file, in hex."""
-    with open(path, "rb") as file:
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

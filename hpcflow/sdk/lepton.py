@@ -6,8 +6,10 @@ Covalent's names. Nothing of the arguments is ever read as shell text: bash gets
 from __future__ import annotations
 
 import ctypes
+import errno
 import importlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -82,6 +84,11 @@ class Lepton(Electron[..., Any]):
             function = _library_function(where, language, library_name, function_name, types)
         function.__name__ = function.__qualname__ = name
         super().__init__(function, parse_options(options, where))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(self.function, BashCommand):
+            self.function.refuse_names(kwargs)  # where the mistake is seen at once, not in the task
+        return super().__call__(*args, **kwargs)
 
 
 class _Named(Protocol):
@@ -267,6 +274,15 @@ _READ: Final[Mapping[str, Callable[[str], object]]] = {
 }
 
 
+_VARIABLE: Final = re.compile("[A-Za-z_][A-Za-z0-9_]*")
+#: Variables by which another program would run, or another file be read, or that bash sets itself.
+_MEANS_SOMETHING: Final = re.compile(
+    "BASH.*|LD_.*|DYLD_.*|GLIBC_TUNABLES|GCONV_PATH|PYTHON(PATH|HOME|STARTUP)|PERL5(LIB|OPT)|_|ENV|SHELL|SHELLOPTS|"
+    "PATH|CDPATH|IFS|PS[0-4]|PROMPT_COMMAND|GLOBIGNORE|EXECIGNORE|POSIXLY_CORRECT|HOME|PWD|OLDPWD|TMPDIR|SHLVL|"
+    "UID|EUID|PPID|GROUPS|DIRSTACK|FUNCNAME|PIPESTATUS|LINENO|OPTIND|OPTERR|RANDOM|SRANDOM|SECONDS|EPOCH(SECONDS|REALTIME)"
+)
+
+
 class BashCommand:
     """Runs a command, or a script's function, in a bash of its own, in the task's directory."""
 
@@ -281,14 +297,30 @@ class BashCommand:
         self.__name__ = self.__qualname__ = function or "bash"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.refuse_names(kwargs)
         texts = [_text(value, f"argument {position}") for position, value in enumerate(args, 1)]
         variables = {name: _text(value, f"argument {name!r}") for name, value in kwargs.items()}
         with tempfile.TemporaryFile() as report:
             self._run(texts, variables, report)
             report.seek(0)
             said = report.read().decode(errors="surrogateescape").split("\0")[:-1]
-        values = [self._value(name, kind, text) for (name, kind), text in zip(self.outputs, said, strict=False)]
+        if len(said) != len(self.outputs):
+            wanted = ", ".join(name for name, _ in self.outputs)
+            raise LeptonFailed(
+                f"{self.__name__}: the command ended without telling the variables {wanted}, which named_outputs "
+                "wants: it sets a trap on EXIT of its own, or ends with exec. Put that into a subshell, (…)."
+            )
+        values = [self._value(name, kind, text) for (name, kind), text in zip(self.outputs, said, strict=True)]
         return None if not values else values[0] if len(values) == 1 else tuple(values)
+
+    def refuse_names(self, names: Iterable[str]) -> None:
+        """Refuse arguments by name that bash could not give, or that would change more than the command.
+
+        Raises:
+            UserError: there is one.
+        """
+        for name in names:
+            _refuse_name(self.__name__, name)
 
     def _run(self, texts: Sequence[str], variables: Mapping[str, str], report: BinaryIO) -> None:
         prints = " ".join(f'printf "%s\\0" "${{{name}+=}}${{{name}-}}";' for name, _ in self.outputs)
@@ -349,6 +381,16 @@ class CommandOf:
         self.__name__ = self.__qualname__ = name
 
 
+def _refuse_name(where: str, name: str) -> None:
+    if not _VARIABLE.fullmatch(name):
+        raise UserError(f"{where}: {name!r} is no shell variable's name, which an argument of a bash lepton needs.")
+    if _MEANS_SOMETHING.fullmatch(name):
+        raise UserError(
+            f"{where}: an argument can't be called {name}, which means something to bash or to the programs it starts. "
+            "Give it another name, and set the variable in the command."
+        )
+
+
 def _text(value: object, what: str) -> str:
     if isinstance(value, (bytes, os.PathLike)):
         return os.fsdecode(cast("bytes | os.PathLike[str]", value))
@@ -376,6 +418,14 @@ def _bash(script: str, texts: Sequence[str], variables: Mapping[str, str], repor
             break
         except FileNotFoundError:
             continue
+        except OSError as error:
+            if error.errno != errno.E2BIG:
+                raise
+            longest = max(len(os.fsencode(text)) for text in (script, *texts, *variables.values()))
+            raise LeptonFailed(
+                f"bash can't be given this command and its arguments: they are too long (the longest has {longest} "
+                "bytes, and Linux takes 131071 in one). Write what is long to a file, and give its path."
+            ) from None
     else:
         raise LeptonFailed(f"There is no bash on {os.uname().nodename}.")
     tail = bytearray()
@@ -388,7 +438,8 @@ def _bash(script: str, texts: Sequence[str], variables: Mapping[str, str], repor
 
 def _pass_on(stream: BinaryIO, tail: bytearray) -> None:
     """Write a command's stderr to the task's own as it comes, and keep its end."""
-    while piece := os.read(stream.fileno(), 65536):
-        os.write(2, piece)
-        tail += piece
-        del tail[:-_TAIL]
+    with stream:
+        while piece := os.read(stream.fileno(), 65536):
+            os.write(2, piece)
+            tail += piece
+            del tail[:-_TAIL]

@@ -20,7 +20,7 @@ from typing import IO, Final
 from urllib.parse import urlsplit
 
 from hpcflow.core.errors import UserError
-from hpcflow.sdk.arriving import Bring, FileTransferStrategy, pour, sha256_of, target_of, written
+from hpcflow.sdk.arriving import Bring, FileTransferStrategy, opened, pour, sha256_of, target_of, written
 from hpcflow.sdk.mistakes import show_plainly
 from hpcflow.sdk.object_stores import FTP, S3, Blob, Fsspec, GCloud
 from hpcflow.sdk.transfer import File, TransferFailed
@@ -103,7 +103,7 @@ def _copy(source: File, target: File) -> None:
 
 
 def _copy_file(source: str, target: str) -> str:
-    with open(source, "rb") as file:
+    with opened(source) as file:
         if os.path.exists(target) and os.path.samestat(os.fstat(file.fileno()), os.stat(target)):
             raise TransferFailed("both are the same file")
         with written(target) as new:
@@ -265,7 +265,7 @@ def _digest_of(headers: http.client.HTTPMessage) -> bytes | None:
 
 
 def _put(path: str, address: str) -> None:
-    with open(path, "rb") as file:
+    with opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         request = urllib.request.Request(address, data=file, method="PUT")
         request.add_header("Content-Length", str(size))

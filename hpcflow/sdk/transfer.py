@@ -6,6 +6,7 @@ such a file is read when the lattice is built, and its content travels with the 
 
 from __future__ import annotations
 
+import copy
 import enum
 import os
 import re
@@ -158,7 +159,7 @@ class FileTransfer:
             if unnamed.is_temp_file:
                 unnamed.filepath = unnamed.uri = f"transferred-{other.id}"
         self.strategy = strategy
-        #: What the client's files hold, once they were read there.
+        #: What the client's files held, in what was sent from there; ``None``: this was not sent.
         self._content: tuple[_ClientFile, ...] | None = None
         self._check()
 
@@ -240,9 +241,12 @@ class FileTransfer:
     # ---- the client's files
 
     def __getstate__(self) -> object:
-        if self.from_file.scheme == "client" and self._content is None:
-            self._content = _read_client(self.from_file)
-        return self.__dict__
+        if self.from_file.scheme != "client" or self._content is not None:
+            return self.__dict__
+        # Read for each dispatch: the file may change between two of one process.
+        source = copy.copy(self.from_file)
+        content = _read_client(source)
+        return {**self.__dict__, "from_file": source, "_content": content}
 
     def __setstate__(self, state: object) -> None:
         self.__dict__.update(cast("dict[str, object]", state))
@@ -250,7 +254,8 @@ class FileTransfer:
     def _write(self) -> None:
         from hpcflow.sdk.arriving import inside, target_of, written
 
-        content = _read_client(self.from_file) if self._content is None else self._content
+        source = copy.copy(self.from_file)
+        content = _read_client(source) if self._content is None else self._content
         for each in content:
             path = (
                 inside(self.to_file.local, each.name) if each.name else target_of(self.from_file.filepath, self.to_file)
@@ -260,16 +265,32 @@ class FileTransfer:
             with written(path) as file:
                 file.write(each.content)
             os.chmod(path, each.mode)
-        if self.from_file.is_dir:
+        if source.is_dir:
             os.makedirs(self.to_file.local, exist_ok=True)
 
     def __repr__(self) -> str:
         return f"The transfer from {self.from_file.uri} to {self.to_file.uri}"
 
 
+def special(path: str | os.PathLike[str]) -> str | None:
+    """Return what lies at a path when it is neither a file nor a folder: to open that may wait for ever.
+
+    Raises:
+        OSError: nothing is there, or nobody may look.
+    """
+    mode = os.stat(path).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return None
+    return "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+
+
 def _read_client(source: File) -> tuple[_ClientFile, ...]:
+    """Return what a file or folder holds here, and let it know that it is a folder."""
     path = Path(source.filepath).expanduser()
     try:
+        for each in [path, *sorted(path.rglob("*"))] if path.is_dir() else [path]:
+            if (each == path or each.exists()) and (what := special(each)) is not None:
+                raise UserError(f"{source.uri} can't be sent: {each} is {what}, and no file.")
         if not path.is_dir():
             return (_ClientFile("", stat.S_IMODE(path.stat().st_mode), path.read_bytes()),)
         source.is_dir = True

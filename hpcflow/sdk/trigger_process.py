@@ -75,8 +75,9 @@ def main() -> int:
         return 0
     except Exception as error:  # the user's own code may raise anything
         traceback.print_exc()
-        reason = str(error).strip().splitlines()
-        plain = reason[-1] if reason else ""
+        said = [line.strip() for line in str(error).splitlines() if line.strip()]
+        # One line: the first says what it is, the last mostly why.
+        plain = " \N{HORIZONTAL ELLIPSIS} ".join(dict.fromkeys([*said[:1], *said[-1:]]))
         ours = isinstance(error, HpcflowError)
         print(plain if ours and plain else f"{type(error).__name__}: {plain}", file=sys.stderr, flush=True)
         return 1

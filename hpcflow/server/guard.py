@@ -201,7 +201,7 @@ class Guard:
             return 403, f"This server answers to 127.0.0.1 and localhost only, not to {parsed['name']}.{advice}"
         method: str = scope.get("method", "GET")
         unsafe = scope["type"] == "websocket" or method not in _SAFE_METHODS
-        if unsafe and not self._same_origin(headers, host or ""):
+        if unsafe and not self._same_origin(headers, f"http://{host}" if here else None):
             return 403, _foreign(headers)
         if (method, scope["path"]) not in self._open or scope["type"] == "websocket":
             problem = self._stranger(headers, port, unsafe=unsafe)
@@ -209,10 +209,13 @@ class Guard:
                 return 401, problem
         return self._body_refusal(scope, headers, method)
 
-    def _same_origin(self, headers: _Headers, host: str) -> bool:
-        """Return whether nothing says that another site's page sent this; programs send neither header."""
+    def _same_origin(self, headers: _Headers, here: str | None) -> bool:
+        """Return whether nothing says that another site's page sent this; programs send neither header.
+
+        ``here`` is the origin of a page that came from this machine itself, without a proxy.
+        """
         origins, sites = headers.all("origin"), headers.all("sec-fetch-site")
-        known = all(origin == f"http://{host}" or self._origins.has(origin) for origin in origins)
+        known = all(origin == here or self._origins.has(origin) for origin in origins)
         return known and all(site == "same-origin" for site in sites)
 
     def _stranger(self, headers: _Headers, port: int | None, *, unsafe: bool) -> str | None:

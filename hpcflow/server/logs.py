@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import os
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, Literal, NamedTuple
@@ -166,7 +167,7 @@ class Logs:
         if part is None:
             return {"hits": [], "searched": 0, "size": 0}
         size = await self._size(part)
-        needle = text.lower().encode()
+        needle = _Needle(text)
         loop = asyncio.get_running_loop()
         ends, stop = loop.time() + _SEARCH_S, min(size, offset + _SEARCH_BYTES)
         hits: list[Json] = []
@@ -180,10 +181,10 @@ class Logs:
             found, resume = await asyncio.to_thread(_hits, block, needle, max(0, skip - base), limit - len(hits))
             hits += [{"offset": base + each, "text": _excerpt(block, each)} for each in found]
             at, skip = at + len(data), max(base + resume, skip)
-            kept = block[-(len(needle) - 1 + _BEFORE) :]
+            kept = block[-(needle.longest - 1 + _BEFORE) :]
         if len(hits) < limit:
             # What begins before the end of what was read may go on behind it.
-            skip = max(skip, at - len(needle) + 1) if at < size else size
+            skip = max(skip, at - needle.longest + 1) if at < size else size
         return {"hits": hits, "searched": min(skip, size), "size": size}
 
     async def _size(self, part: _Part) -> int:
@@ -314,12 +315,36 @@ def _text(data: bytes, *, whole: bool) -> tuple[str, int]:
     return text, len(data) - len(decoder.getstate()[0])
 
 
-def _hits(block: bytes, needle: bytes, start: int, limit: int) -> tuple[list[int], int]:
+class _Needle:
+    """What is searched, in either case of its letters, as the bytes that a log may hold: nothing of the log is changed,
+    whose letters have other lengths in the other case."""
+
+    def __init__(self, text: str) -> None:
+        ways = [sorted({each.encode() for each in (c, c.lower(), c.upper()) if len(each) == 1}) for c in text]
+        #: Bytes that it has at most.
+        self.longest = sum(max(map(len, way)) for way in ways)
+        self._plain = text.lower().encode() if text.isascii() else None
+        self._pattern = re.compile(b"".join(b"(?:%s)" % b"|".join(map(re.escape, way)) for way in ways))
+
+    def finder(self, block: bytes) -> Callable[[int], int]:
+        """Return what tells where it stands from a byte on, -1 for nowhere."""
+        if self._plain is not None:  # far faster
+            low, plain = block.lower(), self._plain
+            return lambda at: low.find(plain, at)
+
+        def find(at: int) -> int:
+            found = self._pattern.search(block, at)
+            return -1 if found is None else found.start()
+
+        return find
+
+
+def _hits(block: bytes, needle: _Needle, start: int, limit: int) -> tuple[list[int], int]:
     """Return where the lines begin to hold the needle, one place for each, and where to go on."""
-    low = block.lower()
+    find = needle.finder(block)
     found: list[int] = []
     at = start
-    while len(found) < limit and (hit := low.find(needle, at)) >= 0:
+    while len(found) < limit and (hit := find(at)) >= 0:
         found.append(hit)
         end = block.find(b"\n", hit, hit + _LINE)
         at = end + 1 if end >= 0 else hit + _LINE

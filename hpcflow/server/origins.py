@@ -22,7 +22,8 @@ class PageAddress:
 
     #: As browsers send it: scheme and host, and the port where it is not the scheme's own.
     origin: str
-    host: str
+    #: As a Host header may name it: a proxy may add the port that is the scheme's own.
+    hosts: frozenset[str]
     #: The path that a proxy leaves in its requests; ``None``: it leaves none.
     path: re.Pattern[str] | None
 
@@ -40,7 +41,9 @@ def page_address(text: str) -> PageAddress:
     usual = _USUAL[origin.partition(":")[0]]
     segments = ("[^/]+" if segment == "*" else re.escape(segment) for segment in path.split("/")[1:])
     pattern = re.compile("".join(f"/{segment}" for segment in segments) + "(?=/)") if path else None
-    return PageAddress(origin.removesuffix(usual), host.removesuffix(usual), pattern)
+    host = host.removesuffix(usual)
+    hosts = {host} if re.search(":[0-9]+$", host) else {host, host + usual}
+    return PageAddress(origin.removesuffix(usual), frozenset(hosts), pattern)
 
 
 class Origins:
@@ -49,7 +52,7 @@ class Origins:
     def __init__(self, addresses: Iterable[str] = ()) -> None:
         known = [page_address(each) for each in addresses]
         self._origins = frozenset(each.origin for each in known)
-        self._hosts = frozenset(each.host for each in known)
+        self._hosts = frozenset(host for each in known for host in each.hosts)
         self._paths = [each.path for each in known if each.path is not None]
 
     def has_host(self, host: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from hpcflow.server.guard import OPEN, Guard, Sessions, Token
+from hpcflow.server.origins import Origins
 from hpcflow.server.page import page_files, static_file
 from tests.unit.served import FIRST, NEW_TOKEN, TOKEN, Served, served
 
@@ -313,6 +314,48 @@ def test_a_websocket_needs_the_token_on_every_path(server: Served) -> None:
     assert a_websocket(server, (b"authorization", b"Bearer " + TOKEN.encode())) == ["/healthz"]
     stolen = (b"authorization", b"Bearer " + TOKEN.encode()), (b"origin", b"http://evil.com")
     assert [message["type"] for message in a_websocket(server, *stolen)] == ["websocket.close"]
+
+
+def behind_a_proxy(host: str, origin: str | None) -> int:
+    """Return how a login is answered by a server whose page is at https://hub.example.org besides."""
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:  # Any: ASGI
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def send(message: Any) -> None:  # Any: ASGI
+        sent.append(message)
+
+    async def receive() -> Any:  # Any: ASGI
+        return {"type": "http.request"}
+
+    origins = Origins(["https://hub.example.org", "http://plain.example.org:81"])
+    guard = Guard(app, token=Token(TOKEN), sessions=Sessions(), uid=os.geteuid(), origins=origins)
+    headers = [(b"host", host.encode()), *([(b"origin", origin.encode())] if origin else [])]
+    scope = {"type": "http", "method": "POST", "path": "/login", "server": ("127.0.0.1", 8000), "headers": headers}
+    asyncio.run(guard(scope, receive, send))
+    return int(sent[0]["status"])
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("hub.example.org", "https://hub.example.org", 200),
+        ("hub.example.org:443", "https://hub.example.org", 200),
+        ("plain.example.org:81", "http://plain.example.org:81", 200),
+        ("127.0.0.1:8000", "http://127.0.0.1:8000", 200),
+        ("127.0.0.1:8000", "https://hub.example.org", 200),
+        ("hub.example.org", "http://hub.example.org", 403),
+        ("hub.example.org:443", "http://hub.example.org:443", 403),
+        ("hub.example.org:80", "https://hub.example.org", 403),
+        ("plain.example.org", "http://plain.example.org:81", 403),
+        ("127.0.0.1:8000", "http://hub.example.org", 403),
+    ],
+)
+def test_behind_a_proxy_the_page_has_the_origin_that_was_named_and_no_other(
+    host: str, origin: str, status: int
+) -> None:
+    assert behind_a_proxy(host, origin) == status
 
 
 def test_an_unknown_kind_of_connection_is_refused(server: Served) -> None:

@@ -180,6 +180,22 @@ async def test_one_endless_line_has_hits_that_can_be_counted_and_go_on_where_the
         assert 4 * 2**20 - 8 <= whole["hits"][0]["offset"] < 4 * 2**20 + 6
 
 
+@in_loop
+async def test_letters_of_any_language_are_found_in_either_case(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        written = Writing(stage)
+        await written.begin()
+        await written.write("ÄRGER in der Straße\n\u0130stanbul (x)\n".encode())
+
+        async def found(text: str) -> list[int]:
+            told = await written.logs.search(written.dispatch, 1, "stdout", text, offset=0, limit=9)
+            assert told["searched"] == told["size"]
+            return [hit["offset"] for hit in told["hits"]]
+
+        assert [await found(text) for text in ("ÄRGER", "ärger", "ärGer IN")] == [[0], [0], [0]]
+        assert [await found(text) for text in ("straße", "\u0130STANBUL (X)", "ä.ger")] == [[14], [22], []]
+
+
 @pytest.mark.parametrize("damage", ["link", "gone"])
 @in_loop
 async def test_what_is_no_log_is_not_read(tmp_path: Path, damage: str) -> None:

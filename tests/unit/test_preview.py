@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import OrderedDict
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,19 @@ class Ignores:
         signal.signal(signal.SIGALRM, signal.SIG_IGN)
         while True:
             pass
+
+
+class Zone(tzinfo):
+    def utcoffset(self, dt: datetime | None, /) -> None:
+        return None
+
+    dst = utcoffset
+
+    def tzname(self, dt: datetime | None, /) -> None:
+        return None
+
+    def __repr__(self) -> str:
+        raise AssertionError("the task itself asked")
 
 
 def shown(value: object) -> dict[str, Any]:  # Any: JSON
@@ -150,6 +164,14 @@ def test_a_repr_that_misbehaves_hurts_nobody(value: object, why: str) -> None:
     assert time.process_time() - before < 1
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
+
+
+@pytest.mark.parametrize("claims", ["datetime", "pathlib", "numpy", "uuid"])
+def test_a_class_that_claims_to_be_python_s_own_spells_itself_apart(claims: str) -> None:
+    mine = type("Mine", (Loops,), {"__module__": claims})()
+    assert shown(mine)["why"] == "its repr did not come to an end within 0.3 s, or ended the process"
+    assert shown([datetime(2026, 1, 2, tzinfo=Zone())])["text"] == "[<datetime.datetime>]"
+    assert shown([datetime(2026, 1, 2, tzinfo=UTC)])["text"] == f"[{datetime(2026, 1, 2, tzinfo=UTC)!r}]"
 
 
 def test_what_a_repr_prints_is_seen_by_nobody(tmp_path: Path) -> None:

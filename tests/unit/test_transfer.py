@@ -90,7 +90,10 @@ def test_a_copy_that_fails_says_from_where_to_where_and_why_and_leaves_nothing(h
         f"{here}/missing could not be brought to {here}/x: [Errno 2] No such file or directory: '{here}/missing'."
     )
     said = refusal(FileTransfer("one", "/nowhere/at/all"))
-    assert said.startswith(f"{here}/one could not be brought to /nowhere/at/all: [Errno 2] No such file or directory")
+    assert said == (
+        f"{here}/one could not be brought to /nowhere/at/all: no file can be made in the folder /nowhere/at: No such "
+        "file or directory."
+    )
     assert "both are the same file" in refusal(FileTransfer("one", "one"))
     assert "into itself" in refusal(FileTransfer(Folder("many"), Folder("many/deep")))
     said = refusal(FileTransfer("one", "/nowhere/at/all", strategy=hf.fs_strategies.Rsync()))
@@ -365,6 +368,46 @@ def test_files_of_the_client_travel_with_the_task(here: Path, monkeypatch: pytes
     assert names(away / "all") == ["a", "deep", "deep/b"]
     with pytest.raises(hf.UserError, match="client:gone can't be read where you dispatch: No such file"):
         dumps(FileTransfer("client:gone", "x"))
+
+
+def test_a_file_of_the_client_is_read_again_for_each_dispatch_and_not_in_the_task(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changing, transfer = here / "in.txt", FileTransfer("client:in.txt", "out.txt")
+
+    def sent() -> bytes:
+        sent_on: FileTransfer = load_with(dumps(transfer))
+        return dumps(sent_on)  # a task that dispatches sends on what it has
+
+    changing.write_text("one")
+    first = sent()
+    changing.write_text("two")
+    second = sent()
+    changing.unlink()
+    changing.mkdir()
+    (changing / "deep").write_text("three")
+    third = sent()
+    (here / "away").mkdir()
+    monkeypatch.chdir(here / "away")
+    found: list[str] = []
+    for each in (first, second):
+        load_with(each).carry_out()
+        found.append(Path("out.txt").read_text())
+    assert found == ["one", "two"]
+    os.unlink("out.txt")
+    load_with(third).carry_out()
+    assert Path("out.txt/deep").read_text() == "three"
+
+
+def test_pipes_sockets_and_devices_are_refused_and_nobody_waits_for_them(here: Path) -> None:
+    os.mkfifo(here / "many" / "pipe")
+    said = refusal(FileTransfer(Folder("many"), Folder("all")))
+    assert said == f"{here}/many could not be brought to {here}/all: {here}/many/pipe is a pipe, and no file."
+    assert "/dev/null is a device, and no file" in refusal(FileTransfer("/dev/null", "x"))
+    for given, path in (("client:many", "many/pipe"), ("client:many/pipe", "many/pipe")):
+        with pytest.raises(hf.UserError) as refused:
+            dumps(FileTransfer(given, "x"))
+        assert str(refused.value) == f"{given} can't be sent: {path} is a pipe, and no file."
 
 
 def test_a_scheme_of_the_users_own_is_brought_by_functions_that_travel(here: Path) -> None:
