@@ -47,7 +47,7 @@ def main() -> int:
         return 1
     dispatches: list[dict[str, Any]] = json.loads(asked("hpcflow", "dispatches", "--json"))  # Any: JSON
     failed = next((each for each in dispatches if each["counts"].get("failed")), dispatches[0])
-    big = sorted(dispatches, key=tasks_of)[-1]
+    small, *_, big = sorted([*dispatches, *dispatches], key=tasks_of)
     table = json.loads(asked("hpcflow", "show", failed["id"], "--tasks", "--json"))
     wrong = next((task["index"] for task in table["tasks_shown"] if task["state"] == "failed"), 0)
     cluster = json.loads(asked("hpcflow", "status", "--json"))["default_cluster"]
@@ -56,9 +56,12 @@ def main() -> int:
         "dispatches": "#/dispatches",
         "graph": f"#/d/{failed['id']}",
         "graph-group": f"#/d/{failed['id']}?group=1&lens=failed",
+        "graph-small": f"#/d/{small['id']}",
         "graph-big": f"#/d/{big['id']}",
         "table": f"#/d/{failed['id']}?view=table",
         "timeline": f"#/d/{failed['id']}?view=timeline",
+        "table-big": f"#/d/{big['id']}?view=table",
+        "logs-big": f"#/d/{big['id']}?view=logs",
         "timeline-big": f"#/d/{big['id']}?view=timeline",
         "efficiency": f"#/d/{failed['id']}?view=efficiency",
         "efficiency-days": "#/efficiency",
@@ -72,6 +75,13 @@ def main() -> int:
         "queue": f"#/queue/{cluster}?mine=false",
     }
     nested = next((each["id"] for each in dispatches if each["tasks"] > each["own_tasks"]), None)
+    dialogs = {
+        "add-a-cluster": ("#/clusters", "Add a cluster"),
+        "retry": (f"#/d/{failed['id']}", "Retry"),
+        "redispatch": (f"#/d/{failed['id']}", "Redispatch"),
+        "keys": ("#/", "Keys and help"),
+    }
+    screens |= {name: address for name, (address, _) in dialogs.items()}
     if nested is not None:
         screens["sublattices"] = f"#/d/{nested}?group=1"
     wanted = set(filter(None, options.only.split(","))) or set(screens)
@@ -88,7 +98,15 @@ def main() -> int:
                     page.get_by_role("heading", level=1).wait_for()
                     page.wait_for_timeout(_SETTLE_MS)
                     page.wait_for_function("() => !document.querySelector('.loading')")
+                    if name in dialogs:
+                        page.get_by_role("button", name=dialogs[name][1]).first.click()
+                        page.get_by_role("dialog").or_(page.locator("form")).first.wait_for()
+                    over = page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
+                    if over > 0:
+                        print(f"{name} is {over} px wider than {width} px")
                     page.screenshot(path=options.folder / f"{name}-{width}-{theme}.png", full_page=width < 1440)
+                    if name in dialogs:
+                        page.keyboard.press("Escape")
             context.close()
     return 0
 

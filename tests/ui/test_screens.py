@@ -6,6 +6,7 @@ import gzip
 import os
 import re
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
@@ -25,6 +26,40 @@ def test_what_is_loaded_first_is_small() -> None:
     assert sum(len(gzip.compress(path.read_bytes(), 9)) for path in entry) <= 180_000
     lazy = [path for name, path in files.items() if name.endswith(".js") and path not in entry]
     assert max(len(gzip.compress(path.read_bytes(), 9)) for path in lazy) <= 60_000
+
+
+def test_the_first_view_is_small_also_when_it_is_a_graph(show: Show, site: Site) -> None:
+    page = show(f"/d/{site.screening}")
+    asked: set[str] = set()
+    page.on("request", lambda request: asked.add(urlsplit(request.url).path))
+    page.reload()
+    expect(page.get_by_role("tree")).to_be_visible()
+    files = page_files()
+    loaded = {path for path in asked if path in files}
+    assert {re.sub("-.*", "", name) for name in loaded} >= {"/", "/assets/index", "/assets/GraphView"}
+    assert sum(len(gzip.compress(files[path].read_bytes(), 9)) for path in loaded) <= 250_000
+
+
+def test_on_a_phone_the_current_page_is_seen_and_a_long_table_scrolls_by_itself(show: Show, site: Site) -> None:
+    page = show("/settings")
+    page.set_viewport_size({"width": 320, "height": 500})
+    show("/clusters")
+    expect(page.get_by_role("navigation").get_by_role("link", name="Clusters")).to_be_in_viewport(ratio=0.9)
+    # Without an end of its own all rows of 10,000 tasks were made.
+    show(f"/d/{site.screening}?view=table")
+    table = page.get_by_role("region", name="Tasks")
+    expect(table).to_be_visible()
+    assert 0 < table.evaluate("table => table.clientHeight") <= 425
+
+
+def test_a_button_can_be_read_under_the_pointer(show: Show, site: Site) -> None:
+    button = show(f"/d/{site.screening}").get_by_role("button", name="Retry 2 failed")
+    colours = "button => [getComputedStyle(button).color, getComputedStyle(button).backgroundColor]"
+    before = button.evaluate(colours)
+    button.hover()
+    assert button.evaluate("button => button.matches(':hover')")
+    button.evaluate("button => Promise.all(button.getAnimations().map((each) => each.finished))")
+    assert button.evaluate(colours) == before
 
 
 def test_a_link_logs_one_browser_in_once(context: BrowserContext, site: Site) -> None:

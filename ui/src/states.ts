@@ -61,3 +61,6 @@ export const FINAL: ReadonlySet<string> = new Set(["completed", "failed", "cance
 export function ended(counts: Readonly<Partial<Record<StateName, number>>>): number {
   return STATES.reduce((sum, each) => sum + (FINAL.has(each.name) ? (counts[each.name] ?? 0) : 0), 0);
 }
+
+/** What is said of a cluster behind its name. */
+export const CLUSTER_WORDS: Record<components["schemas"]["ClusterAnswer"]["state"], string> = { ok: "answers", unreachable: "can't be reached", "needs login": "wants you to log in", "needs admin": "has to be set up anew by you", "not set up": "installed here, and not set up", unknown: "not asked yet" };

@@ -66,7 +66,7 @@ export function AddCluster({ disabled, onAdded }: { disabled: boolean; onAdded: 
       }}>
         <div className="row">
           <label className="field">Name<input name="name" required pattern="[A-Za-z0-9][A-Za-z0-9_\-]*" maxLength={64} placeholder="perlmutter" autoComplete="off" spellCheck={false} /></label>
-          <label className="field">Host, as you would tell ssh<input name="host" placeholder="empty: this machine is its login node" autoComplete="off" spellCheck={false} /></label>
+          <label className="field">Host, as you would tell ssh<input name="host" placeholder="empty: this machine" autoComplete="off" spellCheck={false} /></label>
           <label className="field">Scheduler<select name="scheduler" defaultValue="slurm">{Object.entries(SCHEDULERS).map(([value, words]) => <option key={value} value={value}>{words}</option>)}</select></label>
         </div>
         <details className="fold">

@@ -67,9 +67,9 @@ function columnsFor(enough: number, dispatch: string | null): ColumnDef<Electron
   return [
     { id: "name", header: "Electron", cell: ({ row: { original: use } }) => (dispatch ? <Link to="/d/$id" params={{ id: dispatch }} search={{ view: "table", name: use.name }} className="clip strong" title={use.name}>{use.name}</Link> : <span className="clip strong" title={use.name}>{use.name}</span>) },
     { id: "cluster", header: "Cluster", meta: { rank: 3 }, cell: ({ row: { original: use } }) => use.cluster },
-    { id: "ended", header: "Returned", meta: { numeric: true, rank: 1 }, cell: ({ row: { original: use } }) => <>{count(use.ended)}{use.lost ? <span className="asked">{count(use.lost)} lost</span> : null}</> },
+    { id: "ended", header: "Returned", meta: { numeric: true, rank: 2 }, cell: ({ row: { original: use } }) => <>{count(use.ended)}{use.lost ? <span className="asked">{count(use.lost)} lost</span> : null}</> },
     {
-      id: "cores", header: "Cores", meta: { numeric: true, rank: 1 },
+      id: "cores", header: "Cores", meta: { numeric: true, rank: 2 },
       cell: ({ row: { original: use } }) => <>{use.cores_p95 === null ? "–" : use.cores_p95.toFixed(1)}<span className="asked">of {count(use.cores)}</span><Meter used={use.cores_p95} asked={use.cores} /></>,
     },
     {

@@ -7,6 +7,7 @@ import { Fault, Loading, Mark, Notice, Title, useLink, When } from "../component
 import { AddCluster } from "../components/AddCluster";
 import { LoginButton } from "../components/Login";
 import { count, duration, mebibytes } from "../format";
+import { CLUSTER_WORDS } from "../states";
 
 export function Clusters() {
   const { data, error, refetch } = useQuery(clustersQuery);
@@ -25,7 +26,6 @@ export function Clusters() {
 }
 
 const STEP_TONES = { running: "running", ok: "completed", failed: "failed", skipped: "cancelled" } as const;
-const WORDS: Record<Schemas["ClusterAnswer"]["state"], string> = { ok: "answers", unreachable: "can't be reached", "needs login": "wants you to log in", "needs admin": "has to be set up anew by you", "not set up": "installed here, and not set up", unknown: "not asked yet" };
 
 function Cluster({ cluster, fresh }: { cluster: Schemas["ClusterAnswer"]; fresh: boolean }) {
   const [test, setTest] = useState<{ busy: boolean; result?: Schemas["ClusterTest"]; error?: unknown }>({ busy: false });
@@ -56,7 +56,7 @@ function Cluster({ cluster, fresh }: { cluster: Schemas["ClusterAnswer"]; fresh:
     <article className="card" aria-labelledby={`cluster-${cluster.name}`}>
       <div className="title-line">
         <h2 id={`cluster-${cluster.name}`}><span className={`dot dot-${cluster.state.replaceAll(" ", "-")}`} aria-hidden="true" /> {cluster.name}</h2>
-        <span className="soft">{cluster.scheduler} {cluster.version} · {WORDS[cluster.state]}{cluster.default ? " · the default" : ""}</span>
+        <span className="soft">{cluster.scheduler === "local" ? "this machine" : `${cluster.scheduler} ${cluster.version}`} · {CLUSTER_WORDS[cluster.state]}{cluster.default ? " · the default" : ""}</span>
         <div className="actions">
           {cluster.state === "needs login" && <LoginButton name={cluster.name} disabled={offline} />}
           <Link to="/queue/$cluster" params={{ cluster: cluster.name }} className="button">Queue</Link>
@@ -70,7 +70,7 @@ function Cluster({ cluster, fresh }: { cluster: Schemas["ClusterAnswer"]; fresh:
         </details>
       )}
       {cluster.problem && cluster.state !== "not set up" && (
-        <Notice tone="warn" title={WORDS[cluster.state]}>
+        <Notice tone="warn" title={CLUSTER_WORDS[cluster.state]}>
           {cluster.problem} {cluster.unknown_since && <>What its jobs do is unknown since <When time={cluster.unknown_since} />. </>}
         </Notice>
       )}

@@ -3,7 +3,7 @@ import { Link } from "@tanstack/react-router";
 import { clustersQuery, dispatchesQuery, statusQuery, type DispatchFilter, type Summary } from "../api/queries";
 import { Fault, Loading, Notice, StatusBadge, Strip, Title, useNow, When } from "../components/basics";
 import { between, count, duration, plural } from "../format";
-import { ended, type StateName } from "../states";
+import { CLUSTER_WORDS, ended, type StateName } from "../states";
 import { FirstDispatch } from "./FirstDispatch";
 import { whyWaiting } from "./waiting";
 
@@ -29,7 +29,8 @@ export function Now() {
   const waiting = sum(["queued", "ready", "waiting", "paused"]);
   // Of a dispatch that completed all the same, its author has accepted the failures.
   const needs = [...running, ...recent].filter((each) => (each.counts.failed && each.status !== "COMPLETED") || (each.paused && each.status === "RUNNING"));
-  const away = clusters?.clusters.filter((cluster) => cluster.state !== "ok" && cluster.state !== "unknown") ?? [];
+  // What is not set up was named by nobody, and has no tasks of anybody.
+  const away = clusters?.clusters.filter((cluster) => !["ok", "unknown", "not set up"].includes(cluster.state)) ?? [];
   return (
     <section className="screen">
       <Title text="Now" />
@@ -46,7 +47,7 @@ export function Now() {
           <ul className="plain stack">
             {away.map((cluster) => (
               <li key={cluster.name} className="card line">
-                <strong>{cluster.name} {cluster.state === "needs login" ? "wants you to log in" : "can't be reached"}.</strong> {cluster.problem} Its tasks are as they were last seen. <Link to="/clusters">Test it</Link>
+                <strong>{cluster.name} {CLUSTER_WORDS[cluster.state]}.</strong> {cluster.problem} Its tasks are as they were last seen. <Link to="/clusters">Test it</Link>
               </li>
             ))}
             {needs.slice(0, 8).map((each) => (

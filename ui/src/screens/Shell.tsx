@@ -26,6 +26,10 @@ export function Shell() {
   const first = useRef(true);
   useEffect(() => {
     // A new screen begins at its title, for those who don't see it change.
+    setHelp(false);
+    const here = document.querySelector<HTMLElement>(".bar nav [aria-current]");
+    // Not by scrollIntoView: the next Tab would go on from there.
+    if (here?.parentElement) here.parentElement.scrollLeft = here.offsetLeft + here.offsetWidth - here.parentElement.offsetLeft - here.parentElement.clientWidth;
     if (first.current) first.current = false;
     else document.getElementById("title")?.focus({ preventScroll: true });
   }, [path]);
