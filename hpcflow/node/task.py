@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
 from typing import Any, Final, NamedTuple, NoReturn, cast
 
 from hpcflow.node.bagdir import BagDirectory, Stored, TaskRow, read_range
@@ -22,6 +23,7 @@ from hpcflow.node.files import append_all
 from hpcflow.node.preview import of_arguments, of_result
 from hpcflow.node.processes import die_with_parent, prefer_for_oom
 from hpcflow.node.values import CannotStore, LimitReached, Sink, StoredValue
+from hpcflow.sdk.by_value import importable_now, let_import
 from hpcflow.sdk.context import enter
 from hpcflow.sdk.pickling import dump, dumps, load_with
 from hpcflow.sdk.settled import settled
@@ -88,7 +90,12 @@ class Assignment(NamedTuple):
 
 def load_function(bag: BagDirectory, fn: int) -> Callable[..., object]:
     function: Callable[..., object] = load_with(bag.blob(fn))
+    _modules[id(function)] = importable_now()
     return function
+
+
+#: What a function that is loaded may import of what travelled, by the function's id: another may bring later versions.
+_modules: Final[dict[int, list[ModuleType]]] = {}
 
 
 def run_task(bag: BagDirectory, assignment: Assignment, function: Callable[..., object] | None) -> NoReturn:
@@ -198,6 +205,8 @@ def _result_or_error(
         enter(bag.dispatch, task.number, lambda key, file: bag.pour(task.refs[f"file:{key}"], file))
         call = load_function(bag, task.fn) if function is None else function
         builds = getattr(call, "builds_graph", False) is True
+        for module in _modules.get(id(call), ()):
+            let_import(module)
         try:
             args, kwargs = _arguments(bag, task, assignment.earlier)
         except Exception as error:

@@ -6,6 +6,7 @@ the standard library and the installed packages counts as the user's, and goes b
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import opcode
@@ -21,10 +22,14 @@ import cloudpickle.cloudpickle as cp
 from hpcflow.core.errors import UserError
 
 __all__ = [
+    "CACHED",
     "Shared",
     "came_by_value",
     "class_by_value",
+    "found_by_name",
     "import_statements",
+    "importable_now",
+    "let_import",
     "module_by_value",
     "note_import",
     "reduced_by_value",
@@ -114,9 +119,26 @@ def reduced_by_value(pickler: Any, obj: Any, shared: Shared) -> Any:  # Any: pic
         return _new_module, (obj.__name__,), kept, None, None, _fill_module
     if kind is TypeVar and _noted(obj.__module__, travelled):
         return cp._make_typevar, cp._decompose_typevar(obj)
+    if kind is CACHED and (_noted(obj.__module__, travelled) or not found_by_name(obj)):
+        own = {name: value for name, value in vars(obj).items() if name not in _OF_A_WRAPPER}
+        return _cached, (obj.__wrapped__, obj.cache_parameters()), own or None
     # A compiled function names its module itself; that of its type may be made up, as Cython's is.
     note_import(getattr(obj, "__module__", None) or kind.__module__, shared.imports)
     return None
+
+
+#: What `functools.lru_cache` and `functools.cache` make; pickle knows it by its name alone.
+CACHED: Final = type(functools.cache(len))
+_OF_A_WRAPPER: Final = {*functools.WRAPPER_ASSIGNMENTS, "__wrapped__"}
+
+
+def found_by_name(cached: Any) -> bool:  # Any: its type has no name
+    """Tell whether what `functools.lru_cache` made is found by its name wherever its module is installed."""
+    return cp._lookup_module_and_qualname(cached) is not None and not travels_by_value(cached.__module__)
+
+
+def _cached(function: Callable[..., object], parameters: Mapping[str, Any]) -> object:  # Any: numbers and flags
+    return functools.lru_cache(**parameters)(function)
 
 
 def class_by_value(cls: type, shared: Shared, define: Callable[[type], bytes]) -> Any:  # Any: pickle's own protocol
@@ -218,6 +240,24 @@ def came_by_value(module: ModuleType) -> bool:
     return hasattr(module, _MARK)
 
 
+def let_import(module: ModuleType) -> None:
+    """Let a module that travelled be imported by its name from now on, unless one that is installed here has it.
+
+    It takes the place of one that travelled before: a process that lives on may be sent a later version.
+    """
+    here = sys.modules.get(module.__name__)
+    if here is None or came_by_value(here):
+        sys.modules[module.__name__] = _importable[module.__name__] = module
+
+
+def importable_now() -> list[ModuleType]:
+    """Return the modules that travelled and can be imported, for `let_import` to bring back after later ones."""
+    return list(_importable.values())
+
+
+_importable: Final[dict[str, ModuleType]] = {}
+
+
 def _new_module(name: str) -> ModuleType:
     module = ModuleType(name)
     setattr(module, _MARK, True)
@@ -243,7 +283,7 @@ def _with_imports(function: FunctionType, reduced: Any, shared: Shared) -> Any: 
 def _fill_function(function: FunctionType, state: tuple[list[ModuleType], object]) -> None:
     modules, own = state
     for module in modules:
-        sys.modules.setdefault(module.__name__, module)
+        let_import(module)
     cp._function_setstate(function, own)
 
 

@@ -25,7 +25,7 @@ from typing import Any, Final, TypeVar, cast
 
 import cloudpickle.cloudpickle as cp
 
-from hpcflow.sdk.by_value import came_by_value, import_statements, travels_by_value
+from hpcflow.sdk.by_value import CACHED, came_by_value, found_by_name, import_statements, travels_by_value
 from hpcflow.sdk.pickling import Gathered, plain_pickle
 from hpcflow.sdk.placeholder import Frozen, Placeholder
 
@@ -167,6 +167,8 @@ class _Stable(pickle.Pickler):
             return _mark, ("wrapped", kind.__name__, obj.__func__)
         if kind is TypeVar:
             return _mark, ("wrapped", "TypeVar", obj.__name__)
+        if kind is CACHED and not found_by_name(obj):
+            return _mark, ("wrapped", "cached", obj.__wrapped__, obj.cache_parameters())
         if isinstance(obj, _DESCRIPTORS):
             return _mark, ("wrapped", "descriptor", obj.__name__)
         return NotImplemented

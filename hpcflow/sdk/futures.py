@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent import futures
 from contextlib import suppress
 from itertools import islice
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, Unpack, cast, overload
 from weakref import WeakSet
 
@@ -84,7 +85,8 @@ class _Batch:
 
     def __init__(self, executor: Executor) -> None:
         self.trace = Trace(executor.name, executor._annotations)
-        self.futures: list[Future[Any]] = []  # Any: whatever calls return
+        #: By their calls' numbers in the trace. An interrupt may leave a call without a future, and nobody misses it.
+        self.futures: dict[int, Future[Any]] = {}  # Any: whatever calls return
 
 
 class Executor(futures.Executor):
@@ -116,7 +118,8 @@ class Executor(futures.Executor):
         self.name = name
         self._annotations = parse_options(options, "Executor")
         self._lock = threading.RLock()
-        self._wake = threading.Event()
+        # An interrupt may come at any moment of `put`, which is one step; an Event would keep its lock for ever.
+        self._wake: SimpleQueue[None] = SimpleQueue()
         self._electrons: dict[int, Electron[..., Any]] = {}  # Any: whatever they return
         self._batch: _Batch | None = None
         self._dispatch: str | None = None
@@ -156,17 +159,18 @@ class Executor(futures.Executor):
                 self._batch = _Batch(self)
             electron = self._electron(fn)
             try:
-                self._batch.trace.call(electron, args, kwargs)
+                call = self._batch.trace.call(electron, args, kwargs)
             except (UserError, TypeError) as error:  # as in Python's own: the future tells
                 future.set_exception(error)
                 return future
-            self._batch.futures.append(future)
+            self._batch.futures[call._hf_task] = future
             if self._sender is None:
-                self._sender = threading.Thread(target=self._send_all, name="hpcflow-sender", daemon=True)
-                self._sender.start()
+                sender = threading.Thread(target=self._send_all, name="hpcflow-sender", daemon=True)
+                sender.start()
+                self._sender = sender
             full = len(self._batch.futures) >= _PART
         if full or not self._gathering:
-            self._wake.set()
+            self._wake.put(None)
         return future
 
     def map(
@@ -210,10 +214,10 @@ class Executor(futures.Executor):
             self._closed = True
             waiting = list(self._running.values())
             if self._batch is not None:
-                waiting += self._batch.futures
+                waiting += self._batch.futures.values()
         if cancel_futures:
             self._cancel(waiting)
-        self._wake.set()
+        self._wake.put(None)
         for thread in (self._sender, self._follower):
             if wait and thread is not None and thread is not threading.current_thread():
                 thread.join()
@@ -233,7 +237,7 @@ class Executor(futures.Executor):
             raise
         finally:
             self._gathering -= 1
-            self._wake.set()
+            self._wake.put(None)
 
         def values() -> Generator[Any]:
             try:
@@ -289,12 +293,18 @@ class Executor(futures.Executor):
     # ---- the thread that sends
 
     def _send_all(self) -> None:
+        with self._lock:  # an interrupt of `start` may leave this thread unknown, and have `submit` start another
+            if self._sender not in {None, threading.current_thread()}:
+                return
+            self._sender = threading.current_thread()
         try:
             while True:
-                self._wake.wait()
+                self._wake.get()
                 if not self._closed:
                     time.sleep(min(_WINDOW_MOST_S, _WINDOW_S + self._took_s))
-                self._wake.clear()
+                with suppress(Empty):
+                    while True:
+                        self._wake.get_nowait()
                 with self._lock:
                     batch, self._batch = self._batch, None
                     last = self._closed
@@ -312,33 +322,34 @@ class Executor(futures.Executor):
         begun = time.monotonic()
         try:
             dispatch, first = send_part(batch.trace.finished(None), into=self._dispatch)
-        except HpcflowError as error:
-            for future in batch.futures:
-                if not future.cancelled():
+        except Exception as error:  # nobody may wait for ever
+            for future in batch.futures.values():
+                with suppress(futures.InvalidStateError):  # cancelled
                     future.set_exception(error)
-            if isinstance(error, ServerUnreachable):
+            if isinstance(error, ServerUnreachable) or not isinstance(error, HpcflowError):
                 self._fail(error)
             return
         self._took_s = time.monotonic() - begun
         withdrawn: dict[int, Future[Any]] = {}
         with self._lock:
             self._dispatch = dispatch
-            for number, future in enumerate(batch.futures, first):
-                future.task = number
+            for call, future in batch.futures.items():
+                future.task = first + call
                 if future.cancelled():
-                    withdrawn[number] = future
+                    withdrawn[first + call] = future
                 else:
-                    self._running[number] = future
+                    self._running[first + call] = future
             if self._follower is None:
-                self._follower = threading.Thread(target=self._follow, name="hpcflow-follower", daemon=True)
-                self._follower.start()
+                follower = threading.Thread(target=self._follow, name="hpcflow-follower", daemon=True)
+                follower.start()
+                self._follower = follower
         if withdrawn:
             self._withdraw(withdrawn)
 
     def _fail(self, error: Exception) -> None:
         with self._lock:
             self._failure = error
-            lost = [*self._running.values(), *(self._batch.futures if self._batch is not None else ())]
+            lost = [*self._running.values(), *(self._batch.futures.values() if self._batch is not None else ())]
             self._running.clear()
             self._batch = None
         for future in lost:

@@ -13,7 +13,7 @@ from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from hpcflow.core.errors import HpcflowError, UserError
-from hpcflow.sdk.by_value import send_by_value
+from hpcflow.sdk.by_value import let_import, send_by_value
 from hpcflow.sdk.mistakes import show_plainly
 from hpcflow.sdk.settled import settled
 
@@ -151,7 +151,7 @@ class Hooked:
     def __call__(self, *args: object, **kwargs: object) -> object:
         hooks = self.hooks
         for module in hooks.modules:
-            sys.modules.setdefault(module.__name__, module)
+            let_import(module)
         for command in hooks.bash:
             _run(command, "deps_bash")
         _bring(hooks.files, "before")

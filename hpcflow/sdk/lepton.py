@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Final, Protocol, Unpack, cast
 
 from hpcflow.core.errors import HpcflowError, UserError
 from hpcflow.sdk.annotations import Options, parse_options
-from hpcflow.sdk.by_value import module_by_value
+from hpcflow.sdk.by_value import let_import, module_by_value
 from hpcflow.sdk.mistakes import show_plainly
 from hpcflow.sdk.workflow import Electron
 
@@ -163,7 +163,7 @@ class PythonFunction:
         self.library, self.function, name, module = cast("tuple[str, str, str, Any]", state)
         self.__name__ = self.__qualname__ = name
         if module is not None:
-            sys.modules.setdefault(self.library, module)
+            let_import(module)
 
 
 # ---- C

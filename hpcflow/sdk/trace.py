@@ -241,7 +241,7 @@ class Trace:
             raise UserError(f"The lattice {self.name!r} can't return {brief(returned)}: {_reason(error)}.") from None
         tasks = tuple(_task(index, call) for index, call in enumerate(self._calls))
         texts = {
-            number: replace(text, imports=versions_here(sorted(self._imports[number])))
+            number: replace(text, imports=versions_here(sorted(self._imports.get(number, ()))))
             for number, text in self._texts.items()
         }
         keys = self._keys(tasks, texts)

@@ -257,3 +257,63 @@ open(sys.argv[1], "w").write(result.dispatch_id)
     assert second == "[0, 1, 2, 3, 4] total 16 COMPLETED"
     assert third == "5"
     assert len(lines(ledger)) == 1
+
+
+def test_an_interrupt_in_the_middle_of_a_call_costs_that_call_alone(user: User) -> None:
+    printed = user.runs(
+        """
+import json
+import sys
+import threading
+
+import hpcflow as hf
+
+def tenfold(x):
+    return x * 10
+
+def interrupt_at(event, name):
+    def look(frame, what, arg):
+        here = arg.__name__ if what.startswith("c_") else frame.f_code.co_name
+        if (what, here) == (event, name):
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+    sys.setprofile(look)
+
+# Before the thread that sends is there, when it is there and not known yet; when the call is noted and its future
+# is not; around the word that wakes the thread.
+moments = [("call", "start"), ("return", "start"), ("call", "result_of"), ("c_call", "put"), ("c_return", "put")]
+ex = hf.Executor("local", cpus=1)
+futures, interrupted = {}, []
+number = 0
+for moment in moments:
+    interrupt_at(*moment)
+    try:
+        futures[number] = ex.submit(tenfold, number)
+    except KeyboardInterrupt:
+        interrupted.append(number)
+    sys.setprofile(None)
+    number += 1
+    if moment[1] != "start":
+        for _ in range(3):
+            futures[number] = ex.submit(tenfold, number)
+            number += 1
+threads = [thread.name for thread in threading.enumerate() if thread.name == "hpcflow-sender"]
+interrupt_at("call", "result_of")
+try:
+    ex.map(tenfold, range(5))
+except KeyboardInterrupt:
+    interrupted.append("map")
+values = list(ex.map(tenfold, range(100, 104)))
+wrong = {number: future.result(60) for number, future in futures.items() if future.result(60) != number * 10}
+ex.shutdown()
+never = hf.Executor("local")
+interrupt_at("call", "start")
+try:
+    never.submit(tenfold, 1)
+except KeyboardInterrupt:
+    interrupted.append("never")
+never.shutdown()
+print(json.dumps([interrupted, len(futures), wrong, values, len(threads)]))
+"""
+    )
+    assert json.loads(printed) == [[0, 1, 2, 6, 10, "map", "never"], 9, {}, [1000, 1010, 1020, 1030], 1]
