@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -19,7 +19,7 @@ from hpcflow.server.engine import Engine
 from hpcflow.server.store import DispatchRow, Kept, Store
 from hpcflow.server.upload import is_ulid
 
-__all__ = ["Cleaned", "Cleaner", "cleaned_of"]
+__all__ = ["Cleaned", "Cleaner", "cleaned_of", "use_again"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ Json = dict[str, Any]  # Any: JSON, described in schema.py
 #: Deleting is slow where there are many files; a dead connection is noticed long before.
 _DEADLINE_S: Final = 3600.0
 _HOURLY_S: Final = 3600.0
+#: Dispatches that are named of those of which the same is to be said.
+_MOST_TOLD: Final = 3
 
 #: Reads paths of bags; $1 is "keep" where what tasks left in directories of their own stays, $2 "dry" where all does.
 #: Writes for each bag what became of it, the KiB that are free now, and its path; "whole" proves that none is missing.
@@ -157,9 +159,10 @@ class Cleaner:
                     done[name] = Cleaned(problem=f"{name} is gone from clusters.toml: {_count(len(there))} stay there.")
                     continue
                 done[name] = await remove(known_cluster, there, files=files, dry_run=dry_run)
+            giving = await asyncio.to_thread(self._giving_up, mine) if cluster is None else {}
             if not dry_run:
                 removed = [bag for each in done.values() for bag in each.done]
-                await asyncio.to_thread(self._remember, removed, before, now, whole=cluster is None)
+                await asyncio.to_thread(self._remember, removed, before, now, giving)
         finally:
             self.busy.difference_update(mine)
         return {
@@ -177,8 +180,19 @@ class Cleaner:
             ],
             "skipped": skipped,
             "dry_run": dry_run,
-            "message": _message(done, skipped, dry_run=dry_run),
+            "message": _message(done, skipped, [each for each in giving if giving[each] - mine], dry_run=dry_run),
         }
+
+    async def refuse_busy(self, dispatch: DispatchId) -> None:
+        """Ask before a dispatch's results are used.
+
+        Raises:
+            HpcflowError: some are being removed just now, its own or those of others that it uses.
+        """
+        origins = await asyncio.to_thread(self._kept.origins, dispatch)
+        used = {origin.source for origin in origins.values() if origin.bag is not None}
+        for each in sorted((used | {dispatch}) & self.busy):
+            raise HpcflowError(f"Dispatch {each} is being cleaned just now: try again in a moment.")
 
     def _chosen(
         self, dispatches: Sequence[str] | None, older_than_s: float | None, now: datetime
@@ -192,8 +206,7 @@ class Cleaner:
         before = None if older_than_s is None else now - timedelta(seconds=older_than_s)
         if dispatches is None and before is not None:
             rows = self._store.ended_before(before)
-        live = {row.id for row in self._store.live_dispatches()} | set(self._engine.writer.dispatches)
-        live |= {bag.dispatch.id for bag in self._engine.bags.values()}
+        live = self._live()
         skipped: list[str] = []
         chosen: list[DispatchRow] = []
         for row in {row.id: row for row in rows}.values():
@@ -207,6 +220,10 @@ class Cleaner:
             else:
                 chosen.append(row)
         return chosen, skipped
+
+    def _live(self) -> set[DispatchId]:
+        live = {row.id for row in self._store.live_dispatches()} | set(self._engine.writer.dispatches)
+        return live | {bag.dispatch.id for bag in self._engine.bags.values()}
 
     def _bags(
         self, rows: Sequence[DispatchRow], cluster: str | None, again: bool
@@ -238,28 +255,40 @@ class Cleaner:
         return {name: there for name, there in bags.items() if there}, before, sentences
 
     def _used(self, bags: Sequence[BagId], chosen: Set[DispatchId]) -> dict[BagId, DispatchId]:
-        """Return which bags another dispatch has results in that is not cleaned now, nor was before."""
+        """Return which bags another dispatch has results in that lives, or did not give them up, now or before."""
         found: dict[BagId, DispatchId] = {}
+        live = self._live()
         for bag, users in self._kept.uses(bags).items():
-            living = sorted(user for user in users - chosen if cleaned_of(self._store, user) is None)
-            if living:
-                found[bag] = living[-1]
+            using = sorted(user for user in users - chosen if user in live or not _gave_up(self._store, user))
+            if using:
+                found[bag] = using[-1]
+        return found
+
+    def _giving_up(self, dispatches: Set[DispatchId]) -> dict[DispatchId, set[DispatchId]]:
+        """Return those of these dispatches that use results of others until now, and whose these are."""
+        found: dict[DispatchId, set[DispatchId]] = {}
+        for each in sorted(dispatches):
+            sources = {origin.source for origin in self._kept.origins(each).values() if origin.bag is not None}
+            if sources and not _gave_up(self._store, each):
+                found[each] = sources
         return found
 
     def _remember(
-        self, removed: Sequence[Bag], before: Mapping[DispatchId, list[str]], now: datetime, *, whole: bool
+        self,
+        removed: Sequence[Bag],
+        before: Mapping[DispatchId, list[str]],
+        now: datetime,
+        giving_up: Collection[DispatchId],
     ) -> None:
         self._kept.forget_bags([bag.id for bag in removed])
-        for dispatch, known in before.items():
-            # Whose results lie in bags of others uses them no longer: these may go from now on.
-            if whole and not known and self._kept.origins(dispatch) and cleaned_of(self._store, dispatch) is None:
-                self._store.remember(_key(dispatch), {"at": now.isoformat(), "bags": []})
-        by_dispatch: defaultdict[DispatchId, list[str]] = defaultdict(list)
+        by_dispatch: defaultdict[DispatchId, set[str]] = defaultdict(set)
+        for dispatch in giving_up:
+            by_dispatch[dispatch] = set()
         for bag in removed:
-            by_dispatch[bag.dispatch].append(bag.id)
+            by_dispatch[bag.dispatch].add(bag.id)
         for dispatch, ids in by_dispatch.items():
-            if new := set(ids) - set(before[dispatch]):
-                all_of_them = sorted(new | set(before[dispatch]))
+            if dispatch in giving_up or not ids <= set(before[dispatch]):
+                all_of_them = sorted(ids | set(before[dispatch]))
                 self._store.remember(_key(dispatch), {"at": now.isoformat(), "bags": all_of_them})
 
 
@@ -271,6 +300,18 @@ def cleaned_of(store: Store, dispatch: DispatchId) -> Json | None:
     """Return when bags of a dispatch were removed (``at``) and which (``bags``); ``None``: none was."""
     found: Json | None = store.recall(_key(dispatch))
     return found
+
+
+def use_again(store: Store, dispatch: DispatchId) -> None:
+    """Note that a dispatch that was cleaned is made live, and uses the results of others again that it had given up."""
+    if (found := cleaned_of(store, dispatch)) is not None:
+        store.remember(_key(dispatch), {**found, "uses": True})
+
+
+def _gave_up(store: Store, dispatch: DispatchId) -> bool:
+    """Whether a dispatch was cleaned, and so uses no results of others any more."""
+    found = cleaned_of(store, dispatch)
+    return found is not None and not found.get("uses")
 
 
 async def remove(cluster: Cluster, bags: Sequence[Bag], *, files: bool, dry_run: bool) -> Cleaned:
@@ -311,16 +352,25 @@ async def remove(cluster: Cluster, bags: Sequence[Bag], *, files: bool, dry_run:
     return cleaned
 
 
-def _message(done: Mapping[str, Cleaned], skipped: Sequence[str], *, dry_run: bool) -> str:
+def _message(
+    done: Mapping[str, Cleaned], skipped: Sequence[str], giving_up: Sequence[DispatchId], *, dry_run: bool
+) -> str:
     bags, freed = sum(each.bags for each in done.values()), sum(each.freed_kib for each in done.values())
     kept = sum(each.kept_files for each in done.values())
     verb = "would be removed" if dry_run else "removed"
     text = f"{_count(bags)} {verb}, {_size(freed)} {'would be ' if dry_run else ''}freed."
     if kept:
         text += f" The files that tasks left in {_count(kept)} stay; --files removes them too."
-    if not bags and not any(each.problem for each in done.values()) and not skipped:
+    if not bags and not any(each.problem for each in done.values()) and not skipped and not giving_up:
         text = "There is nothing to remove."
-    return " ".join([text, *skipped, *(each.problem for each in done.values() if each.problem)])
+    given = [
+        f"{each} {'would give' if dry_run else 'gives'} up the results of others that it uses: cleaning those removes "
+        "them from now on."
+        for each in giving_up[:_MOST_TOLD]
+    ]
+    if len(giving_up) > _MOST_TOLD:
+        given.append(f"So {'would' if dry_run else 'do'} {len(giving_up) - _MOST_TOLD} more.")
+    return " ".join([text, *given, *skipped, *(each.problem for each in done.values() if each.problem)])
 
 
 def _count(bags: int) -> str:

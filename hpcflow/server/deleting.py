@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -24,7 +24,13 @@ class Deleter:
     """Deletes dispatches of one server."""
 
     def __init__(
-        self, engine: Engine, cleaner: Cleaner, changing: asyncio.Lock, payload: Callable[[DispatchId], str]
+        self,
+        engine: Engine,
+        cleaner: Cleaner,
+        changing: asyncio.Lock,
+        payload: Callable[[DispatchId], str],
+        *,
+        stop: Callable[[DispatchId], Awaitable[int]],
     ) -> None:
         """Take what knows of dispatches.
 
@@ -33,12 +39,14 @@ class Deleter:
             cleaner: removes what lies on clusters.
             changing: held while a dispatch that has ended is made live again.
             payload: the file in which a dispatch's blobs lie.
+            stop: stops the triggers of a dispatch, and returns how many there were.
         """
         self._engine = engine
         self._store = engine.writer.store
         self._cleaner = cleaner
         self._changing = changing
         self._payload = payload
+        self._stop = stop
 
     async def delete(self, dispatches: Sequence[str], *, files: bool) -> Json:
         """Delete dispatches that have ended; one that is not there is deleted already.
@@ -57,10 +65,14 @@ class Deleter:
         skipped: list[str] = list(cleaned["skipped"])
         left = {sentence.partition(" ")[0] for sentence in skipped}
         deleted: list[str] = []
+        triggers = 0
         for name in there:
             if name in left:
                 continue
             dispatch = DispatchId(name)
+            # Not while the lock is held: a trigger may wait for it, and takes its time to end.
+            if await self._why_not(dispatch, problems) is None:
+                triggers += await self._stop(dispatch)
             async with self._changing:
                 if (why := await self._why_not(dispatch, problems)) is not None:
                     skipped.append(f"{name} is kept: {why}")
@@ -70,12 +82,15 @@ class Deleter:
             for path in payloads:
                 with suppress(FileNotFoundError):
                     await asyncio.to_thread(os.unlink, path)
+            triggers += await self._stop(dispatch)  # what was attached meanwhile
             deleted.append(name)
         logger.info("deleted %s", ", ".join(deleted) or "nothing")
         kept = sum(each["kept_files"] for each in cleaned["clusters"])
         text = f"{len(deleted)} dispatch{'' if len(deleted) == 1 else 'es'} deleted."
         if kept:
             text += f" The files that tasks left in {kept} bag{'' if kept == 1 else 's'} stay on the cluster."
+        if triggers:
+            text += f" {'1 trigger of theirs was' if triggers == 1 else f'{triggers} triggers of theirs were'} stopped."
         return {"deleted": deleted, "skipped": skipped, "message": " ".join([text, *skipped])}
 
     def _knows(self, name: str) -> bool:

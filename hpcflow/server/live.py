@@ -278,7 +278,8 @@ class LiveDispatch:
                     self.note_graph(end.index, Stored.of(end.record, bags[end.bag].path))
             elif end.record["st"] == "ok":
                 bag = bags.get(end.bag)  # that of a reused result goes when its dispatch is deleted
-                task.result = Stored.of(end.record, bag.path) if bag is not None else None
+                stored = Stored.of(end.record, bag.path if bag is not None else "")
+                task.result = stored if bag is not None or (stored is not None and stored.inline is not None) else None
                 task.kept_on = bag.shape.cluster if bag is not None and bag.dispatch != self.id else None
         self.clusters |= {task.kept_on for task in self.tasks if task.kept_on is not None}
         self._count(task.need for task in self.tasks)

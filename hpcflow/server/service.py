@@ -20,7 +20,7 @@ from hpcflow.core.states import FINAL, HELD, TEMPLATE, State, Status
 from hpcflow.server.again import check_at_hand, nothing_to_retry, number_of
 from hpcflow.server.arguments import Arguments
 from hpcflow.server.cache_desk import Cached
-from hpcflow.server.cleaning import Cleaner
+from hpcflow.server.cleaning import Cleaner, use_again
 from hpcflow.server.clusters import Cluster, Default, cluster_maker, find_clusters
 from hpcflow.server.configured import Configured
 from hpcflow.server.deleting import Deleter
@@ -162,7 +162,8 @@ class Service:
         self.configured = Configured(where, engine.settings)
         #: What the API asks about files on clusters.
         cleaner = Cleaner(engine, self._retrying)
-        self.files = Files(engine, self._place, cleaner, Deleter(engine, cleaner, self._retrying, self._payload))
+        deleter = Deleter(engine, cleaner, self._retrying, self._payload, stop=self._stop_triggers)
+        self.files = Files(engine, self._place, cleaner, deleter)
         #: What the API asks to run again.
         self.again = Redispatcher(
             self._store,
@@ -311,8 +312,7 @@ class Service:
         note: Json | None = manifest.get("reuse")
         if note is not None:
             old = DispatchId(note["dispatch"])
-            if old in self.files.cleaner.busy:
-                raise HpcflowError(f"Dispatch {old} is being cleaned just now: try again in a moment.")
+            await self.files.cleaner.refuse_busy(old)
             await self.again.refuse_running(old)
             await self._seeder.reuse(live, await self._old(old), dict(note["tasks"]), taken)
         if live.keys:
@@ -410,6 +410,9 @@ class Service:
         level = await self._level(dispatch)
         level.refuse_part(verb)
         return level.root
+
+    async def _stop_triggers(self, dispatch: DispatchId) -> int:
+        return await self.triggers.stop_all_of(dispatch)
 
     async def _template(self, dispatch: str) -> tuple[DispatchId, str]:
         """Return the id and the name of a dispatch that triggers shall run copies of."""
@@ -635,8 +638,7 @@ class Service:
         """
         known = await self._whole(dispatch, "retried")
         async with self._retrying:  # a dispatch that has ended must not be made live twice
-            if known in self.files.cleaner.busy:
-                raise HpcflowError(f"Dispatch {known} is being cleaned just now: try again in a moment.")
+            await self.files.cleaner.refuse_busy(known)
             live = self._engine.writer.dispatches.get(known)
             if live is None:
                 live = await self._old(known)
@@ -647,6 +649,7 @@ class Service:
             for name in live.clusters if memory_mib or walltime_s else ():
                 with suppress(HpcflowError):  # a cluster that does not answer now judges by itself, later
                     await self._engine.clusters[name].known_limits(self._engine.now())
+            await asyncio.to_thread(use_again, self._store, known)
             moved = await self._engine.retry(
                 live, failed_only=failed_only, memory_mib=memory_mib, walltime_s=walltime_s, only=only
             )

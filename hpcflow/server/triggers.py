@@ -243,7 +243,7 @@ class Triggers:
         return {"stopped": len(stopped), "message": f"Stopped {number} for good; dispatches that they made go on."}
 
     async def stop_all_of(self, dispatch: DispatchId) -> int:
-        """Stop all triggers of a dispatch that was cancelled, and return how many there were."""
+        """Stop all triggers of a dispatch that was cancelled or is deleted, and return how many there were."""
         own = [trigger.id for trigger in self._known.values() if trigger.dispatch == dispatch]
         return sum([await self._end(trigger) for trigger in own])
 

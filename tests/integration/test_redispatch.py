@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.integration.world import User, lines
+from hpcflow.sdk.connection import Server
+from tests.integration.world import User, lines, until
 
 FLOW = """
 import sys
@@ -224,11 +225,86 @@ if __name__ == "__main__":
     assert sorted(lines(ledger)) == ["large 1", "size"]
     assert sizes(mended) == "100000 100000"
 
+    assert f"{using} would give up the results of others" in user.hpcflow("clean", using, "--dry-run").stdout
+    assert f"{using} gives up the results of others that it uses" in user.hpcflow("clean", using).stdout
     assert "There is nothing to remove" in user.hpcflow("clean", using).stdout
     user.hpcflow("clean", mended)
     assert "removed" in (cleaned := user.hpcflow("clean", first).stdout) and "keeps" not in cleaned
     ended = user.tries("import sys, hpcflow as hf\nprint(hf.get_result(sys.argv[1]).result)", using)
     assert ended.returncode == 1 and "was removed from local at" in ended.stderr
+
+
+def test_what_gave_up_results_uses_them_again_once_it_is_retried_and_keeps_small_values(user: User) -> None:
+    folder = user.folder / "signs"
+    folder.mkdir()
+    first = user.runs(
+        """
+import sys
+
+import hpcflow as hf
+
+@hf.electron
+def large(x):
+    return bytes([x]) * 100_000
+
+@hf.electron
+def small(x):
+    return x
+
+@hf.electron
+def shaky(folder, blob, number):
+    import time
+    from pathlib import Path
+
+    if not (Path(folder) / "ready").exists():
+        raise ValueError("not yet")
+    (Path(folder) / "begun").touch()
+    while not (Path(folder) / "go").exists():
+        time.sleep(0.05)
+    return len(blob) + number
+
+@hf.lattice(executor="local")
+def flow(folder):
+    return shaky(folder, large(1), small(5))
+
+if __name__ == "__main__":
+    print(hf.get_result(hf.dispatch(flow)(sys.argv[1]), wait=True).dispatch_id)
+""",
+        str(folder),
+    )
+    second = user.hpcflow("redispatch", first, "--reuse").stdout.strip()
+    assert user.waits_for(second)["status"] == "FAILED"
+
+    def cleaned(dispatch: str) -> str:
+        """Clean once nothing of it is live any more."""
+        said = ""
+
+        def done() -> bool:
+            nonlocal said
+            said = user.hpcflow("clean", dispatch).stdout
+            return "is live" not in said
+
+        until(done)
+        return said
+
+    assert f"{second} gives up the results of others" in cleaned(second)
+    (folder / "ready").touch()
+    assert user.hpcflow("retry", second).returncode == 0
+    until((folder / "begun").exists)
+    assert f"dispatch {second} uses results in there." in cleaned(first)
+    (folder / "go").touch()
+    assert user.waits_for(second)["status"] == "COMPLETED"
+    assert f"dispatch {second} uses results in there." in cleaned(first)
+
+    assert f"{second} gives up the results of others" in cleaned(second)
+    deleted = Server(user.home).ask("POST", "/delete", body={"dispatches": [first]})
+    assert deleted["deleted"] == [first], deleted
+    values = """
+import sys, hpcflow as hf
+result = hf.get_result(sys.argv[1])
+print(result.result, [result.get_node_result(node).result for node in (1, 2)])
+"""
+    assert user.runs(values, second) == "100005 [5, 100005]"
 
 
 def first_byte(pack: Path, value: int) -> bool:

@@ -111,3 +111,18 @@ def test_triggers_run_copies_of_a_dispatch_until_they_are_stopped(user: User) ->
         "There is no trigger 01NONE, and no dispatch of that id has one.\n",
     )
     assert user.hpcflow("cancel", template).returncode == 0
+
+    # What is deleted has no triggers any more.
+    attached = user.runs(
+        "import sys; import hpcflow as ct; print(ct.triggers.TimeTrigger(3600).attach(sys.argv[1]))", copy
+    )
+    answer: Json = {}
+
+    def deleted() -> bool:
+        answer.update(Server(user.home).ask("POST", "/delete", body={"dispatches": [copy]}))
+        return bool(answer["deleted"] == [copy])
+
+    until(deleted)
+    assert answer["message"] == "1 dispatch deleted. 1 trigger of theirs was stopped."
+    listed = Server(user.home).ask("GET", "/triggers")["triggers"]
+    assert [row["state"] for row in listed if row["id"] == attached] == ["stopped"]
