@@ -83,9 +83,9 @@ def test_a_misspelt_annotation_is_refused_with_the_nearest_name() -> None:
 
 
 def test_an_annotation_like_no_other_is_refused_with_all_names() -> None:
-    with pytest.raises(UserError, match=r"unknown annotation 'colour'\. Known: .*, call_before, call_after\."):
+    with pytest.raises(UserError, match=r"unknown annotation 'colour'\. Known: .*, call_before, call_after, files\."):
         parse_options({"colour": 1}, "The electron 'f'")
-    with pytest.raises(UserError, match=r"unknown annotation 'colour'\. Known: .*, workflow_executor, max_failures\."):
+    with pytest.raises(UserError, match=r"'colour'\. Known: .*, workflow_executor, max_failures, triggers\."):
         parse_lattice_options({"colour": 1}, "The lattice 'f'")
 
 
@@ -218,10 +218,10 @@ def test_an_impossible_rule_is_refused_where_it_is_written(rules: dict[str, Any]
     assert problem in str(refused.value)
 
 
-def test_every_annotation_of_a_lattice_but_two_is_an_electrons() -> None:
+def test_every_annotation_of_a_lattice_but_three_is_an_electrons() -> None:
     known: dict[str, Any] = dict.fromkeys(LatticeOptions.__annotations__)
     assert parse_lattice_options(known, "The lattice 'f'") == Annotations()
-    del known["max_failures"], known["workflow_executor"]
+    del known["max_failures"], known["workflow_executor"], known["triggers"]
     assert parse_options(known, "The electron 'f'") == Annotations()
 
 
