@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
+import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.cluster.conftest import Login
+from tests.cluster.conftest import Login, own_login
 from tests.integration.world import until
-from tests.ui.conftest import PATIENCE_MS, chrome, context
+from tests.ui.conftest import PATIENCE_MS
 
-__all__ = ["chrome", "context"]
+__all__ = ["own_login"]
+
+pytestmark = pytest.mark.cluster
 
 expect.set_options(timeout=PATIENCE_MS)
 
@@ -48,8 +52,10 @@ def tab_to(page: Page, role: str, name: str) -> None:
 
 
 def test_why_a_task_waits_is_found_and_what_failed_is_retried_without_a_mouse(
-    login: Login, context: BrowserContext
+    own_login: Callable[..., Login],
+    context: BrowserContext,
 ) -> None:
+    login = own_login()
     mended = login.user.folder / "mended"
     dispatch = login.user.runs(PROGRAM, str(mended))
     page = context.new_page()
