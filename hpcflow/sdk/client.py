@@ -8,6 +8,7 @@ import secrets
 import socket
 import sys
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -75,12 +76,18 @@ _ULID_LENGTH: Final = 26
 # Lattice[P, Any] below: what the lattice returns comes with the result, not with the id.
 @overload
 def dispatch(
-    lattice: Lattice[P, Any], *, plan: Literal[False] = False, disable_run: bool = False
+    lattice: Lattice[P, Any],
+    dispatcher_addr: str | None = None,
+    *,
+    plan: Literal[False] = False,
+    disable_run: bool = False,
 ) -> Callable[P, str]: ...
 @overload
-def dispatch(lattice: Lattice[P, Any], *, plan: Literal[True], disable_run: bool = False) -> Callable[P, Plan]: ...
 def dispatch(
-    lattice: Lattice[P, Any], *, plan: bool = False, disable_run: bool = False
+    lattice: Lattice[P, Any], dispatcher_addr: str | None = None, *, plan: Literal[True], disable_run: bool = False
+) -> Callable[P, Plan]: ...
+def dispatch(
+    lattice: Lattice[P, Any], dispatcher_addr: str | None = None, *, plan: bool = False, disable_run: bool = False
 ) -> Callable[P, str] | Callable[P, Plan]:
     """Return a function that takes the lattice's arguments, dispatches it and returns the dispatch's id.
 
@@ -89,11 +96,14 @@ def dispatch(
 
     Args:
         lattice: a function decorated with ``@hpcflow.lattice``.
+        dispatcher_addr: nothing, said once: Covalent's, where HPCFLOW_HOME tells the server here.
         plan: return what would be submitted instead, as a `Plan`, and submit nothing.
         disable_run: store it, and submit nothing until `resume`.
     """
     show_plainly()
     _check_lattice(lattice)
+    if dispatcher_addr is not None:
+        _say_that_no_address_counts()
 
     def plan_it(*args: P.args, **kwargs: P.kwargs) -> Plan:
         return parse_plan(_upload(lattice.build_graph(*args, **kwargs), plan=True))
@@ -151,9 +161,22 @@ def send_part(traced: Traced, *, into: str | None, last: bool = False) -> tuple[
     return str(answer["id"]), int(answer.get("first", 0))
 
 
-def dispatch_sync(lattice: Lattice[P, Any]) -> Callable[P, Result]:
-    """Return a function that dispatches the lattice, waits for its end and returns its `Result`."""
+def _say_that_no_address_counts() -> None:
+    warnings.warn(
+        "dispatcher_addr= changes nothing here: the server is that of HPCFLOW_HOME, and `hpcflow connect` leads to one "
+        "on a login node.",
+        stacklevel=3,
+    )
+
+
+def dispatch_sync(lattice: Lattice[P, Any], dispatcher_addr: str | None = None) -> Callable[P, Result]:
+    """Return a function that dispatches the lattice, waits for its end and returns its `Result`.
+
+    ``dispatcher_addr`` is Covalent's, and changes nothing here.
+    """
     run = dispatch(lattice)
+    if dispatcher_addr is not None:
+        _say_that_no_address_counts()
     if lattice.annotations.triggers:
         raise UserError(
             f"The lattice {name_of(lattice.function)!r} has triggers, so its dispatch never ends: it is copied each "
@@ -298,6 +321,8 @@ def whole_id(server: Server, beginning: str) -> str:
         DispatchNotFound: no dispatch has such an id.
         UserError: several have.
     """
+    if not isinstance(beginning, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' variables may be unset
+        raise UserError(f"A dispatch is named by its id, the text that hpcflow.dispatch returns, not by {beginning!r}.")
     if not (beginning.isascii() and beginning.isalnum()) or len(beginning) > _ULID_LENGTH:
         raise DispatchNotFound(f"No dispatch {beginning[:40]!r} here: an id has {_ULID_LENGTH} capitals and digits.")
     if len(beginning) == _ULID_LENGTH:

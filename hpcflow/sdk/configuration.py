@@ -61,7 +61,12 @@ def set_config(new_config: str | Mapping[str, object], new_value: object = None)
         UserError: there is no such setting, it is none of the server's, or it can't have this value.
     """
     given = {new_config: new_value} if isinstance(new_config, str) else new_config
-    values = {_of_server(name): value for name, value in _flat(given, "").items()}
+    values: dict[str, object] = {}
+    for name, value in _flat(given, "").items():
+        if (why := _COVALENTS.get(name.partition(".")[0])) is not None:
+            print(f"{name} changes nothing here: {why}.", file=sys.stderr)
+        else:
+            values[_of_server(name)] = value
     if values:
         answer = server_of_ours().ask("POST", "/settings", body={"settings": values})
         print(answer["message"], file=sys.stderr)

@@ -430,8 +430,10 @@ class Service:
         row = self._store.dispatch(root)
         if row is None:
             raise NotFound(f"There is no dispatch {root} here.")
-        # What was said of a pause is no advice any more when the dispatch has ended.
-        advice = how_to_go_on(root) if row.status is not Status.RUNNING else ""
+        # What was said of a pause is no advice any more when it is over, or the dispatch.
+        live = self._engine.writer.dispatches.get(root)
+        goes_on = live is not None and not live.pauses and not live.paused
+        advice = how_to_go_on(root) if goes_on or row.status is not Status.RUNNING else ""
         told = self._store.messages(root)
         messages = [{"at": spelled(at), "text": text.removesuffix(advice)} for at, text in told]
         if self._engine.writer.problem is not None and root in self._engine.writer.dispatches:

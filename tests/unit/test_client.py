@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import signal
 import socket
 import sys
@@ -671,3 +672,20 @@ def test_results_can_be_made_from_a_summary_alone(hpcflow_home: Path) -> None:
 
     result = Result(Server(Places(str(hpcflow_home))), parse_summary(a_summary()))
     assert (result.dispatch_id, result.name) == (DISPATCH, "flow")
+
+
+# ---- what is easily passed by mistake
+
+
+@pytest.mark.parametrize("unset", [None, 5, b"01K"])
+def test_what_is_no_id_is_named(fake: FakeServer, unset: Any) -> None:  # Any: what a variable may hold
+    for ask in (hpcflow.get_result, hpcflow.cancel):
+        with pytest.raises(UserError, match=re.escape(f"not by {unset!r}.")):
+            ask(unset)
+
+
+def test_an_address_of_covalents_server_is_said_to_change_nothing() -> None:
+    with pytest.warns(UserWarning, match="dispatcher_addr= changes nothing here"):
+        hpcflow.dispatch(hpcflow.lattice(lambda: 1), "http://localhost:48008")
+    with pytest.warns(UserWarning, match="dispatcher_addr= changes nothing here"):
+        hpcflow.dispatch_sync(hpcflow.lattice(lambda: 1), dispatcher_addr="http://localhost:48008")
