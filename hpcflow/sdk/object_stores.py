@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, NoReturn, Protocol
 from urllib.parse import urlsplit
 
 from hpcflow.core.errors import UserError
-from hpcflow.sdk.arriving import Bring, FileTransferStrategy, inside, pour, target_of, written
+from hpcflow.sdk.arriving import Bring, FileTransferStrategy, inside, opened, pour, target_of, written
 from hpcflow.sdk.context import poured
 from hpcflow.sdk.fetched import Wanted, wanted
 from hpcflow.sdk.transfer import File, TransferFailed
@@ -168,7 +168,7 @@ def _fetch(fs: _FileSystem, path: str, target: str) -> None:
 
 
 def _send(fs: _FileSystem, path: str, address: str) -> None:
-    with open(path, "rb") as source:
+    with opened(path) as source:
         with fs.open(address, "wb") as file:
             size, _ = pour(source, file)
         told = fs.info(address).get("size")
