@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 
-__all__ = ["Earlier", "Matcher", "kept", "without_dropped"]
+from hpcflow.core.model import Task
+
+__all__ = ["Earlier", "Matcher", "kept", "surroundings", "without_dropped"]
+
+
+def surroundings(task: Task) -> str:
+    """Return what tells what a task finds around it from what others do: its environment, and its ranks."""
+    # On every rank: how many there are may tell in the result.
+    ranks = [task.launcher, task.resources.ntasks] if task.launcher is not None else None
+    return hashlib.sha256(json.dumps([asdict(task.env), ranks], sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,15 +31,21 @@ class Earlier:
     arguments: str
     #: The tasks whose results it took, ascending.
     deps: tuple[int, ...]
+    #: What `surroundings` returned for it.
+    around: str
+    #: Versions of the packages that its function used, in this call or another; "?" where nothing told them.
+    versions: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class Matcher:
     """Finds for the tasks of a new graph, in the order in which they are called, those of an earlier one."""
 
     def __init__(self, earlier: Iterable[Earlier]) -> None:
-        self._left: defaultdict[tuple[str, str, tuple[int, ...]], deque[int]] = defaultdict(deque)
+        self._left: defaultdict[tuple[str, str, str, tuple[int, ...]], deque[int]] = defaultdict(deque)
+        self._versions: dict[int, Mapping[str, str]] = {}
         for task in earlier:
-            self._left[task.function, task.arguments, task.deps].append(task.index)
+            self._left[task.function, task.around, task.arguments, task.deps].append(task.index)
+            self._versions[task.index] = task.versions
         #: By the number of the new task, that of the earlier one.
         self.found: dict[int, int] = {}
 
@@ -37,8 +53,10 @@ class Matcher:
         self,
         index: int,
         function: str | None,
+        around: str,
         deps: Sequence[int],
         arguments: bytes,
+        *,
         renumbered: Callable[[Mapping[int, int]], bytes | None],
     ) -> None:
         """Look for a task like this one.
@@ -48,6 +66,7 @@ class Matcher:
         Args:
             index: the new task.
             function: what tells its function from others; ``None``: nothing does.
+            around: what `surroundings` returns for it.
             deps: the tasks whose results it takes.
             arguments: its pickled arguments.
             renumbered: returns these with other numbers for the tasks, ``None`` where they can't be had.
@@ -59,9 +78,21 @@ class Matcher:
         data = arguments if same else renumbered(numbers)
         if data is None:
             return
-        key = function, hashlib.sha256(data).hexdigest(), tuple(sorted(numbers.values()))
+        key = function, around, hashlib.sha256(data).hexdigest(), tuple(sorted(numbers.values()))
         if self._left.get(key):
             self.found[index] = self._left[key].popleft()
+
+    def of_these_versions(self, versions: Callable[[int], Mapping[str, str]]) -> dict[int, int]:
+        """Return what was found with the packages that are used now; what both calls used both sides name.
+
+        Args:
+            versions: returns those of a new task's function.
+        """
+        return {new: old for new, old in self.found.items() if _agree(self._versions[old], versions(new))}
+
+
+def _agree(some: Mapping[str, str], others: Mapping[str, str]) -> bool:
+    return all(some[name] == others[name] != "?" for name in some.keys() & others.keys())
 
 
 #: Returns what a task needs, and what it only waits for; tasks may have a tuple together, which is then read once.

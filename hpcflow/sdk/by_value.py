@@ -23,6 +23,7 @@ from hpcflow.core.errors import UserError
 
 __all__ = [
     "CACHED",
+    "OF_THE_IMPORT",
     "Shared",
     "came_by_value",
     "class_by_value",
@@ -115,7 +116,7 @@ def reduced_by_value(pickler: Any, obj: Any, shared: Shared) -> Any:  # Any: pic
         note_import(obj.__name__, shared.imports)
         return None
     if kind is ModuleType:
-        kept = {name: value for name, value in vars(obj).items() if name not in _OF_THE_IMPORT}
+        kept = {name: value for name, value in vars(obj).items() if name not in OF_THE_IMPORT}
         return _new_module, (obj.__name__,), kept, None, None, _fill_module
     if kind is TypeVar and _noted(obj.__module__, travelled):
         return cp._make_typevar, cp._decompose_typevar(obj)
@@ -209,9 +210,9 @@ def _goes_along(top: str) -> bool:
 
 
 def versions_here(imports: Iterable[str]) -> dict[str, str]:
-    """Return the version of each of these modules that is here; "?" where it tells none, nothing where it is not here.
+    """Return the version of each of these modules that is here; "?" where none is known, nothing where it is not here.
 
-    Packages' records are not searched: that takes longer than a dispatch.
+    It is what a loaded module says, else what the record of its package says.
     """
     versions: dict[str, str] = {}
     for name in imports:
@@ -221,8 +222,25 @@ def versions_here(imports: Iterable[str]) -> dict[str, str]:
             here = loaded is not None or importlib.util.find_spec(name) is not None
         except (ImportError, ValueError):
             here = False
-        versions[name] = (version if isinstance(version, str) and version else "?") if here else ""
+        known = version if isinstance(version, str) and version else None
+        versions[name] = (known or _version_on_record(name) or "?") if here else ""
     return versions
+
+
+def _version_on_record(module: str) -> str | None:
+    from importlib import metadata  # most modules that are loaded tell it themselves
+
+    try:
+        return metadata.version(module)
+    except metadata.PackageNotFoundError:
+        pass
+    # The package has another name. Reading all of a record costs ten times as much as looking for one line in it.
+    lines = f"\n{module}/__init__.py,", f"\n{module}.py,"
+    for package in metadata.distributions():
+        record = "\n" + (package.read_text("RECORD") or "")
+        if module in (package.read_text("top_level.txt") or "").split() or any(line in record for line in lines):
+            return package.version
+    return None
 
 
 _EVERYWHERE: Final = sys.stdlib_module_names | _OWN_PACKAGES | {"__main__", "__mp_main__", "builtins"}
@@ -231,7 +249,7 @@ _EVERYWHERE: Final = sys.stdlib_module_names | _OWN_PACKAGES | {"__main__", "__m
 # ---- modules
 
 #: Entries of a module that belong to how it was imported here.
-_OF_THE_IMPORT: Final = frozenset({"__builtins__", "__loader__", "__spec__", "__cached__", "__path__"})
+OF_THE_IMPORT: Final = frozenset({"__builtins__", "__loader__", "__spec__", "__cached__", "__path__"})
 _MARK: Final = "__hpcflow_by_value__"
 
 

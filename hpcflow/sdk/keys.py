@@ -6,17 +6,17 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Final, Protocol
 
 from hpcflow.core.model import Task
+from hpcflow.core.reuse import surroundings
 from hpcflow.sdk.fingerprint import Fingerprints
 from hpcflow.sdk.pickling import load_with
 
 __all__ = ["keys_of"]
 
 #: Of the form of keys; a change of what counts changes it.
-_FORM: Final = 1
+_FORM: Final = 2
 
 
 class Text(Protocol):
@@ -83,7 +83,7 @@ def _in_order(wanted: Iterable[int], tasks: Sequence[Task]) -> Iterable[int]:
 
 
 def _key(task: Task, text: Text, arguments: str | None, after: Sequence[str]) -> str | None:
-    if text.digest is None or arguments is None:
+    if text.digest is None or arguments is None or "?" in text.imports.values():
         return None
     parts = [
         _FORM,
@@ -92,8 +92,6 @@ def _key(task: Task, text: Text, arguments: str | None, after: Sequence[str]) ->
         sorted(text.imports.items()),
         arguments,
         after,
-        asdict(task.env),
-        # On every rank: how many there are may tell in the result.
-        [task.launcher, task.resources.ntasks] if task.launcher is not None else None,
+        surroundings(task),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -147,6 +147,7 @@ class PythonFunction:
         self.library = library
         self.function = function
         self.__name__ = self.__qualname__ = function
+        self.__module__ = library
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         module = importlib.import_module(self.library)
@@ -162,6 +163,7 @@ class PythonFunction:
     def __setstate__(self, state: object) -> None:
         self.library, self.function, name, module = cast("tuple[str, str, str, Any]", state)
         self.__name__ = self.__qualname__ = name
+        self.__module__ = self.library
         if module is not None:
             let_import(module)
 

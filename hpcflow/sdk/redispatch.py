@@ -87,7 +87,15 @@ def _completed(server: Server, dispatch_id: str) -> Matcher:
     answer = server.ask("GET", f"/dispatches/{dispatch_id}/completed")
     needs = [tuple(each) for each in answer["needs"]]
     return Matcher(
-        Earlier(task["index"], task["function"], task["arguments"], needs[task["needs"]]) for task in answer["tasks"]
+        Earlier(
+            task["index"],
+            task["function"],
+            task["arguments"],
+            needs[task["needs"]],
+            task["around"],
+            answer["versions"].get(task["function"], {}),
+        )
+        for task in answer["tasks"]
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast
 
 from hpcflow.core.errors import WrongArguments
 from hpcflow.core.model import Graph, Task, UserError
-from hpcflow.core.reuse import Matcher, without_dropped
+from hpcflow.core.reuse import Matcher, surroundings, without_dropped
 from hpcflow.sdk.annotations import Annotations, Placement
 from hpcflow.sdk.by_value import Shared, versions_here
 from hpcflow.sdk.fetched import Wanted, wanted_by
@@ -154,6 +154,8 @@ class Trace:
         self._functions: dict[int, _Function] = {}
         self._sources: dict[CodeType, str | None] = {}
         self._prepared: dict[tuple[int, int, int], _Prepared] = {}
+        #: By the ids of what is prepared, which lives on.
+        self._around: dict[int, str] = {}
         self._inner: dict[tuple[Annotations, Annotations], Annotations] = {}
         self._shared = Shared()
         self._needs: dict[tuple[int, ...], tuple[int, ...]] = {}
@@ -189,7 +191,11 @@ class Trace:
         needs = tuple(sorted(deps))
         if self._earlier is not None:
             digest = self._texts[function.fn].digest
-            self._earlier.look(len(self._calls), digest, needs, data, partial(self._renumbered, sent))
+            around = self._around.get(id(prepared)) or surroundings(_task(0, _Call(prepared, 0, (), set())))
+            self._around[id(prepared)] = around
+            self._earlier.look(
+                len(self._calls), digest, around, needs, data, renumbered=partial(self._renumbered, sent)
+            )
         # The tasks of a stage that each need all of the stage before have one tuple together.
         self._calls.append(_Call(prepared, self._blob(data), self._needs.setdefault(needs, needs), set()))
         return result_of(self, len(self._calls) - 1, function.name)
@@ -257,7 +263,7 @@ class Trace:
             blobs=tuple(self._blobs),
             functions=texts,
             modules_by_value=tuple(sorted(self._shared.modules)),
-            reused=self._reused(),
+            reused=self._reused(texts),
             keys={index: key for index, key in keys.items() if key is not None},
             not_cached=tuple(sorted({tasks[index].name for index, key in keys.items() if key is None})),
         )
@@ -278,8 +284,10 @@ class Trace:
         )
         return {index: found[index] for index in cached}
 
-    def _reused(self) -> dict[int, int]:
-        found = self._earlier.found if self._earlier is not None else {}
+    def _reused(self, texts: Mapping[int, FunctionText]) -> dict[int, int]:
+        if self._earlier is None:
+            return {}
+        found = self._earlier.of_these_versions(lambda index: texts[self._calls[index].prepared.function.fn].imports)
         return without_dropped(found, lambda index: (self._calls[index].deps, tuple(self._calls[index].after)))
 
     def _blob(self, data: bytes) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from hpcflow.core.model import DispatchId, HpcflowError, NotFound, UserError
+from hpcflow.core.reuse import surroundings
 from hpcflow.core.states import State
 from hpcflow.server.live import LiveDispatch
 from hpcflow.server.manifest import Manifest, blob_offsets
@@ -71,7 +72,7 @@ class Redispatcher:
         return await asyncio.to_thread(_read, self._payload(known), offset, size)
 
     async def completed(self, dispatch: str) -> Json:
-        """Return what tells the tasks of a lattice whose results can be used again: function, arguments, needs.
+        """Return what tells the tasks of a lattice whose results can be used again, by its function and its inputs.
 
         Raises:
             HpcflowError: it runs.
@@ -82,20 +83,24 @@ class Redispatcher:
         manifest = await asyncio.to_thread(self._store.manifest, known)
         functions: Json = manifest.get("functions", {})
         needs: dict[tuple[int, ...], int] = {}
+        versions: dict[str, dict[str, str]] = {}
         tasks: list[Json] = []
         for index in sorted(at for at in kept_of(old) if at < old.own):
             task = old.graph.tasks[index]
-            digest = functions.get(str(task.fn), {}).get("digest")
+            note: Json = functions.get(str(task.fn), {})
+            digest = note.get("digest")
             if digest is not None:
+                versions.setdefault(digest, {}).update(note.get("imports") or {})
                 tasks.append(
                     {
                         "index": index,
                         "function": digest,
                         "arguments": manifest["blobs"][task.args][1],
                         "needs": needs.setdefault(task.deps, len(needs)),
+                        "around": surroundings(task),
                     }
                 )
-        return {"tasks": tasks, "needs": [list(each) for each in needs]}
+        return {"tasks": tasks, "needs": [list(each) for each in needs], "versions": versions}
 
     async def redispatch(
         self, dispatch: str, *, identifier: str | None, reuse: bool, even_running: bool = False

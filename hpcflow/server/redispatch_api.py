@@ -45,6 +45,8 @@ class CompletedTask(BaseModel):
     arguments: str
     #: Number of a list in ``needs``.
     needs: int
+    #: What tells its environment from others.
+    around: str
 
 
 class Completed(BaseModel):
@@ -53,6 +55,8 @@ class Completed(BaseModel):
     tasks: list[CompletedTask]
     #: Indices of the tasks whose results others take.
     needs: list[list[int]]
+    #: Of each function, versions of the packages that it uses, by their modules.
+    versions: dict[str, dict[str, str]]
 
 
 DispatchPath = Annotated[str, PathParameter(description="The dispatch's id.")]

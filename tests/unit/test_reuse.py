@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 import hpcflow as hf
-from hpcflow.core.reuse import Earlier, Matcher, kept, without_dropped
+from hpcflow.core.environment import Environment
+from hpcflow.core.model import Task
+from hpcflow.core.reuse import Earlier, Matcher, kept, surroundings, without_dropped
+from hpcflow.sdk.by_value import versions_here
 from hpcflow.sdk.fingerprint import Fingerprints
 from hpcflow.sdk.pickling import dumps, load_with
 from hpcflow.sdk.workflow import Lattice
 
 
 def earlier(index: int, text: str, *deps: int) -> Earlier:
-    return Earlier(index, "f", sha256(text.encode()).hexdigest(), deps)
+    return Earlier(index, "f", sha256(text.encode()).hexdigest(), deps, "here")
 
 
 def never(numbers: Mapping[int, int]) -> bytes | None:
@@ -28,19 +34,35 @@ def never(numbers: Mapping[int, int]) -> bytes | None:
 def test_each_earlier_result_stands_for_one_task() -> None:
     matcher = Matcher([earlier(0, "same"), earlier(1, "same")])
     for index in range(3):
-        matcher.look(index, "f", (), b"same", never)
-    matcher.look(3, None, (), b"same", never)
-    matcher.look(4, "g", (), b"same", never)
+        matcher.look(index, "f", "here", (), b"same", renumbered=never)
+    matcher.look(3, None, "here", (), b"same", renumbered=never)
+    matcher.look(4, "g", "here", (), b"same", renumbered=never)
     assert matcher.found == {0: 0, 1: 1}
+
+
+def test_an_earlier_result_stands_only_for_a_task_in_the_same_environment_with_the_same_packages() -> None:
+    arguments = sha256(b"same").hexdigest()
+    versions = [{"numpy": "2.1", "pandas": "3"}, {"numpy": "2.0"}, {"unknown": "?"}, {"absent": ""}]
+    matcher = Matcher(Earlier(at, str(at), arguments, (), "here", each) for at, each in enumerate(versions))
+    for index in range(4):
+        matcher.look(index, str(index), "there", (), b"same", renumbered=never)
+    assert matcher.found == {}
+    for index in range(4):
+        matcher.look(index, str(index), "here", (), b"same", renumbered=never)
+    now = [{"numpy": "2.1"}, {"numpy": "2.1"}, {"unknown": "?"}, {"absent": ""}]
+    assert matcher.of_these_versions(now.__getitem__) == {0: 0, 3: 3}
+    task = Task(index=0, name="f", fn=0, args=1)
+    assert surroundings(task) == surroundings(replace(task, index=2, args=5))
+    assert surroundings(task) != surroundings(replace(task, env=Environment(requirements=("six==1.16.0",))))
 
 
 def test_results_among_arguments_are_compared_by_the_tasks_that_they_stand_for() -> None:
     matcher = Matcher([earlier(0, "two"), earlier(1, "sum of 0", 0), earlier(2, "sum of 5", 5)])
-    matcher.look(0, "f", (), b"new", never)
-    matcher.look(1, "f", (), b"two", never)
-    matcher.look(2, "f", (1,), b"sum of 1", lambda numbers: f"sum of {numbers[1]}".encode())
-    matcher.look(3, "f", (1,), b"sum of 1", lambda numbers: None)
-    matcher.look(4, "f", (0,), b"sum of 0", never)
+    matcher.look(0, "f", "here", (), b"new", renumbered=never)
+    matcher.look(1, "f", "here", (), b"two", renumbered=never)
+    matcher.look(2, "f", "here", (1,), b"sum of 1", renumbered=lambda numbers: f"sum of {numbers[1]}".encode())
+    matcher.look(3, "f", "here", (1,), b"sum of 1", renumbered=lambda numbers: None)
+    matcher.look(4, "f", "here", (0,), b"sum of 0", renumbered=never)
     assert matcher.found == {1: 0, 2: 1}
 
 
@@ -130,21 +152,146 @@ def test_digests_are_the_same_in_every_process_and_change_with_what_is_used(tmp_
 def test_what_hangs_on_the_process_has_no_digest(tmp_path: Path) -> None:
     prints = Fingerprints()
     file = (tmp_path / "file").open("w")
-    circle: list[object] = []
-    circle.append(circle)
     with file:
         assert prints.of(lambda: file) is None
         assert prints.of_arguments(((file,), {}), str) is None
-    assert prints.of_arguments(((circle,), {}), str) is None
+    assert prints.of_arguments(((threading.Lock(),), {}), str) is None
+    named = Named()
+    assert prints.of_arguments(((named,), {}), str) is None  # its name tells nothing of what it holds
+    assert prints.of_arguments((({named}, 1), {}), str) is None
+
+
+class Named:
+    """Pickles as what has this name where it is opened."""
+
+    def __reduce__(self) -> str:
+        return "NAMED"
+
+
+NAMED = Named()
+
+
+class Changing:
+    """Something that can be changed, with a hash."""
+
+
+def test_what_is_met_twice_is_told_from_two_that_are_equal() -> None:
+    prints = Fingerprints()
+
+    def of(*args: object) -> str:
+        digest = prints.of_arguments((args, {}), str)
+        assert digest is not None
+        return digest
+
+    one, changing, circle = [5], Changing(), list[object]()
+    circle.append(circle)
+    assert of(one, one) == of(*load_with(dumps((one, one)))) != of([5], [5])
+    assert of(one, one, {1}) != of([5], [5], {1})
+    assert of((one, one)) != of((one, [5]))
+    assert of({"a": one}, {"a": one}) != of({"a": [5]}, {"a": [5]})
+    assert of(changing, changing) != of(Changing(), Changing())
+    assert of(one, one, [5]) != of(one, [5], one)
+    assert of(circle) == of(load_with(dumps(circle))) != of([[]])
+    assert of("text" * 2, "texttext") == of("texttext", "texttext")
+    # In a set it can't be told which of them it is.
+    assert prints.of_arguments(((changing, {changing}), {}), str) is None
+    assert prints.of_arguments((({changing}, changing), {}), str) is None
 
 
 @pytest.mark.parametrize(("one", "other"), [(1, 1.0), (1, True), ((1, 2), [1, 2]), ({"a": 1}, {"a": 2}), ("1", 1)])
 def test_what_is_equal_but_not_the_same_has_another_digest(one: object, other: object) -> None:
     prints = Fingerprints()
     assert prints.of_arguments(((one,), {}), str) != prints.of_arguments(((other,), {}), str)
-    # Whether equal parts are one object is no matter.
-    twin = load_with(dumps([one]))[0]
-    assert prints.of_arguments(((one, one),), str) == prints.of_arguments(((one, twin),), str)
+
+
+HELPERS = """
+import functools
+from dataclasses import dataclass, field
+
+def scale(x): return x * 2
+cached = functools.lru_cache(scale)
+def marked(x): return x * marked.k
+marked.k = 2
+@dataclass
+class Data:
+    x: int = field(default=1, metadata={"k": 2})
+class Noted:
+    x: float
+"""
+USES = """
+import functools, json, sys
+import helpers
+from helpers import Data, Noted, cached, marked
+from hpcflow.sdk.fingerprint import Fingerprints
+from hpcflow.sdk.lepton import PythonFunction
+
+def closure():
+    import helpers as h
+    return lambda x: h.scale(x)
+
+def default(x, h=helpers): return h.scale(x)
+ALL = {"h": helpers}
+def in_dict(x): return ALL["h"].scale(x)
+def run(m, x): return m.scale(x)
+def passed_on(x): return run(helpers, x)
+def imported(x):
+    import helpers as h
+    return run(h, x)
+def from_cache(x): return cached(x)
+def by_module(x): return helpers.cached(x)
+def attribute(x): return marked(x)
+def metadata(x): return Data.__dataclass_fields__["x"].metadata["k"]
+def annotation(x): return Noted.__annotations__["x"](x)
+
+prints = Fingerprints()
+functions = [closure(), default, in_dict, passed_on, imported, from_cache, by_module, attribute, metadata, annotation]
+functions += [functools.partial(run, helpers), PythonFunction("helpers", "scale")]
+digests = [prints.of(function) for function in functions]
+print(json.dumps([*digests, prints.of_arguments(((helpers, 3), {}), str)]))
+"""
+
+
+def test_what_is_not_reached_by_a_plain_name_counts_as_well(tmp_path: Path) -> None:
+    def digests(helpers: str) -> list[str]:
+        (tmp_path / "helpers.py").write_text(helpers)
+        (tmp_path / "uses.py").write_text(USES)
+        command = [sys.executable, "-B", str(tmp_path / "uses.py")]
+        found: list[str] = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)
+        return found
+
+    first = digests(HELPERS)
+    assert None not in first
+    assert digests("# A comment.\n" + HELPERS) == first
+    changed = digests(HELPERS.replace("2", "3").replace("float", "int"))
+    assert [at for at, (old, new) in enumerate(zip(first, changed, strict=True)) if old == new] == []
+
+
+def test_versions_of_packages_that_are_not_loaded_are_those_on_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "site-packages"
+    for name, module in (("silent", "silent"), ("Other-Name", "another")):
+        record = folder / f"{name.replace('-', '_')}-1.5.dist-info"
+        record.mkdir(parents=True)
+        (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.5\n")
+        (record / "RECORD").write_text(f"{module}.py,,\n")
+        (folder / f"{module}.py").write_text("")
+    (folder / "unrecorded.py").write_text("")
+    monkeypatch.syspath_prepend(folder)
+    here = versions_here(["silent", "another", "unrecorded", "nowhere"])
+    assert here == {"silent": "1.5", "another": "1.5", "unrecorded": "?", "nowhere": ""}
+
+    @hf.electron(cache=True)
+    def unknown() -> None:
+        import unrecorded  # type: ignore[import-not-found]  # it is made here
+
+        print(unrecorded)
+
+    @hf.lattice
+    def flow() -> object:
+        return unknown()
+
+    assert flow.build_graph().not_cached == ("unknown",)
 
 
 # ---- keys of calls
@@ -206,12 +353,9 @@ def test_what_cannot_be_told_from_others_is_named_and_has_no_key() -> None:
     def opened(value: object) -> object:
         return value
 
-    circle: list[object] = []
-    circle.append(circle)
-
     @hf.lattice(cache=True)
     def flow() -> object:
-        return kept(opened.with_options(cache=False)(circle)), kept(1), opened(2)
+        return kept(opened.with_options(cache=False)(NAMED)), kept(1), opened(2)
 
     built = flow.build_graph()
     assert set(built.keys) == {2, 3}

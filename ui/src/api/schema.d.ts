@@ -1422,11 +1422,19 @@ export interface components {
             needs: number[][];
             /** Tasks */
             tasks: components["schemas"]["CompletedTask"][];
+            /** Versions */
+            versions: {
+                [key: string]: {
+                    [key: string]: string;
+                };
+            };
         };
         /** CompletedTask */
         CompletedTask: {
             /** Arguments */
             arguments: string;
+            /** Around */
+            around: string;
             /** Function */
             function: string;
             /** Index */
