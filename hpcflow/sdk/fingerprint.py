@@ -37,6 +37,7 @@ from hpcflow.sdk.by_value import (
     CACHED,
     OF_THE_IMPORT,
     came_by_value,
+    found_by_name,
     import_statements,
     travels_by_value,
     versions_here,
@@ -330,7 +331,7 @@ def _has_its_name(obj: Any) -> bool:  # Any: a function or a class
     if not isinstance(module, str) or not _is_installed(module):
         return False
     if type(obj) is CACHED:
-        return True
+        return found_by_name(obj)
     return bool(cp._should_pickle_by_reference(obj))
 
 
