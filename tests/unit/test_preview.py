@@ -7,15 +7,21 @@ import subprocess
 import sys
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hpcflow.node import preview
 from hpcflow.node.preview import of_arguments, of_result
 
 ODD = "\x1b[31m<b>" + "\N{RIGHT-TO-LEFT OVERRIDE}" + "\N{GRINNING FACE}"
+
+
+#: The process of the tests, which no repr may end.
+OWN = os.getpid()
 
 
 class Loops:
@@ -36,6 +42,8 @@ class Leaves:
 
 class Exits:
     def __repr__(self) -> str:
+        if os.getpid() == OWN:  # pytest asks as well, when a test fails
+            return "not here"
         raise SystemExit("now")
 
 
@@ -139,7 +147,8 @@ def test_arrays_say_their_shape_type_and_range() -> None:
     assert shown(numpy.array([], dtype=object))["shape"] == "0, object"
 
 
-def test_other_values_spell_themselves_and_are_not_changed_by_it() -> None:
+def test_other_values_spell_themselves_and_are_not_changed_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preview, "_REPR_S", 60.0)
     changes = Changes()
     assert shown(changes) == {"type": "tests.unit.test_preview.Changes", "text": "asked 1"}
     assert changes.asked == 0
@@ -153,17 +162,30 @@ def test_other_values_spell_themselves_and_are_not_changed_by_it() -> None:
         (Exits(), "SystemExit: now"),
         (Loops(), "its repr did not come to an end within 0.3 s, or ended the process"),
         (Ignores(), "its repr did not come to an end within 0.3 s, or ended the process"),
-        (Leaves(), "its repr did not come to an end within 0.3 s, or ended the process"),
+        (Leaves(), "its repr did not come to an end within 60.0 s, or ended the process"),
         (Grows(), "MemoryError: "),
     ],
     ids=repr_or_type,
 )
-def test_a_repr_that_misbehaves_hurts_nobody(value: object, why: str) -> None:
+def test_a_repr_that_misbehaves_hurts_nobody(value: object, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not isinstance(value, (Loops, Ignores)):  # these end by themselves, on a busy machine later
+        monkeypatch.setattr(preview, "_REPR_S", 60.0)
+    others = children()  # of earlier tests
     before = time.process_time()
     assert shown(value)["why"] == why
     assert time.process_time() - before < 1
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert children() <= others
+
+
+def children() -> set[int]:
+    """Return the processes that this one has not waited for."""
+    found: set[int] = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[1]) == OWN:
+                found.add(int(stat.parent.name))
+    return found
 
 
 @pytest.mark.parametrize("claims", ["datetime", "pathlib", "numpy", "uuid"])
@@ -177,7 +199,8 @@ def test_a_class_that_claims_to_be_python_s_own_spells_itself_apart(claims: str)
 def test_what_a_repr_prints_is_seen_by_nobody(tmp_path: Path) -> None:
     program = (
         "import sys; print('before', end='')\n"
-        "from tests.unit.test_preview import Prints, shown\n"
+        "from tests.unit.test_preview import Prints, preview, shown\n"
+        "preview._REPR_S = 60.0\n"
         "said = shown(Prints()); print(said['text'])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
