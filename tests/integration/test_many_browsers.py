@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,7 +54,11 @@ class Browser:
         self.states: dict[int, str] = {}
 
     async def _ask(self, path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, writer = await asyncio.open_unix_connection(str(self._home / "run" / "sock"), limit=2**20)
+        # asyncio takes a full backlog of a unix socket for a connection, so a thread waits for its turn.
+        line = socket.socket(socket.AF_UNIX)
+        await asyncio.to_thread(line.connect, str(self._home / "run" / "sock"))
+        line.setblocking(False)
+        reader, writer = await asyncio.open_unix_connection(sock=line, limit=2**20)
         token = (self._home / "token").read_text().strip()
         lines = [
             f"GET /api/v1/{path} HTTP/1.1",
