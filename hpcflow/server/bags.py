@@ -324,6 +324,15 @@ class LiveBag:
         Only their own last lines tell: of one that accounting calls ended the journal may not be seen here yet (S3).
         """
         left = self._left()
+        # Whoever began and neither left by a line that is seen here nor was dealt with may still be heard of.
+        if any(worker.exit is None and not worker.released for worker in self.ledger.workers.values()):
+            return False
+        heard = {array_task_of(name) for name in self.ledger.workers}
+        for array in self.arrays:
+            over = array.state is ArrayState.ENDED
+            ran = [index for index in range(array.array.width) if over and _may_have_run(array.end(index))]
+            if any(f"{array.array.job_id}_{index}" not in heard for index in ran):
+                return False
         return all(
             array.state is ArrayState.SUBMITTED
             and all(f"{array.array.job_id}_{index}" in left for index in range(array.array.width))
@@ -480,3 +489,8 @@ def _elapsed_s(end: Observation) -> float | None:
     if end.started_at is None or end.ended_at is None:
         return None
     return (end.ended_at - end.started_at).total_seconds()
+
+
+def _may_have_run(end: Observation | None) -> bool:
+    """Whether an array task that is over, or of which nothing is known, may have had a worker."""
+    return end is None or end.started_at is not None or end.cause is not Cause.CANCELLED
