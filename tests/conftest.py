@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 
 def pytest_configure() -> None:
     """Drop what would make a test depend on who runs it, before anything is imported."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's `&` hands that down, to every child of a test
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in list(os.environ):
         if name.startswith("HPCFLOW_") or (name.startswith("SLURM_") and name != "SLURM_CONF"):
             del os.environ[name]

@@ -111,11 +111,13 @@ class Engine:
         await asyncio.gather(*turns, return_exceptions=True)
         del self.clusters[cluster.name]
 
-    def has_to_do(self, cluster: Cluster) -> bool:
-        """Say whether a dispatch that lives, or an array that is not over, needs the cluster."""
-        return bool(self._shared.bags_on(cluster)) or any(
-            cluster.name in live.clusters for live in self.writer.dispatches.values()
-        )
+    def why_needed(self, cluster: Cluster) -> str | None:
+        """Say what of a cluster is not over, and what helps; ``None`` when nothing runs or waits there."""
+        if any(cluster.name in live.clusters for live in self.writer.dispatches.values()):
+            return "tasks that are not over: wait for them, or cancel their dispatches"
+        if self._shared.bags_on(cluster):
+            return "job arrays that end now, as their tasks have: try again in a moment"
+        return None
 
     def add(self, live: LiveDispatch) -> None:
         """Run a dispatch that is in the store."""

@@ -188,8 +188,8 @@ class Roster:
             cluster = self._engine.clusters.get(ClusterName(name))
             if cluster is None:
                 raise self._no_such(name)
-            if self._engine.has_to_do(cluster):
-                raise HpcflowError(f"{name!r} has tasks that are not over: wait for them, or cancel their dispatches.")
+            if (why := self._engine.why_needed(cluster)) is not None:
+                raise HpcflowError(f"{name!r} has {why}.")
             if name == self._engine.settings.default_executor:
                 raise HpcflowError(f"{name!r} is the default_executor of your settings: change that first.")
             await asyncio.to_thread(remove_table, self._where.clusters, name)

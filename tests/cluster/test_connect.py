@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import PATH
-from tests.integration.sshd import Sshd, begun, sshd
-from tests.integration.world import QUICK, User, lines, open_gate, until
+from tests.integration.sshd import Sshd, sshd
+from tests.integration.world import QUICK, User, begun, lines, open_gate, until
 
 pytestmark = pytest.mark.cluster
 

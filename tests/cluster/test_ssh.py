@@ -18,8 +18,8 @@ import pytest
 
 from tests.integration.conftest import PATH
 from tests.integration.person import FACTORS, a_host, in_a_terminal
-from tests.integration.sshd import Sshd, begun, ended, sshd
-from tests.integration.world import User, lines, served, until
+from tests.integration.sshd import Sshd, sshd
+from tests.integration.world import User, begun, ended, lines, served, until
 from tests.proxy import Proxy, proxied
 from tests.unit.ssh_server import Door
 

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import pty
-import shutil
-import subprocess
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -14,6 +10,7 @@ from pathlib import Path
 
 from tests.integration.servers import COMMAND
 from tests.integration.world import PATIENCE_S, User
+from tests.terminal import terminal
 from tests.unit.ssh_server import Door, served
 
 FACTORS = (
@@ -44,19 +41,7 @@ def a_host(folder: Path, door: Door) -> Generator[None]:
 
 def in_a_terminal(user: User, answers: Sequence[tuple[str, str]], *arguments: str) -> tuple[int, str]:
     """Run an `hpcflow` command in a terminal, and answer its prompts; return exit code and screen."""
-    screen, keyboard = pty.openpty()
-    command = [shutil.which("setsid") or "setsid", "--ctty", "--wait", COMMAND, *arguments]
-    with subprocess.Popen(command, env=user.environment, stdin=keyboard, stdout=keyboard, stderr=keyboard) as login:
-        os.close(keyboard)
-        shown = ""
+    with terminal([COMMAND, *arguments], user.environment) as screen:
         for prompt, answer in answers:
-            while prompt not in shown:
-                shown += os.read(screen, 1000).decode()
-            os.write(screen, f"{answer}\n".encode())
-        try:
-            while piece := os.read(screen, 1000):
-                shown += piece.decode()
-        except OSError:  # EIO: nobody holds the other end any more
-            pass
-        os.close(screen)
-        return login.wait(PATIENCE_S), shown
+            screen.answer(prompt, answer)
+        return screen.end(), screen.shown

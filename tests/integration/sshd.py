@@ -21,7 +21,6 @@ from hpcflow.server.remote.carrier import Carrier
 from hpcflow.server.remote.connection import Connection
 from hpcflow.server.remote.openssh import OpenSsh
 from hpcflow.server.remote.ssh import SshTransport
-from tests.integration.world import PATIENCE_S, User
 
 #: sshd wants to be started by its full path; Debian keeps it out of users' PATH.
 _SSHD: Final = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
@@ -179,22 +178,3 @@ def _answers(port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-@contextmanager
-def begun(user: User, text: str, *arguments: str) -> Generator[subprocess.Popen[str]]:
-    """Run a program beside the test, until the context is left at the latest."""
-    running = user.begins(text, *arguments)
-    try:
-        yield running
-    finally:
-        running.kill()
-        running.communicate()
-
-
-def ended(user: User, running: subprocess.Popen[str]) -> tuple[str, str]:
-    """Wait for a program's end, and return what it wrote; fail with the server's log when there is none."""
-    try:
-        return running.communicate(timeout=PATIENCE_S)
-    except subprocess.TimeoutExpired:
-        raise AssertionError(f"the program did not end.\n{user.log()}") from None

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import pty
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -17,8 +15,9 @@ import pytest
 
 from tests.integration.conftest import PATH
 from tests.integration.servers import COMMAND
-from tests.integration.sshd import Sshd, begun, ended, key, sshd
-from tests.integration.world import PATIENCE_S, User, lines, served, until
+from tests.integration.sshd import Sshd, key, sshd
+from tests.integration.world import User, begun, ended, lines, served, until
+from tests.terminal import terminal
 
 OWN = "# Mine.\n[other]\nscheduler = 'local'  # for a rainy day\n"
 
@@ -116,7 +115,7 @@ def test_a_live_server_takes_a_cluster_in_and_gives_it_back_while_others_run(lap
     assert (out.strip(), running.returncode) == ("[0, 1]", 0), err
 
     assert "already" in laptop.adds()[2]
-    assert laptop.user.hpcflow("clusters", "remove", "far").returncode == 0
+    until(lambda: not laptop.user.hpcflow("clusters", "remove", "far").returncode)  # its array may end just now
     assert laptop.table == OWN
     assert laptop.user.hpcflow("clusters", "test", "far").returncode == 5
     assert "There is no executor 'far'" in laptop.user.tries(PROGRAM, "far", str(ledger), "").stderr
@@ -153,27 +152,14 @@ def test_what_can_not_be_reached_or_is_no_cluster_is_not_written(laptop: Laptop)
 
 def _in_a_terminal(laptop: Laptop, *answers: tuple[str, str], stop: str | None = None) -> tuple[int, str]:
     """Run `clusters add` in a terminal, answer its prompts, or press Ctrl-C at one; return exit code and screen."""
-    screen, keyboard = pty.openpty()
-    command = [shutil.which("setsid") or "setsid", "--ctty", "--wait", COMMAND, "clusters", "add", "far"]
     flags = [flag for flag in laptop.flags if flag not in {"--scheduler", "local"}]
-    adding = subprocess.Popen(
-        [*command, *flags], env=laptop.user.environment, stdin=keyboard, stdout=keyboard, stderr=keyboard
-    )
-    os.close(keyboard)
-    shown = ""
-    with adding:
-        for prompt, answer in (*answers, *([(stop, "\x03")] if stop else [])):
-            while prompt not in shown:
-                shown += os.read(screen, 1000).decode()
-            os.write(screen, answer.encode() if answer == "\x03" else f"{answer}\n".encode())
-        try:
-            while piece := os.read(screen, 1000):
-                shown += piece.decode()
-        except OSError:  # EIO: nobody holds the other end any more
-            pass
-        os.close(screen)
-        code = adding.wait(PATIENCE_S)
-    return code, shown
+    with terminal([COMMAND, "clusters", "add", "far", *flags], laptop.user.environment) as adding:
+        for prompt, answer in answers:
+            adding.answer(prompt, answer)
+        if stop is not None:
+            adding.see(stop)
+            return adding.interrupt(), adding.shown
+        return adding.end(), adding.shown
 
 
 ASKED = (("Scheduler", "local"), ("Account", ""), ("Partition", ""), ("Line of shell", "true # nothing"))

@@ -25,8 +25,8 @@ from hpcflow.connect.wheels import collect
 from hpcflow.server.wheels import Target
 from tests.integration.conftest import PATH
 from tests.integration.person import FACTORS, a_host, in_a_terminal
-from tests.integration.sshd import Sshd, begun, ended, sshd
-from tests.integration.world import QUICK, Ended, User, is_alive, lines, open_gate, until
+from tests.integration.sshd import Sshd, sshd
+from tests.integration.world import QUICK, Ended, User, begun, ended, is_alive, lines, open_gate, until
 from tests.proxy import Proxy, proxied
 from tests.unit.ssh_server import Door
 

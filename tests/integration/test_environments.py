@@ -16,9 +16,8 @@ import pytest
 
 import hpcflow
 from hpcflow.core.environment import Environment
-from tests.integration.sshd import begun, ended
 from tests.integration.test_ssh_clusters import Laptop, a_laptop, has_own_python
-from tests.integration.world import User, until
+from tests.integration.world import User, begun, ended, until
 from tests.wheelhouse import make_wheel
 
 #: What a cluster has in the way of environments: each writes down how it was called, and does what the real one does.

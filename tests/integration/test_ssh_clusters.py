@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import PATH
-from tests.integration.sshd import FAR_BEHIND_A_GATE, Sshd, begun, ended, sshd
-from tests.integration.world import User, lines, served, until
+from tests.integration.sshd import FAR_BEHIND_A_GATE, Sshd, sshd
+from tests.integration.world import User, begun, ended, lines, served, until
 from tests.proxy import Proxy, proxied
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from tests.integration.conftest import PATH
 from tests.integration.person import FACTORS, a_host, in_a_terminal
-from tests.integration.sshd import begun, ended
-from tests.integration.world import User, until
+from tests.integration.world import User, begun, ended, until
 from tests.integration.world import served as a_server
 from tests.unit.ssh_server import Door
 

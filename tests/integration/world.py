@@ -202,3 +202,22 @@ def served(
     finally:
         stopped = user.hpcflow("stop")
         assert stopped.returncode == 0, stopped.stderr
+
+
+@contextmanager
+def begun(user: User, text: str, *arguments: str) -> Generator[subprocess.Popen[str]]:
+    """Run a program beside the test, until the context is left at the latest."""
+    running = user.begins(text, *arguments)
+    try:
+        yield running
+    finally:
+        running.kill()
+        running.communicate()
+
+
+def ended(user: User, running: subprocess.Popen[str]) -> tuple[str, str]:
+    """Wait for a program's end, and return what it wrote; fail with the server's log when there is none."""
+    try:
+        return running.communicate(timeout=PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        raise AssertionError(f"the program did not end.\n{user.log()}") from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import pty
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import pytest
 import hpcflow
 from hpcflow.cli import main
 from hpcflow.sdk.terminal import clock
+from tests.terminal import terminal
 from tests.unit.fake_server import (
     DISPATCH,
     Answer,
@@ -730,19 +730,12 @@ def a_login(number: int, *prompts: tuple[str, bool], state: str = "needs login")
 def test_a_login_asks_a_person_and_shows_only_what_may_be_shown(fake: FakeServer) -> None:
     fake.answers["POST", "/clusters/far/login"] = a_login(1, ("Password: ", False))
     fake.answers["POST", "/clusters/far/login/answer"] = [a_login(2, ("Code: ", True)), a_login(0, state="ok")]
-    screen, keyboard = pty.openpty()
-    command = ["setsid", "--ctty", "--wait", sys.executable, "-m", "hpcflow.cli", "clusters", "login", "far"]
-    with subprocess.Popen(command, stdin=keyboard, stdout=keyboard, stderr=keyboard) as login:
-        os.close(keyboard)
-        shown = b""
-        for prompt, answer in ((b"Password: ", b"sesame\n"), (b"Code: ", b"123456\n"), (b"goes on.", b"")):
-            while prompt not in shown:
-                shown += os.read(screen, 1000)
-            os.write(screen, answer)
-        assert login.wait(30) == 0
-    os.close(screen)
-    assert b"You are in: far answers (slurm 23.02)." in shown
-    assert (b"sesame" in shown, b"123456" in shown, b"\x1b" in shown) == (False, True, False)
+    with terminal([sys.executable, "-m", "hpcflow.cli", "clusters", "login", "far"]) as login:
+        login.answer("Password: ", "sesame")
+        login.answer("Code: ", "123456")
+        assert login.end() == 0
+    assert "You are in: far answers (slurm 23.02)." in login.shown
+    assert ("sesame" in login.shown, "123456" in login.shown, "\x1b" in login.shown) == (False, True, False)
     sent = [json.loads(request.body) for request in fake.sent("POST", "/clusters/far/login/answer")]
     assert sent == [
         {"login": "an-id", "number": 1, "answers": ["sesame"]},
@@ -874,35 +867,16 @@ def test_watching_in_a_terminal_keeps_one_screen_up_to_date(fake: FakeServer) ->
         (200, a_summary(status="RUNNING", version=2, counts={"running": 2}, ended_at=None)),
         (200, a_summary()),
     ]
-    screen, keyboard = pty.openpty()
-    with subprocess.Popen(
+    with terminal(
         [sys.executable, "-m", "hpcflow.cli", "show", DISPATCH, "--watch"],
-        stdout=keyboard,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+        {**os.environ, "TERM": "xterm", "COLUMNS": "120"},
     ) as command:
-        os.close(keyboard)
-        frames = _all_of(screen).split(b"\x1b[H\x1b[2J")
-    assert command.returncode == 0
-    assert [b"2 queued" in frame for frame in frames] == [False, True, False, False]
-    assert [b"2 running" in frame for frame in frames] == [False, False, True, False]
-    assert b"2 of 2 done" in frames[3]
-    assert b"Used 90 % of 2.0 core-hours" in frames[3]
-
-
-def _all_of(screen: int) -> bytes:
-    """Return what a terminal was sent until its other side closed."""
-    shown = b""
-    while True:
-        try:
-            piece = os.read(screen, 4096)
-        except OSError:  # Linux says EIO when the other side has closed
-            break
-        if not piece:
-            break
-        shown += piece
-    os.close(screen)
-    return shown
+        assert command.end() == 0
+    frames = command.shown.split("\x1b[H\x1b[2J")
+    assert ["2 queued" in frame for frame in frames] == [False, True, False, False]
+    assert ["2 running" in frame for frame in frames] == [False, False, True, False]
+    assert "2 of 2 done" in frames[3]
+    assert "Used 90 % of 2.0 core-hours" in frames[3]
 
 
 def test_waiting_in_a_terminal_shows_a_bar(fake: FakeServer) -> None:
@@ -911,21 +885,18 @@ def test_waiting_in_a_terminal_shows_a_bar(fake: FakeServer) -> None:
         (200, a_summary(status="RUNNING", version=2, counts={"running": 1, "paused": 1}, paused="You paused it.")),
         (200, a_summary()),
     ]
-    screen, keyboard = pty.openpty()
-    with subprocess.Popen(
+    with terminal(
         [sys.executable, "-m", "hpcflow.cli", "show", DISPATCH, "--wait"],
-        stdout=subprocess.DEVNULL,
-        stderr=keyboard,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+        {**os.environ, "TERM": "xterm", "COLUMNS": "120"},
     ) as command:
-        os.close(keyboard)
-        shown = _all_of(screen)
-    assert command.returncode == 0
-    assert "0 of 2 done, 1 paused, 1 running · slurm".encode() in shown
-    assert b"Paused: You paused it. Go on with `hpcflow resume" in shown
-    assert "2 of 2 done · slurm".encode() in shown
-    assert "━".encode() in shown
+        assert command.end() == 0
+    for text in (
+        "0 of 2 done, 1 paused, 1 running · slurm",
+        "Paused: You paused it. Go on with `hpcflow resume",
+        "2 of 2 done · slurm",
+        "━",
+    ):
+        assert text in command.shown
 
 
 def test_disconnect_says_that_nothing_was_connected_from_a_new_home(
