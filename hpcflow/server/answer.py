@@ -12,15 +12,14 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
 from hpcflow.core.model import NotFound
-from hpcflow.server import schema
-from hpcflow.server.schema import MOST
+from hpcflow.server.schema import Problem
 from hpcflow.server.upload import is_ulid
 
-__all__ = ["MOST", "PROBLEM", "PROBLEM_OF_BYTES", "JsonAnswer", "TextAnswer", "known_id", "packed"]
+__all__ = ["PROBLEM", "PROBLEM_OF_BYTES", "JsonAnswer", "TextAnswer", "known_id", "packed"]
 
 #: What any route may answer instead.
 PROBLEM: Final[dict[int | str, dict[str, Any]]] = {  # Any: FastAPI's own type
-    "4XX": {"model": schema.Problem, "description": "Not done; the sentence says why."}
+    "4XX": {"model": Problem, "description": "Not done; the sentence says why."}
 }
 # Where an answer is no JSON, FastAPI would give the error the answer's media type.
 PROBLEM_OF_BYTES: Final[dict[int | str, dict[str, Any]]] = {  # Any: FastAPI's own type

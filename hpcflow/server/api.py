@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from hpcflow.core.model import HpcflowError, NotFound, UserError
 from hpcflow.core.states import State, Status
 from hpcflow.server import schema
-from hpcflow.server.answer import MOST, PROBLEM, PROBLEM_OF_BYTES, JsonAnswer, known_id
+from hpcflow.server.answer import PROBLEM, PROBLEM_OF_BYTES, JsonAnswer, known_id
 from hpcflow.server.arguments import ArgumentsDesk, argument_routes
 from hpcflow.server.cache_api import CacheDesk, cache_routes
 from hpcflow.server.cluster_api import ClusterDesk, cluster_routes
@@ -32,6 +32,7 @@ from hpcflow.server.origins import Origins
 from hpcflow.server.page import Shown, page_files, page_routes, view_routes
 from hpcflow.server.redispatch_api import RedispatchDesk, redispatch_routes
 from hpcflow.server.routing import Router, described, if_described
+from hpcflow.server.schema import MOST
 from hpcflow.server.sketch_api import SKETCHES, SketchDesk, sketch_routes
 from hpcflow.server.trigger_api import TriggerDesk, trigger_routes
 from hpcflow.server.upload import MEDIA_TYPE, TooLarge, Upload

@@ -23,7 +23,7 @@ __all__ = ["Cleaned", "Cleaner", "cleaned_of", "use_again"]
 
 logger = logging.getLogger(__name__)
 
-Json = dict[str, Any]  # Any: JSON, described in schema.py
+Json = dict[str, Any]  # Any: JSON, described in file_schema.py
 
 #: Deleting is slow where there are many files; a dead connection is noticed long before.
 _DEADLINE_S: Final = 3600.0

@@ -10,13 +10,14 @@ from fastapi import APIRouter, Query, Response
 from fastapi import Path as PathParameter
 from fastapi.responses import JSONResponse
 
-from hpcflow.server import schema
+from hpcflow.server import cluster_schema as schema
 from hpcflow.server.routing import Router
+from hpcflow.server.schema import MOST
 from hpcflow.server.trial import Asked
 
 __all__ = ["ClusterDesk", "cluster_routes"]
 
-Json = dict[str, Any]  # Any: JSON; schema.py describes it for clients
+Json = dict[str, Any]  # Any: JSON; cluster_schema.py describes it for clients
 
 
 class ClusterDesk(Protocol):
@@ -81,7 +82,7 @@ def cluster_routes(desk: ClusterDesk) -> APIRouter:
     @api.get("/{name}/test", response_model=schema.ClusterTest)
     async def tested(
         name: _Name,
-        since: Annotated[int, Query(ge=-1, le=2**63 - 1, description="Answer when the version is another.")] = -1,
+        since: Annotated[int, Query(ge=-1, le=MOST, description="Answer when the version is another.")] = -1,
         wait: Annotated[float, Query(ge=0, le=30, allow_inf_nan=False, description="Seconds.")] = 0.0,
     ) -> Json:
         return await desk.tested(name, since, wait)

@@ -22,7 +22,7 @@ from hpcflow.server.tasks import Stored
 
 __all__ = ["Files", "workdir_of"]
 
-Json = dict[str, Any]  # Any: JSON, described in schema.py
+Json = dict[str, Any]  # Any: JSON, described in file_schema.py
 
 #: Listing reads every file once, for its checksum.
 _LIST_S: Final = 3600.0

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Annotated, Any, Final, Protocol
+from typing import Annotated, Any, Protocol
 from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict, Field
 
-from hpcflow.server import schema
+from hpcflow.server import file_schema as schema
 from hpcflow.server.routing import Router
+from hpcflow.server.schema import MOST
 
 __all__ = ["FileDesk", "file_routes"]
 
-Json = dict[str, Any]  # Any: JSON; schema.py describes it for clients
-
-_MOST: Final = 2**63 - 1
+Json = dict[str, Any]  # Any: JSON; file_schema.py describes it for clients
 
 #: Makes a response of a stream, or raises what its first piece raises.
 Streamed = Callable[[AsyncIterator[bytes]], Awaitable[Response]]
@@ -66,7 +65,7 @@ class DeleteAnswer(BaseModel):
 
 
 DispatchPath = Annotated[str, PathParameter(description="The dispatch's id.")]
-IndexPath = Annotated[int, PathParameter(ge=0, le=_MOST)]
+IndexPath = Annotated[int, PathParameter(ge=0, le=MOST)]
 
 
 def file_routes(desk: FileDesk, streamed: Streamed, known_id: Callable[[str], str], problem: Any) -> APIRouter:
@@ -83,7 +82,7 @@ def file_routes(desk: FileDesk, streamed: Streamed, known_id: Callable[[str], st
 
     @api.get("/dispatches/{dispatch_id}/tasks/{index}/value", response_class=Response, responses=problem)
     async def value(
-        dispatch_id: DispatchPath, index: IndexPath, offset: Annotated[int, Query(ge=0, le=_MOST)] = 0
+        dispatch_id: DispatchPath, index: IndexPath, offset: Annotated[int, Query(ge=0, le=MOST)] = 0
     ) -> Response:
         size, digest, pieces = await desk.value(known_id(dispatch_id), index, offset)
         response = await streamed(pieces)

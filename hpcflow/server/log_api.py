@@ -10,13 +10,14 @@ from fastapi import APIRouter, Query, Response
 from fastapi import Path as PathParameter
 from pydantic import BaseModel
 
-from hpcflow.server.answer import MOST, PROBLEM_OF_BYTES, JsonAnswer, TextAnswer, known_id
+from hpcflow.server.answer import PROBLEM_OF_BYTES, JsonAnswer, TextAnswer, known_id
 from hpcflow.server.logs import Name
 from hpcflow.server.routing import Router
+from hpcflow.server.schema import MOST
 
 __all__ = ["LogDesk", "log_routes"]
 
-Json = dict[str, Any]  # Any: JSON; schema.py describes it for clients
+Json = dict[str, Any]  # Any: JSON; the models describe it for clients
 
 _SLICE_S: Final = 1.0
 

@@ -20,7 +20,7 @@ from hpcflow.server.store import EndRow
 
 __all__ = ["Logs", "Name", "span"]
 
-Json = dict[str, Any]  # Any: JSON, described in schema.py
+Json = dict[str, Any]  # Any: JSON, described in log_api.py
 Name = Literal["stdout", "stderr"]
 
 _ENDINGS: Final[Mapping[Name, str]] = {"stdout": "out", "stderr": "err"}

@@ -17,16 +17,17 @@ from starlette.exceptions import HTTPException
 
 from hpcflow.core.model import UserError
 from hpcflow.core.states import State
-from hpcflow.server import schema
-from hpcflow.server.answer import MOST, PROBLEM, PROBLEM_OF_BYTES, JsonAnswer, known_id, packed
+from hpcflow.server import page_schema as schema
+from hpcflow.server.answer import PROBLEM, PROBLEM_OF_BYTES, JsonAnswer, known_id, packed
 from hpcflow.server.guard import KEY_HEADER, Sessions, cookie_name
 from hpcflow.server.news import News
 from hpcflow.server.routing import Router
+from hpcflow.server.schema import MOST, Health
 from hpcflow.server.views import Wanted
 
 __all__ = ["Shown", "page_files", "page_routes", "static_file", "told", "view_routes"]
 
-Json = dict[str, Any]  # Any: JSON; schema.py describes it for clients
+Json = dict[str, Any]  # Any: JSON; page_schema.py describes it for clients
 
 _STATIC: Final = Path(__file__).parent / "static"
 #: News are told to a browser at most so often.
@@ -69,7 +70,7 @@ class Shown(Protocol):
     def news(self) -> News: ...
 
     async def graph(self, dispatch: str) -> bytes:
-        """Return `schema.GraphColumns` as JSON."""
+        """Return `page_schema.GraphColumns` as JSON."""
         ...
 
     async def states(self, dispatch: str) -> Json: ...
@@ -91,7 +92,7 @@ def page_routes(sessions: Sessions) -> APIRouter:
     """Return what lies outside ``/api/v1``: the page, its login, and the sign of life."""
     page = Router(responses=PROBLEM)
 
-    @page.get("/healthz", response_model=schema.Health)
+    @page.get("/healthz", response_model=Health)
     async def healthz() -> Response:
         return JsonAnswer({"ok": True})
 
@@ -112,7 +113,7 @@ def page_routes(sessions: Sessions) -> APIRouter:
         )
         return answer
 
-    @page.post("/logout", response_model=schema.Health)
+    @page.post("/logout", response_model=Health)
     async def logout(request: Request) -> Response:
         name = cookie_name((request.scope.get("server") or ("", 0))[1] or 0)
         sessions.forget(request.cookies.get(name, ""), request.headers.get(KEY_HEADER, ""))

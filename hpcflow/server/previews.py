@@ -11,7 +11,7 @@ from hpcflow.core.bag import INLINE_LIMIT
 
 __all__ = ["Preview", "previews"]
 
-Json = dict[str, Any]  # Any: JSON, described in schema.py
+Json = dict[str, Any]  # Any: JSON, described in page_schema.py
 
 
 class Preview(BaseModel):

@@ -16,7 +16,7 @@ from hpcflow.server.reports import spelled
 
 __all__ = ["Look", "Queues", "answer"]
 
-Json = dict[str, Any]  # Any: JSON, described in schema.py
+Json = dict[str, Any]  # Any: JSON, described in cluster_schema.py
 
 #: How long somebody who could have an older answer waits for a new one.
 _PATIENCE_S: Final = 3.0

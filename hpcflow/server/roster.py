@@ -23,7 +23,7 @@ from hpcflow.server.trial import Asked, Trial
 
 __all__ = ["Roster"]
 
-Json = dict[str, Any]  # Any: JSON, described in schema.py
+Json = dict[str, Any]  # Any: JSON, described in cluster_schema.py
 
 #: Drafts of clusters that nobody has added yet, at most: each may hold a connection.
 _DRAFTS_KEPT: Final = 4

@@ -12,9 +12,9 @@ from pydantic import JsonValue
 from starlette.requests import ClientDisconnect
 
 from hpcflow.core.model import UserError
-from hpcflow.server import schema
 from hpcflow.server.answer import JsonAnswer, packed
 from hpcflow.server.page import page_files
+from hpcflow.server.page_schema import GraphColumns
 from hpcflow.server.routing import Described, Router
 from hpcflow.server.upload import MEDIA_TYPE, Upload
 
@@ -107,7 +107,7 @@ def sketch_routes(desk: SketchDesk, folder: str, max_upload: int) -> APIRouter:
     async def told(sketch_id: SketchPath, request: Request) -> Response:
         return packed(request, JsonAnswer(desk.told(sketch_id)))
 
-    @api.get(SKETCHES + "/{sketch_id}/graph", response_model=schema.GraphColumns)
+    @api.get(SKETCHES + "/{sketch_id}/graph", response_model=GraphColumns)
     async def graph(sketch_id: SketchPath, request: Request) -> Response:
         return packed(request, Response(desk.graph(sketch_id), media_type="application/json"))
 

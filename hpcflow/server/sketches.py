@@ -72,7 +72,7 @@ class Sketches:
         return self._get(known).told
 
     def graph(self, known: str) -> bytes:
-        """Return `schema.GraphColumns` as JSON.
+        """Return `page_schema.GraphColumns` as JSON.
 
         Raises:
             NotFound: as `told`.

@@ -36,7 +36,7 @@ __all__ = ["Asked", "Trial"]
 
 logger = logging.getLogger(__name__)
 
-Json = dict[str, Any]  # Any: JSON, described in schema.py
+Json = dict[str, Any]  # Any: JSON, described in cluster_schema.py
 
 _DEADLINE_S: Final = 60.0
 #: Names that two nodes race for.

@@ -23,7 +23,7 @@ from hpcflow.server.writer import Writer
 
 __all__ = ["COLUMNS", "Sort", "Views", "Wanted", "in_columns", "upstream_of"]
 
-Json = dict[str, Any]  # Any: JSON, described in schema.py
+Json = dict[str, Any]  # Any: JSON, described in schema.py and page_schema.py
 
 COLUMNS: Final = (
     "index",

@@ -22,7 +22,7 @@ from hpcflow.core.bag import stream_parts
 from hpcflow.core.places import Places
 from hpcflow.core.states import Status
 from hpcflow.sdk.workflow import manifest
-from hpcflow.server import schema
+from hpcflow.server import cluster_schema, schema
 from hpcflow.server.home import read_notice
 from tests.unit.served import FIRST, OTHER, a_shape
 
@@ -139,7 +139,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Generator[Client]:
     ("path", "model"),
     [
         ("/status", schema.ServerStatus),
-        ("/clusters", schema.Clusters),
+        ("/clusters", cluster_schema.Clusters),
         ("/dispatches", schema.Dispatches),
         (f"/dispatches/{FIRST}", schema.Summary),
         (f"/dispatches/{FIRST}/tasks", schema.TaskTable),

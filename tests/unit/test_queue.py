@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hpcflow.core.model import NotFound, Phase
 from hpcflow.core.queue import NodeState, QueuedJob, QueueNode, QueuePartition, spans, told, with_ahead
-from hpcflow.server import schema
+from hpcflow.server import cluster_schema as schema
 from hpcflow.server.queues import Queues
 from hpcflow.server.roster import Roster
 from tests.unit.mini_world import MINI, Stage, a_stage

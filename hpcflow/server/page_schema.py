@@ -1,0 +1,126 @@
+"""The shapes of what `page` answers, for the API's description."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field, JsonValue
+
+from hpcflow.core.states import State
+from hpcflow.server.previews import Preview
+from hpcflow.server.routing import Described
+from hpcflow.server.schema import MOST, TaskTable
+from hpcflow.server.views import Sort
+
+__all__ = ["AboutTask", "Code", "GraphColumns", "PageKey", "States", "TaskPage", "TaskQuery"]
+
+
+class TaskQuery(BaseModel):
+    #: States with commas; nothing for any.
+    state: Annotated[str, Field(pattern="^[a-z,]{0,99}$")] = ""
+    #: In name, error, host or job; or an index.
+    q: Annotated[str, Field(max_length=200)] = ""
+    #: Of the electron, in whole.
+    name: Annotated[str | None, Field(max_length=10_000)] = None
+    sort: Sort = "index"
+    descending: bool = False
+    #: The last index of the page before.
+    after: Annotated[int | None, Field(ge=0, le=MOST)] = None
+    limit: Annotated[int, Field(ge=1, le=1000)] = 200
+
+
+class TaskPage(TaskTable):
+    #: How many fit, on all pages, and how many the dispatch has.
+    found: int
+    total: int
+
+
+class GraphColumns(Described):
+    """A dispatch's graph: task ``i`` is an electron ``names[name[i]]`` and needs the tasks ``sets[needs[i]]``."""
+
+    tasks: int
+    name: list[int]
+    needs: list[int]
+    names: list[str]
+    sets: list[list[int]]
+    levels: list[GraphLevel]
+
+
+class GraphLevel(BaseModel):
+    """A sublattice: the task that it is, and the tasks that it built."""
+
+    #: Of its child dispatch.
+    id: str
+    name: str
+    task: int
+    first: int
+    tasks: int
+
+
+class States(Described):
+    #: Of the last of `/events` that is in it.
+    number: int
+    version: int
+    #: For each task w(aiting), (read)y, p(aused), q(ueued), r(unning), c(ompleted), f(ailed), x cancelled, s(kipped).
+    states: str
+
+
+class Neighbour(Described):
+    index: int
+    name: str
+    state: State
+
+
+class Attempt(Described):
+    attempt: int
+    end: str
+    error: str | None
+    #: The array task, as 8123_7.
+    job: str
+    host: str | None
+    wall_s: float | None
+    cpu_s: float | None
+    max_rss_kib: int | None
+    exit_code: int | None
+    signal: int | None
+
+
+class ServingArray(Described):
+    cluster: str
+    job_id: str | None
+    width: int
+    state: str
+    reason: str | None
+    why: str | None
+
+
+class AboutTask(Described):
+    index: int
+    #: What its next attempt, or its last one, asks for; what is left to the cluster is absent.
+    asked: dict[str, JsonValue]
+    retries: int
+    executor: str | None
+    module: str | None
+    source: str | None
+    #: The first fifty.
+    upstream: list[Neighbour]
+    upstream_total: int
+    downstream: list[Neighbour]
+    downstream_total: int
+    #: Those that ended.
+    attempts: list[Attempt]
+    #: Of the last attempt that ended: the first twenty arguments, and what it returned.
+    inputs: list[Preview]
+    result: Preview | None
+    #: Of the pickled result.
+    result_bytes: int | None
+    #: That serve, or served, its bag.
+    arrays: list[ServingArray]
+
+
+class Code(BaseModel):
+    code: str
+
+
+class PageKey(Described):
+    key: str
