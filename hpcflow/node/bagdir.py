@@ -109,6 +109,8 @@ class BagDirectory:
         #: How long a worker waits for a further part, in seconds, and how many do: those of the lowest indices.
         self.linger_s: float = spec["linger"]
         self.lingerers: int = spec["lingerers"]
+        #: Where the server of a worker on its own machine says that it is there; ``None``: it is on another one.
+        self.notice: str | None = spec.get("notice")
         self.packs = [pack]
         #: Nothing more will come.
         self.closed = False

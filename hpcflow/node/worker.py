@@ -31,6 +31,7 @@ from hpcflow.node.runner import Runner
 from hpcflow.node.slots import work_in_slots
 from hpcflow.node.stop import Stop
 from hpcflow.node.task import EXIT_STORAGE, Assignment, run_task, write_lines_at_once
+from hpcflow.node.watch import ServerWatch
 
 __all__ = [
     "EXIT_PYTHON",
@@ -261,6 +262,7 @@ class Worker:
         if not self.bag.linger_s or self.me.place >= self.bag.lingerers:
             return False
         began = time.monotonic()
+        server = ServerWatch(self.bag.notice)
         self.peers = self.claims.workers()
         told = False
         try:
@@ -268,7 +270,7 @@ class Worker:
                 if self.bag.look_into_inbox():
                     self.claims.grow(len(self.bag.cuts) - 1)
                     return True
-                if self.bag.closed or time.monotonic() - began >= self.bag.linger_s:
+                if self.bag.closed or time.monotonic() - began >= self.bag.linger_s or server.gone():
                     return False
                 if not told:
                     self.log("idle")

@@ -95,6 +95,7 @@ async def push_bag(
         "slots": bag.slots,
         "linger": bag.linger_s,
         "lingerers": LINGERERS,
+        "notice": cluster.notice,
     }
     raw = json.dumps(spec, separators=(",", ":")).encode()
     signature = sign(raw, bag_key(cluster.key, bag.id)).encode()

@@ -82,6 +82,8 @@ class Cluster:
     failed_at: datetime | None = None
     #: Nobody named it: its commands are on PATH here.
     incidental: bool = False
+    #: The notice of this server, which workers on its own machine look at; ``None``: they are elsewhere.
+    notice: str | None = None
     #: The connection of a cluster behind ssh; ``None``: it is reached from this machine.
     link: Link | None = None
     #: Whether several machines write to ``root``; ``None``: as they do to the server's own home.
@@ -492,6 +494,7 @@ def cluster_maker(
             worker_path=worker_path,
             link=ssh,
             verdict=read_verdict(where.verdict(name)),
+            notice=where.server_json if ssh is None and table.scheduler == LOCAL else None,
             # This machine's own processes are nobody's business but for where the server may run.
             site_file=None if ssh is None and table.scheduler == LOCAL else site_file,
         )
