@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from hpcflow.core.model import HpcflowError as HpcflowError
     from hpcflow.core.model import UserError as UserError
     from hpcflow.sdk import strategies as fs_strategies
-    from hpcflow.sdk.annotations import Retries as Retries
     from hpcflow.sdk.client import Result as Result
     from hpcflow.sdk.client import cancel as cancel
     from hpcflow.sdk.client import dispatch as dispatch
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from hpcflow.sdk.hooks import DepsModule as DepsModule
     from hpcflow.sdk.hooks import DepsPip as DepsPip
     from hpcflow.sdk.lepton import Lepton as Lepton
+    from hpcflow.sdk.options import Retries as Retries
     from hpcflow.sdk.redispatch import redispatch as redispatch
     from hpcflow.sdk.result_manager import get_result_manager as get_result_manager
     from hpcflow.sdk.running import covalent_start as covalent_start
@@ -72,7 +72,7 @@ _HOMES = {
     "DepsPip": "hpcflow.sdk.hooks",
     "get_context": "hpcflow.sdk.context",
     "Lepton": "hpcflow.sdk.lepton",
-    "Retries": "hpcflow.sdk.annotations",
+    "Retries": "hpcflow.sdk.options",
     "stop_triggers": "hpcflow.sdk.trigger",
     "get_config": "hpcflow.sdk.configuration",
     "reload_config": "hpcflow.sdk.configuration",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Unpack
 
 from hpcflow.core.model import UserError
-from hpcflow.sdk.annotations import ExecutorSettings, Options, parse_options
+from hpcflow.sdk.annotations import ExecutorSettings
 from hpcflow.sdk.base_executor import AsyncBaseExecutor, BaseExecutor
 from hpcflow.sdk.executors import (
     DaskExecutor,
@@ -17,6 +17,7 @@ from hpcflow.sdk.executors import (
     SSHExecutor,
 )
 from hpcflow.sdk.mistakes import show_plainly
+from hpcflow.sdk.options import Options, parse_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

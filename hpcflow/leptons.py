@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, Unpack, overload
 
 from hpcflow.core.errors import UserError
-from hpcflow.sdk.annotations import Options, parse_options
 from hpcflow.sdk.lepton import CommandOf, read_outputs
 from hpcflow.sdk.mistakes import show_plainly
+from hpcflow.sdk.options import Options, parse_options
 from hpcflow.sdk.workflow import Electron
 
 __all__ = ["bash"]

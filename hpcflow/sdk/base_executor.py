@@ -13,8 +13,9 @@ from types import FrameType
 from typing import Any, ClassVar, NoReturn, Self, cast
 
 from hpcflow.core.errors import UserError
-from hpcflow.sdk.annotations import ExecutorSettings, Retries, parse_options
+from hpcflow.sdk.annotations import ExecutorSettings
 from hpcflow.sdk.context import get_context
+from hpcflow.sdk.options import Retries, parse_options
 
 __all__ = ["AsyncBaseExecutor", "BaseExecutor"]
 

@@ -20,7 +20,6 @@ from typing import Any, Final, Literal, ParamSpec, TypedDict, Unpack, overload
 from hpcflow.core.bag import stream_parts
 from hpcflow.core.model import UserError, ulid
 from hpcflow.core.places import client_settings, places
-from hpcflow.sdk.annotations import parse_memory, parse_walltime
 from hpcflow.sdk.answers import Plan, Summary, parse_plan, parse_summary
 from hpcflow.sdk.connection import DispatchNotFound, Server, ServerElsewhere, ServerUnreachable
 from hpcflow.sdk.link import read_link
@@ -31,6 +30,7 @@ from hpcflow.sdk.startup import ServerStartFailed, ensure
 from hpcflow.sdk.stored_call import StoredCall, stored_call
 from hpcflow.sdk.terminal import progress, why_paused
 from hpcflow.sdk.trace import name_of
+from hpcflow.sdk.units import parse_memory, parse_walltime
 from hpcflow.sdk.workflow import Lattice, Traced, manifest
 
 __all__ = [

@@ -16,10 +16,11 @@ from typing import ClassVar, Final, Self, cast
 from hpcflow.core import model
 from hpcflow.core.environment import Environment
 from hpcflow.core.model import UserError
-from hpcflow.sdk.annotations import Annotations, ExecutorSettings, Retries, parse_options
+from hpcflow.sdk.annotations import Annotations, ExecutorSettings
 from hpcflow.sdk.batch_options import Translated, from_job_attributes, from_resource_spec, from_slurm_options
 from hpcflow.sdk.body import Body, Surroundings
 from hpcflow.sdk.mistakes import show_plainly
+from hpcflow.sdk.options import Retries, parse_options
 
 __all__ = [
     "DaskExecutor",

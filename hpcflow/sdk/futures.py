@@ -20,11 +20,12 @@ from weakref import WeakSet
 
 from hpcflow.core.model import HpcflowError, UserError
 from hpcflow.core.states import CODES, FINAL, State
-from hpcflow.sdk.annotations import ExecutorLike, ExecutorSettings, Options, parse_options
+from hpcflow.sdk.annotations import ExecutorSettings
 from hpcflow.sdk.body import CallEach
 from hpcflow.sdk.client import LONG_POLL_S, changes, send_part, server_of_ours, summary_of, tell
 from hpcflow.sdk.connection import Server, ServerUnreachable
 from hpcflow.sdk.mistakes import show_plainly
+from hpcflow.sdk.options import ExecutorLike, Options, parse_options
 from hpcflow.sdk.plain import plain
 from hpcflow.sdk.results import Result, task_records
 from hpcflow.sdk.terminal import why_paused

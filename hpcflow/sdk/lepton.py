@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, Protocol, Unpack, cast
 
 from hpcflow.core.errors import HpcflowError, UserError
-from hpcflow.sdk.annotations import Options, parse_options
 from hpcflow.sdk.by_value import let_import, module_by_value
 from hpcflow.sdk.mistakes import show_plainly
+from hpcflow.sdk.options import Options, parse_options
 from hpcflow.sdk.workflow import Electron
 
 __all__ = ["BashCommand", "CFunction", "CommandOf", "Lepton", "LeptonFailed", "PythonFunction", "read_outputs"]

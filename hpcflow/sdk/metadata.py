@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 
-from hpcflow.sdk.annotations import PARSERS, Annotations, unknown
+from hpcflow.sdk.annotations import Annotations
+from hpcflow.sdk.options import PARSERS, unknown
 
 __all__ = ["changed", "told"]
 

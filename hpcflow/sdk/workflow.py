@@ -29,8 +29,9 @@ from hpcflow.core.errors import WrongArguments
 from hpcflow.core.model import Environment, Resources, Task, UserError
 from hpcflow.core.reuse import Matcher
 from hpcflow.sdk import metadata
-from hpcflow.sdk.annotations import Annotations, LatticeOptions, Options, parse_lattice_options, parse_options
+from hpcflow.sdk.annotations import Annotations
 from hpcflow.sdk.mistakes import show_plainly
+from hpcflow.sdk.options import LatticeOptions, Options, parse_lattice_options, parse_options
 from hpcflow.sdk.pickling import dumps, load_with
 from hpcflow.sdk.placeholder import PlaceholderError
 from hpcflow.sdk.trace import FunctionText, Trace, Traced, brief, current_trace, name_of

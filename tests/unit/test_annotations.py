@@ -12,13 +12,8 @@ import pytest
 
 import hpcflow as hf
 from hpcflow.core.model import Resources, Retries, UserError
-from hpcflow.sdk.annotations import (
-    Annotations,
-    ExecutorSettings,
-    LatticeOptions,
-    parse_lattice_options,
-    parse_options,
-)
+from hpcflow.sdk.annotations import Annotations, ExecutorSettings
+from hpcflow.sdk.options import LatticeOptions, parse_lattice_options, parse_options
 
 
 def test_everything_an_electron_may_ask_for_reaches_its_task() -> None:

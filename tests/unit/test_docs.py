@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hpcflow.cli import main
-from hpcflow.sdk.annotations import LatticeOptions
+from hpcflow.sdk.options import LatticeOptions
 from hpcflow.server.settings import ClusterSettings, Settings
 from hpcflow.server.site import SiteRules
 from tests.unit.served import served

@@ -19,8 +19,8 @@ from pydantic import TypeAdapter
 import hpcflow as hf
 from hpcflow.core.environment import Environment, environment_key, inside, missing_from, shell_lines
 from hpcflow.core.model import ClusterName, Resources, Shape, UserError
-from hpcflow.sdk.annotations import parse_options
 from hpcflow.sdk.environment import parse_env, read_requirements
+from hpcflow.sdk.options import parse_options
 from hpcflow.sdk.workflow import manifest
 from hpcflow.server.manifest import read_graph
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcflow.core.model import UserError
-from hpcflow.sdk.annotations import parse_memory, parse_walltime
+from hpcflow.sdk.units import parse_memory, parse_walltime
 
 
 @pytest.mark.parametrize(
