@@ -245,7 +245,7 @@ class Roster:
         """Begin to test a cluster, or join the test that goes on; return the steps so far."""
         cluster = self._known(name)
         trial = self._trials.get(name)
-        if trial is None or trial.done:
+        if trial is None or trial.report.done:
             trial = self._trials[name] = Trial(
                 cluster,
                 asked,
@@ -254,7 +254,7 @@ class Roster:
                 now=self._engine.now,
                 new_id=self._new_id,
             )
-        return trial.told()
+        return trial.report.told()
 
     async def tested(self, name: str, since: int, wait_s: float) -> Json:
         """Return the steps of the last test as soon as there is news of it, at the latest after ``wait_s``.
@@ -266,7 +266,7 @@ class Roster:
         trial = self._trials.get(name)
         if trial is None:
             raise NotFound(f"Nobody has tested {name!r} since the server's start: `hpcflow clusters test {name}` does.")
-        return await trial.changed(since, wait_s)
+        return await trial.report.changed(since, wait_s)
 
 
 async def _reach(cluster: Cluster, accepted: Sequence[str]) -> None:

@@ -56,9 +56,9 @@ async def trial_of(folder: Path, *, jobs: bool = False, **table: str) -> dict[st
         new_id=lambda: ulid(0, os.urandom(10)),
     )
     try:
-        answer = trial.told()
+        answer = trial.report.told()
         while not answer["done"]:
-            answer = await trial.changed(answer["version"], 10)
+            answer = await trial.report.changed(answer["version"], 10)
     finally:
         await trial.close()
         await cluster.close()

@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 
 from hpcflow.core.model import Cause
+from hpcflow.core.plugin import Command, Reply
 from hpcflow.server.clusters import Cluster
+from hpcflow.server.remote import TransportError
 from hpcflow.server.trial import Asked, Trial
 from hpcflow.server.verdict import Verdict, judge, read_verdict, write_verdict
 from tests.unit.bag_on_disk import SOURCE
-from tests.unit.mini_world import KEY, MINI, Job, Stage, World, a_stage
+from tests.unit.mini_world import KEY, MINI, Job, Stage, World, WorldTransport, a_stage
 from tests.unit.test_engine import in_loop
 
 AT = datetime(2026, 5, 1, tzinfo=UTC)
@@ -40,9 +42,9 @@ class Under:
 
     async def steps(self) -> dict[str, tuple[str, str]]:
         """Wait for the end; return state and words of each step."""
-        answer = self.trial.told()
+        answer = self.trial.report.told()
         while not answer["done"]:
-            answer = await self.trial.changed(answer["version"], 5)
+            answer = await self.trial.report.changed(answer["version"], 5)
         for played in self.played:
             await played.wait()
         return {step["step"]: (step["state"], step["detail"]) for step in answer["steps"]}
@@ -131,11 +133,30 @@ async def test_a_lost_reply_makes_no_second_job(tmp_path: Path) -> None:
 async def test_a_refusal_is_told_with_what_the_scheduler_wrote_and_asked_once(tmp_path: Path) -> None:
     async with a_trial(tmp_path, World(submit_faults=["refused"])) as under:
         await under.steps()
-        failed = under.trial.told()["steps"][-1]
+        failed = under.trial.report.told()["steps"][-1]
         assert (failed["state"], failed["detail"], failed["output"]) == ("failed", "refused", "refused")
         assert failed["command"].startswith("submit hpcflow-test-")
-        assert under.trial.told()["ok"] is False
+        assert under.trial.report.told()["ok"] is False
         assert under.stage.world.count("submit") == 1
+
+
+class Severed(WorldTransport):
+    """A connection that breaks when the scheduler is asked for the first time."""
+
+    async def run(self, command: Command, deadline_s: float) -> Reply:
+        if command.argv[0] == "probe":
+            raise TransportError("The connection to mini broke.")
+        return await super().run(command, deadline_s)
+
+
+@in_loop
+async def test_a_connection_that_breaks_is_what_failed_and_no_fault_of_hpcflow(tmp_path: Path) -> None:
+    async with a_trial(tmp_path) as under:
+        under.cluster.transport = Severed(under.stage.world)
+        steps = await under.steps()
+        assert list(steps) == ["work directory", "scheduler answers"]
+        assert steps["scheduler answers"] == ("failed", "The connection to mini broke.")
+        assert under.trial.report.told()["ok"] is False
 
 
 @in_loop
@@ -145,7 +166,7 @@ async def test_a_job_that_ends_without_a_word_fails_with_its_own_output(tmp_path
         Path(job.path, "logs/0.slurm").write_text("python3: command not found\n")
         under.stage.world.end(job, 0, Cause.FAILED, exit_code=127)
         await under.steps()
-        failed = under.trial.told()["steps"][-1]
+        failed = under.trial.report.told()["steps"][-1]
         assert failed["detail"] == "The job ended before it had told all: failed (FAILED, exit code 127)."
         assert "python3: command not found" in failed["output"]
 
