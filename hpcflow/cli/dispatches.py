@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from hpcflow.cli.frame import FAILED, OK, the_server, write_json
@@ -129,7 +130,7 @@ def _write_dispatch(summary: Summary) -> None:
         print()
         table(
             ("CLUSTER", "JOB", "WIDTH", "STATE", "REASON"),
-            ((line.cluster, line.job_id or "-", str(line.width), line.state, _why(line)) for line in summary.arrays),
+            map(partial(_array_row, summary.ended), summary.arrays),
         )
     for asked in summary.asked:
         if asked.unknown_since is not None:
@@ -137,6 +138,14 @@ def _write_dispatch(summary: Summary) -> None:
             continue
         when = f"was asked last at {clock(asked.at)}" if asked.at else "has not been asked yet"
         print(plain(f"{asked.cluster} {when}{f', and did not answer: {asked.problem}' if asked.problem else '.'}"))
+
+
+def _array_row(ended: bool, line: ArrayLine) -> tuple[str, ...]:
+    state, why = line.state, _why(line)
+    if ended and state == "submitted":
+        # What it waited for is past: its tasks have ended.
+        state, why = "ending", "accounting has not told its end yet"
+    return line.cluster, line.job_id or "-", str(line.width), state, why
 
 
 def _why(line: ArrayLine) -> str:

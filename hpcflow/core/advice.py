@@ -131,7 +131,10 @@ def _cpus(runs: Runs) -> tuple[int | None, str]:
     wanted = max(1, math.ceil(most * _CORES_MARGIN - 0.05))
     if wanted >= runs.cores:
         return None, ""
-    return wanted, f"Of {runs.cores} cores, 95 % of the tasks keep {most:.1f} or fewer busy."
+    return (
+        wanted,
+        f"Of {runs.cores} cores, 95 % of the tasks keep {most:.1f} or fewer busy; 10 % are added, in whole cores.",
+    )
 
 
 def _memory(runs: Runs) -> tuple[int | None, str]:
@@ -140,27 +143,35 @@ def _memory(runs: Runs) -> tuple[int | None, str]:
         least = max((runs.memory_mib or 0) * _MORE, peak_mib * _MEMORY_MARGIN)
         if not least:
             return None, ""
-        return _round_up(least), f"{runs.short_of_memory} ran out of memory: half as much again is a first try."
+        first_try = f"half as much again is a first try, rounded up to {_step(least)}"
+        return _round_up(least), f"{runs.short_of_memory} ran out of memory: {first_try}."
     if runs.memory_mib is None or len(runs.rss_kib) < ENOUGH or not peak_mib:
         return None, ""
-    wanted = max(_LEAST_MIB, _round_up(peak_mib * _MEMORY_MARGIN))
+    least = peak_mib * _MEMORY_MARGIN
+    wanted = max(_LEAST_MIB, _round_up(least))
     if wanted > _WORTH_MEMORY * runs.memory_mib:
         return None, ""
-    return wanted, f"The largest of {len(runs.rss_kib)} took {_amount(math.ceil(peak_mib))}; 30 % are added."
+    how = f"rounded up to {_step(least)}"
+    if _round_up(least) < _LEAST_MIB:
+        how = f"and less than {_LEAST_MIB} MiB is never advised: worker and interpreter need that"
+    return wanted, f"The largest of {len(runs.rss_kib)} took {_amount(math.ceil(peak_mib))}; 30 % are added, {how}."
 
 
 def _walltime(runs: Runs) -> tuple[int | None, str]:
     longest = max(runs.wall_s, default=0.0)
     if runs.short_of_time and runs.walltime_s is not None:
         wanted = _minutes(max(runs.walltime_s * _MORE, longest * _TIME_MARGIN))
-        return wanted, f"{runs.short_of_time} ran out of time: half as much again is a first try."
+        return wanted, f"{runs.short_of_time} ran out of time: half as much again is a first try, in whole minutes."
     if runs.walltime_s is None or len(runs.wall_s) < ENOUGH:
         return None, ""
     wanted = _minutes(max(longest * _TIME_MARGIN, _SHORTEST_WALLTIME_S))
     if wanted > _WORTH_TIME * runs.walltime_s:
         return None, ""
     told = "less than 1 s" if longest < 1 else f"{longest:.0f} s" if longest < 120 else f"{longest / 60:.0f} min"
-    return wanted, f"The longest of {len(runs.wall_s)} took {told}; 50 % are added. Short jobs start sooner."
+    return (
+        wanted,
+        f"The longest of {len(runs.wall_s)} took {told}; 50 % are added, in whole minutes. Short jobs start sooner.",
+    )
 
 
 def _minutes(seconds: float) -> int:
@@ -169,8 +180,16 @@ def _minutes(seconds: float) -> int:
 
 def _round_up(mib: float) -> int:
     """Return an amount that people would write: in steps of 64 MiB, 512 MiB, or whole GiB."""
-    step = 64 if mib <= 1024 else 512 if mib <= 8192 else 1024
+    step = _steps(mib)
     return step * math.ceil(mib / step)
+
+
+def _steps(mib: float) -> int:
+    return 64 if mib <= 1024 else 512 if mib <= 8192 else 1024
+
+
+def _step(mib: float) -> str:
+    return f"a multiple of {_amount(_steps(mib))}"
 
 
 def _amount(mib: int) -> str:

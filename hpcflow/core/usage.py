@@ -5,13 +5,14 @@ Accounting says what was charged, array task by array task; the workers' journal
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from hpcflow.core.model import Cause
 
-__all__ = ["PARTS", "Spent", "Submission", "account", "amount", "sentences"]
+__all__ = ["PARTS", "Spent", "Submission", "account", "amount", "percents", "sentences"]
 
 # Any in this module: what the store keeps of an array task's end is JSON, as `LiveArray.row` wrote it.
 End = Mapping[str, Any]
@@ -164,15 +165,15 @@ def sentences(spent: Spent) -> tuple[str, ...]:
         return ("Nothing was submitted.",)
     said: list[str] = []
     if spent.charged_s:
-        used = _percent(spent.tasks_s / spent.charged_s)
-        others = ((name, getattr(spent, part) / spent.charged_s) for part, name in PARTS.items() if part != "tasks_s")
-        told = [f"{_percent(share)} {name}" for name, share in others if abs(share) >= 0.005]
-        said.append(f"Used {used} of {amount(spent.charged_s)} charged{': ' if told else ''}{', '.join(told)}.")
+        shares = dict(zip(PARTS, percents([getattr(spent, part) for part in PARTS]), strict=True))
+        told = [f"{share} % {PARTS[part]}" for part, share in shares.items() if share and part != "tasks_s"]
+        used = f"Used {shares['tasks_s']} % of {amount(spent.charged_s)} charged"
+        said.append(f"{used}{': ' if told else ''}{', '.join(told)}.")
     counts = (
         (spent.used, "used"),
         (spent.in_vain, "began and ran no task"),
         (spent.not_begun, "cancelled before they began"),
-        (spent.open, "not over yet"),
+        (spent.open, "not over as far as accounting has told"),
         (spent.unknown, "of unknown end"),
     )
     told = [f"{count} {words}" for count, words in counts if count]
@@ -190,8 +191,16 @@ def amount(core_seconds: float) -> str:
     return f"{core_seconds / _UNITS[name]:.1f} {name}"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+def percents(parts: Sequence[float]) -> list[int]:
+    """Return whole percents of what the parts amount to, which add up to 100: those cut most are rounded up."""
+    whole = math.fsum(parts)
+    if not whole:
+        return [0] * len(parts)
+    exact = [100 * part / whole for part in parts]
+    told = [math.floor(share) for share in exact]
+    for place in sorted(range(len(parts)), key=lambda k: told[k] - exact[k])[: 100 - sum(told)]:
+        told[place] += 1
+    return told
 
 
 def _array_tasks(count: int) -> str:

@@ -6,11 +6,16 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Any
 
 from hpcflow.core.model import ClusterName, HpcflowError
 from hpcflow.core.states import State
+from hpcflow.server.cleaning import cleaned_of
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.live import LiveDispatch
+from hpcflow.server.reports import spelled
+from hpcflow.server.store import Kept, Store
 
 __all__ = ["check_at_hand", "nothing_to_retry", "number_of"]
 
@@ -34,8 +39,13 @@ def nothing_to_retry(live: LiveDispatch, *, failed_only: bool, only: Collection[
     return f"No task has ended without completing; {live.left} of {number_of(len(live.tasks))} on the way."
 
 
-async def check_at_hand(live: LiveDispatch, clusters: Mapping[ClusterName, Cluster]) -> None:
+async def check_at_hand(live: LiveDispatch, clusters: Mapping[ClusterName, Cluster], store: Store) -> None:
     """Look for the payload, and for the results that tasks which have not completed take from those that have.
+
+    Args:
+        live: what is to be tried again.
+        clusters: where results lie.
+        store: knows what was removed on purpose, and whose results were taken over.
 
     Raises:
         HpcflowError: something is gone from where it lay, or can't be looked at now.
@@ -53,10 +63,40 @@ async def check_at_hand(live: LiveDispatch, clusters: Mapping[ClusterName, Clust
         except HpcflowError as error:
             there, reason = b"", str(error).rstrip(".")
         if not there:
+            if (given_up := await asyncio.to_thread(_given_up, store, live, task)) is not None:
+                raise HpcflowError(given_up)
             raise HpcflowError(
                 f"The result of task {task} ({live.graph.tasks[task].name}) can't be read from {path} on {name}: "
                 f"{reason}. Tasks need it. If it is gone for good, dispatch the lattice anew."
             )
+
+
+def _given_up(store: Store, live: LiveDispatch, task: int) -> str | None:
+    """Return in a sentence why a result that tasks need is gone for good; ``None``: nobody removed it on purpose."""
+    what = f"the result of task {task} ({live.graph.tasks[task].name})"
+    anew = f"`hpcflow redispatch {live.id}` runs all of it as a new dispatch."
+    mine = cleaned_of(store, live.id)
+    origin = Kept(store).origin(live.id, task)
+    if origin is None:
+        if mine is None:
+            return None
+        return (
+            f"Nothing of {live.id} can be tried again: its tasks need {what}, which was removed when it was cleaned at "
+            f"{_clock(mine)}. {anew}"
+        )
+    theirs = cleaned_of(store, origin.source)
+    if theirs is None and store.dispatch(origin.source) is not None:
+        return None
+    how = "deleted" if theirs is None else f"cleaned at {_clock(theirs)}"
+    given = "" if mine is None else f"was given up when {live.id} was cleaned at {_clock(mine)}, and "
+    return (
+        f"Nothing of {live.id} can be tried again: its tasks need {what}, which was taken over from dispatch "
+        f"{origin.source}, {given}removed when that was {how}. {anew}"
+    )
+
+
+def _clock(cleaned: Mapping[str, Any]) -> str:  # Any: JSON
+    return spelled(datetime.fromisoformat(cleaned["at"])) or ""
 
 
 def _last_bytes(live: LiveDispatch) -> dict[tuple[ClusterName, str], tuple[int, int]]:

@@ -22,7 +22,17 @@ _KEPT: Final = 200
 #: Attempts that one answer is made of, at most: the newest dispatches first.
 _MOST: Final = 200_000
 _MEMORY_WORDS: Final = ("OUT_OF_MEMORY", "OOM", "MEMLIMIT")
-_SUMS: Final = ("charged_s", "tasks_s", "idle_s", "startup_s", "overhead_s", "slots_s", "killed_s", "beyond_s")
+_SUMS: Final = (
+    "charged_s",
+    "tasks_s",
+    "idle_s",
+    "startup_s",
+    "overhead_s",
+    "slots_s",
+    "killed_s",
+    "beyond_s",
+    "rest_s",
+)
 
 
 class Parts(NamedTuple):

@@ -140,6 +140,8 @@ class EfficiencyOfDays(Described):
     slots_s: float
     killed_s: float
     beyond_s: float
+    #: What the parts above are more than was charged, below zero: schedulers count whole seconds.
+    rest_s: float
     electrons: list[ElectronUse]
     enough: int
 
@@ -150,6 +152,8 @@ class Setting(Described):
     variable: str
     value: JsonValue
     default: JsonValue
+    #: Of a number that is an amount.
+    unit: Literal["s", "days", "bytes", "MiB"] | None
     source: Literal["environment", "config.toml", "default"]
     #: What holds from the next start on; ``None``: the same.
     pending: JsonValue
@@ -159,6 +163,7 @@ class Setting(Described):
 class ClusterSaid(Described):
     name: str
     value: JsonValue
+    unit: Literal["s", "days", "bytes", "MiB"] | None
     source: Literal["clusters.toml", "site"]
 
 

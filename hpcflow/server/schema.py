@@ -127,6 +127,8 @@ class Summary(Described):
     error: str | None
     #: Why nothing more of it, or of some of it, is submitted.
     paused: str | None
+    #: Nothing of it runs: triggers run copies of it.
+    template: bool
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None

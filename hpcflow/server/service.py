@@ -449,6 +449,7 @@ class Service:
             "status": row.status,
             "error": row.error,
             "paused": row.paused,
+            "template": row.paused == TEMPLATE,
             "created_at": spelled(row.created_at),
             "started_at": spelled(row.started_at),
             "ended_at": spelled(row.ended_at),
@@ -647,7 +648,7 @@ class Service:
             only = None if tasks is None else frozenset((await self._level(dispatch)).numbers(list(tasks)))
             if (reason := nothing_to_retry(live, failed_only=failed_only, only=only)) is not None:
                 return {"moved": 0, "message": reason}
-            await check_at_hand(live, self._engine.clusters)
+            await check_at_hand(live, self._engine.clusters, self._store)
             for name in live.clusters if memory_mib or walltime_s else ():
                 with suppress(HpcflowError):  # a cluster that does not answer now judges by itself, later
                     await self._engine.clusters[name].known_limits(self._engine.now())

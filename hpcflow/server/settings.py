@@ -36,7 +36,17 @@ __all__ = [
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 Word = Annotated[str, Field(pattern=r"^[^\s-]\S*$")]
-Seconds = Annotated[float, Field(gt=0)]
+Unit = Literal["s", "days", "bytes", "MiB"]
+
+
+def _in(unit: Unit) -> Any:  # Any: pydantic's own type of what a schema says besides
+    """Return what tells the page in which unit a value is."""
+    return Field(json_schema_extra={"unit": unit})
+
+
+Seconds = Annotated[float, Field(gt=0), _in("s")]
+#: May be none at all.
+Pause = Annotated[float, Field(ge=0), _in("s")]
 
 
 def _several(value: object) -> object:
@@ -62,9 +72,9 @@ class Settings(BaseSettings):
     """The cluster of electrons that name none; empty: the scheduler found on this machine, else `local`."""
     settle: Seconds = 0.05
     """Siblings that become ready within this time share a bag."""
-    gather: Annotated[float, Field(ge=0)] = 10.0
+    gather: Pause = 10.0
     """How long ready tasks wait for others like them that are coming: at most this, doubled with each bag."""
-    local_gather: Annotated[float, Field(ge=0)] = 0.5
+    local_gather: Pause = 0.5
     """How long ready tasks wait for others where a submission costs nobody anything (`local`)."""
     after_fault: Seconds = 5.0
     """How long the server waits after a fault, a full disk for one, before it tries again."""
@@ -88,7 +98,7 @@ class Settings(BaseSettings):
     """How long an array that no scheduler answer names may still turn up."""
     submit_retry: Seconds = 30.0
     """After a submission that found no room: time to the next, doubled each time up to ten minutes."""
-    visibility_grace: Annotated[float, Field(ge=0)] = 60.0
+    visibility_grace: Pause = 60.0
     """How long a line that a dead worker wrote may take to be seen, on a network file system."""
     min_worker_time: Seconds = 300.0
     """A worker is worth its start when it has this much work."""
@@ -98,7 +108,7 @@ class Settings(BaseSettings):
     """Of these, array tasks submitted at once; others follow after ``ramp_after``, unless tasks prove to be short."""
     ramp_after: Seconds = 3.0
     """When the array tasks beyond ``ramp_width`` follow."""
-    linger: Annotated[float, Field(ge=0)] = 10.0
+    linger: Pause = 10.0
     """How long a worker waits for tasks that are still to come when it has none, in seconds; 0: not at all."""
     worker_walltime: Seconds = 3600.0
     """Limit of an array task that serves several tasks."""
@@ -114,11 +124,11 @@ class Settings(BaseSettings):
     """A server that a dispatch started exits after this long with nothing live."""
     open_idle: Seconds = 300.0
     """The dispatch of an `hf.Executor` with nothing left is closed when its program was not heard for so long."""
-    keep_days: Annotated[float, Field(ge=0)] = 0.0
+    keep_days: Annotated[float, Field(ge=0), _in("days")] = 0.0
     """Bags of dispatches that ended so many days ago are removed, files of tasks excepted; 0: never."""
-    max_upload: Annotated[int, Field(gt=0)] = 16 * 2**30
+    max_upload: Annotated[int, Field(gt=0), _in("bytes")] = 16 * 2**30
     """An upload may not unpack to more bytes than this."""
-    max_fetch: Annotated[int, Field(gt=0)] = 16 * 2**30
+    max_fetch: Annotated[int, Field(gt=0), _in("bytes")] = 16 * 2**30
     """A file that is fetched beside the server for tasks may not have more bytes than this."""
     fetch_silence: Seconds = 300.0
     """Such a transfer of which nothing comes for so long is given up."""
@@ -177,8 +187,8 @@ class ClusterSettings(BaseModel):
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
-    walltime: Annotated[float, Field(gt=0)] | None = None
-    memory_mib: Annotated[int, Field(gt=0)] | None = None
+    walltime: Seconds | None = None
+    memory_mib: Annotated[int, Field(gt=0), _in("MiB")] | None = None
     #: Further arguments of the submit command.
     extra: tuple[str, ...] = ()
     #: Array tasks of one array, at most.
@@ -192,7 +202,7 @@ class ClusterSettings(BaseModel):
     #: Array tasks of hpcflow that run at once here, at most, over all dispatches.
     max_running: Annotated[int, Field(ge=1)] | None = None
     #: How long workers wait for more here, those with GPUs included.
-    linger: Annotated[float, Field(ge=0)] | None = None
+    linger: Pause | None = None
     #: Floor of the accounting poll; never below the server's own.
     poll: Seconds | None = None
 

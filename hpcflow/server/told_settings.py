@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Final, Literal
+
+from pydantic import BaseModel
 
 from hpcflow.core.model import UserError
 from hpcflow.core.places import Places
@@ -58,6 +61,7 @@ def _setting(name: str, settings: Settings, written: Settings | None, environ: M
         "variable": variable,
         "value": value,
         "default": _plain(field.default),
+        "unit": _units(Settings).get(name),
         "source": source,
         # The file says something else by now: it holds from the next start on.
         "pending": pending if pending != value else None,
@@ -66,15 +70,26 @@ def _setting(name: str, settings: Settings, written: Settings | None, environ: M
 
 
 def _cluster(name: str, table: ClusterSettings) -> Json:
-    own = table.model_fields_set
+    own, units = table.model_fields_set, _units(ClusterSettings)
     said: list[Json] = []
     for key, field in ClusterSettings.model_fields.items():
         value = _plain(getattr(table, key))
         if key in own:
-            said.append({"name": key, "value": value, "source": "clusters.toml"})
+            said.append({"name": key, "value": value, "unit": units.get(key), "source": "clusters.toml"})
         elif value != _plain(field.default) and not field.is_required():
-            said.append({"name": key, "value": value, "source": "site"})
+            said.append({"name": key, "value": value, "unit": units.get(key), "source": "site"})
     return {"name": name, "scheduler": table.scheduler, "said": said}
+
+
+@cache
+def _units(model: type[BaseModel]) -> dict[str, str]:
+    """Return by field in which unit a number is; those that only count have none."""
+    units: dict[str, str] = {}
+    for name, described in model.model_json_schema()["properties"].items():
+        for part in (described, *described.get("anyOf", ())):
+            if "unit" in part:
+                units[name] = part["unit"]
+    return units
 
 
 def _plain(value: object) -> object:

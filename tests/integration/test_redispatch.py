@@ -287,6 +287,10 @@ if __name__ == "__main__":
         until(done)
         return said
 
+    third = user.hpcflow("redispatch", first, "--reuse").stdout.strip()
+    assert user.waits_for(third)["status"] == "FAILED"
+    assert f"{third} gives up the results of others" in cleaned(third)
+
     assert f"{second} gives up the results of others" in cleaned(second)
     (folder / "ready").touch()
     assert user.hpcflow("retry", second).returncode == 0
@@ -297,6 +301,12 @@ if __name__ == "__main__":
     assert f"dispatch {second} uses results in there." in cleaned(first)
 
     assert f"{second} gives up the results of others" in cleaned(second)
+    # What gave up a large result can't go on without it, once that is gone: it says so, and what to do.
+    assert "removed" in cleaned(first)
+    refused = user.hpcflow("retry", third)
+    assert refused.returncode == 4
+    assert f"was taken over from dispatch {first}, was given up when {third} was cleaned at " in refused.stderr
+    assert f"`hpcflow redispatch {third}` runs all of it as a new dispatch." in refused.stderr
     deleted = Server(user.home).ask("POST", "/delete", body={"dispatches": [first]})
     assert deleted["deleted"] == [first], deleted
     values = """

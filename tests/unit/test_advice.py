@@ -16,7 +16,7 @@ def ran(runs: Runs, count: int = 10, *, wall_s: float = 100.0, cores: float = 1.
 def test_cores_that_nobody_keeps_busy_are_advised_away() -> None:
     advice = advise(ran(Runs(32), cores=4.1))
     assert (advice.cpus, advice.options) == (5, "cpus=5")
-    assert advice.why == ("Of 32 cores, 95 % of the tasks keep 4.1 or fewer busy.",)
+    assert advice.why == ("Of 32 cores, 95 % of the tasks keep 4.1 or fewer busy; 10 % are added, in whole cores.",)
 
 
 @pytest.mark.parametrize(
@@ -41,8 +41,18 @@ def test_memory_and_walltime_are_advised_with_a_margin_beyond_the_largest() -> N
     advice = advise(runs)
     assert advice.options == 'memory="2 GiB", walltime="25 min"'
     assert advice.why == (
-        "The largest of 10 took 1500 MiB; 30 % are added.",
-        "The longest of 10 took 17 min; 50 % are added. Short jobs start sooner.",
+        "The largest of 10 took 1500 MiB; 30 % are added, rounded up to a multiple of 512 MiB.",
+        "The longest of 10 took 17 min; 50 % are added, in whole minutes. Short jobs start sooner.",
+    )
+
+
+def test_advice_says_below_what_it_never_goes() -> None:
+    advice = advise(ran(Runs(1, memory_mib=1024, walltime_s=3600), wall_s=0.5, rss_mib=16.0))
+    assert advice.options == 'memory="256 MiB", walltime="1 min"'
+    assert advice.why == (
+        "The largest of 10 took 16 MiB; 30 % are added, and less than 256 MiB is never advised: worker and interpreter "
+        "need that.",
+        "The longest of 10 took less than 1 s; 50 % are added, in whole minutes. Short jobs start sooner.",
     )
 
 
@@ -53,6 +63,9 @@ def test_what_ran_out_is_asked_for_half_as_much_again_at_once() -> None:
     advice = advise(runs)
     assert (advice.memory_mib, advice.walltime_s, runs.lost) == (24 * 1024, 900, 2)
     assert advice.options == 'memory="24 GiB", walltime="15 min"'
+    assert advice.why[0] == (
+        "1 ran out of memory: half as much again is a first try, rounded up to a multiple of 1 GiB."
+    )
 
 
 def test_without_a_limit_that_was_asked_for_a_death_for_memory_says_nothing_without_a_peak() -> None:

@@ -111,20 +111,24 @@ def test_each_setting_is_told_with_who_said_it_and_what_it_is(tmp_path: Path, mo
     monkeypatch.setenv("HPCFLOW_BREAKER", "7")
     settings = read_settings(where)
     Path(where.config).write_text("settle = 0.25\n")
-    table = cluster_settings("here", "big", {"scheduler": "slurm", "partition": "gpu"})
+    table = cluster_settings("here", "big", {"scheduler": "slurm", "walltime": 3600})
     answer = told_settings(settings, {"big": table}, where, os.environ)
     schema.EffectiveSettings.model_validate(answer)
     found = {each["name"]: each for each in answer["settings"]}
     assert set(found) == set(Settings.model_fields)
     assert all(each["about"] for each in found.values())
     told = ("value", "source", "pending")
+    # Every amount has its unit: those without only count, or are no numbers.
+    plain = {name for name, each in found.items() if each["unit"] is None and not isinstance(each["value"], str | list)}
+    assert plain == {"first_width", "ramp_width", "chain_length", "breaker", "max_depth"}
+    assert {found[name]["unit"] for name in ("linger", "max_upload", "keep_days")} == {"s", "bytes", "days"}
     assert [found["settle"][key] for key in told] == [0.5, "config.toml", 0.25]
     assert [found["breaker"][key] for key in told] == [7, "environment", None]
     assert [found["linger"][key] for key in told] == [10.0, "default", None]
     (cluster,) = answer["clusters"]
     assert cluster["said"] == [
-        {"name": "scheduler", "value": "slurm", "source": "clusters.toml"},
-        {"name": "partition", "value": "gpu", "source": "clusters.toml"},
+        {"name": "scheduler", "value": "slurm", "unit": None, "source": "clusters.toml"},
+        {"name": "walltime", "value": 3600, "unit": "s", "source": "clusters.toml"},
     ]
 
 

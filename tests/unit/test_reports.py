@@ -40,7 +40,7 @@ async def test_what_a_dispatch_cost_adds_up_once_its_arrays_are_over(tmp_path: P
         await ended(service, dispatch)
         answer = await service.usage(dispatch)
         assert (answer["open"], answer["complete"]) == (3, False)
-        assert answer["sentences"] == ["3 array tasks: 3 not over yet."]
+        assert answer["sentences"] == ["3 array tasks: 3 not over as far as accounting has told."]
         stage.world.end(job, 0, Cause.DONE, core_seconds="6")
         for index in (1, 2):
             stage.world.end(job, index, Cause.CANCELLED)
@@ -50,7 +50,7 @@ async def test_what_a_dispatch_cost_adds_up_once_its_arrays_are_over(tmp_path: P
         assert [answer[count] for count in ("submitted", "used", "not_begun", "open", "unknown")] == [3, 1, 2, 0, 0]
         assert answer["sentences"] == [
             "Used 5 % of 6.0 core-seconds charged: "
-            "33 % waiting for more, 33 % start-up and end, 28 % workers' own work.",
+            "33 % waiting for more, 33 % start-up and end, 29 % workers' own work.",
             "3 array tasks: 1 used, 2 cancelled before they began.",
         ]
         assert schema.Usage.model_validate(answer).complete

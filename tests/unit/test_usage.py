@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hpcflow.core.model import Cause
-from hpcflow.core.usage import PARTS, Spent, Submission, account, amount, sentences
+from hpcflow.core.usage import PARTS, Spent, Submission, account, amount, percents, sentences
 
 End = dict[str, Any]  # Any: JSON
 
@@ -154,3 +154,16 @@ def test_nothing_submitted_is_said() -> None:
 )
 def test_an_amount_has_the_largest_unit_of_which_there_is_one(core_seconds: float, words: str) -> None:
     assert amount(core_seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        ([1.0, 1.0, 1.0], [34, 33, 33]),
+        ([0.12, 0.874, 0.006], [12, 87, 1]),
+        ([6.1, 4.0, -0.1], [61, 40, -1]),
+        ([0.0, 0.0], [0, 0]),
+    ],
+)
+def test_percents_add_up(parts: list[float], told: list[int]) -> None:
+    assert percents(parts) == told

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { pieces, lastOfLine } from "./ansi";
 import { EventParser } from "./api/sse";
-import { ago, between, bytes, count, duration, mebibytes, parseMemory, parseWalltime, percent, plural } from "./format";
+import { ago, between, bytes, count, duration, mebibytes, parseMemory, parseWalltime, percent, percents, plural } from "./format";
 
 test("durations are as long as people say them", () => {
   expect([0, 0.02, 4.21, 12, 65, 3600, 8100, 273_600].map(duration)).toEqual(["0 s", "20 ms", "4.2 s", "12 s", "1 min 05 s", "1 h 00 min", "2 h 15 min", "3 d 4 h"]);
@@ -11,6 +11,12 @@ test("durations are as long as people say them", () => {
 test("numbers keep their groups together", () => {
   expect(count(10_000)).toBe("10\u202f000");
   expect([plural(1, "task"), plural(2, "task"), plural(2, "dispatch", "dispatches")]).toEqual(["1 task", "2 tasks", "2 dispatches"]);
+});
+
+test("percents of parts add up", () => {
+  expect(percents([1, 1, 1])).toEqual([34, 33, 33]);
+  expect(percents([6.1, 4, -0.1])).toEqual([61, 40, -1]);
+  expect(percents([0, 0])).toEqual([0, 0]);
 });
 
 test("memory is given in the unit that fits", () => {

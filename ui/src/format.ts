@@ -64,6 +64,18 @@ export function percent(part: number, whole: number): string {
   return whole > 0 ? `${Math.round((100 * part) / whole)} %` : "";
 }
 
+/** Whole percents of what the parts amount to, which add up to 100: those cut most are rounded up. */
+export function percents(parts: readonly number[]): number[] {
+  const whole = parts.reduce((sum, part) => sum + part, 0);
+  if (!whole) return parts.map(() => 0);
+  const exact = parts.map((part) => (100 * part) / whole);
+  const told = exact.map(Math.floor);
+  const rest = 100 - told.reduce((sum, share) => sum + share, 0);
+  const cut = [...exact.keys()].sort((one, other) => exact[other]! - told[other]! - (exact[one]! - told[one]!));
+  for (const place of cut.slice(0, rest)) told[place]! += 1;
+  return told;
+}
+
 function trimmed(value: number): string {
   return value.toFixed(1).replace(/\.0$/, "");
 }

@@ -1343,6 +1343,8 @@ export interface components {
              * @enum {string}
              */
             source: "clusters.toml" | "site";
+            /** Unit */
+            unit: ("s" | "days" | "bytes" | "MiB") | null;
             value: components["schemas"]["JsonValue"];
         };
         /** ClusterSettingsAnswer */
@@ -1536,6 +1538,8 @@ export interface components {
             killed_s: number;
             /** Overhead S */
             overhead_s: number;
+            /** Rest S */
+            rest_s: number;
             /** Slots S */
             slots_s: number;
             /** Startup S */
@@ -2181,6 +2185,8 @@ export interface components {
              * @enum {string}
              */
             source: "environment" | "config.toml" | "default";
+            /** Unit */
+            unit: ("s" | "days" | "bytes" | "MiB") | null;
             value: components["schemas"]["JsonValue"];
             /** Variable */
             variable: string;
@@ -2333,6 +2339,8 @@ export interface components {
             status: components["schemas"]["Status"];
             /** Tasks */
             tasks: number;
+            /** Template */
+            template: boolean;
             /** Version */
             version: number;
         };

@@ -2,7 +2,7 @@ import { useNavigate } from "@tanstack/react-router";
 import { useState } from "react";
 import { api } from "../api/client";
 import type { Summary, TaskDetail } from "../api/queries";
-import { duration, mebibytes, plural } from "../format";
+import { count, duration, mebibytes, plural } from "../format";
 import { later, Question, retryCall, settle } from "./actions";
 
 /** What a task that ran out of memory or time should ask for next; null where more of either would not help. */
@@ -51,6 +51,7 @@ export function Redispatch({ summary, disabled }: { summary: Summary; disabled: 
   const [asking, setAsking] = useState(false);
   const navigate = useNavigate();
   if (summary.status === "RUNNING" || summary.parent !== null) return null;
+  const inner = summary.tasks - summary.own_tasks;
   const completed = summary.counts.completed ?? 0;
   const act = async (form: FormData) => {
     setAsking(false);
@@ -63,8 +64,11 @@ export function Redispatch({ summary, disabled }: { summary: Summary; disabled: 
       <button type="button" className="button" disabled={disabled} onClick={() => setAsking(true)}>Redispatch</button>
       {asking && (
         <Question title={`Run “${summary.name}” once more?`} yes="Redispatch" no="Not now" onYes={(form) => void act(form)} onClose={() => setAsking(false)}>
-          <p>{plural(summary.own_tasks, "task")} with the same functions and arguments, as a new dispatch. This one stays as it is.</p>
-          {completed > 0 && <label><input type="checkbox" name="reuse" /> take over {plural(completed, "result")} that it has, and run the rest</label>}
+          <p>
+            {plural(summary.tasks, "task")} with the same functions and arguments, as a new dispatch
+            {inner > 0 && `: ${count(summary.own_tasks)} of the lattice itself, and ${count(inner)} in its sublattices, which are built anew`}. This one stays as it is.
+          </p>
+          {completed > 0 && <label><input type="checkbox" name="reuse" /> take over {plural(completed, "result")} that it has{inner > 0 ? ", those in its sublattices among them," : ""} and run the rest</label>}
         </Question>
       )}
     </>

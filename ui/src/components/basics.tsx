@@ -48,12 +48,12 @@ export function StateBadge({ state, unknownSince = null }: { state: string; unkn
   );
 }
 
-export function StatusBadge({ status, paused }: { status: StatusName; paused: boolean }) {
-  const tone = paused ? "queued" : STATUS_TONE[status];
+export function StatusBadge({ status, paused = null, template = false }: { status: StatusName; paused?: string | null; template?: boolean }) {
+  const held = status === "RUNNING" && paused !== null;
   return (
-    <span className="badge">
-      <Mark tone={tone} />
-      {paused ? "paused" : status.toLowerCase()}
+    <span className="badge" title={held ? paused : undefined}>
+      <Mark tone={!held ? STATUS_TONE[status] : template ? "waiting" : "queued"} />
+      {!held ? status.toLowerCase() : template ? "template" : "paused"}
     </span>
   );
 }

@@ -4,7 +4,7 @@ import { useMemo, useState } from "react";
 import type { ElectronUse } from "../api/insight";
 import { CopyButton } from "../components/basics";
 import { DataTable, HowMany } from "../components/DataTable";
-import { count, duration, mebibytes, percent } from "../format";
+import { count, duration, mebibytes, percent, percents } from "../format";
 import "./insight.css";
 
 /** Where charged core-seconds went, in words; the order in which they are drawn. */
@@ -16,11 +16,13 @@ const PARTS = [
   ["slots_s", "empty slots"],
   ["killed_s", "killed workers"],
   ["beyond_s", "cores nobody asked for"],
+  ["rest_s", "rounding: schedulers count whole seconds"],
 ] as const;
 
 type Sums = Readonly<Record<(typeof PARTS)[number][0] | "charged_s", number>>;
 
 export function coreTime(seconds: number): string {
+  if (seconds < 0) return `−${coreTime(-seconds)}`;
   if (seconds >= 3600) return `${count(Math.round(seconds / 360) / 10)} core-hours`;
   return seconds >= 60 ? `${(seconds / 60).toFixed(1)} core-minutes` : `${seconds.toFixed(1)} core-seconds`;
 }
@@ -28,22 +30,25 @@ export function coreTime(seconds: number): string {
 /** What was charged, as a strip whose parts are as wide as what they cost. */
 export function Spent({ sums }: { sums: Sums }) {
   if (!sums.charged_s) return null;
-  const parts = PARTS.filter(([key]) => sums[key] > 0);
-  const whole = Math.max(sums.charged_s, parts.reduce((sum, [key]) => sum + sums[key], 0));
+  const shares = percents(PARTS.map(([key]) => sums[key]));
+  const told = PARTS.map(([key, word], k) => ({ key, word, share: `${shares[k]! < 0 ? "−" : ""}${Math.abs(shares[k]!)} %` })).filter(({ key }) => sums[key] !== 0);
+  // Rounding is below zero, and nothing that could be drawn.
+  const parts = told.filter(({ key }) => sums[key] > 0);
+  const whole = parts.reduce((sum, { key }) => sum + sums[key], 0);
   let x = 0;
   return (
     <div className="spent">
-      <svg className="strip" viewBox="0 0 1000 10" preserveAspectRatio="none" role="img" aria-label={`Of ${coreTime(sums.charged_s)} charged: ${parts.map(([key, word]) => `${percent(sums[key], whole)} ${word}`).join(", ")}`}>
+      <svg className="strip" viewBox="0 0 1000 10" preserveAspectRatio="none" role="img" aria-label={`Of ${coreTime(sums.charged_s)} charged: ${told.map(({ word, share }) => `${share} ${word}`).join(", ")}`}>
         <rect width="1000" height="10" className="strip-ground" />
-        {parts.map(([key]) => {
+        {parts.map(({ key }) => {
           const width = (1000 * sums[key]) / whole;
           x += width;
           return <rect key={key} x={x - width} width={width} height="10" className={`part-${key}`} />;
         })}
       </svg>
       <ul className="plain spent-list">
-        {parts.map(([key, word]) => (
-          <li key={key}><svg className="spent-key" viewBox="0 0 10 10" aria-hidden="true"><rect width="10" height="10" className={`part-${key}`} /></svg>{percent(sums[key], whole)} {word} <span className="soft">{coreTime(sums[key])}</span></li>
+        {told.map(({ key, word, share }) => (
+          <li key={key}><svg className="spent-key" viewBox="0 0 10 10" aria-hidden="true"><rect width="10" height="10" className={`part-${key}`} /></svg>{share} {word} <span className="soft">{coreTime(sums[key])}</span></li>
         ))}
       </ul>
     </div>
@@ -119,7 +124,7 @@ export function Uses({ uses, enough, dispatch = null }: { uses: ElectronUse[]; e
     <>
       <div className="title-line"><h2>Asked and used</h2><HowMany found={uses.length} total={uses.length} word="electron" /></div>
       <div className="uses"><DataTable label="Electrons" columns={columns} rows={rows} found={rows.length} keyOf={(use) => [use.name, use.cluster, use.cores, use.ntasks, use.memory_mib, use.walltime_s].join(" ")} sort={sort} onSort={(column, descending) => setSort({ column, descending })} /></div>
-      <p className="soft">Cores: what 95 % of the tasks of a second and more keep busy. Memory and time: the most of any that returned. Advice needs {enough} of them; it is for the same input again.</p>
+      <p className="soft">Cores: what 95 % of the tasks of a second and more keep busy. Memory and time: the most of any that returned. Held: run time times cores, of all attempts; not used: what of it no core was busy for. Advice needs {enough} of them, adds a margin, and is for the same input again: its least is 1 core, 256 MiB and 1 min.</p>
     </>
   );
 }

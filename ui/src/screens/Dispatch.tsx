@@ -64,7 +64,7 @@ function Head({ summary, offline }: { summary: Summary; offline: boolean }) {
     <header className="dispatch-head">
       <div className="title-line">
         <Title text={summary.name || "Dispatch"}><span className="clip" title={summary.name}>{summary.name || "(no name)"}</span></Title>
-        <StatusBadge status={summary.status} paused={summary.paused !== null && live} />
+        <StatusBadge status={summary.status} paused={summary.paused} template={summary.template} />
         <DispatchActions summary={summary} disabled={offline} />
       </div>
       <p className="soft meta">
@@ -78,10 +78,10 @@ function Head({ summary, offline }: { summary: Summary; offline: boolean }) {
         <p><strong>{count(done)}</strong> of {plural(summary.tasks, "task")} ended <CountsLine counts={summary.counts} /></p>
       </div>
       {summary.error && <Notice tone="bad">{summary.error}</Notice>}
-      {summary.paused && live && <Notice tone="warn" title="Paused.">{summary.paused}</Notice>}
+      {summary.paused && live && (summary.template ? <Notice title="Template.">{summary.paused}</Notice> : <Notice tone="warn" title="Paused.">{summary.paused}</Notice>)}
       {away.map((each) => (
         <Notice key={each.cluster} tone="warn" title={`${each.cluster} does not answer.`}>
-          {each.problem} What it runs is unknown {each.unknown_since ?? each.at ? <>since <When time={each.unknown_since ?? each.at} /></> : "since the server's start"}: states are as they were last seen.
+          {each.problem} {live ? "What it runs" : "All tasks had ended before; what the jobs cost"} is unknown {each.unknown_since ?? each.at ? <>since <When time={each.unknown_since ?? each.at} /></> : "since the server's start"}{live ? ": states are as they were last seen." : "."}
         </Notice>
       ))}
       {why && <p className="why"><strong>Why it waits.</strong> {why} <Link from={route.fullPath} to="/d/$id" params={{ id: summary.id }} search={(old) => ({ ...old, view: "jobs" })}>Jobs</Link></p>}

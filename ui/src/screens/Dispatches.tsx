@@ -41,7 +41,7 @@ export function Dispatches() {
         <>
           <div className="toolbar">
             <SearchBox label="Search names and ids" value={filter.q} onChange={seek} />
-            <Chips label="Status" chosen={filter.status} options={STATUSES.map((status) => ({ value: status, text: <StatusBadge status={status} paused={false} /> }))} onChange={(status) => void navigate({ search: (old) => ({ ...old, status: status.join(",") }) })} />
+            <Chips label="Status" chosen={filter.status} options={STATUSES.map((status) => ({ value: status, text: <StatusBadge status={status} /> }))} onChange={(status) => void navigate({ search: (old) => ({ ...old, status: status.join(",") }) })} />
             {last && <HowMany found={last.found} total={last.total} word="dispatch" words="dispatches" />}
           </div>
           <Bulk chosen={rows.filter((row) => chosen.has(row.id))} disabled={offline} onDone={() => choose(new Set())} />
@@ -80,7 +80,7 @@ function chooser(chosen: ReadonlySet<string>, choose: (chosen: ReadonlySet<strin
 
 const COLUMNS: ColumnDef<Summary>[] = [
   { id: "name", header: "Lattice", cell: ({ row }) => <Link to="/d/$id" params={{ id: row.original.id }} className="strong clip" title={row.original.name}>{row.original.name || "(no name)"}</Link> },
-  { id: "status", header: "Status", cell: ({ row }) => <StatusBadge status={row.original.status} paused={row.original.paused !== null && row.original.status === "RUNNING"} /> },
+  { id: "status", header: "Status", cell: ({ row }) => <StatusBadge status={row.original.status} paused={row.original.paused} template={row.original.template} /> },
   { id: "progress", header: "Progress", enableSorting: false, meta: { rank: 2 }, cell: ({ row }) => <Strip counts={row.original.counts} total={row.original.tasks} label={row.original.name} /> },
   { id: "n_tasks", header: "Tasks", meta: { numeric: true }, cell: ({ row }) => <span className="nowrap">{count(ended(row.original.counts))} / {count(row.original.tasks)}{row.original.counts.failed ? <span className="ink-failed"> · {count(row.original.counts.failed)} failed</span> : ""}</span> },
   { id: "took", header: "Took", enableSorting: false, meta: { numeric: true, rank: 2 }, cell: ({ row }) => <Took summary={row.original} /> },

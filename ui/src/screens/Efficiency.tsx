@@ -42,7 +42,7 @@ export function Efficiency() {
                     {costly.map((each) => (
                       <tr key={each.id}>
                         <td><Link to="/d/$id" params={{ id: each.id }} search={{ view: "efficiency" }} className="clip" title={each.name}>{each.name || "(no name)"}</Link></td>
-                        <td className="rank-1"><StatusBadge status={each.status} paused={false} /></td>
+                        <td className="rank-1"><StatusBadge status={each.status} /></td>
                         <td className="numeric">{coreTime(each.charged_s)}{each.complete ? "" : " so far"}</td>
                         <td className="numeric">{percent(each.tasks_s, each.charged_s)}</td>
                         <td className="rank-1"><When time={String(each.created_at)} /></td>

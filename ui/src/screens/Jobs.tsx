@@ -3,9 +3,13 @@ import type { Summary } from "../api/queries";
 import { Mark, When } from "../components/basics";
 import { plural } from "../format";
 
+/** Of a dispatch with nothing left, such an array is over but for the scheduler's word. */
+const NOT_OVER = new Set<string>(["submitted"]);
+
 /** The job arrays of a dispatch: where they are, and why they wait, in plain words with the scheduler's own beside. */
 export function Jobs({ summary }: { summary: Summary }) {
   if (summary.arrays.length === 0) return <p className="empty">Nothing was submitted yet: ready tasks are gathered for a moment, so that few jobs serve many of them.</p>;
+  const over = summary.status !== "RUNNING";
   return (
     <>
       <p className="soft">
@@ -21,8 +25,8 @@ export function Jobs({ summary }: { summary: Summary }) {
                 <td className="id">{array.job_id ?? "–"}</td>
                 <td><Link to="/queue/$cluster" params={{ cluster: array.cluster }}>{array.cluster}</Link></td>
                 <td className="numeric">{array.width}</td>
-                <td><span className="badge"><Mark tone={array.state === "ended" ? "completed" : array.state === "refused" ? "failed" : "queued"} still />{array.state}</span></td>
-                <td className="why-cell">{array.state === "ended" ? "" : array.why ? <>{array.why} <span className="soft id">({array.reason})</span></> : (array.reason ?? "")}</td>
+                <td><span className="badge"><Mark tone={array.state === "ended" ? "completed" : array.state === "refused" ? "failed" : "queued"} still />{over && NOT_OVER.has(array.state) ? "ending" : array.state}</span></td>
+                <td className="why-cell">{array.state === "ended" ? "" : over && NOT_OVER.has(array.state) ? "Its tasks have ended; accounting has not told its end yet." : array.why ? <>{array.why} <span className="soft id">({array.reason})</span></> : (array.reason ?? "")}</td>
               </tr>
             ))}
           </tbody>

@@ -27,8 +27,8 @@ export function Now() {
   const sum = (states: readonly StateName[]) => running.reduce((all, each) => all + states.reduce((own, state) => own + (each.counts[state] ?? 0), 0), 0);
   const failed = [...running, ...recent].filter((each) => each.status !== "COMPLETED").reduce((all, each) => all + (each.counts.failed ?? 0), 0);
   const waiting = sum(["queued", "ready", "waiting", "paused"]);
-  // Of a dispatch that completed all the same, its author has accepted the failures.
-  const needs = [...running, ...recent].filter((each) => (each.counts.failed && each.status !== "COMPLETED") || (each.paused && each.status === "RUNNING"));
+  // A template waits for nobody: its triggers run copies of it. Of a dispatch that completed all the same, its author has accepted the failures.
+  const needs = [...running, ...recent].filter((each) => (each.counts.failed && each.status !== "COMPLETED") || (each.paused && !each.template && each.status === "RUNNING"));
   // What is not set up was named by nobody, and has no tasks of anybody.
   const away = clusters?.clusters.filter((cluster) => !["ok", "unknown", "not set up"].includes(cluster.state)) ?? [];
   return (
@@ -53,7 +53,7 @@ export function Now() {
             {needs.slice(0, 8).map((each) => (
               <li key={each.id} className="card line">
                 <Link to="/d/$id" params={{ id: each.id }} search={each.counts.failed ? { view: "table", state: "failed" } : {}} className="strong">{each.name}</Link>{" "}
-                {each.counts.failed ? `has ${plural(each.counts.failed, "failed task")}` : `is paused: ${each.paused}`}
+                {each.counts.failed ? `has ${plural(each.counts.failed, "failed task")}` : `is paused: ${each.paused?.replace(/\.$/, "")}`}
                 {each.counts.failed && each.counts.skipped ? `, and ${count(each.counts.skipped)} skipped because of them` : ""}. <span className="soft"><When time={each.ended_at ?? each.created_at} /></span>
               </li>
             ))}
@@ -90,7 +90,7 @@ function Card({ summary }: { summary: Summary }) {
     <li className="card live">
       <div className="live-head">
         <Link to="/d/$id" params={{ id: summary.id }} className="strong clip">{summary.name}</Link>
-        <StatusBadge status={summary.status} paused={summary.paused !== null && summary.status === "RUNNING"} />
+        <StatusBadge status={summary.status} paused={summary.paused} template={summary.template} />
         <span className="soft push">{count(ended(summary.counts))} of {plural(summary.tasks, "task")} · {duration(between(summary.started_at, summary.ended_at, now)) || "not begun"}</span>
       </div>
       <Strip counts={summary.counts} total={summary.tasks} label={summary.name} />

@@ -1,6 +1,6 @@
 import { keepPreviousData, useQuery } from "@tanstack/react-query";
 import { useNavigate } from "@tanstack/react-router";
-import { useCallback, useEffect, useRef } from "react";
+import { useCallback, useLayoutEffect, useRef } from "react";
 import { serverLogQuery, type LogLevel, type ServerLog as Log } from "../api/insight";
 import { Chips, Fault, Loading, SearchBox, Title } from "../components/basics";
 import { absolute, bytes, count } from "../format";
@@ -21,11 +21,32 @@ export function ServerLog() {
   const seek = useCallback((q: string) => void navigate({ search: (old) => ({ ...old, q }), replace: true }), [navigate]);
   const list = useRef<HTMLOListElement>(null);
   const last = data?.entries.at(-1);
-  useEffect(() => {
-    // Whoever reads further up stays there.
+  // Whoever reads further up stays there; whoever was at the end before something came goes on there, however long it is.
+  const atEnd = useRef(true);
+  useLayoutEffect(() => {
     const element = list.current;
-    if (follow && element && (element.scrollHeight - element.scrollTop - element.clientHeight < 80 || element.scrollTop === 0)) element.scrollTop = element.scrollHeight;
-  }, [follow, last?.at, last?.text, data?.found]);
+    if (!element || !follow) return;
+    let frame = 0;
+    const toEnd = () => {
+      element.scrollTop = element.scrollHeight;
+      // An entry is as high as it is only once it is drawn, and the end may move by that.
+      if (element.scrollHeight - element.scrollTop - element.clientHeight > 1) frame = requestAnimationFrame(toEnd);
+    };
+    const settle = () => {
+      if (atEnd.current) {
+        toEnd();
+        frame = requestAnimationFrame(toEnd);
+      }
+    };
+    settle();
+    // A window that becomes narrower wraps more lines.
+    const observer = new ResizeObserver(settle);
+    observer.observe(element);
+    return () => {
+      observer.disconnect();
+      cancelAnimationFrame(frame);
+    };
+  }, [follow, last?.at, last?.text, data?.found, data === undefined]);
   return (
     <section className="screen">
       <Title text="Server log">The server’s log</Title>
@@ -38,11 +59,11 @@ export function ServerLog() {
             <div className="chips" role="group" aria-label="Least level">
               {(["INFO", "WARNING", "ERROR"] as const).map((each) => <button key={each} type="button" className="chip" aria-pressed={level === each} onClick={() => void navigate({ search: ({ level: _, ...old }) => ({ ...old, ...(each === "INFO" ? {} : { level: each }) }) })}>{{ INFO: "All", WARNING: "Warnings and errors", ERROR: "Errors" }[each]}</button>)}
             </div>
-            <Chips label="Whether to follow" chosen={follow ? ["follow"] : []} options={[{ value: "follow", text: "Follow" }]} onChange={(chosen) => void navigate({ search: ({ still: _, ...old }) => ({ ...old, ...(chosen.length ? {} : { still: true }) }) })} />
+            <Chips label="Whether to follow" chosen={follow ? ["follow"] : []} options={[{ value: "follow", text: "Follow" }]} onChange={(chosen) => { atEnd.current = true; void navigate({ search: ({ still: _, ...old }) => ({ ...old, ...(chosen.length ? {} : { still: true }) }) }); }} />
             <p className="soft howmany" role="status">{count(data.entries.length)} of {count(data.found)} entries{data.found < data.total ? `, in ${count(data.total)}` : ""}</p>
           </div>
           {data.entries.length === 0 ? <p className="empty">{search.q || level !== "INFO" ? "No entry fits." : "The log is empty."}</p> : (
-            <ol className="entries" ref={list} tabIndex={0} aria-label="Entries">{data.entries.map((entry, index) => <Entry key={`${entry.at} ${index}`} entry={entry} q={search.q ?? ""} />)}</ol>
+            <ol className="entries" ref={list} tabIndex={0} aria-label="Entries" onScroll={(event) => { const box = event.currentTarget; atEnd.current = box.scrollHeight - box.scrollTop - box.clientHeight < 24; }}>{data.entries.map((entry, index) => <Entry key={`${entry.at} ${index}`} entry={entry} q={search.q ?? ""} />)}</ol>
           )}
           <p className="soft">
             {data.found > data.entries.length && !search.all && <><button type="button" className="button small" onClick={() => void navigate({ search: (old) => ({ ...old, all: true }) })}>Show up to {count(MOST)}</button> </>}

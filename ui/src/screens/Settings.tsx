@@ -5,12 +5,21 @@ import { settingsQuery, type EffectiveSettings } from "../api/insight";
 import { logOut } from "../api/session";
 import { Chips, Fault, Loading, Notice, SearchBox, Title } from "../components/basics";
 import { HowMany } from "../components/DataTable";
+import { bytes, duration, mebibytes, plural } from "../format";
 import { settings as route } from "../router";
 import "../insight/insight.css";
 
 type Setting = EffectiveSettings["settings"][number];
 
-const told = (value: unknown): string => (value === "" ? "(empty)" : typeof value === "string" ? value : Array.isArray(value) ? (value.length ? value.map(told).join(", ") : "(none)") : value === null ? "(none)" : String(value));
+type Unit = Setting["unit"];
+
+/** A value as people read it; `written` is how a file spells it. */
+function told(value: unknown, unit: Unit = null): string {
+  if (typeof value !== "number" || unit === null) return written(value);
+  return { s: duration, days: (days: number) => plural(days, "day"), bytes, MiB: mebibytes }[unit](value);
+}
+
+const written = (value: unknown): string => (value === "" ? "(empty)" : typeof value === "string" ? value : Array.isArray(value) ? (value.length ? value.map(written).join(", ") : "(none)") : value === null ? "(none)" : String(value));
 
 /** What holds, who said so, and where it is changed: the page changes none of it. */
 export function Settings() {
@@ -19,7 +28,7 @@ export function Settings() {
   const { data, error, refetch } = useQuery(settingsQuery);
   const seek = useCallback((q: string) => void navigate({ search: (old) => ({ ...old, q }), replace: true }), [navigate]);
   const wanted = (search.q ?? "").toLowerCase();
-  const rows = useMemo(() => (data?.settings ?? []).filter((each) => (!search.set || each.source !== "default" || each.pending !== null) && (!wanted || [each.name, each.about, told(each.value)].some((text) => text.toLowerCase().includes(wanted)))), [data, wanted, search.set]);
+  const rows = useMemo(() => (data?.settings ?? []).filter((each) => (!search.set || each.source !== "default" || each.pending !== null) && (!wanted || [each.name, each.about, told(each.value, each.unit), written(each.value)].some((text) => text.toLowerCase().includes(wanted)))), [data, wanted, search.set]);
   return (
     <section className="screen">
       <div className="title-line settings-head">
@@ -34,7 +43,7 @@ export function Settings() {
         <>
           <p>
             What holds now. A setting is changed in <code className="breakable">{data.config}</code> or, for the next server, by its variable in the environment; a cluster in{" "}
-            <code className="breakable">{data.clusters_file}</code>. Then: <code>hpcflow stop</code> and <code>hpcflow start</code>; jobs in the queue go on meanwhile. To log all browsers out: <code>hpcflow token rotate</code>.
+            <code className="breakable">{data.clusters_file}</code>. Then: <code>hpcflow stop</code> and <code>hpcflow start</code>; jobs in the queue go on meanwhile. Files give times in seconds and sizes in bytes. To log all browsers out: <code>hpcflow token rotate</code>.
           </p>
           {data.problem && <Notice tone="bad" title="A file is wrong.">{data.problem}</Notice>}
           <div className="toolbar">
@@ -58,7 +67,7 @@ export function Settings() {
                 <div className="table settings" tabIndex={0} role="region" aria-label={`Settings of ${cluster.name}`}>
                   <table>
                     <thead><tr><th scope="col">Key</th><th scope="col">Value</th><th scope="col">From</th></tr></thead>
-                    <tbody>{cluster.said.map((each) => <tr key={each.name}><td className="id">{each.name}</td><td className="value id">{told(each.value)}</td><td>{each.source === "site" ? "the site’s template" : "clusters.toml"}</td></tr>)}</tbody>
+                    <tbody>{cluster.said.map((each) => <tr key={each.name}><td className="id">{each.name}</td><td className="value id" title={written(each.value)}>{told(each.value, each.unit)}</td><td>{each.source === "site" ? "the site’s template" : "clusters.toml"}</td></tr>)}</tbody>
                   </table>
                 </div>
               )}
@@ -70,15 +79,20 @@ export function Settings() {
   );
 }
 
+/** Text in which backquotes mark what is code. */
+function Prose({ text }: { text: string }) {
+  return <>{text.split(/`+/).map((part, k) => (k % 2 ? <code key={k}>{part}</code> : part))}</>;
+}
+
 const SOURCES: Readonly<Record<Setting["source"], string>> = { environment: "the environment", "config.toml": "config.toml", default: "default" };
 
 function Row({ setting }: { setting: Setting }) {
   return (
     <tr>
       <td className="id"><span title={setting.variable}>{setting.name}</span></td>
-      <td className="value"><span className={setting.source === "default" ? "id" : "id strong"}>{told(setting.value)}</span>{setting.pending !== null && <span className="asked">from the next start on: <strong className="id">{told(setting.pending)}</strong></span>}</td>
-      <td>{setting.source === "environment" ? <code>{setting.variable}</code> : SOURCES[setting.source]}{setting.source !== "default" && <span className="asked">default: {told(setting.default)}</span>}</td>
-      <td className="about">{setting.about}</td>
+      <td className="value"><span className={setting.source === "default" ? "id" : "id strong"} title={`${setting.name} = ${written(setting.value)}`}>{told(setting.value, setting.unit)}</span>{setting.pending !== null && <span className="asked">from the next start on: <strong className="id">{told(setting.pending, setting.unit)}</strong></span>}</td>
+      <td>{setting.source === "environment" ? <code>{setting.variable}</code> : SOURCES[setting.source]}{setting.source !== "default" && <span className="asked">default: {told(setting.default, setting.unit)}</span>}</td>
+      <td className="about"><Prose text={setting.about} /></td>
     </tr>
   );
 }
