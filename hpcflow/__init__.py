@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from hpcflow.sdk.hooks import DepsModule as DepsModule
     from hpcflow.sdk.hooks import DepsPip as DepsPip
     from hpcflow.sdk.lepton import Lepton as Lepton
+    from hpcflow.sdk.nodes import LostValue as LostValue
     from hpcflow.sdk.options import Retries as Retries
     from hpcflow.sdk.redispatch import redispatch as redispatch
     from hpcflow.sdk.result_manager import get_result_manager as get_result_manager
@@ -73,6 +74,7 @@ _HOMES = {
     "get_context": "hpcflow.sdk.context",
     "Lepton": "hpcflow.sdk.lepton",
     "Retries": "hpcflow.sdk.options",
+    "LostValue": "hpcflow.sdk.nodes",
     "stop_triggers": "hpcflow.sdk.trigger",
     "get_config": "hpcflow.sdk.configuration",
     "reload_config": "hpcflow.sdk.configuration",
@@ -112,6 +114,7 @@ __all__ = [  # __getattr__ gives them
     "Failed",
     "HpcflowError",
     "Lepton",
+    "LostValue",
     "Result",
     "Retries",
     "Status",

@@ -88,13 +88,9 @@ def show_page(options: argparse.Namespace) -> int:
     answer = server.ask("POST", "/ui")
     link = read_link(server.where)
     if link is not None:
-        from urllib.parse import urlsplit
+        from hpcflow.sdk.far_page import page_here
 
-        from hpcflow.connect.control import open_page
-
-        address = urlsplit(answer["url"])
-        port = open_page(link, address.port or 80)
-        answer |= {"url": address._replace(netloc=f"127.0.0.1:{port}").geturl(), "ssh_forward": None}
+        answer |= {"url": page_here(link, answer["url"]), "ssh_forward": None}
     if options.json:
         write_json(answer)
         return OK

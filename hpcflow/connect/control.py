@@ -20,7 +20,7 @@ from hpcflow.sdk.connection import NotAuthorised, ServerElsewhere, ServerUnreach
 from hpcflow.sdk.link import Link, read_link
 from hpcflow.server.home import network_file_system
 
-__all__ = ["Answer", "Person", "connect", "disconnect", "open_page", "tail"]
+__all__ = ["Answer", "Person", "connect", "disconnect", "tail"]
 
 _START_S: Final = 30.0
 _TICK_S: Final = 0.05
@@ -126,11 +126,6 @@ def disconnect(where: Places) -> Link | None:
     if link is not None and link.host == socket.gethostname():
         _wait_for_end(link.control)
     return link
-
-
-def open_page(link: Link, port: int) -> int:
-    """Return the port here that leads to the page's port there."""
-    return int(_order(_spoken_to(link), {"do": "page", "port": port}, Person(say=lambda _: None))["port"])
 
 
 def tail(link: Link, lines: int) -> list[str]:

@@ -303,7 +303,7 @@ def _failure(bag: BagDirectory, outlet: Outlet, error: BaseException) -> dict[st
     report = _traceback(error)
     print(report, file=sys.stderr, end="")
     kinds = [kind.__name__ for kind in type(error).__mro__[:-1]][:_KINDS_LIMIT]
-    said = _text(error) + _hint(error)
+    said = _text(error) + _hint(error) + _notes(error)
     fields: dict[str, object] = {"st": "error", "exc": kinds[0], "kinds": kinds, "msg": said, "tb": report}
     try:
         pickled = dumps(error)
@@ -346,6 +346,12 @@ def _hint(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError) and error.filename in _LAUNCHERS:
         return f". It is not on PATH on {os.uname().nodename}: load it in the prologue of clusters.toml."
     return ""
+
+
+def _notes(error: BaseException) -> str:
+    """Return what was noted on an error on its way: the hook that it comes from, or what the user's code adds."""
+    notes = getattr(error, "__notes__", ())
+    return "".join(f" ({note})" for note in notes if isinstance(note, str))[:_SENTENCE_LIMIT]
 
 
 def _traceback(error: BaseException) -> str:

@@ -81,6 +81,8 @@ class Summary:
     error: str | None
     #: Why nothing more of it, or of some of it, is submitted; ``None``: nothing holds it back.
     paused: str | None
+    #: Since when, where that is known.
+    paused_at: datetime | None
     created_at: datetime | None
     started_at: datetime | None
     ended_at: datetime | None
@@ -119,6 +121,7 @@ def parse_summary(raw: JsonObject) -> Summary:
         status=Status(raw["status"]),
         error=raw.get("error"),
         paused=raw.get("paused"),
+        paused_at=_paused_at(raw),
         created_at=parse_time(raw.get("created_at")),
         started_at=parse_time(raw.get("started_at")),
         ended_at=parse_time(raw.get("ended_at")),
@@ -152,6 +155,13 @@ def parse_summary(raw: JsonObject) -> Summary:
         messages=tuple(message["text"] for message in raw.get("messages", ())),
         python=(major, minor),
     )
+
+
+def _paused_at(raw: JsonObject) -> datetime | None:
+    """Return when the message came that says the pause."""
+    why = raw.get("paused")
+    said = [message["at"] for message in raw.get("messages", ()) if why and message["text"].startswith(why)]
+    return parse_time(said[-1]) if said else None
 
 
 # ---- its tasks

@@ -24,13 +24,13 @@ from hpcflow.sdk.answers import Plan, Summary, parse_plan, parse_summary
 from hpcflow.sdk.connection import DispatchNotFound, Server, ServerElsewhere, ServerUnreachable
 from hpcflow.sdk.link import read_link
 from hpcflow.sdk.mistakes import show_plainly
-from hpcflow.sdk.plain import plain
 from hpcflow.sdk.results import Result, status_of
 from hpcflow.sdk.startup import ServerStartFailed, ensure
 from hpcflow.sdk.stored_call import StoredCall, stored_call
-from hpcflow.sdk.terminal import progress, why_paused
+from hpcflow.sdk.terminal import progress
 from hpcflow.sdk.trace import name_of
 from hpcflow.sdk.units import parse_memory, parse_walltime
+from hpcflow.sdk.waits import Waits
 from hpcflow.sdk.workflow import Lattice, Traced, manifest
 
 __all__ = [
@@ -63,6 +63,8 @@ P = ParamSpec("P")
 LONG_POLL_S: Final = 25
 #: How long a waiting client bears a server that is away, as it is during `hpcflow restart`, in seconds.
 AWAY_S: Final = 60.0
+#: How long it says nothing of that, in seconds: a restart takes less.
+AWAY_TOLD_S: Final = 5.0
 #: The same for a login node's server: it goes on while a laptop is in a tunnel, or waits for a code from a phone.
 AWAY_FAR_S: Final = 86_400.0
 #: Bytes of a blob that are compressed at once: a large one needs no second copy of itself.
@@ -444,13 +446,12 @@ def summary_of(server: Server, dispatch_id: str, since: int | None = None, *, po
 
 def until_ended(server: Server, summary: Summary) -> Summary:
     """Return the summary of the dispatch's end. An interrupt leaves the dispatch running and says how to come back."""
-    now, told = summary, None
+    now, waits = summary, Waits()
     try:
         with progress(wanted=client_settings(os.environ).progress) as show:
             for now in changes(server, summary):
-                if now.paused not in (None, told):
-                    tell(plain(why_paused(now)))
-                told = now.paused
+                for sentence in waits.news(now):
+                    tell(sentence)
                 show(now)
     except KeyboardInterrupt:
         # The last line of what Python prints is the one that is read; how far the waiting had come helps nobody.
@@ -464,20 +465,27 @@ def until_ended(server: Server, summary: Summary) -> Summary:
 def changes(server: Server, summary: Summary, *, poll_s: int = LONG_POLL_S) -> Iterator[Summary]:
     """Yield a dispatch as it is now and after each change, up to its end, by long polls of ``poll_s`` at most."""
     away_since: float | None = None
+    told = False
     yield summary
     while not summary.ended:
         try:
             summary = summary_of(server, summary.id, since=summary.version, poll_s=poll_s)
         except ServerElsewhere:
             raise
-        except ServerUnreachable:
+        except ServerUnreachable as error:
             # A restart takes a moment. It is not ours to undo somebody's `hpcflow stop`.
             away_since = away_since or time.monotonic()
-            if time.monotonic() - away_since > (AWAY_S if read_link(server.where) is None else AWAY_FAR_S):
+            bears_s = AWAY_S if read_link(server.where) is None else AWAY_FAR_S
+            if time.monotonic() - away_since > bears_s:
                 raise
+            if not told and time.monotonic() - away_since > AWAY_TOLD_S:
+                told = True
+                tell(f"{error} Waiting for it, {bears_s / 60:.0f} min at most; jobs go on meanwhile.")
             time.sleep(0.5)
         else:
-            away_since = None
+            if told:
+                tell("The server answers again.")
+            away_since, told = None, False
             yield summary
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import update_wrapper
+from functools import partial, update_wrapper
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -200,10 +200,21 @@ def _takes_files(function: Callable[..., object]) -> bool:
 
 def _step(step: Step, where: str) -> object:
     if isinstance(step, DepsCall):
-        return settled(step.func(*step.args, **step.kwargs), where)
+        try:
+            return settled(step.func(*step.args, **step.kwargs), where)
+        except BaseException as error:
+            error.add_note(f"raised by {where}, {_called(step.func)}")
+            raise
     for command in cast("tuple[str, ...]", step.commands):
         _run(command, where)
     return None
+
+
+def _called(function: object) -> str:
+    """Return what a hook's function is called."""
+    while isinstance(function, partial):
+        function = function.func
+    return str(getattr(function, "__name__", None) or type(function).__name__)
 
 
 def _run(command: str, where: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +16,7 @@ from hpcflow.sdk.status import OF_STATE, Status
 if TYPE_CHECKING:
     from hpcflow.sdk.results import Result
 
-__all__ = ["FIELDS", "NodeResult", "Parameter"]
+__all__ = ["FIELDS", "LostValue", "NodeResult", "Parameter"]
 
 #: Letters of a value in a node's name.
 _NAMED: Final = 200
@@ -33,6 +34,24 @@ FIELDS: Final = {
     "stdout": "stdout",
     "stderr": "stderr",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class LostValue:
+    """Stands in tables for what a task returned and nobody can read any more; ``reason`` is a sentence.
+
+    It is false, and no ``None``: an electron may have returned that.
+    """
+
+    reason: str
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __str__(self) -> str:
+        return f"<lost: {self.reason}>"
+
+    __repr__ = __str__
 
 
 class Fields(Mapping[str, Any]):  # Any: as many types as fields

@@ -15,6 +15,8 @@ from hpcflow.core.model import HpcflowError
 from hpcflow.core.states import State, Status
 from hpcflow.sdk.answers import Summary
 from hpcflow.sdk.connection import Server
+from hpcflow.sdk.far_page import page_here
+from hpcflow.sdk.link import read_link
 from hpcflow.sdk.plain import plain
 from hpcflow.sdk.terminal import counts, why_paused
 
@@ -67,7 +69,14 @@ def page_of(server: Server, dispatch: str, environ: Mapping[str, str]) -> str | 
         address: str | None = server.ask("GET", "/status").get("ui")
     except HpcflowError:
         return None
-    return None if address is None else proxied(f"{address}#/d/{dispatch}", environ)
+    if address is None:
+        return None
+    if (link := read_link(server.where)) is not None:
+        try:
+            address = page_here(link, address)
+        except HpcflowError:
+            return None
+    return proxied(f"{address}#/d/{dispatch}", environ)
 
 
 def proxied(address: str, environ: Mapping[str, str]) -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 from collections.abc import Callable, Mapping
+from pickle import PicklingError
 from types import CodeType
 from typing import Any, BinaryIO, Final, NoReturn, Protocol, cast
 
@@ -235,6 +237,12 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
             return _gather, (obj.kind is tuple, _renumbered(obj.numbers, self._numbers))
         if isinstance(obj, CodeType):
             return self._code(obj)
+        if isinstance(obj, io.TextIOWrapper) and obj is not sys.stdout and obj is not sys.stderr:
+            # cloudpickle reads it to its end, and what arrives is no file any more.
+            raise PicklingError(
+                f"the open file {getattr(obj, 'name', '')!r} can't travel: pass its path or what is in it, or bring "
+                "it by files="
+            )
         if self._deps is not None and isinstance(obj, type):
             return class_by_value(obj, self._shared, self._definition)
         reduced = reduced_by_value(self, obj, self._shared)

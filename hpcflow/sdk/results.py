@@ -29,7 +29,7 @@ from hpcflow.sdk.answers import (
 )
 from hpcflow.sdk.arguments import arguments_of
 from hpcflow.sdk.connection import Server
-from hpcflow.sdk.nodes import NodeResult, Parameter
+from hpcflow.sdk.nodes import LostValue, NodeResult, Parameter
 from hpcflow.sdk.notebook import as_html, page_of, show
 from hpcflow.sdk.status import OF_STATE, Status
 from hpcflow.sdk.workflow import load_with
@@ -37,7 +37,7 @@ from hpcflow.sdk.workflow import load_with
 if TYPE_CHECKING:
     from hpcflow.sdk.download import Sink
 
-__all__ = ["NodeResult", "PythonMismatch", "Result", "UnreadableResult", "status_of", "task_records"]
+__all__ = ["LostResult", "NodeResult", "PythonMismatch", "Result", "UnreadableResult", "status_of", "task_records"]
 
 _PAGE: Final = 1000
 _OUTPUT_PIECE: Final = 1 << 20
@@ -49,6 +49,10 @@ class PythonMismatch(HpcflowError):
 
 class UnreadableResult(HpcflowError):
     """A value came back whole and can't be unpickled here."""
+
+
+class LostResult(UnreadableResult):
+    """A task completed, and what it returned is there no more: it was given up, or where it lay is gone."""
 
 
 class Result:
@@ -216,34 +220,35 @@ class Result:
         return nodes
 
     def get_all_node_outputs(self) -> dict[str, Any]:  # Any: whatever the electrons returned
-        """Return the values of all completed tasks by ``"name(id)"``, fetched in one stream."""
-        names = {record.index: record.name for record in task_records(self._server, self.dispatch_id)}
-        items = self._items("all")
-        values = _Values(self, items)
-        base = self._summary.base
-        there = {item.task for item in items if item.kind in {"result", "output"}}
-        return {f"{name}({index})": values.of(base + index) for index, name in names.items() if base + index in there}
+        """Return the values of all completed tasks by ``"name(id)"``, fetched in one stream.
+
+        In the place of a value that is there no more, as after `hpcflow clean`, is a `LostValue` that says why.
+        """
+        records = list(task_records(self._server, self.dispatch_id))
+        values, base = _Values(self, self._items("all")), self._summary.base
+        done = [record for record in records if record.state is State.COMPLETED]
+        return {f"{record.name}({record.index})": values.kept(base + record.index) for record in done}
 
     def to_rows(self, electron: str | None = None) -> list[dict[str, Any]]:  # Any: whatever tasks took and gave
         """Return a row for each task: its parameters by name, and what became of it; for a table, ``DataFrame(rows)``.
 
         Columns are ``node_id``, ``node_name``, the parameters as the function calls them, ``status``, ``output`` and
         ``error``; a parameter of one of these names gets a ``_`` behind it. Defaults that a call left alone are not
-        there.
+        there. Where a task completed and its value is there no more, the value is a `LostValue` that says why.
 
         Args:
             electron: only the tasks of this electron.
         """
-        items = self._items("all")
-        values, base = _Values(self, items), self._summary.base
-        there = {item.task for item in items if item.kind in {"result", "output"}}
+        records = list(task_records(self._server, self.dispatch_id))
+        values, base = _Values(self, self._items("all")), self._summary.base
+        done = {record.index for record in records if record.state is State.COMPLETED}
 
         def value_of(task: int) -> object:
-            return values.of(base + task) if base + task in there else None
+            return values.kept(base + task) if task in done else None
 
         called = {each.task - base: each for each in arguments_of(self._server, self.dispatch_id)}
         rows: list[dict[str, Any]] = []  # Any: as above
-        for record in task_records(self._server, self.dispatch_id):
+        for record in records:
             if electron is not None and record.name != electron:
                 continue
             parameters: dict[str, object] = {}
@@ -359,7 +364,7 @@ class Result:
 
     def _unpickled(self, item: Item) -> object:
         if item.kind == "missing" or not (item.pickle or item.apart):
-            raise UnreadableResult(
+            raise LostResult(
                 f"Task {(item.task or 0) - self._summary.base} of {self.dispatch_id} left no value: "
                 f"{item.message or item.kind}."
             )
@@ -395,15 +400,28 @@ class _Values:
         self._dispatch = dispatch
         self._items = {item.task: item for item in items}
         self._values: dict[int, object] = {}
+        self._lost: dict[int, str] = {}
         # Tasks of a sublattice have higher numbers than its own: from the top down, no depth costs recursion.
         outputs = {task: item for task, item in self._items.items() if task is not None and item.kind == "output"}
         for task in sorted(outputs, reverse=True):
-            self._values[task] = self.opened(outputs[task], f"value of task {task}")
+            try:
+                self._values[task] = self.opened(outputs[task], f"value of task {task}")
+            except LostResult as error:  # of one of its tasks
+                self._lost[task] = str(error)
 
     def of(self, task: int) -> object:
+        if task in self._lost:
+            raise LostResult(self._lost[task])
         if task not in self._values:
             self._values[task] = self._dispatch._unpickled(self._items[task])
         return self._values[task]
+
+    def kept(self, task: int) -> object:
+        """Return the value of a task that completed, or what tells that it is lost."""
+        try:
+            return self.of(task)
+        except LostResult as error:
+            return LostValue(str(error))
 
     def opened(self, output: Item, what: str) -> Any:  # Any: whatever the lattice returned
         try:

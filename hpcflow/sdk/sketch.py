@@ -11,6 +11,7 @@ from hpcflow.core.model import HpcflowError
 from hpcflow.core.places import places
 from hpcflow.sdk.client import outgoing, packed, tell
 from hpcflow.sdk.connection import Server, ServerElsewhere, ServerUnreachable
+from hpcflow.sdk.far_page import page_here
 from hpcflow.sdk.link import read_link
 from hpcflow.sdk.notebook import proxied
 from hpcflow.sdk.workflow import Traced
@@ -49,11 +50,9 @@ def _sent(server: Server, traced: Traced) -> str | None:
         tell("Drawn as text only: the server was built without its page.")
         return None
     place = f"/preview/{answer['id']}"
-    if read_link(server.where) is not None:
-        # What leads to a port over there belongs to the command line.
-        tell(f"The graph is drawn on the page: run `hpcflow ui`, open its link, then go to #{place} there.")
-        return None
     page = server.ask("POST", "/ui")
+    if (link := read_link(server.where)) is not None:
+        return proxied(f"{page_here(link, page['url'])}{place}", os.environ)
     if page["ssh_forward"]:
         tell(f"From your own machine, first: {page['ssh_forward']}")
     return proxied(f"{page['url']}{place}", os.environ)

@@ -473,7 +473,7 @@ class Service:
                 }
                 for row in arrays
             ],
-            "asked": self._asked(arrays),
+            "asked": self._asked(row.id, arrays),
             "messages": list(messages),
         }
 
@@ -484,9 +484,15 @@ class Service:
             return None
         return cluster.plugin.why_pending(row.reason)
 
-    def _asked(self, arrays: Sequence[ArrayRow]) -> list[Json]:
-        """Return when the schedulers were asked last on which this dispatch has arrays that are not over."""
+    def _asked(self, dispatch: DispatchId, arrays: Sequence[ArrayRow]) -> list[Json]:
+        """Return when the schedulers were asked last on which this dispatch has arrays that are not over.
+
+        Those that do not answer are among them where tasks are ready for them.
+        """
         names = {row.array.cluster for row in arrays if row.ended_at is None}
+        live = self._engine.writer.dispatches.get(dispatch)
+        if live is not None and any(cluster.problem for cluster in self._engine.clusters.values()):
+            names |= {live.tasks[index].shape.cluster for index in live.ready}
         return [
             {
                 "cluster": name,

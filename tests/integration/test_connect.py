@@ -247,6 +247,20 @@ def test_the_page_is_reached_at_an_address_of_the_laptop(laptop: Laptop) -> None
     assert answer["ssh_forward"] is None
     with urlopen(answer["url"].partition("#")[0], timeout=60) as page:
         assert (page.status, b"hpcflow" in page.read()) == (200, True)
+    told = laptop.user.tries("""
+import hpcflow as hf
+
+@hf.lattice
+def flow():
+    return hf.electron(abs)(1)
+
+flow.draw()
+""").stderr.splitlines()
+    (drawn,) = [line.removeprefix("The graph is drawn at ") for line in told if "drawn" in line]
+    assert "#" in drawn
+    assert "/preview/" in drawn
+    with urlopen(drawn.partition("#")[0], timeout=60) as page:
+        assert (page.status, b"hpcflow" in page.read()) == (200, True)
 
 
 def test_a_new_token_reaches_the_laptop(laptop: Laptop) -> None:

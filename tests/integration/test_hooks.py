@@ -108,9 +108,13 @@ def third():
     print("ran")
     return 3
 
+@hf.electron
+def fourth():
+    return open(__file__)
+
 @hf.lattice(executor="local")
 def flow():
-    return first(), second(), third()
+    return first(), second(), third(), fourth()
 
 result = hf.dispatch_sync(flow)()
 nodes = result.tasks()
@@ -127,12 +131,17 @@ for wrong in ({"deps_bash": 3}, {"call_before": 4}, {"deps_module": "no_such_mod
     )
     errors, told, kind, *refusals = printed.splitlines()
 
-    assert json.loads(errors) == [
+    *of_hooks, opened = json.loads(errors)
+    assert of_hooks == [
         "HookFailed: deps_bash: 'echo no such thing >&2; exit 3' ended with exit code 3; what it wrote is in the "
         "task's output.",
-        "KeyError: 'key'",
+        "KeyError: 'key' (raised by call_before, <lambda>)",
         "HookFailed: call_after: 'kill -9 $$' was killed by signal 9; what it wrote is in the task's output.",
     ]
+    assert opened.startswith(
+        "ResultNotPicklable: The result of fourth is of type _io.TextIOWrapper and can't be pickled: "
+    )
+    assert "can't travel: pass its path or what is in it, or bring it by files=" in opened
     assert json.loads(told) == ["no such thing", "ran\n"]
     assert kind == "HookFailed"
     assert refusals == [

@@ -456,6 +456,28 @@ def test_all_tasks_are_fetched_page_by_page(fake: FakeServer) -> None:
     assert len(fake.sent("GET", f"/dispatches/{DISPATCH}/tasks")) == 2
 
 
+def test_a_value_that_is_gone_is_told_from_one_that_is_none(fake: FakeServer) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary())
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks"] = (200, a_page(*map(a_task, range(3))))
+    fake.answers["GET", f"/dispatches/{DISPATCH}/arguments"] = (200, b"")
+    needs_second = build_graph_arguments()
+    fake.answers["GET", f"/dispatches/{DISPATCH}/results"] = (
+        200,
+        an_item(0, "result", pickle.dumps(None))
+        + an_item(1, "missing", message="the value of task 1 was removed from slurm at 10:00")
+        + an_item(2, "output", needs_second, base=1),
+    )
+    lost = f"Task 1 of {DISPATCH} left no value: the value of task 1 was removed from slurm at 10:00."
+
+    result = get_result(DISPATCH)
+
+    assert [row["output"] for row in result.to_rows()] == [None, hpcflow.LostValue(lost), hpcflow.LostValue(lost)]
+    assert result.get_all_node_outputs() == {
+        "relax(0)": None, "relax(1)": hpcflow.LostValue(lost), "relax(2)": hpcflow.LostValue(lost),
+    }  # fmt: skip
+    assert (bool(hpcflow.LostValue(lost)), str(hpcflow.LostValue(lost))) == (False, f"<lost: {lost}>")
+
+
 def test_all_outputs_come_in_one_stream(fake: FakeServer) -> None:
     fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary())
     fake.answers["GET", f"/dispatches/{DISPATCH}/tasks"] = (200, a_page(a_task(0), a_task(1, state="failed")))
@@ -586,8 +608,34 @@ def test_a_pause_is_said_once_for_each_reason_and_waited_out(
     assert get_result(DISPATCH, wait=True).status is hpcflow.Status.COMPLETED
     assert capsys.readouterr().err.splitlines() == [
         f"Paused: Job 41 was cancelled by root. Go on with `hpcflow resume {DISPATCH}`.",
+        f"Dispatch {DISPATCH} goes on.",
         f"Paused: You paused it. Go on with `hpcflow resume {DISPATCH}`.",
     ]
+
+
+def test_a_scheduler_that_does_not_answer_is_told_to_who_waits_once_and_when_it_answers_again(
+    fake: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def seen(version: int, problem: str | None) -> Answer:
+        line = {"cluster": "slurm", "at": None, "problem": problem, "unknown_since": "2026-11-26T10:00:00Z"}
+        return 200, a_summary(status="RUNNING", asked=[line], version=version)
+
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = [
+        seen(1, "Unable to contact slurm controller."),
+        seen(2, "Unable to contact slurm controller."),
+        seen(3, None),
+        seen(4, "sacct: slurmdbd is away"),
+        (200, a_summary(version=5)),
+    ]
+    assert get_result(DISPATCH, wait=True).status is hpcflow.Status.COMPLETED
+    first, again, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("slurm does not answer since 2026-11-26 ")
+    assert first.endswith(
+        ": Unable to contact slurm controller. What runs there goes on, and the rest waits until it answers; "
+        "`hpcflow clusters test slurm` tells what is wrong."
+    )
+    assert again == "slurm answers again."
+    assert "sacct: slurmdbd is away. What" in second
 
 
 def test_a_result_says_whether_and_why_it_is_paused(fake: FakeServer) -> None:

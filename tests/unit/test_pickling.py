@@ -316,3 +316,12 @@ def test_a_pickle_with_placeholders_says_so_to_plain_pickle() -> None:
     data = hf.lattice(lambda: hf.electron(len)(hf.electron(list)())).build_graph()
     with pytest.raises(UserError, match="can only be opened where the results are"):
         pickle.loads(data.blobs[data.graph.tasks[1].args])
+
+
+def test_an_open_file_is_refused_instead_of_arriving_as_something_else(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("text")
+    with (
+        (tmp_path / "notes").open() as file,
+        pytest.raises(pickle.PicklingError, match=r"the open file '.*notes' can't travel: pass its path"),
+    ):
+        dumps([file])
