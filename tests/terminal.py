@@ -10,8 +10,10 @@ import shutil
 import subprocess
 import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
+
+from tests.processes import killed
 
 #: How long a command may show nothing of what is waited for, in seconds.
 PATIENCE_S: Final = 120.0
@@ -58,8 +60,9 @@ class Terminal:
             again = time.monotonic() + _AGAIN_S
             while self._read(again - time.monotonic()):
                 pass
-            if self._process.poll() is not None:
-                return self._process.returncode
+            # The screen is closed a moment before the command has ended.
+            with suppress(subprocess.TimeoutExpired):
+                return self._process.wait(max(0.0, again - time.monotonic()))
         raise AssertionError(f"Ctrl-C did not end the command. It showed {self.shown!r}")
 
     def end(self) -> int:
@@ -71,9 +74,8 @@ class Terminal:
 
     def close(self) -> None:
         """Hang up; what still runs in the terminal is killed."""
-        self._process.kill()
-        self._process.wait()
         os.close(self._screen)
+        killed(self._process)
 
     def _read(self, wait_s: float) -> bool:
         """Take in what is shown next; return whether anything was, before the time was up and the command gone."""

@@ -7,11 +7,14 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from tests.processes import killed
 
 ROOT: Final = Path(__file__).parents[2]
 COMMANDS: Final[Mapping[str, Sequence[str]]] = {
@@ -43,7 +46,7 @@ class Double:
             text=True,
             cwd=cwd or self.folder,
             env={"HOME": str(self.folder), "PATH": f"{self.path}:/usr/bin:/bin", **environment},
-            timeout=60,
+            timeout=120,
             check=False,
         )
 
@@ -53,6 +56,7 @@ class Double:
         fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             with socket.socket(socket.AF_UNIX) as wire:
+                wire.settimeout(60)
                 wire.connect(f"/proc/self/fd/{fd}/socket")
                 wire.sendall(json.dumps({"argv": ["control"], **asked}).encode() + b"\n")
                 with wire.makefile("rb") as answer:
@@ -88,14 +92,17 @@ def running(kind: str, folder: Path, *, cores: int = 4, first: int = 1) -> Gener
             start_new_session=True,
         )
     try:
+        end = time.monotonic() + 120
         while not (folder / "socket").exists():
-            if process.poll() is not None:
-                raise AssertionError((folder / "double.log").read_text())
+            if process.poll() is not None or time.monotonic() > end:
+                raise AssertionError(f"the double is not up: {(folder / 'double.log').read_text()}")
             try:
                 process.wait(0.02)
             except subprocess.TimeoutExpired:
                 continue
         yield double
     finally:
-        process.terminate()
-        process.wait(30)
+        process.terminate()  # its jobs end with it
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+        killed(process)

@@ -27,9 +27,10 @@ def a_host(folder: Path, door: Door) -> Generator[None]:
     async def run() -> None:
         async with served(folder, door):
             up.set()
-            await asyncio.to_thread(down.wait)
+            while not down.is_set():
+                await asyncio.sleep(0.05)
 
-    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread = threading.Thread(target=asyncio.run, args=(run(),), daemon=True)
     thread.start()
     try:
         assert up.wait(PATIENCE_S)

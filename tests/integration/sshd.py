@@ -21,10 +21,12 @@ from hpcflow.server.remote.carrier import Carrier
 from hpcflow.server.remote.connection import Connection
 from hpcflow.server.remote.openssh import OpenSsh
 from hpcflow.server.remote.ssh import SshTransport
+from tests.ports import reserved
+from tests.processes import killed
 
 #: sshd wants to be started by its full path; Debian keeps it out of users' PATH.
 _SSHD: Final = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-_PATIENCE_S: Final = 30.0
+_PATIENCE_S: Final = 120.0
 
 Way = Literal["asyncssh", "openssh"]
 WAYS: Final[tuple[Way, ...]] = ("asyncssh", "openssh")
@@ -51,7 +53,7 @@ print(hf.dispatch(flow)(*sys.argv[1:]))
 
 def key(path: Path) -> str:
     """Make a key pair, and return its public half."""
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", path.name, "-f", path], check=True)
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", path.name, "-f", path], check=True, timeout=60)
     return path.with_suffix(".pub").read_text()
 
 
@@ -135,8 +137,7 @@ def sshd(folder: Path, *options: str, user: str | None = None, way: Way = "async
     authorized = doors / "authorized_keys"
     authorized.write_text(key(folder / "user"))
     authorized.chmod(0o644)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
+    kept, port = reserved()
     (folder / "sshd_config").write_text(
         "\n".join(
             (
@@ -158,7 +159,9 @@ def sshd(folder: Path, *options: str, user: str | None = None, way: Way = "async
     )
     (folder / "known_hosts").write_text(f"login {public}")
     log = folder / "sshd.log"
-    process = subprocess.Popen([_SSHD, "-D", "-f", str(folder / "sshd_config"), "-E", str(log)])
+    process = subprocess.Popen(
+        [_SSHD, "-D", "-f", str(folder / "sshd_config"), "-E", str(log)], stdin=subprocess.DEVNULL
+    )
     try:
         end = time.monotonic() + _PATIENCE_S
         while not _answers(port):
@@ -167,8 +170,8 @@ def sshd(folder: Path, *options: str, user: str | None = None, way: Way = "async
             time.sleep(0.02)
         yield Sshd(folder, port, user, authorized, way)
     finally:
-        process.terminate()
-        process.wait(_PATIENCE_S)
+        kept.close()
+        killed(process)
         shutil.rmtree(doors)
 
 

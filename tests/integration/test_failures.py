@@ -7,7 +7,7 @@ import os
 import signal
 from pathlib import Path
 
-from tests.integration.world import User, ended, is_alive, lines, open_gate, until
+from tests.integration.world import User, begun, ended, is_alive, lines, open_gate, until
 
 
 def test_a_failure_skips_what_depends_on_it_and_stops_nothing_else(user: User) -> None:
@@ -247,12 +247,12 @@ def test_an_interrupt_ends_the_waiting_program_and_not_the_dispatch(user: User) 
     gate: Path = user.folder / "gate"
     os.mkfifo(gate)
     before = set(user.dispatches())
-    program = user.begins(GATED, str(gate))
-    (dispatch,) = until(lambda: set(user.dispatches()) - before)
-    until(lambda: user.asks("show", dispatch)["counts"] == {"running": 1})
+    with begun(user, GATED, str(gate)) as program:
+        (dispatch,) = until(lambda: set(user.dispatches()) - before)
+        until(lambda: user.asks("show", dispatch)["counts"] == {"running": 1})
 
-    program.send_signal(signal.SIGINT)
-    _, err = ended(user, program)
+        program.send_signal(signal.SIGINT)
+        _, err = ended(user, program)
 
     assert program.returncode in {1, 130, -signal.SIGINT}
     assert f"Dispatch {dispatch} goes on." in err

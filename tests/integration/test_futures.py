@@ -9,7 +9,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.integration.world import PATIENCE_S, User, lines, until
+from tests.integration.world import User, begun, ended, lines, until
+from tests.processes import next_line
 
 
 def test_an_executor_is_one_of_pythons_own(user: User) -> None:
@@ -178,7 +179,8 @@ def test_an_executor_goes_on_after_its_server_died_and_is_closed_after_its_progr
 ) -> None:
     user = own_server(HPCFLOW_OPEN_IDLE="1")
     gate = user.folder / "gate"
-    program = user.begins(
+    with begun(
+        user,
         """
 import os
 import sys
@@ -198,16 +200,14 @@ print(first, [value for value, _ in ex.map(numbered, range(3, 6))], flush=True)
 os._exit(0)
 """,
         str(gate),
-    )
-    with program:
-        assert program.stdout is not None
-        dispatch = program.stdout.readline().strip()
+    ) as program:
+        dispatch = next_line(program)
         os.kill(json.loads((user.folder / "home" / "run" / "server.json").read_text())["pid"], signal.SIGKILL)
         assert user.hpcflow("start").returncode == 0
         gate.touch()
 
-        assert program.stdout.readline() == "[0, 1, 2] [3, 4, 5]\n", program.communicate()
-        assert program.wait(PATIENCE_S) == 0
+        out, err = ended(user, program)
+        assert (out, program.returncode) == ("[0, 1, 2] [3, 4, 5]\n", 0), err
     until(lambda: user.asks("show", dispatch)["status"] != "RUNNING")
 
     shown = user.asks("show", dispatch)

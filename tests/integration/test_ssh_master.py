@@ -7,7 +7,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from hpcflow.server.remote.openssh import OpenSsh
 from hpcflow.server.remote.ssh import SshTransport
 from tests.integration.sshd import Sshd, key, sshd
 from tests.integration.test_ssh_transport import PATIENCE_S, in_loop, sh
+from tests.processes import killed
 from tests.proxy import Proxy
 
 
@@ -39,15 +40,18 @@ def short() -> Iterator[Path]:
 @asynccontextmanager
 async def logged_in(config: str, second: Path, socket: Path) -> AsyncGenerator[None]:
     """Do what `ssh cluster` in a terminal does: log in with what only a person has, and stay."""
-    master = subprocess.Popen(["ssh", "-F", config, "-M", "-N", "-i", str(second), "cluster"])
+    master = subprocess.Popen(["ssh", "-F", config, "-M", "-N", "-i", str(second), "cluster"], stdin=subprocess.DEVNULL)
     try:
-        while not socket.exists():
-            assert master.poll() is None
-            await asyncio.sleep(0.02)
+        async with asyncio.timeout(PATIENCE_S):
+            while not socket.exists():
+                assert master.poll() is None
+                await asyncio.sleep(0.02)
         yield
     finally:
-        master.terminate()
-        await asyncio.to_thread(master.wait)
+        master.terminate()  # it takes its socket away
+        with suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(master.wait, 30)
+        killed(master)
 
 
 @in_loop

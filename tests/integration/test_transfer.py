@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hpcflow.server.failpoints import VARIABLE
-from tests.integration.world import PATIENCE_S, User, is_alive, until
+from tests.integration.world import User, begun, ended, is_alive, until
 
 PROGRAM = """
 import json
@@ -204,10 +204,10 @@ def test_a_file_is_fetched_beside_the_server_once_and_comes_with_the_tasks(
     armed = {VARIABLE: "after_intent_commit=kill"}
     user = own_server(PYTHONPATH=installed(tmp_path), HPCFLOW_SUBMIT_SETTLE="1", **armed)
     pid = user.server_pid()
-    program = user.begins(FETCHED, str(root), **{VARIABLE: ""})
-    until(lambda: not is_alive(pid), user.log)
-    assert user.hpcflow("start", **{VARIABLE: ""}).returncode == 0
-    out, err = program.communicate(timeout=PATIENCE_S)
+    with begun(user, FETCHED, str(root), **{VARIABLE: ""}) as program:
+        until(lambda: not is_alive(pid), user.log)
+        assert user.hpcflow("start", **{VARIABLE: ""}).returncode == 0
+        out, err = ended(user, program)
     assert program.returncode == 0, err
     results, errors = json.loads(out)
 

@@ -10,13 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from hpcflow.core.places import Places
+from hpcflow.sdk.connection import read_record
 from tests.integration.servers import COMMAND
+from tests.processes import killed
 
 #: The server's waits, short enough for tests. In seconds.
 QUICK: Final = {
@@ -109,10 +111,10 @@ class User:
         begun = self.begins(text, *arguments, **environment)
         try:
             out, err = begun.communicate(timeout=PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            begun.kill()
-            out, err = begun.communicate()
-            raise AssertionError(f"the program did not end.\n{out}\n{err}\n{self.log()}") from None
+        except subprocess.TimeoutExpired as late:
+            raise AssertionError(f"the program did not end.\n{late.output!r}\n{late.stderr!r}\n{self.log()}") from None
+        finally:
+            killed(begun)
         return Ended(begun.args, begun.returncode, out, err)
 
     def runs(self, text: str, *arguments: str) -> str:
@@ -195,24 +197,35 @@ def served(
         **environment,
     }
     user = User(folder, variables)
-    started = user.hpcflow("start")
-    assert started.returncode == 0, started.stderr
     try:
+        started = user.hpcflow("start")
+        assert started.returncode == 0, started.stderr
         yield user
     finally:
+        _stop(user)
+
+
+def _stop(user: User) -> None:
+    """Stop the server, and fail where it does not stop in order; it is gone in any case."""
+    record = read_record(user.home)
+    try:
         stopped = user.hpcflow("stop")
         assert stopped.returncode == 0, stopped.stderr
+    except (AssertionError, subprocess.TimeoutExpired):
+        if record is not None:
+            with suppress(ProcessLookupError):
+                os.kill(record.pid, signal.SIGKILL)
+        raise
 
 
 @contextmanager
-def begun(user: User, text: str, *arguments: str) -> Generator[subprocess.Popen[str]]:
+def begun(user: User, text: str, *arguments: str, **environment: str) -> Generator[subprocess.Popen[str]]:
     """Run a program beside the test, until the context is left at the latest."""
-    running = user.begins(text, *arguments)
+    running = user.begins(text, *arguments, **environment)
     try:
         yield running
     finally:
-        running.kill()
-        running.communicate()
+        killed(running)
 
 
 def ended(user: User, running: subprocess.Popen[str]) -> tuple[str, str]:

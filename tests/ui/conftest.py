@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -13,11 +12,12 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
 from tests.integration.world import User, served
+from tests.ports import reserved
 from tests.ui.browser import browser as launched
 from tests.ui.browser import chromium
 
 #: How long anything may take before a test gives up on it, in ms.
-PATIENCE_MS = 20_000
+PATIENCE_MS = 60_000
 
 PROGRAM = """
 import sys
@@ -83,10 +83,9 @@ class Site:
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
+    kept, port = reserved()
     environment = {"HPCFLOW_PAGE_ORIGINS": f"http://ood.example.org:{port}/node/*/*"}
-    with served(tmp_path_factory.mktemp("site"), environment, (os.path.dirname(sys.executable),)) as user:
+    with kept, served(tmp_path_factory.mktemp("site"), environment, (os.path.dirname(sys.executable),)) as user:
         screening = user.runs(PROGRAM, "screening", "10")
         fine = user.runs(PROGRAM, "fine", "3")
         for dispatch in (screening, fine):

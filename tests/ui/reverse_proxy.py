@@ -98,11 +98,11 @@ def running(proxy: ReverseProxy) -> Generator[ReverseProxy]:
     """Serve until the block ends."""
     server = _Server(proxy)
     proxy.port = server.server_port
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
         yield proxy
     finally:
         server.shutdown()
-        thread.join()
+        thread.join(60)
         server.server_close()

@@ -15,6 +15,7 @@ from typing import Any
 import hpcflow
 from hpcflow.core.bag import BAG_VERSION, DIRECTORIES, INBOX, bag_key, pack, read_lines, sign
 from hpcflow.sdk.pickling import dumps, load_with
+from tests.processes import killed
 
 CLUSTER_KEY = b"k" * 32
 BAG_ID = "01JD0000000000000000000BAG"
@@ -151,7 +152,10 @@ def wait_for(workers: Sequence[subprocess.Popen[bytes]]) -> list[tuple[int, str]
     """Return exit code and stderr of each worker."""
     ended: list[tuple[int, str]] = []
     for worker in workers:
-        _, stderr = worker.communicate(timeout=30)
+        try:
+            _, stderr = worker.communicate(timeout=120)
+        finally:
+            killed(worker)
         ended.append((worker.returncode, stderr.decode()))
     return ended
 

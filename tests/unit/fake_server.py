@@ -57,14 +57,14 @@ class FakeServer:
         (self.home / "run").mkdir(parents=True, exist_ok=True)
         (self.home / "token").write_text(TOKEN + "\n")
         self._server = _Listener(str(self.home / "run" / "sock"), self)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         self._thread.start()
         write_record(self.home)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
-        self._thread.join()
+        self._thread.join(60)
         self._server.server_close()
 
     def sent(self, method: str, path: str) -> list[Request]:

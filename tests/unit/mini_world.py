@@ -357,7 +357,7 @@ class Stage:
 
     async def until(self, holds: Callable[[], object], what: str = "") -> None:
         """Return once something holds; the engine's own turns are what is waited for."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not holds():
                 await asyncio.sleep(0.005)
 

@@ -534,7 +534,7 @@ class Served:
         fields |= headers or {}
         family = socket.AF_INET if tcp else socket.AF_UNIX
         with socket.socket(family, socket.SOCK_STREAM) as end:
-            end.settimeout(20)
+            end.settimeout(60)
             end.connect(("127.0.0.1", self.port) if tcp else self.address)
             lines = [f"{method} {target} HTTP/1.1"]
             for name, value in fields.items():
@@ -626,16 +626,16 @@ def served(
 
     (folder / "run").mkdir(mode=0o700)
     ended = threading.Event()
-    runner = threading.Thread(target=thread)
+    runner = threading.Thread(target=thread, daemon=True)
     runner.start()
     try:
-        started.wait(20)
+        started.wait(60)
         if fault:
             raise fault[0]
         yield here[0]
     finally:
         ended.set()
-        runner.join(20)
+        runner.join(60)
     if fault:
         raise fault[0]
 

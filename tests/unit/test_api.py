@@ -426,12 +426,12 @@ def test_a_long_poll_answers_when_something_changed(server: Served) -> None:
     server.upload(an_upload())
     answers: list[int] = []
     target = f"/api/v1/dispatches/{FIRST}?since=1&wait=30"
-    poller = threading.Thread(target=lambda: answers.append(server.ask("GET", target).json["version"]))
+    poller = threading.Thread(target=lambda: answers.append(server.ask("GET", target).json["version"]), daemon=True)
     poller.start()
-    assert server.service.polls.wait(20)
+    assert server.service.polls.wait(60)
     server.service.versions[FIRST] = 2
     server.loop.call_soon_threadsafe(server.service.changed_event.set)
-    poller.join(20)
+    poller.join(60)
     assert answers == [2]
     assert server.ask("GET", f"/api/v1/dispatches/{FIRST}?since=1&wait=30").json["version"] == 2
 
@@ -440,12 +440,12 @@ def test_a_long_poll_ends_with_the_server_and_with_an_answer(server: Served) -> 
     server.upload(an_upload())
     target = f"/api/v1/dispatches/{FIRST}?since=1&wait=30"
     answers: list[int] = []
-    poller = threading.Thread(target=lambda: answers.append(server.ask("GET", target).status))
+    poller = threading.Thread(target=lambda: answers.append(server.ask("GET", target).status), daemon=True)
     poller.start()
-    assert server.service.polls.wait(20)
+    assert server.service.polls.wait(60)
     assert server.ask("POST", "/api/v1/shutdown").status == 202
     assert server.stopped.is_set()
-    poller.join(20)
+    poller.join(60)
     assert answers == [200]
 
 

@@ -24,6 +24,7 @@ from hpcflow.core.states import Status
 from hpcflow.sdk.workflow import manifest
 from hpcflow.server import cluster_schema, schema
 from hpcflow.server.home import read_notice
+from tests.processes import killed
 from tests.unit.served import FIRST, OTHER, a_shape
 
 THIRD = "01JD0000000000000000000003"
@@ -119,20 +120,18 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Generator[Client]:
     )
     try:
         while read_notice(where) is None:
-            assert process.poll() is None, process.communicate()[1]
+            assert process.poll() is None, process.communicate(timeout=60)[1]
             time.sleep(0.02)
         here = Client(where)
         assert here.upload(FIRST)[0] == 201
         here.ended(FIRST)
         yield here
         process.terminate()
-        assert process.communicate(timeout=30)[1] == ""
+        assert process.communicate(timeout=60)[1] == ""
         assert process.returncode == 0
         assert "Traceback" not in Path(where.log).read_text()
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
+        killed(process)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 import hpcflow
 from hpcflow.cli import main
 from hpcflow.sdk.terminal import clock
+from tests.processes import killed
 from tests.terminal import terminal
 from tests.unit.fake_server import (
     DISPATCH,
@@ -141,12 +142,14 @@ def test_a_reader_that_has_enough_is_no_error(fake: FakeServer) -> None:
     command = subprocess.Popen(
         [sys.executable, "-m", "hpcflow.cli", "dispatches"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    assert command.stdout is not None
-    assert command.stderr is not None
-    command.stdout.readline()
-    command.stdout.close()
-    assert (command.stderr.read(), command.wait()) == (b"", 0)
-    command.stderr.close()
+    try:
+        assert command.stdout is not None
+        assert command.stderr is not None
+        command.stdout.readline()
+        command.stdout.close()
+        assert (command.stderr.read(), command.wait(60)) == (b"", 0)
+    finally:
+        killed(command)
 
 
 # ---- the server
@@ -237,12 +240,15 @@ def test_stopping_where_none_runs_is_fine(hpcflow_home: Path, capsys: pytest.Cap
 def test_a_stale_record_with_a_strangers_pid_stops_nobody(
     hpcflow_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
+    stranger = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
         write_record(hpcflow_home, pid=stranger.pid)
         assert main(["stop"]) == 0
         assert stranger.poll() is None
-        stranger.communicate(b"\n")
-    assert stranger.returncode == 0
+        stranger.communicate(b"\n", timeout=60)
+        assert stranger.returncode == 0
+    finally:
+        killed(stranger)
     assert _lines(capsys) == [f"No server runs for {hpcflow_home}."]
 
 

@@ -18,10 +18,14 @@ import hpcflow
 from hpcflow.cli import main
 from hpcflow.core.places import Places
 from hpcflow.sdk.connection import read_record
+from tests.processes import killed
 
 pytestmark = pytest.mark.skipif(
     not entry_points(group="hpcflow.executors"), reason="needs hpcflow installed: its executors are entry points"
 )
+
+#: How long anything may take before a test gives up on it, in seconds.
+PATIENCE_S = 120.0
 
 
 @pytest.fixture
@@ -39,6 +43,14 @@ def _hpcflow(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
+def _ended(command: subprocess.Popen[str]) -> tuple[str, str]:
+    """Wait for a command's end, and return what it wrote."""
+    try:
+        return command.communicate(timeout=PATIENCE_S)
+    finally:
+        killed(command)
+
+
 def _pid(home: Places) -> int:
     record = read_record(home)
     assert record is not None
@@ -48,7 +60,7 @@ def _pid(home: Places) -> int:
 def _kill(pid: int) -> None:
     watched = os.pidfd_open(pid)
     os.kill(pid, signal.SIGKILL)
-    assert select.select([watched], [], [], 30)[0] == [watched]
+    assert select.select([watched], [], [], PATIENCE_S)[0] == [watched]
     os.close(watched)
 
 
@@ -91,7 +103,7 @@ def test_a_server_starts_answers_and_stops(home: Places, capsys: pytest.CaptureF
 
 def test_two_starts_at_once_bring_up_one_server(home: Places) -> None:
     starts = [_hpcflow("start"), _hpcflow("start")]
-    ends = [start.communicate() for start in starts]
+    ends = [_ended(start) for start in starts]
     assert [start.returncode for start in starts] == [0, 0], ends
     pid = _pid(home)
     assert all(f"(pid {pid})" in out for out, _ in ends)
@@ -109,7 +121,7 @@ def test_a_server_that_dies_at_its_start_says_why(home: Places, capsys: pytest.C
 
 def test_the_server_lives_on_when_its_starter_is_interrupted(home: Places) -> None:
     start = _hpcflow("start")
-    start.communicate()
+    _ended(start)
     assert os.getsid(_pid(home)) == _pid(home)
     assert os.getpgid(_pid(home)) != os.getpgid(0)
 
@@ -151,7 +163,7 @@ def test_a_failed_dispatch_keeps_what_completed(home: Places) -> None:
 
 def test_the_demo_completes(home: Places) -> None:
     demo = _hpcflow("demo")
-    out, err = demo.communicate()
+    out, err = _ended(demo)
     assert demo.returncode == 0, err
     assert "Solid argon: lattice constant 5.24" in out
     assert out.rstrip().endswith("completed.")

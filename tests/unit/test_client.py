@@ -677,14 +677,14 @@ def test_a_restart_of_the_server_does_not_end_the_wait(fake: FakeServer) -> None
         return 200, a_summary()
 
     def come_back() -> None:
-        gone.wait()
+        assert gone.wait(60)
         kept.rename(record)
 
     fake.answers["GET", f"/dispatches/{DISPATCH}"] = go_once
     back = threading.Timer(0.3, come_back)
     back.start()
     assert get_result(DISPATCH, wait=True).status is hpcflow.Status.COMPLETED
-    back.join()
+    back.join(60)
 
 
 def test_an_interrupt_while_waiting_says_how_to_come_back(fake: FakeServer) -> None:

@@ -23,6 +23,7 @@ from hpcflow.core.model import HpcflowError
 from hpcflow.core.places import Places, places, socket_path
 from hpcflow.server import home
 from hpcflow.server.claim import RunsAlready, claimed_store, locked_home, take_over_asked
+from tests.processes import killed
 from tests.unit.served import an_upload
 
 # The process as it is, with a service that runs nothing on the other side of the seam, and a claim on a real store.
@@ -51,6 +52,8 @@ async def fail():
 sys.exit(main(sys.argv[2:], open_service=open_service, host=given["host"], beat_s=given["beat_s"],
               take_over_s=given["take_over_s"], f_type=lambda path: given["f_type"]))
 """
+#: How long anything may take before a test gives up on it, in seconds.
+PATIENCE_S = 60.0
 EXT4 = 0xEF53
 NFS = 0x6969
 
@@ -69,10 +72,10 @@ class Running:
     def ask(
         self, method: str, path: str, *, body: bytes | None = None, media: str = "application/json"
     ) -> Any:  # Any: JSON
-        connection = HTTPConnection("localhost", timeout=20)
+        connection = HTTPConnection("localhost", timeout=PATIENCE_S)
         connection.sock = socket.socket(socket.AF_UNIX)
         try:
-            connection.sock.settimeout(20)
+            connection.sock.settimeout(PATIENCE_S)
             connection.sock.connect(self.notice.address)
             token = Path(self.where.token).read_text().strip()
             headers = {"Authorization": f"Bearer {token}", **({"Content-Type": media} if body else {})}
@@ -83,12 +86,15 @@ class Running:
 
     def end(self) -> tuple[int, str]:
         """Wait for its end, and return the exit code and what it said."""
-        _, said = self.process.communicate(timeout=20)
+        try:
+            _, said = self.process.communicate(timeout=PATIENCE_S)
+        finally:
+            killed(self.process)
         return self.process.returncode, said
 
 
 def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         if process.poll() is not None or time.monotonic() > deadline:
             raise AssertionError(f"ended: {process.poll()}")
@@ -127,10 +133,11 @@ def running(folder: Path, *options: str, **given: Any) -> Generator[Running]:  #
     try:
         until(lambda: home.read_notice(here.where) not in {None, before}, here.process)
         yield here
-    finally:
         if here.process.poll() is None:
             here.process.terminate()
-        here.process.communicate(timeout=20)
+        here.process.communicate(timeout=PATIENCE_S)
+    finally:
+        killed(here.process)
 
 
 def test_it_says_where_it_is_and_answers_there(tmp_path: Path) -> None:
@@ -199,7 +206,7 @@ def test_a_server_that_was_killed_leaves_nothing_in_the_way(tmp_path: Path) -> N
         part = folder / "dispatches" / "01JD0000000000000000000001.0000.part"
         part.touch(0o600)
         first.process.kill()
-        first.process.wait()
+        first.process.wait(PATIENCE_S)
         token = Path(first.where.token).read_text()
         assert os.path.exists(first.notice.address)
         with running(folder) as second:
@@ -258,7 +265,7 @@ def test_browsers_have_a_port_at_once_only_where_no_scheduler_is(tmp_path: Path)
         assert answer["ssh_forward"].endswith("@login1")
         assert server.ask("POST", "/api/v1/ui")["url"].startswith(f"http://127.0.0.1:{port}/#")
         assert server.ask("GET", "/api/v1/status")["ui"] == f"http://127.0.0.1:{port}/"
-        browser = HTTPConnection("127.0.0.1", port, timeout=20)
+        browser = HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
         browser.request("GET", "/")
         assert b"hpcflow" in browser.getresponse().read()
         browser.close()

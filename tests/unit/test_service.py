@@ -55,7 +55,7 @@ async def dispatched(service: Service, stage: Stage, *deps: Sequence[int]) -> Di
 
 
 async def ended(service: Service, dispatch: DispatchId) -> dict[str, Any]:  # Any: JSON
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (summary := await service.summary(dispatch))["status"] == Status.RUNNING:
             await asyncio.sleep(0.005)
     return summary
@@ -322,7 +322,7 @@ async def test_when_the_engine_ends_by_itself_the_service_does_too(tmp_path: Pat
             raw.commit()
         with pytest.raises(ExceptionGroup) as ended:
             async with (
-                asyncio.timeout(20),
+                asyncio.timeout(60),
                 running(store, Settings(), where, on_network=False, environ={"PATH": str(tmp_path)}),
             ):
                 await asyncio.Event().wait()
@@ -380,7 +380,7 @@ async def test_what_has_ended_is_deleted_with_its_files_and_what_lives_is_not(tm
         assert (kept["deleted"], kept["skipped"]) == ([], [f"{dispatch} is live: nothing of it is removed."])
         fail(job)
         await ended(service, dispatch)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while stage.engine.bags:
                 job.tasks[0] = (Phase.ENDED, Cause.DONE, "COMPLETED")
                 await asyncio.sleep(0.01)

@@ -37,7 +37,7 @@ NONCE = "0123456789abcdef"
 def shell(program: str, stdin: bytes = b"") -> tuple[bytes, bytes]:
     """Run a program as sshd would have it run, and return what came out."""
     argv = shlex.split(LINE)[1:]
-    done = subprocess.run(argv, input=framed(program, NONCE) + stdin, capture_output=True, check=False, timeout=30)
+    done = subprocess.run(argv, input=framed(program, NONCE) + stdin, capture_output=True, check=False, timeout=60)
     return done.stdout, done.stderr
 
 

@@ -32,6 +32,7 @@ from hpcflow.server.store import (
     StoreFull,
     TaskRow,
 )
+from tests.processes import killed
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DISPATCH = DispatchId("01JNX5A0000000000000000001")
@@ -250,8 +251,7 @@ def test_a_server_that_was_stopped_while_another_took_over_writes_nothing_when_i
             assert told.startswith("This server does not hold this HPCFLOW_HOME any more and stores nothing.")
             assert heir.recall("key") == "of the heir"
     finally:
-        zombie.kill()
-        zombie.communicate()
+        killed(zombie)
 
 
 # ---- what is left of it
@@ -282,7 +282,7 @@ def test_a_killed_server_leaves_whole_transactions_and_no_lock(path: Path, on_ne
         said += [int(writer.stdout.readline()) for _ in range(25)]
     finally:
         writer.kill()
-        said += [int(line) for line in writer.communicate()[0].split("\n")[:-1]]
+        said += [int(line) for line in writer.communicate(timeout=60)[0].split("\n")[:-1]]
     assert writer.returncode == -signal.SIGKILL
     with opened(path, on_network=on_network) as store:
         done = [task.index for task in store.tasks(DISPATCH, state=State.COMPLETED)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -33,7 +34,7 @@ class Noted:
         return f"dispatch {self.count}"
 
     def fired(self) -> str:
-        return self.firings.get(timeout=30)
+        return self.firings.get(timeout=60)
 
     def silent(self) -> bool:
         try:
@@ -55,14 +56,16 @@ def observed(trigger: BaseTrigger, noted: Noted) -> Generator[None]:
         except BaseException as error:  # it is looked at below
             failed.append(error)
 
-    thread = threading.Thread(target=observe)
+    thread = threading.Thread(target=observe, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        while thread.is_alive():
+        end = time.monotonic() + 60
+        while thread.is_alive() and time.monotonic() < end:
             trigger.stop()
             thread.join(0.05)
+    assert not thread.is_alive()
     assert failed == []
 
 
@@ -82,7 +85,7 @@ def looks_again(trigger: DirTrigger | DatabaseTrigger) -> Callable[[], None]:
         while turn.acquire(blocking=False):
             pass
         for _ in range(3):  # the first look may have begun before, and the second's end is seen by the third
-            assert turn.acquire(timeout=30)
+            assert turn.acquire(timeout=60)
 
     return again
 

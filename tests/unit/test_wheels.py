@@ -16,6 +16,7 @@ import pytest
 
 from hpcflow.server.wheels import TARGET_CODE, Target, WheelsError, fetched, parse_target, wheel_files
 from hpcflow.server.zipapp import build_environment_maker
+from tests.processes import killed
 from tests.wheelhouse import make_wheel, own_tag
 
 GLIBC_2_28 = Target((3, 12), "Linux", "x86_64", ("glibc", 2, 28))
@@ -178,10 +179,14 @@ def test_of_many_that_build_one_does_and_no_half_is_ever_used(tmp_path: Path) ->
     stale = folder.parent / "key.part-left-by-one-that-was-killed"
     stale.mkdir(parents=True)
     builders = [subprocess.Popen([*app, str(folder), str(house), "alone"]) for house in houses]
-    while any(builder.poll() is None for builder in builders):
-        if folder.exists():  # whole, from the first moment on
-            assert (folder / "lib").exists() and (folder / "hpcflow.json").exists()
-    assert [builder.wait() for builder in builders] == [0, 0, 0, 0]
+    try:
+        while any(builder.poll() is None for builder in builders):
+            if folder.exists():  # whole, from the first moment on
+                assert (folder / "lib").exists() and (folder / "hpcflow.json").exists()
+        assert [builder.returncode for builder in builders] == [0, 0, 0, 0]
+    finally:
+        for builder in builders:
+            killed(builder)
     assert says(folder, "import package0, package19; print(package19.x)") == "1"
     assert sorted(path.name for path in folder.parent.iterdir()) == ["key", "key.lock"]
     assert not any(house.exists() for house in houses)

@@ -213,7 +213,7 @@ def test_an_argument_is_sent_as_it_was_when_the_electron_was_called() -> None:
 
 
 def test_two_threads_trace_without_meeting() -> None:
-    inside = threading.Barrier(2, timeout=30)
+    inside = threading.Barrier(2, timeout=60)
 
     @hf.lattice
     def workflow(n: int) -> Any:
@@ -226,11 +226,11 @@ def test_two_threads_trace_without_meeting() -> None:
     def trace(n: int) -> None:
         counts[n] = run(workflow.build_graph(n))
 
-    threads = [threading.Thread(target=trace, args=(n,)) for n in (1, 2)]
+    threads = [threading.Thread(target=trace, args=(n,), daemon=True) for n in (1, 2)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert counts == {1: 2, 2: 4}
 
 
