@@ -1,21 +1,36 @@
-"""The forms of the API's answers, and what every route checks in the same way."""
+"""The forms of the API's answers, and what routes ask for and check in the same way."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import math
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import AsyncIterator, Mapping
+from typing import Annotated, Any, Final
 
-from fastapi import Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import Path, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
 
 from hpcflow.core.model import NotFound
-from hpcflow.server.schema import Problem
+from hpcflow.server.schema import MOST, Problem
 from hpcflow.server.upload import is_ulid
 
-__all__ = ["PROBLEM", "PROBLEM_OF_BYTES", "JsonAnswer", "TextAnswer", "known_id", "packed"]
+__all__ = [
+    "PROBLEM",
+    "PROBLEM_OF_BYTES",
+    "DispatchPath",
+    "IndexPath",
+    "JsonAnswer",
+    "StreamAnswer",
+    "TextAnswer",
+    "known_id",
+    "packed",
+    "streamed",
+]
+
+DispatchPath = Annotated[str, Path(description="The dispatch's id.")]
+#: Of a task in its dispatch.
+IndexPath = Annotated[int, Path(ge=0, le=MOST)]
 
 #: What any route may answer instead.
 PROBLEM: Final[dict[int | str, dict[str, Any]]] = {  # Any: FastAPI's own type
@@ -49,6 +64,24 @@ class TextAnswer(Response):
     """A task's own output: never shown as anything but text."""
 
     media_type = "text/plain"
+
+
+class StreamAnswer(StreamingResponse):
+    """Bytes, as they come."""
+
+    media_type = "application/octet-stream"
+
+
+async def streamed(chunks: AsyncIterator[bytes]) -> StreamAnswer:
+    """Return the stream, or raise what its first piece raises: once it has begun, nothing can be refused any more."""
+    first = await anext(chunks, b"")
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield first
+        async for chunk in chunks:
+            yield chunk
+
+    return StreamAnswer(pieces())
 
 
 def packed(request: Request, answer: Response) -> Response:

@@ -3,49 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated, Any, Final, Literal, Protocol
+from typing import Annotated, Any, Final, Protocol
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
-from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from hpcflow.core.model import HpcflowError, NotFound, UserError
-from hpcflow.core.states import State, Status
 from hpcflow.server import schema
-from hpcflow.server.answer import PROBLEM, PROBLEM_OF_BYTES, JsonAnswer, known_id
+from hpcflow.server.answer import PROBLEM, JsonAnswer, known_id
 from hpcflow.server.arguments import ArgumentsDesk, argument_routes
 from hpcflow.server.cache_api import CacheDesk, cache_routes
 from hpcflow.server.cluster_api import ClusterDesk, cluster_routes
 from hpcflow.server.configured import SettingsDesk, settings_routes
+from hpcflow.server.dispatch_api import QuestionDesk, SteeringDesk, question_routes, steering_routes
 from hpcflow.server.file_api import FileDesk, file_routes
 from hpcflow.server.guard import Guard, Sessions, Token
 from hpcflow.server.home import Notice
 from hpcflow.server.insight_api import InsightDesk, insight_routes
 from hpcflow.server.log_api import LogDesk, log_routes
 from hpcflow.server.origins import Origins
-from hpcflow.server.page import Shown, page_files, page_routes, view_routes
+from hpcflow.server.page import page_files, page_routes, view_routes
 from hpcflow.server.redispatch_api import RedispatchDesk, redispatch_routes
 from hpcflow.server.routing import Router, described, if_described
-from hpcflow.server.schema import MOST
 from hpcflow.server.sketch_api import SKETCHES, SketchDesk, sketch_routes
 from hpcflow.server.trigger_api import TriggerDesk, trigger_routes
 from hpcflow.server.upload import MEDIA_TYPE, TooLarge, Upload
 
 __all__ = ["Desk", "Service", "application", "routes"]
 
-Order = Literal["created_at", "name", "status", "n_tasks"]
 Json = dict[str, Any]  # Any: JSON; schema.py describes it for clients
 
 _SLICE_S: Final = 1.0
 
 
-class Service(Shown, Protocol):
+class Service(Protocol):
     """What the routes need. Raises `UserError`, `NotFound` or another `HpcflowError`; each text reaches the user."""
 
     async def accept(self, manifest: Mapping[str, Any], payload: str) -> Json:  # Any: a checked upload.Manifest
@@ -59,6 +55,12 @@ class Service(Shown, Protocol):
     def status(self) -> Json:
         """``clusters``, ``default_cluster``, ``live_dispatches`` and ``triggers``."""
         ...
+
+    @property
+    def questions(self) -> QuestionDesk: ...
+
+    @property
+    def steering(self) -> SteeringDesk: ...
 
     @property
     def roster(self) -> ClusterDesk: ...
@@ -92,67 +94,6 @@ class Service(Shown, Protocol):
 
     @property
     def logs(self) -> LogDesk: ...
-
-    async def dispatches(
-        self,
-        limit: int,
-        before: str | None,
-        prefix: str | None,
-        *,
-        statuses: Sequence[Status] = (),
-        text: str = "",
-        sort: Order = "created_at",
-        ascending: bool = False,
-    ) -> Json:
-        """Return dispatches that fit, the newest first; with a ``prefix`` up to ten whose ids begin so."""
-        ...
-
-    async def summary(self, dispatch: str) -> Json: ...
-
-    async def changed(self, dispatch: str, since: int, wait_s: float) -> Json:
-        """Return the summary as soon as its version is not ``since``, at the latest after ``wait_s``."""
-        ...
-
-    async def tasks(self, dispatch: str, state: State | None, after: int, limit: int, deep: bool) -> Json:
-        """Return rows with an index above ``after``, in order; with ``deep`` those in sublattices as well."""
-        ...
-
-    async def task(self, dispatch: str, index: int) -> Json: ...
-
-    async def usage(self, dispatch: str) -> Json: ...
-
-    async def job(self, name: str) -> Json:
-        """Return what is known of "8123", or of "8123_7"."""
-        ...
-
-    def results(
-        self, dispatch: str, tasks: list[int] | None, output: bool, *, apart: bool = False
-    ) -> AsyncIterator[bytes]:
-        """Yield the results stream: of these tasks (``None``: all), or of the output and what it needs.
-
-        With ``apart`` large values are named in it and not contained: each is asked for by itself.
-        """
-        ...
-
-    async def cancel(self, dispatch: str, tasks: list[int] | None, *, begun: bool = True) -> Json:
-        """Cancel tasks (``None``: all); without ``begun`` only those of which no worker is known to have begun."""
-        ...
-
-    # Each of these may come twice, when its answer was lost: then there is nothing left to do, and that is no error.
-
-    async def pause(self, dispatch: str) -> Json: ...
-
-    async def resume(self, dispatch: str) -> Json: ...
-
-    async def retry(
-        self,
-        dispatch: str,
-        *,
-        failed_only: bool,
-        memory_mib: int | None,
-        walltime_s: int | None,
-        tasks: Sequence[int] | None = None,
-    ) -> Json: ...
 
 
 class PartsDesk(Protocol):
@@ -230,11 +171,6 @@ def _application(service: Service, desk: Desk) -> FastAPI:
     return app
 
 
-DispatchPath = Annotated[str, PathParameter(description="The dispatch's id.")]
-IndexPath = Annotated[int, PathParameter(ge=0, le=MOST)]
-_Apart = Annotated[bool, Query(description="Large values are named here, and fetched by themselves.")]
-
-
 def routes(service: Service, desk: Desk) -> APIRouter:
     """Return the routes of ``/api/v1``."""
     api = Router(prefix="/api/v1", responses=PROBLEM, default_response_class=JsonAnswer)
@@ -259,12 +195,12 @@ def routes(service: Service, desk: Desk) -> APIRouter:
 
     api.include_router(cluster_routes(service.roster))
     api.include_router(settings_routes(service.configured))
-    api.include_router(file_routes(service.files, _stream, known_id, PROBLEM_OF_BYTES))
-    api.include_router(redispatch_routes(service.again, known_id))
+    api.include_router(file_routes(service.files))
+    api.include_router(redispatch_routes(service.again))
     api.include_router(cache_routes(service.cached))
-    api.include_router(insight_routes(service.insight, known_id))
-    api.include_router(argument_routes(service.called_with, _stream, known_id, _Stream))
-    api.include_router(trigger_routes(service.triggers, known_id))
+    api.include_router(insight_routes(service.insight))
+    api.include_router(argument_routes(service.called_with))
+    api.include_router(trigger_routes(service.triggers))
     api.include_router(sketch_routes(service.sketches, desk.folder, desk.max_upload))
 
     @api.post(
@@ -293,7 +229,7 @@ def routes(service: Service, desk: Desk) -> APIRouter:
                 await asyncio.to_thread(upload.feed, piece)
                 if upload.manifest is None or begun or plan or into is not None:
                     continue
-                known = await _accepted(service, upload.manifest["id"])
+                known = await _accepted(service.questions, upload.manifest["id"])
                 if known is not None:
                     return JsonAnswer(known)
                 if upload.manifest["id"] in arriving:
@@ -315,115 +251,12 @@ def routes(service: Service, desk: Desk) -> APIRouter:
             arriving.discard(ours)
             upload.close(keep=taken)
 
-    @api.get("/dispatches", response_model=schema.Dispatches)
-    async def dispatches(
-        *,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 50,
-        before: str | None = None,
-        prefix: Annotated[str | None, Query(description="What ids begin with.", pattern="^[0-9A-Za-z]{1,26}$")] = None,
-        status: Annotated[list[Status] | None, Query(description="Any of these.")] = None,
-        q: Annotated[str, Query(max_length=200, description="In the name, or what the id begins with.")] = "",
-        sort: Order = "created_at",
-        ascending: bool = False,
-    ) -> Response:
-        answer = await service.dispatches(
-            limit,
-            None if before is None else known_id(before),
-            prefix,
-            statuses=status or (),
-            text=q,
-            sort=sort,
-            ascending=ascending,
-        )
-        return JsonAnswer(answer)
-
-    @api.get("/dispatches/{dispatch_id}", response_model=schema.Summary)
-    async def summary(
-        dispatch_id: DispatchPath,
-        since: Annotated[int | None, Query(ge=-1, le=MOST, description="Answer when the version is another.")] = None,
-        wait: Annotated[float, Query(ge=0, le=30, allow_inf_nan=False, description="Seconds.")] = 0.0,
-    ) -> Response:
-        known = known_id(dispatch_id)
-        if since is None:
-            return JsonAnswer(await service.summary(known))
-        loop = asyncio.get_running_loop()
-        ends = loop.time() + wait
-        while True:
-            # In slices: a server that ends would otherwise wait for its pollers, or cut them off.
-            answer = await service.changed(known, since, max(0.0, min(ends - loop.time(), _SLICE_S)))
-            if answer["version"] != since or loop.time() >= ends or desk.stopping():
-                return JsonAnswer(answer)
-
+    api.include_router(question_routes(service.questions, desk.stopping))
+    api.include_router(steering_routes(service.steering))
     # Before the logs, whose path would take their last part for a stream's name.
-    api.include_router(view_routes(service, desk.notice.started_at, desk.stopping), responses=PROBLEM)
-
-    @api.get("/dispatches/{dispatch_id}/usage", response_model=schema.Usage)
-    async def usage(dispatch_id: DispatchPath) -> Response:
-        return JsonAnswer(await service.usage(known_id(dispatch_id)))
-
-    @api.get("/jobs/{job}", response_model=schema.Job)
-    async def job(
-        job: Annotated[str, PathParameter(description="An array, 8123, or an array task, 8123_7.")],
-    ) -> Response:
-        return JsonAnswer(await service.job(job))
-
-    @api.get("/dispatches/{dispatch_id}/tasks", response_model=schema.TaskTable)
-    async def tasks(
-        dispatch_id: DispatchPath,
-        state: Annotated[Literal[""] | State | None, Query()] = None,
-        after: Annotated[int, Query(ge=-1, le=MOST)] = -1,
-        limit: Annotated[int, Query(ge=1, le=100_000)] = 1000,
-        deep: Annotated[bool, Query(description="Of a whole dispatch, those in sublattices as well.")] = False,
-    ) -> Response:
-        asked = State(state) if state else None
-        return JsonAnswer(await service.tasks(known_id(dispatch_id), asked, after, limit, deep))
-
-    @api.get("/dispatches/{dispatch_id}/tasks/{index}", response_model=schema.TaskDetail)
-    async def task(dispatch_id: DispatchPath, index: IndexPath) -> Response:
-        return JsonAnswer(await service.task(known_id(dispatch_id), index))
+    api.include_router(view_routes(service.questions, desk.notice.started_at, desk.stopping), responses=PROBLEM)
 
     api.include_router(log_routes(service.logs, desk.stopping), responses=PROBLEM)
-
-    @api.get("/dispatches/{dispatch_id}/output", response_class=_Stream, responses=PROBLEM_OF_BYTES)
-    async def output(dispatch_id: DispatchPath, apart: _Apart = False) -> Response:
-        return await _stream(service.results(known_id(dispatch_id), None, True, apart=apart))
-
-    @api.get("/dispatches/{dispatch_id}/results", response_class=_Stream, responses=PROBLEM_OF_BYTES)
-    async def results(
-        dispatch_id: DispatchPath,
-        tasks: Annotated[
-            str, Query(description='"all", or indices with commas.', pattern=r"^(all|\d{1,18}(,\d{1,18})*)$")
-        ],
-        apart: _Apart = False,
-    ) -> Response:
-        indices = None if tasks == "all" else [int(part) for part in tasks.split(",")]
-        return await _stream(service.results(known_id(dispatch_id), indices, False, apart=apart))
-
-    @api.post("/dispatches/{dispatch_id}/cancel", response_model=schema.CancelAnswer)
-    async def cancel(dispatch_id: DispatchPath, body: schema.CancelRequest | None = None) -> Response:
-        asked = body or schema.CancelRequest()
-        answer = await service.cancel(known_id(dispatch_id), asked.tasks, begun=asked.begun)
-        return JsonAnswer(answer)
-
-    @api.post("/dispatches/{dispatch_id}/pause", response_model=schema.Moved)
-    async def pause(dispatch_id: DispatchPath) -> Response:
-        return JsonAnswer(await service.pause(known_id(dispatch_id)))
-
-    @api.post("/dispatches/{dispatch_id}/resume", response_model=schema.Moved)
-    async def resume(dispatch_id: DispatchPath) -> Response:
-        return JsonAnswer(await service.resume(known_id(dispatch_id)))
-
-    @api.post("/dispatches/{dispatch_id}/retry", response_model=schema.Moved)
-    async def retry(dispatch_id: DispatchPath, body: schema.RetryRequest | None = None) -> Response:
-        asked = body or schema.RetryRequest()
-        answer = await service.retry(
-            known_id(dispatch_id),
-            failed_only=asked.failed_only,
-            memory_mib=asked.memory_mib,
-            walltime_s=asked.walltime_s,
-            tasks=asked.tasks,
-        )
-        return JsonAnswer(answer)
 
     @api.post("/ui", response_model=schema.UiAddress)
     async def ui() -> Response:
@@ -445,26 +278,10 @@ def routes(service: Service, desk: Desk) -> APIRouter:
     return api
 
 
-class _Stream(StreamingResponse):
-    media_type = "application/octet-stream"
-
-
-async def _stream(chunks: AsyncIterator[bytes]) -> Response:
-    """Return the stream, or raise what its first piece raises: once it has begun, nothing can be refused any more."""
-    first = await anext(chunks, b"")
-
-    async def pieces() -> AsyncIterator[bytes]:
-        yield first
-        async for chunk in chunks:
-            yield chunk
-
-    return _Stream(pieces())
-
-
-async def _accepted(service: Service, dispatch: str) -> Json | None:
+async def _accepted(questions: QuestionDesk, dispatch: str) -> Json | None:
     """Return the answer for a dispatch that is here already, ``None`` when it is new."""
     try:
-        summary = await service.summary(dispatch)
+        summary = await questions.summary(dispatch)
     except NotFound:
         return None
     messages = [message["text"] for message in summary["messages"]]

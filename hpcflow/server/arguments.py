@@ -9,10 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import Annotated, Any, Final, Protocol
 
 from fastapi import APIRouter, Query, Response
-from fastapi import Path as PathParameter
 
 from hpcflow.core.model import DispatchId
-from hpcflow.server.answer import PROBLEM_OF_BYTES
+from hpcflow.server.answer import PROBLEM_OF_BYTES, DispatchPath, StreamAnswer, known_id, streamed
 from hpcflow.server.levels import Level
 from hpcflow.server.manifest import blob_offsets
 from hpcflow.server.routing import Router
@@ -104,31 +103,19 @@ class ArgumentsDesk(Protocol):
     def stream(self, dispatch: str, tasks: Sequence[int] | None, *, small: bool) -> AsyncIterator[bytes]: ...
 
 
-def argument_routes(
-    desk: ArgumentsDesk,
-    answer: Callable[[AsyncIterator[bytes]], Awaitable[Response]],
-    known_id: Callable[[str], str],
-    stream: type[Response],
-) -> APIRouter:
-    """Return the route, below whatever the caller puts before it.
-
-    Args:
-        desk: what is asked.
-        answer: makes an answer of a stream.
-        known_id: checks an id.
-        stream: the kind of that answer.
-    """
+def argument_routes(desk: ArgumentsDesk) -> APIRouter:
+    """Return the route, below whatever the caller puts before it."""
     api = Router()
 
-    @api.get("/dispatches/{dispatch_id}/arguments", response_class=stream, responses=PROBLEM_OF_BYTES)
+    @api.get("/dispatches/{dispatch_id}/arguments", response_class=StreamAnswer, responses=PROBLEM_OF_BYTES)
     async def arguments(
-        dispatch_id: Annotated[str, PathParameter(description="The dispatch's id.")],
+        dispatch_id: DispatchPath,
         tasks: Annotated[
             str, Query(description='"all", or indices with commas.', pattern=r"^(all|\d{1,18}(,\d{1,18})*)$")
         ] = "all",
         small: Annotated[bool, Query(description="Leave out those of more than 16 KiB.")] = False,
     ) -> Response:
         indices = None if tasks == "all" else [int(part) for part in tasks.split(",")]
-        return await answer(desk.stream(known_id(dispatch_id), indices, small=small))
+        return await streamed(desk.stream(known_id(dispatch_id), indices, small=small))
 
     return api

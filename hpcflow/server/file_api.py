@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Protocol
 from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict, Field
 
 from hpcflow.server import file_schema as schema
+from hpcflow.server.answer import PROBLEM_OF_BYTES, DispatchPath, IndexPath, known_id, streamed
 from hpcflow.server.routing import Router
 from hpcflow.server.schema import MOST
 
 __all__ = ["FileDesk", "file_routes"]
 
 Json = dict[str, Any]  # Any: JSON; file_schema.py describes it for clients
-
-#: Makes a response of a stream, or raises what its first piece raises.
-Streamed = Callable[[AsyncIterator[bytes]], Awaitable[Response]]
 
 
 class FileDesk(Protocol):
@@ -64,23 +61,11 @@ class DeleteAnswer(BaseModel):
     message: str
 
 
-DispatchPath = Annotated[str, PathParameter(description="The dispatch's id.")]
-IndexPath = Annotated[int, PathParameter(ge=0, le=MOST)]
-
-
-def file_routes(desk: FileDesk, streamed: Streamed, known_id: Callable[[str], str], problem: Any) -> APIRouter:
-    """Return the routes, below whatever the caller puts before them.
-
-    Args:
-        desk: who knows.
-        streamed: makes a response of a stream.
-        known_id: checks the form of a dispatch's id.
-        problem: how errors of routes are described whose answer is no JSON.
-    """
-    # Any: FastAPI's own type of `responses`.
+def file_routes(desk: FileDesk) -> APIRouter:
+    """Return the routes, below whatever the caller puts before them."""
     api = Router()
 
-    @api.get("/dispatches/{dispatch_id}/tasks/{index}/value", response_class=Response, responses=problem)
+    @api.get("/dispatches/{dispatch_id}/tasks/{index}/value", response_class=Response, responses=PROBLEM_OF_BYTES)
     async def value(
         dispatch_id: DispatchPath, index: IndexPath, offset: Annotated[int, Query(ge=0, le=MOST)] = 0
     ) -> Response:
@@ -104,7 +89,7 @@ def file_routes(desk: FileDesk, streamed: Streamed, known_id: Callable[[str], st
         found = await desk.listing(known_id(dispatch_id), index, asked.get("path", [path])[-1])
         return Response(json.dumps(found), media_type="application/json")
 
-    @api.post("/dispatches/{dispatch_id}/tasks/{index}/files", response_class=Response, responses=problem)
+    @api.post("/dispatches/{dispatch_id}/tasks/{index}/files", response_class=Response, responses=PROBLEM_OF_BYTES)
     async def content(dispatch_id: DispatchPath, index: IndexPath, body: schema.Spans) -> Response:
         size, pieces = await desk.content(known_id(dispatch_id), index, body.root, body.files)
         response = await streamed(pieces)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi import Path as PathParameter
 
 from hpcflow.server import insight_schema as schema
-from hpcflow.server.answer import JsonAnswer, packed
+from hpcflow.server.answer import DispatchPath, JsonAnswer, known_id, packed
 from hpcflow.server.routing import Router
 
 __all__ = ["InsightDesk", "insight_routes"]
@@ -35,25 +33,17 @@ class InsightDesk(Protocol):
     async def log(self, *, text: str, level: str, limit: int) -> Json: ...
 
 
-DispatchPath = Annotated[str, PathParameter(description="The dispatch's id.")]
-
-
-def insight_routes(desk: InsightDesk, known: Callable[[str], str]) -> APIRouter:
-    """Return the routes, below whatever the caller puts before them.
-
-    Args:
-        desk: what answers.
-        known: checks an id.
-    """
+def insight_routes(desk: InsightDesk) -> APIRouter:
+    """Return the routes, below whatever the caller puts before them."""
     api = Router()
 
     @api.get("/dispatches/{dispatch_id}/timeline", response_model=schema.Timeline)
     async def timeline(dispatch_id: DispatchPath, request: Request) -> Response:
-        return packed(request, JsonAnswer(await desk.timeline(known(dispatch_id))))
+        return packed(request, JsonAnswer(await desk.timeline(known_id(dispatch_id))))
 
     @api.get("/dispatches/{dispatch_id}/efficiency", response_model=schema.EfficiencyOfDispatch)
     async def efficiency(dispatch_id: DispatchPath, request: Request) -> Response:
-        return packed(request, JsonAnswer(await desk.efficiency(known(dispatch_id))))
+        return packed(request, JsonAnswer(await desk.efficiency(known_id(dispatch_id))))
 
     @api.get("/efficiency", response_model=schema.EfficiencyOfDays)
     async def lately(request: Request, days: Annotated[int, Query(ge=1, le=3650)] = 30) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +11,7 @@ from hpcflow.core.model import DispatchId, NotFound, UserError
 from hpcflow.core.states import State, Status
 from hpcflow.server.store import PART, ChildRow, DispatchRow, Store
 
-__all__ = ["Level", "find_level"]
+__all__ = ["Level", "Levels", "find_level"]
 
 Json = dict[str, Any]  # Any: JSON, described in schema.py
 
@@ -86,6 +87,34 @@ class Level:
             n_tasks=self.child.n_tasks,
             counts=store.counts(self.root, self.within()),
         )
+
+
+class Levels:
+    """Finds what clients name, off the event loop. Raises `NotFound` for an id that nothing has."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def level(self, dispatch: str) -> Level:
+        level = await asyncio.to_thread(find_level, self._store, DispatchId(dispatch))
+        if level is None:
+            raise NotFound(f"There is no dispatch {dispatch} here. `hpcflow dispatches` lists those there are.")
+        return level
+
+    async def place(self, dispatch: str, index: int) -> tuple[DispatchId, int]:
+        """Return the whole dispatch that a task is of, and its number there."""
+        level = await self.level(dispatch)
+        return level.root, level.numbers([index])[0]
+
+    async def whole(self, dispatch: str, verb: str) -> DispatchId:
+        """Return the id of a dispatch of which something is asked that a sublattice can't do by itself.
+
+        Raises:
+            UserError: it is a sublattice, and only a whole dispatch can be ``verb``, "paused".
+        """
+        level = await self.level(dispatch)
+        level.refuse_part(verb)
+        return level.root
 
 
 def find_level(store: Store, dispatch: DispatchId) -> Level | None:

@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, Protocol
 
 from fastapi import APIRouter, Query, Response
-from fastapi import Path as PathParameter
 from pydantic import BaseModel
 
-from hpcflow.server.answer import PROBLEM_OF_BYTES, JsonAnswer, TextAnswer, known_id
+from hpcflow.server.answer import PROBLEM_OF_BYTES, DispatchPath, IndexPath, JsonAnswer, TextAnswer, known_id
 from hpcflow.server.logs import Name
 from hpcflow.server.routing import Router
 from hpcflow.server.schema import MOST
@@ -66,8 +65,6 @@ class LogDesk(Protocol):
     async def search(self, dispatch: str, index: int, stream: Name, text: str, *, offset: int, limit: int) -> Json: ...
 
 
-_DispatchPath = Annotated[str, PathParameter(description="The dispatch's id.")]
-_IndexPath = Annotated[int, PathParameter(ge=0, le=MOST)]
 _Offset = Annotated[int, Query(ge=-1, le=MOST, description="The first byte; -1: the last ones.")]
 
 
@@ -84,8 +81,8 @@ def log_routes(desk: LogDesk, stopping: Callable[[], bool]) -> APIRouter:
     @api.get("/output", response_model=TaskOutput)
     async def output(
         *,
-        dispatch_id: _DispatchPath,
-        index: _IndexPath,
+        dispatch_id: DispatchPath,
+        index: IndexPath,
         stdout: _Offset = -1,
         stderr: _Offset = -1,
         limit: Annotated[int, Query(ge=1, le=2**20, description="Bytes of each stream.")] = 2**16,
@@ -105,8 +102,8 @@ def log_routes(desk: LogDesk, stopping: Callable[[], bool]) -> APIRouter:
     @api.get("/{stream}/search", response_model=LogSearch)
     async def search(
         *,
-        dispatch_id: _DispatchPath,
-        index: _IndexPath,
+        dispatch_id: DispatchPath,
+        index: IndexPath,
         stream: Name,
         q: Annotated[str, Query(min_length=1, max_length=200, description="Text, in either case of letters.")],
         offset: Annotated[int, Query(ge=0, le=MOST)] = 0,
@@ -116,8 +113,8 @@ def log_routes(desk: LogDesk, stopping: Callable[[], bool]) -> APIRouter:
 
     @api.get("/{stream}", response_class=TextAnswer, responses=PROBLEM_OF_BYTES)
     async def log(
-        dispatch_id: _DispatchPath,
-        index: _IndexPath,
+        dispatch_id: DispatchPath,
+        index: IndexPath,
         stream: Name,
         offset: Annotated[int, Query(ge=0, le=MOST)] = 0,
         limit: Annotated[int, Query(ge=1, le=16 * 2**20)] = 2**20,

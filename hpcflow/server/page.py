@@ -11,18 +11,17 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Protocol
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi import Path as PathParameter
 from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
 
 from hpcflow.core.model import UserError
 from hpcflow.core.states import State
 from hpcflow.server import page_schema as schema
-from hpcflow.server.answer import PROBLEM, PROBLEM_OF_BYTES, JsonAnswer, known_id, packed
+from hpcflow.server.answer import PROBLEM, PROBLEM_OF_BYTES, DispatchPath, IndexPath, JsonAnswer, known_id, packed
 from hpcflow.server.guard import KEY_HEADER, Sessions, cookie_name
 from hpcflow.server.news import News
 from hpcflow.server.routing import Router
-from hpcflow.server.schema import MOST, Health
+from hpcflow.server.schema import Health
 from hpcflow.server.views import Wanted
 
 __all__ = ["Shown", "page_files", "page_routes", "static_file", "told", "view_routes"]
@@ -144,15 +143,11 @@ def static_file(path: str, file: Path) -> Response:
     return Response(content, media_type=media or "application/octet-stream", headers=headers)
 
 
-DispatchPath = Annotated[str, PathParameter(description="The dispatch's id.")]
-IndexPath = Annotated[int, PathParameter(ge=0, le=MOST)]
-
-
-def view_routes(service: Shown, epoch: str, stopping: Callable[[], bool]) -> APIRouter:
+def view_routes(shown: Shown, epoch: str, stopping: Callable[[], bool]) -> APIRouter:
     """Return the page's own routes of ``/api/v1``.
 
     Args:
-        service: what answers.
+        shown: what answers.
         epoch: tells this server's news from those of the one before.
         stopping: whether the server is about to end.
     """
@@ -161,7 +156,7 @@ def view_routes(service: Shown, epoch: str, stopping: Callable[[], bool]) -> API
     @api.get("/dispatches/{dispatch_id}/graph", response_model=schema.GraphColumns)
     async def graph(dispatch_id: DispatchPath, request: Request) -> Response:
         known = known_id(dispatch_id)
-        content = await service.graph(known)
+        content = await shown.graph(known)
         # A graph changes by what its sublattices add to it, and by nothing else.
         tag = f'"{known}-{len(content)}"'
         headers = {"etag": tag, "cache-control": "private, no-cache"}
@@ -171,7 +166,7 @@ def view_routes(service: Shown, epoch: str, stopping: Callable[[], bool]) -> API
 
     @api.get("/dispatches/{dispatch_id}/states", response_model=schema.States)
     async def states(dispatch_id: DispatchPath, request: Request) -> Response:
-        return packed(request, JsonAnswer(await service.states(known_id(dispatch_id))))
+        return packed(request, JsonAnswer(await shown.states(known_id(dispatch_id))))
 
     @api.get("/dispatches/{dispatch_id}/page", response_model=schema.TaskPage)
     async def page(
@@ -190,11 +185,11 @@ def view_routes(service: Shown, epoch: str, stopping: Callable[[], bool]) -> API
             after=asked.after,
             limit=asked.limit,
         )
-        return packed(request, JsonAnswer(await service.page(known_id(dispatch_id), wanted)))
+        return packed(request, JsonAnswer(await shown.page(known_id(dispatch_id), wanted)))
 
     @api.get("/dispatches/{dispatch_id}/tasks/{index}/about", response_model=schema.AboutTask)
     async def about(dispatch_id: DispatchPath, index: IndexPath) -> Response:
-        return JsonAnswer(await service.about(known_id(dispatch_id), index))
+        return JsonAnswer(await shown.about(known_id(dispatch_id), index))
 
     @api.get("/events", response_class=_Events, responses=_NEWS | PROBLEM_OF_BYTES)
     async def events(
@@ -209,7 +204,7 @@ def view_routes(service: Shown, epoch: str, stopping: Callable[[], bool]) -> API
         something was missed, and all has to be read again. Each has an id. With `once` it can be asked for again and
         again through a proxy that hands on only what has ended.
         """
-        stream = told(service.news, epoch, last_event_id, stopping, once=once)
+        stream = told(shown.news, epoch, last_event_id, stopping, once=once)
         return _Events(stream, headers={"x-accel-buffering": "no"})
 
     return api

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any, Literal, Protocol
 
 from fastapi import APIRouter, Response
-from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict, Field
 
 from hpcflow.server import schema
-from hpcflow.server.answer import PROBLEM_OF_BYTES, JsonAnswer
+from hpcflow.server.answer import PROBLEM_OF_BYTES, DispatchPath, JsonAnswer, known_id
 from hpcflow.server.routing import Router
 
 __all__ = ["RedispatchDesk", "redispatch_routes"]
@@ -59,10 +57,7 @@ class Completed(BaseModel):
     versions: dict[str, dict[str, str]]
 
 
-DispatchPath = Annotated[str, PathParameter(description="The dispatch's id.")]
-
-
-def redispatch_routes(desk: RedispatchDesk, known_id: Callable[[str], str]) -> APIRouter:
+def redispatch_routes(desk: RedispatchDesk) -> APIRouter:
     """Return the routes, below whatever the caller puts before them."""
     api = Router()
 

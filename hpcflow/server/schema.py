@@ -1,4 +1,4 @@
-"""The shapes of what `api` answers, for the API's description; the answers themselves are plain JSON objects."""
+"""The shapes of what `api` and `dispatch_api` answer, for the API's description; the answers are plain JSON objects."""
 
 from __future__ import annotations
 

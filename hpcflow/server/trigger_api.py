@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal, Protocol
 
@@ -10,7 +10,7 @@ from fastapi import APIRouter, Response
 from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict, Field
 
-from hpcflow.server.answer import JsonAnswer
+from hpcflow.server.answer import DispatchPath, JsonAnswer, known_id
 from hpcflow.server.routing import Router
 from hpcflow.server.triggers import AskedTrigger
 
@@ -105,7 +105,7 @@ class TriggerList(BaseModel):
     triggers: list[TriggerRow]
 
 
-def trigger_routes(desk: TriggerDesk, known_id: Callable[[str], str]) -> APIRouter:
+def trigger_routes(desk: TriggerDesk) -> APIRouter:
     """Return the routes, below whatever the caller puts before them."""
     api = Router()
 
@@ -114,9 +114,7 @@ def trigger_routes(desk: TriggerDesk, known_id: Callable[[str], str]) -> APIRout
         return desk.listed()
 
     @api.post("/dispatches/{dispatch_id}/triggers", status_code=201, response_model=TriggerAnswer)
-    async def add(
-        dispatch_id: Annotated[str, PathParameter(description="The dispatch's id.")], body: TriggerRequest
-    ) -> Response:
+    async def add(dispatch_id: DispatchPath, body: TriggerRequest) -> Response:
         return JsonAnswer(await desk.add(known_id(dispatch_id), AskedTrigger(**body.model_dump())), 201)
 
     @api.post("/triggers/stop", response_model=StopAnswer)

@@ -290,7 +290,7 @@ class World:
         while not self._cancelled:
             self.history.add("cancel asked")
             try:
-                await service.cancel(self.manifest["id"], None)
+                await service.steering.cancel(self.manifest["id"], None)
                 self._cancelled = True
                 self.history.add("cancel confirmed")
             except LeaseLost:
@@ -304,7 +304,7 @@ class World:
         if self.plan.pause_at is not None:
             await asyncio.sleep(max(0.0, self.plan.pause_at - self.loop.time()))
             try:
-                await service.pause(self.manifest["id"])
+                await service.steering.pause(self.manifest["id"])
                 self.history.add("paused")
             except LeaseLost:
                 raise
@@ -315,7 +315,7 @@ class World:
             if not any(entry.what in {"foreign", "held", "message", "paused"} for entry in self.history.entries):
                 continue
             try:
-                answer = await service.resume(self.manifest["id"])
+                answer = await service.steering.resume(self.manifest["id"])
                 self.history.add("resumed", tasks=answer["moved"])
             except LeaseLost:
                 raise

@@ -23,6 +23,7 @@ from hpcflow.server.api import Desk, PartsDesk, Service, application
 from hpcflow.server.arguments import ArgumentsDesk
 from hpcflow.server.cache_api import CacheDesk
 from hpcflow.server.cluster_api import ClusterDesk
+from hpcflow.server.dispatch_api import QuestionDesk, SteeringDesk
 from hpcflow.server.file_api import FileDesk
 from hpcflow.server.guard import Sessions, Token
 from hpcflow.server.home import Notice, listen_unix
@@ -358,6 +359,14 @@ class MemoryService:
     def __post_init__(self) -> None:
         self.roster = MemoryRoster(self.names)
 
+    @property
+    def questions(self) -> QuestionDesk:
+        return self
+
+    @property
+    def steering(self) -> SteeringDesk:
+        return self
+
     async def accept(self, manifest: Mapping[str, Any], payload: str) -> Json:  # Any: JSON
         if manifest["name"] == "refused":
             raise UserError("There is no cluster called 'slrum'.")
@@ -378,9 +387,7 @@ class MemoryService:
             "triggers": 0,
         }
 
-    async def dispatches(
-        self, limit: int, before: str | None, prefix: str | None, **wanted: Any
-    ) -> Json:  # Any: see api
+    async def listed(self, limit: int, before: str | None, prefix: str | None, **wanted: Any) -> Json:  # Any: see api
         ids = sorted((known for known in self.manifests if before is None or known < before), reverse=True)
         ids = [known for known in ids if known.startswith((prefix or "").upper())]
         ids = [known for known in ids if wanted.get("text", "") in self.manifests[known]["name"]]

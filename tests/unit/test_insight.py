@@ -38,7 +38,7 @@ async def test_a_timeline_has_a_lane_for_each_worker_and_a_bar_for_each_attempt(
         service = a_service(stage)
         dispatch = await dispatched(service, stage, [], [], [])
         job = await stage.job()
-        base = datetime.fromisoformat((await service.summary(dispatch))["created_at"]).timestamp()
+        base = datetime.fromisoformat((await service.questions.summary(dispatch))["created_at"]).timestamp()
         one, slot = PlayedWorker(job, 0), PlayedWorker(job, 0, slot=1)
         ran(one, 0, 0, base + 20, 5)
         ran(slot, 1, 1, base + 30, 10, "error")

@@ -50,7 +50,7 @@ async def test_parts_get_numbers_behind_what_is_there_and_the_last_one_ends_the_
         worker = PlayedWorker(await stage.job(0), 0)
         worker.run(0, 0)
         await settled(stage, dispatch, State.COMPLETED)
-        assert (await service.summary(dispatch))["status"] == Status.RUNNING
+        assert (await service.questions.summary(dispatch))["status"] == Status.RUNNING
 
         part = a_manifest([], [])
         answer = await appended(service, stage, dispatch, part)
@@ -65,7 +65,7 @@ async def test_parts_get_numbers_behind_what_is_there_and_the_last_one_ends_the_
         summary = await ended(service, dispatch)
         assert (summary["status"], summary["own_tasks"], summary["tasks"]) == (Status.COMPLETED, 3, 3)
         # Each part is a file of blobs of its own, beside the dispatch's.
-        table = await service.tasks(dispatch, None, -1, 10)
+        table = await service.questions.tasks(dispatch, None, -1, 10)
         assert [row[0] for row in table["rows"]] == [0, 1, 2]
         arguments = b"".join([piece async for piece in service.called_with.stream(dispatch, None, small=True)])
         assert arguments.count(b"blob") == 3
@@ -100,7 +100,7 @@ async def test_twenty_exceptions_alike_pause_nothing_of_what_was_sent_one_by_one
             worker.end(index, "error", exc="ValueError", msg="no", kinds=["ValueError"])
         await settled(stage, dispatch, *[State.FAILED] * 30)
 
-        assert (await service.summary(dispatch))["paused"] is None
+        assert (await service.questions.summary(dispatch))["paused"] is None
         await appended(service, stage, dispatch, last())
         assert (await ended(service, dispatch))["status"] == Status.FAILED
 
@@ -116,13 +116,13 @@ async def test_only_what_has_not_begun_is_cancelled_when_that_is_asked(tmp_path:
         worker.start(1)
         await settled(stage, dispatch, State.COMPLETED, State.RUNNING, State.QUEUED)
 
-        answer = await service.cancel(dispatch, [0, 1, 2], begun=False)
-        none = await service.cancel(dispatch, [0, 1], begun=False)
+        answer = await service.steering.cancel(dispatch, [0, 1, 2], begun=False)
+        none = await service.steering.cancel(dispatch, [0, 1], begun=False)
 
         assert answer == {"cancelled": 1, "message": "Cancelled 1 task.", "tasks": [2]}
         assert none["tasks"] == []
         await settled(stage, dispatch, State.COMPLETED, State.RUNNING, State.CANCELLED)
-        await service.cancel(dispatch, None)
+        await service.steering.cancel(dispatch, None)
         assert (await ended(service, dispatch))["status"] == Status.CANCELLED
 
 
@@ -155,4 +155,4 @@ async def test_an_open_dispatch_is_taken_up_with_its_parts_and_closed_when_its_p
     async with a_stage(tmp_path) as stage:
         service = a_service(stage)
         await service.take_up()
-        assert (await service.summary(dispatch))["own_tasks"] == 3
+        assert (await service.questions.summary(dispatch))["own_tasks"] == 3

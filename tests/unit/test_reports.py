@@ -23,7 +23,7 @@ async def over(service: Service, stage: Stage, dispatch: str) -> Json:
     """Return the usage once all bags are over and all is stored."""
     await stage.until(lambda: not stage.engine.bags)
     await stage.until(lambda: not stage.engine.writer.pending)
-    return await service.usage(dispatch)
+    return await service.questions.usage(dispatch)
 
 
 @in_loop
@@ -32,13 +32,13 @@ async def test_what_a_dispatch_cost_adds_up_once_its_arrays_are_over(tmp_path: P
         service = a_service(stage)
         dispatch = await dispatched(service, stage, [], [], [])
         job = await stage.job()
-        assert (await service.usage(dispatch))["charged_s"] == 0
+        assert (await service.questions.usage(dispatch))["charged_s"] == 0
         worker = PlayedWorker(job, 0)
         for task in (0, 1, 2):
             worker.run(task, task)
         worker.write(ev="exit", why="drained", n=3, t=5.0, idle=2.0)
         await ended(service, dispatch)
-        answer = await service.usage(dispatch)
+        answer = await service.questions.usage(dispatch)
         assert (answer["open"], answer["complete"]) == (3, False)
         assert answer["sentences"] == ["3 array tasks: 3 not over as far as accounting has told."]
         stage.world.end(job, 0, Cause.DONE, core_seconds="6")
@@ -68,7 +68,7 @@ async def test_without_accounting_it_is_said_that_nothing_is_known(tmp_path: Pat
         answer = await over(service, stage, dispatch)
         assert answer["sentences"] == ["1 array task: 1 used.", "Accounting did not tell what 1 array task cost."]
         with pytest.raises(NotFound):
-            await service.usage(UNKNOWN)
+            await service.questions.usage(UNKNOWN)
 
 
 @in_loop
@@ -88,7 +88,7 @@ async def test_an_array_task_tells_what_ran_in_it_in_order(tmp_path: Path) -> No
         one.write(ev="start", i=1, n=1, t=1100.0)
         await stage.until(lambda: len(stage.store.running_in(stage.store.arrays(dispatch)[0].array)) == 1)
         await stage.until(lambda: len(stage.store.ends(dispatch)) == 2)
-        answer = await service.job(f"{job.id}_0")
+        answer = await service.questions.job(f"{job.id}_0")
         [found] = answer["arrays"]
         assert (found["dispatch"], found["name"], found["job_id"], found["width"]) == (dispatch, "flow", job.id, 4)
         assert [(task["index"], task["state"], task["error"]) for task in found["tasks"]] == [
@@ -101,7 +101,7 @@ async def test_an_array_task_tells_what_ran_in_it_in_order(tmp_path: Path) -> No
             (0, "running", 2)
         ]
         assert schema.Job.model_validate(answer).arrays[0].tasks[0].name == "step2"
-        [waits] = (await service.job(f"{job.id}_3"))["arrays"]
+        [waits] = (await service.questions.job(f"{job.id}_3"))["arrays"]
         assert ([entry["state"] for entry in waits["array_tasks"]], waits["tasks"]) == (["waiting"], [])
 
         one.end(1, r={"b": "gASIiC4="})
@@ -111,13 +111,13 @@ async def test_an_array_task_tells_what_ran_in_it_in_order(tmp_path: Path) -> No
         for index in (1, 2, 3):
             stage.world.end(job, index, Cause.CANCELLED, "CANCELLED by 1000")
         await over(service, stage, dispatch)
-        [whole] = (await service.job(job.id))["arrays"]
+        [whole] = (await service.questions.job(job.id))["arrays"]
         assert (whole["not_begun"], whole["tasks"], whole["state"]) == (3, [], ArrayState.ENDED)
         [entry] = whole["array_tasks"]
         assert [entry[field] for field in ("index", "state", "tasks", "raw", "host", "core_seconds")] == [
             0, "ended", 4, "COMPLETED", "node7", 9,
         ]  # fmt: skip
-        [rested] = (await service.job(f"{job.id}_2"))["arrays"]
+        [rested] = (await service.questions.job(f"{job.id}_2"))["arrays"]
         assert [entry["state"] for entry in rested["array_tasks"]] == ["not begun"]
 
 
@@ -134,9 +134,9 @@ async def test_a_job_that_nobody_had_is_not_found(tmp_path: Path) -> None:
             (f"{job.id}_2", f"Job {job.id} has 2 array tasks, counted from 0."),
         ):
             with pytest.raises(NotFound) as refused:
-                await service.job(name)
+                await service.questions.job(name)
             assert str(refused.value) == sentence
-        await service.cancel(dispatch, None)
+        await service.steering.cancel(dispatch, None)
 
 
 @pytest.mark.parametrize("text", ["", "8123_", "_7", "8123_x", "81 23", "8123[7]", "8123_7_0", "8" * 65, "'; --"])
@@ -157,11 +157,11 @@ async def test_tasks_have_what_sacct_needs_and_slots_share_their_array_task(tmp_
         slot.end(0, "signal", sig=11)
         slot.run(1, 1)
         await ended(service, dispatch)
-        table = await service.tasks(dispatch, None, -1, 10)
+        table = await service.questions.tasks(dispatch, None, -1, 10)
         first = dict(zip(table["columns"], table["rows"][0], strict=True))
         wanted = ("job_id", "array_index", "cores", "end", "signal", "exit_code", "raw")
         assert [first[column] for column in wanted] == [job.id, 0, 1, "signal", 11, None, None]
-        detail = await service.task(dispatch, 0)
+        detail = await service.questions.task(dispatch, 0)
         assert [detail[column] for column in wanted] == [first[column] for column in wanted]
         stage.world.end(job, 0, Cause.DONE)
         stage.world.end(job, 1, Cause.DONE)
@@ -175,10 +175,10 @@ async def test_an_array_that_waits_says_why_in_plain_words_beside_the_schedulers
         job = await stage.job()
         job.tasks[0] = (Phase.PENDING, None, "PENDING Priority")
         await stage.until(lambda: stage.store.arrays(dispatch)[0].reason == "PENDING Priority")
-        [line] = (await service.summary(dispatch))["arrays"]
+        [line] = (await service.questions.summary(dispatch))["arrays"]
         assert (line["reason"], line["why"]) == ("PENDING Priority", "Waits its turn")
         job.tasks[0] = (Phase.PENDING, None, "PENDING Moonphase")
         await stage.until(lambda: stage.store.arrays(dispatch)[0].reason == "PENDING Moonphase")
-        [line] = (await service.summary(dispatch))["arrays"]
+        [line] = (await service.questions.summary(dispatch))["arrays"]
         assert (line["reason"], line["why"]) == ("PENDING Moonphase", None)
-        await service.cancel(dispatch, None)
+        await service.steering.cancel(dispatch, None)

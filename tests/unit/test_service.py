@@ -56,7 +56,7 @@ async def dispatched(service: Service, stage: Stage, *deps: Sequence[int]) -> Di
 
 async def ended(service: Service, dispatch: DispatchId) -> dict[str, Any]:  # Any: JSON
     async with asyncio.timeout(60):
-        while (summary := await service.summary(dispatch))["status"] == Status.RUNNING:
+        while (summary := await service.questions.summary(dispatch))["status"] == Status.RUNNING:
             await asyncio.sleep(0.005)
     return summary
 
@@ -119,7 +119,7 @@ async def test_a_pause_is_told_with_its_reason_and_a_second_one_changes_nothing(
         service = a_service(stage)
         dispatch = await dispatched(service, stage, [], [0])
         await stage.job()
-        answer = await service.pause(dispatch)
+        answer = await service.steering.pause(dispatch)
         goes_on = "1 task goes on that a scheduler has."
         assert answer == {
             "moved": 0,
@@ -127,24 +127,27 @@ async def test_a_pause_is_told_with_its_reason_and_a_second_one_changes_nothing(
         }
         cluster = stage.engine.clusters[MINI]
         await stage.until(lambda: cluster.asked_at is not None)
-        summary = await service.summary(dispatch)
+        summary = await service.questions.summary(dispatch)
         [asked] = summary["asked"]
         assert (asked["cluster"], asked["at"][-1], asked["problem"]) == ("mini", "Z", None)
         assert (summary["status"], summary["paused"][:17]) == ("RUNNING", "You paused it at ")
-        again = await service.pause(dispatch)
+        again = await service.steering.pause(dispatch)
         assert again == {"moved": 0, "message": f"Dispatch {dispatch} is paused already. {summary['paused']}"}
         PlayedWorker(stage.world.jobs[0], 0).run(0, 0)
         live = stage.engine.writer.dispatches[dispatch]
         await stage.until(lambda: live.tasks[1].state is State.PAUSED)
-        assert await service.resume(dispatch) == {"moved": 1, "message": "It goes on; 1 task had been held back."}
-        assert (await service.summary(dispatch))["paused"] is None
+        assert await service.steering.resume(dispatch) == {
+            "moved": 1,
+            "message": "It goes on; 1 task had been held back.",
+        }
+        assert (await service.questions.summary(dispatch))["paused"] is None
         PlayedWorker(await stage.job(1), 0).run(0, 1)
         summary = await ended(service, dispatch)
         assert summary["status"] == Status.COMPLETED
         for job in stage.world.jobs:
             stage.world.end(job, 0, Cause.DONE)
         await stage.until(lambda: all(array.ended_at for array in stage.store.arrays(dispatch)))
-        assert (await service.summary(dispatch))["asked"] == []
+        assert (await service.questions.summary(dispatch))["asked"] == []
 
 
 @in_loop
@@ -153,18 +156,27 @@ async def test_resuming_what_is_not_paused_or_has_ended_is_no_error(tmp_path: Pa
         service = a_service(stage)
         dispatch = await dispatched(service, stage, [])
         job = await stage.job()
-        assert (await service.resume(dispatch))["message"].startswith(f"Nothing of dispatch {dispatch} was paused.")
+        assert (await service.steering.resume(dispatch))["message"].startswith(
+            f"Nothing of dispatch {dispatch} was paused."
+        )
         PlayedWorker(job, 0).run(0, 0)
         await ended(service, dispatch)
-        assert (await service.resume(dispatch))["moved"] == 0
-        assert await service.pause(dispatch) == {"moved": 0, "message": f"Dispatch {dispatch} has ended already."}
+        assert (await service.steering.resume(dispatch))["moved"] == 0
+        assert await service.steering.pause(dispatch) == {
+            "moved": 0,
+            "message": f"Dispatch {dispatch} has ended already.",
+        }
 
 
 @in_loop
 async def test_a_dispatch_that_nobody_knows_is_not_found(tmp_path: Path) -> None:
     async with a_stage(tmp_path) as stage:
         service = a_service(stage)
-        for ask in (service.pause(UNKNOWN), service.resume(UNKNOWN), service.retry(UNKNOWN, **NOTHING)):
+        for ask in (
+            service.steering.pause(UNKNOWN),
+            service.steering.resume(UNKNOWN),
+            service.steering.retry(UNKNOWN, **NOTHING),
+        ):
             with pytest.raises(NotFound, match=f"There is no dispatch {UNKNOWN} here"):
                 await ask
 
@@ -175,7 +187,7 @@ async def test_cancelling_no_task_cancels_none(tmp_path: Path) -> None:
         service = a_service(stage)
         dispatch = await dispatched(service, stage, [])
         job = await stage.job()
-        assert (await service.cancel(dispatch, []))["cancelled"] == 0
+        assert (await service.steering.cancel(dispatch, []))["cancelled"] == 0
         PlayedWorker(job, 0).run(0, 0)
         assert (await ended(service, dispatch))["status"] == Status.COMPLETED
 
@@ -191,7 +203,9 @@ async def test_a_dispatch_that_has_failed_is_tried_again_in_place(tmp_path: Path
         fail(await stage.job())
         assert (await ended(service, dispatch))["counts"] == {"failed": 1, "skipped": 1}
         await stage.until(lambda: dispatch not in stage.engine.writer.dispatches)
-        answers = await asyncio.gather(service.retry(dispatch, **NOTHING), service.retry(dispatch, **NOTHING))
+        answers = await asyncio.gather(
+            service.steering.retry(dispatch, **NOTHING), service.steering.retry(dispatch, **NOTHING)
+        )
         both = sorted(answers, key=lambda answer: -answer["moved"])  # which of them came first is nobody's to say
         assert both[0] == {"moved": 2, "message": "2 tasks to run again; results that exist are kept."}
         assert both[1] == {
@@ -203,7 +217,7 @@ async def test_a_dispatch_that_has_failed_is_tried_again_in_place(tmp_path: Path
         summary = await ended(service, dispatch)
         assert (summary["status"], summary["error"]) == ("COMPLETED", None)
         await stage.until(lambda: dispatch not in stage.engine.writer.dispatches)
-        assert await service.retry(dispatch, **NOTHING) == {
+        assert await service.steering.retry(dispatch, **NOTHING) == {
             "moved": 0,
             "message": "Nothing to try again: 2 tasks have completed.",
         }
@@ -215,13 +229,13 @@ async def test_what_was_cancelled_is_spared_where_only_failures_are_wanted(tmp_p
         service = a_service(stage)
         dispatch = await dispatched(service, stage, [])
         await stage.job()
-        await service.cancel(dispatch, None)
+        await service.steering.cancel(dispatch, None)
         await ended(service, dispatch)
         await stage.until(lambda: dispatch not in stage.engine.writer.dispatches)
-        answer = await service.retry(dispatch, **RETRY_FAILED)
+        answer = await service.steering.retry(dispatch, **RETRY_FAILED)
         assert answer["moved"] == 0
         assert answer["message"].startswith("No task failed. 1 task was cancelled: ")
-        assert (await service.retry(dispatch, **NOTHING))["moved"] == 1
+        assert (await service.steering.retry(dispatch, **NOTHING))["moved"] == 1
         PlayedWorker(await stage.job(1), 0).run(0, 0, attempt=2)
         assert (await ended(service, dispatch))["status"] == Status.COMPLETED
 
@@ -238,7 +252,7 @@ async def test_a_retry_says_that_tasks_of_a_paused_bag_wait_for_resume(tmp_path:
             worker.end(task, "error", exc="ValueError", msg="no minimum", kinds=["ValueError"])
         live = stage.engine.writer.dispatches[dispatch]
         await stage.until(lambda: live.pauses)
-        told = await service.retry(dispatch, failed_only=True, memory_mib=None, walltime_s=None)
+        told = await service.steering.retry(dispatch, failed_only=True, memory_mib=None, walltime_s=None)
         assert told == {
             "moved": 2,
             "message": "2 tasks to run again; results that exist are kept. Some tasks are paused: they wait for "
@@ -246,12 +260,12 @@ async def test_a_retry_says_that_tasks_of_a_paused_bag_wait_for_resume(tmp_path:
         }
         reason = "The first 2 tasks all failed: ValueError: no minimum."
         advice = f" Nothing is submitted for these tasks; `hpcflow resume {dispatch}` goes on."
-        assert (await service.summary(dispatch))["messages"][-1]["text"] == reason + advice
-        await service.resume(dispatch)
-        assert reason in [message["text"] for message in (await service.summary(dispatch))["messages"]]
-        await service.cancel(dispatch, None)
+        assert (await service.questions.summary(dispatch))["messages"][-1]["text"] == reason + advice
+        await service.steering.resume(dispatch)
+        assert reason in [message["text"] for message in (await service.questions.summary(dispatch))["messages"]]
+        await service.steering.cancel(dispatch, None)
         await ended(service, dispatch)
-        assert (await service.summary(dispatch))["messages"][-1]["text"] == reason
+        assert (await service.questions.summary(dispatch))["messages"][-1]["text"] == reason
 
 
 @in_loop
@@ -265,8 +279,8 @@ async def test_a_retry_that_is_refused_leaves_an_ended_dispatch_as_it_was(tmp_pa
         cluster = stage.engine.clusters[MINI]
         cluster.plugin, cluster.limits = SmallPlugin(), None  # as after a restart: nobody has asked yet
         with pytest.raises(UserError, match="1000"):
-            await service.retry(dispatch, failed_only=False, memory_mib=2000, walltime_s=None)
-        assert (await service.summary(dispatch))["status"] == Status.FAILED
+            await service.steering.retry(dispatch, failed_only=False, memory_mib=2000, walltime_s=None)
+        assert (await service.questions.summary(dispatch))["status"] == Status.FAILED
         assert dispatch not in stage.engine.writer.dispatches
 
 
@@ -294,18 +308,18 @@ async def test_a_retry_that_would_need_what_is_gone_is_refused(tmp_path: Path) -
         with pytest.raises(
             HpcflowError, match=r"The result of task 0 \(step0\) can't be read from .*0\.pack on mini: it is sho"
         ):
-            await service.retry(dispatch, **NOTHING)
+            await service.steering.retry(dispatch, **NOTHING)
         pack.unlink()
         with pytest.raises(HpcflowError, match=r"0\.pack on mini: .*No such file or directory\. Tasks need it"):
-            await service.retry(dispatch, **NOTHING)
+            await service.steering.retry(dispatch, **NOTHING)
         pack.write_bytes(b"0123456789")
         payload = Path(service._payload(dispatch))
         payload.rename(tmp_path / "away")
         with pytest.raises(HpcflowError, match=r"functions and arguments of .* which is gone"):
-            await service.retry(dispatch, **NOTHING)
+            await service.steering.retry(dispatch, **NOTHING)
         assert dispatch not in stage.engine.writer.dispatches
         (tmp_path / "away").rename(payload)
-        assert (await service.retry(dispatch, **NOTHING))["moved"] == 1
+        assert (await service.steering.retry(dispatch, **NOTHING))["moved"] == 1
 
 
 # ---- the engine's end
@@ -337,11 +351,11 @@ async def test_dispatches_are_found_by_how_their_ids_begin(tmp_path: Path) -> No
     async with a_stage(tmp_path) as stage:
         service = a_service(stage)
         first, second = [await dispatched(service, stage, []) for _ in range(2)]
-        found = await service.dispatches(50, None, first[:5].lower())
+        found = await service.questions.listed(50, None, first[:5].lower())
         assert {summary["id"] for summary in found["dispatches"]} == {first, second}
-        [only] = (await service.dispatches(50, None, first))["dispatches"]
+        [only] = (await service.questions.listed(50, None, first))["dispatches"]
         assert only["id"] == first
-        assert (await service.dispatches(50, None, "00"))["dispatches"] == []
+        assert (await service.questions.listed(50, None, "00"))["dispatches"] == []
 
 
 # ---- some tasks, and none any more
@@ -359,15 +373,15 @@ async def test_one_task_is_tried_again_with_what_hangs_on_it_and_no_other(tmp_pa
             worker.start(k)
             worker.end(k, "error", exc="ValueError", msg="no minimum", kinds=["ValueError"])
         await ended(service, dispatch)
-        told = await service.retry(dispatch, **NOTHING, tasks=[2])
+        told = await service.steering.retry(dispatch, **NOTHING, tasks=[2])
         assert told == {"moved": 0, "message": "None of the 1 task that were named has failed or was cancelled."}
-        told = await service.retry(dispatch, **NOTHING, tasks=[0])
+        told = await service.steering.retry(dispatch, **NOTHING, tasks=[0])
         assert told["moved"] == 2
-        rows = await service.tasks(dispatch, None, -1, 10)
+        rows = await service.questions.tasks(dispatch, None, -1, 10)
         state = rows["columns"].index("state")
         assert [row[state] for row in rows["rows"]][1] == "failed"
         with pytest.raises(NotFound, match="has no task 9"):
-            await service.retry(dispatch, **NOTHING, tasks=[9])
+            await service.steering.retry(dispatch, **NOTHING, tasks=[9])
 
 
 @in_loop
@@ -391,6 +405,6 @@ async def test_what_has_ended_is_deleted_with_its_files_and_what_lives_is_not(tm
         assert not payload.exists()
         assert not Path(job.path).exists()
         with pytest.raises(NotFound):
-            await service.summary(dispatch)
+            await service.questions.summary(dispatch)
         again = await service.files.delete([dispatch], files=False)
         assert again["message"] == "There is nothing to delete."

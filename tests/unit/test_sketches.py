@@ -71,7 +71,7 @@ async def test_a_sketch_is_the_graph_in_columns_and_a_row_for_all_that_asks_for_
             ("step2", 1, "mini"),
         ]
         assert told["electrons"][0]["asked"]["memory_mib"] == 512
-        assert (await service.dispatches(10, None, None))["total"] == 0
+        assert (await service.questions.listed(10, None, None))["total"] == 0
         assert stage.world.jobs == []
         elsewhere = a_manifest(())
         elsewhere["shapes"][0]["executor"] = "slrum"

@@ -1,0 +1,147 @@
+"""What people do to dispatches that are here: cancel, pause, go on, try again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from hpcflow.core.model import DispatchId, HpcflowError
+from hpcflow.core.states import FINAL, State
+from hpcflow.server.again import check_at_hand, nothing_to_retry, number_of
+from hpcflow.server.cleaning import use_again
+from hpcflow.server.engine import Engine
+from hpcflow.server.levels import Levels
+from hpcflow.server.live import LiveDispatch
+from hpcflow.server.reports import spelled
+
+__all__ = ["Steering"]
+
+Json = dict[str, Any]  # Any: JSON, described in schema.py
+
+
+class Steering:
+    """Changes the course of dispatches. Raises `NotFound` for an id that nothing has."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        levels: Levels,
+        *,
+        retrying: asyncio.Lock,
+        old: Callable[[DispatchId], Awaitable[LiveDispatch]],
+        refuse_busy: Callable[[DispatchId], Awaitable[None]],
+        not_begun: Callable[[DispatchId, list[int]], list[int]],
+        stop_triggers: Callable[[DispatchId], Awaitable[int]],
+    ) -> None:
+        """Steer from now on.
+
+        Args:
+            engine: what runs.
+            levels: finds what an id names.
+            retrying: held while a dispatch that has ended is made live.
+            old: returns a dispatch that has ended, as the store knows it.
+            refuse_busy: raises `HpcflowError` while a dispatch is being cleaned.
+            not_begun: returns those of some tasks that no worker is known to have begun.
+            stop_triggers: ends what would run copies of a dispatch.
+        """
+        self._engine = engine
+        self._store = engine.writer.store
+        self._levels = levels
+        self._retrying = retrying
+        self._old = old
+        self._refuse_busy = refuse_busy
+        self._not_begun = not_begun
+        self._stop_triggers = stop_triggers
+
+    async def cancel(self, dispatch: str, tasks: list[int] | None, *, begun: bool = True) -> Json:
+        level = await self._levels.level(dispatch)
+        if tasks is None and level.child is None:
+            await self._stop_triggers(level.root)
+        live = self._engine.writer.dispatches.get(level.root)
+        if live is None:
+            return {"cancelled": 0, "message": f"Dispatch {dispatch} has ended already."}
+        if tasks == []:
+            return {"cancelled": 0, "message": "No task was named, so nothing was cancelled."}
+        wanted = level.numbers(tasks) if tasks is not None else None
+        if wanted is not None and not begun:
+            wanted = self._not_begun(level.root, wanted)
+            cancelled = await self._engine.cancel(live, wanted) if wanted else 0
+            named = [index - level.tasks.start for index in wanted]
+            return {"cancelled": cancelled, "message": f"Cancelled {number_of(cancelled)}.", "tasks": named}
+        if wanted is None and level.child is not None:
+            wanted = [level.child.task]
+        cancelled = await self._engine.cancel(live, wanted)
+        message = f"Cancelled {number_of(cancelled)}; what had ended keeps its result."
+        return {"cancelled": cancelled, "message": message}
+
+    async def pause(self, dispatch: str) -> Json:
+        """Submit nothing more of a dispatch; what a scheduler has goes on."""
+        known = await self._levels.whole(dispatch, "paused")
+        live = self._engine.writer.dispatches.get(known)
+        if live is None or live.ended_at is not None:
+            return {"moved": 0, "message": f"Dispatch {dispatch} has ended already."}
+        if live.paused is not None:
+            return {"moved": 0, "message": f"Dispatch {dispatch} is paused already. {live.paused}"}
+        ready = len(live.ready)
+        await self._engine.pause(live, f"You paused it at {spelled(self._engine.now())}.")
+        running = sum(task.state in {State.QUEUED, State.RUNNING} for task in live.tasks)
+        goes_on = f" {number_of(running, 'goes', 'go')} on that a scheduler has." if running else ""
+        return {"moved": ready, "message": f"Nothing more is submitted until `hpcflow resume {dispatch}`.{goes_on}"}
+
+    async def resume(self, dispatch: str) -> Json:
+        """Go on with all of a dispatch that is paused, and ask for the release of jobs that somebody holds."""
+        known = await self._levels.whole(dispatch, "resumed")
+        live = self._engine.writer.dispatches.get(known)
+        if live is None or live.ended_at is not None:
+            hint = f"`hpcflow retry {dispatch}` tries again what did not complete."
+            return {"moved": 0, "message": f"Dispatch {dispatch} has ended already; {hint}"}
+        paused = live.paused is not None or bool(live.pauses)
+        moved = await self._engine.resume(live)
+        if paused or moved:
+            return {"moved": moved, "message": f"It goes on; {number_of(moved)} had been held back."}
+        return {
+            "moved": 0,
+            "message": f"Nothing of dispatch {dispatch} was paused. If the scheduler holds jobs of it, it was asked to "
+            "release them.",
+        }
+
+    async def retry(
+        self,
+        dispatch: str,
+        *,
+        failed_only: bool,
+        memory_mib: int | None,
+        walltime_s: int | None,
+        tasks: Sequence[int] | None = None,
+    ) -> Json:
+        """Try what ended without completing once more, also of a dispatch that has ended: all, or these tasks.
+
+        Raises:
+            UserError: no partition can give so much.
+            HpcflowError: something that the tasks need is gone.
+        """
+        known = await self._levels.whole(dispatch, "retried")
+        async with self._retrying:  # a dispatch that has ended must not be made live twice
+            await self._refuse_busy(known)
+            live = self._engine.writer.dispatches.get(known)
+            if live is None:
+                live = await self._old(known)
+            only = None if tasks is None else frozenset((await self._levels.level(dispatch)).numbers(list(tasks)))
+            if (reason := nothing_to_retry(live, failed_only=failed_only, only=only)) is not None:
+                return {"moved": 0, "message": reason}
+            await check_at_hand(live, self._engine.clusters, self._store)
+            for name in live.clusters if memory_mib or walltime_s else ():
+                with suppress(HpcflowError):  # a cluster that does not answer now judges by itself, later
+                    await self._engine.clusters[name].known_limits(self._engine.now())
+            await asyncio.to_thread(use_again, self._store, known)
+            moved = await self._engine.retry(
+                live, failed_only=failed_only, memory_mib=memory_mib, walltime_s=walltime_s, only=only
+            )
+        waits = ""
+        if live.paused is not None:
+            waits = f" It is paused: they wait for `hpcflow resume {dispatch}`."
+        elif any(live.why_paused(task.shape) and task.state not in FINAL for task in live.tasks):
+            waits = f" Some tasks are paused: they wait for `hpcflow resume {dispatch}`."
+        return {"moved": moved, "message": f"{number_of(moved)} to run again; results that exist are kept.{waits}"}
