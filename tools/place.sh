@@ -11,17 +11,81 @@ say() { printf '\n== %s\n' "$*"; }
 leave() {
     local status=$?
     trap - EXIT
-    [[ -z $CLUSTER ]] || "$REPOSITORY/docker/slurm-cluster/down" --root "$CLUSTER" || status=1
-    [[ -z $PLACE ]] || rm -rf "$PLACE"
+    [[ -z $PLACE ]] || clear_place "$PLACE" || status=1
     exit "$status"
 }
 
+# clear_place PLACE: end what still runs of it, a cluster or what a test that was killed left, and remove it.
+clear_place() {
+    local status=0 round left
+    if [[ -e $1/slurm/settings ]]; then
+        timeout --kill-after=10 120 "$REPOSITORY/docker/slurm-cluster/down" --root "$1/slurm" || status=1
+    fi
+    for round in 1 2 3 4 5; do
+        # All that runs there has a variable that leads there, such as TMPDIR; this shell has none.
+        mapfile -t left < <(grep -lzs "=$1/" /proc/[0-9]*/environ | cut -d/ -f3 || true)
+        ((${#left[@]})) || break
+        kill -KILL "${left[@]}" 2>/dev/null || true
+        sleep 0.1
+    done
+    rm -rf --one-file-system "$1" || status=1
+    return "$status"
+}
+
+# ours PID: what names a process of this machine and this container for good.
+ours() { printf '%s %s %s %s' "$(</proc/sys/kernel/random/boot_id)" "$(readlink /proc/self/ns/pid)" "$1" "$(awk '{ sub(/.*\) /, ""); print $20 }' "/proc/$1/stat" 2>/dev/null)"; }
+
 make_place() {
-    # Short, because unix sockets live below it.
-    PLACE=$(mktemp -d /var/tmp/hpcflow.XXXXXX)
-    chmod 0755 "$PLACE"
-    trap leave EXIT
-    trap 'exit 130' INT TERM
+    local base script old owner
+    # Short, because unix sockets live below it; and programs must be let run there.
+    for base in /var/tmp /tmp /srv "$HOME"; do
+        PLACE=$(mktemp -d "$base/hpcflow.XXXXXX" 2>/dev/null) || continue
+        script=$PLACE/script
+        printf '#!/bin/sh\n' >"$script"
+        chmod 0755 "$PLACE" "$script"
+        # The trap comes first: a folder that is there is removed.
+        trap leave EXIT
+        trap 'exit 130' INT TERM
+        if "$script" 2>/dev/null; then break; fi
+        rm -rf "$PLACE"
+        PLACE=
+    done
+    [[ $PLACE ]] || { echo "No folder here lets programs run: tried /var/tmp, /tmp, /srv and $HOME." >&2; exit 1; }
+    rm "$script"
+    ours $$ >"$PLACE/owner"
+    # What a run that was killed has left.
+    for old in "$base"/hpcflow.??????; do
+        [[ -O $old && -r $old/owner && $old != "$PLACE" ]] || continue
+        owner=$(<"$old/owner")
+        read -r _ _ pid _ <<<"$owner"
+        [[ $owner == "$(ours "$pid" | cut -d' ' -f1-3) "* && $owner != "$(ours "$pid")" ]] || continue
+        echo "Removing $old, which a run that was killed has left."
+        clear_place "$old" || true
+    done
+}
+
+# again COMMAND...: up to three times, because networks fail now and then.
+again() {
+    local round
+    for round in 1 2; do
+        ! "$@" || return 0
+        echo "That failed (try $round of 3): $*" >&2
+        sleep $((5 * round))
+    done
+    "$@"
+}
+
+# install_packages NAME...: Debian packages.
+install_packages() {
+    export DEBIAN_FRONTEND=noninteractive
+    local apt=(timeout --kill-after=10 900 apt-get -qq -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
+    again apt_update_and_install "$@" >"$PLACE/apt.log" 2>&1 || { tail -n 20 "$PLACE/apt.log" >&2; return 1; }
+}
+
+apt_update_and_install() {
+    "${apt[@]}" install -y --no-install-recommends "$@" || {
+        "${apt[@]}" update && "${apt[@]}" install -y --no-install-recommends "$@"
+    }
 }
 
 # Tests on a real Slurm need root once, to start its daemons; nothing else here does.
@@ -33,7 +97,11 @@ bring_up_cluster() {
     fi
     say "Mini Slurm"
     CLUSTER=$PLACE/slurm
-    "$REPOSITORY/docker/slurm-cluster/up" --root "$CLUSTER"
+    # The second one has other ports, and whatever packages the first one lacked.
+    timeout --foreground --kill-after=10 1800 "$REPOSITORY/docker/slurm-cluster/up" --root "$CLUSTER" && return
+    echo "The mini Slurm did not come up; once more." >&2
+    timeout --kill-after=10 120 "$REPOSITORY/docker/slurm-cluster/down" --root "$CLUSTER" || rm -rf "$CLUSTER"
+    timeout --foreground --kill-after=10 1800 "$REPOSITORY/docker/slurm-cluster/up" --root "$CLUSTER"
 }
 
 # Tests of the page need a Chromium, and take the distribution's.
@@ -44,8 +112,7 @@ bring_browser() {
         return 0
     fi
     say "Chromium"
-    local install=(env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium)
-    "${install[@]}" >/dev/null || { apt-get -qq update && "${install[@]}" >/dev/null; }
+    install_packages chromium
 }
 
 # Tests of leptons compile a C library, those of file transfer call rsync.
@@ -56,8 +123,7 @@ bring_compiler() {
         return 0
     fi
     say "gcc and rsync"
-    local install=(env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends gcc libc6-dev rsync)
-    "${install[@]}" >/dev/null || { apt-get -qq update && "${install[@]}" >/dev/null; }
+    install_packages gcc libc6-dev rsync
 }
 
 # make_wheel_venv EXTRAS: build a wheel of this checkout and install it into $PLACE/venv.
@@ -67,8 +133,8 @@ make_wheel_venv() {
     python=$("$REPOSITORY/tools/find-python" /usr/bin/python3)
     say "Wheel, installed with $python"
     "$python" -m venv "$PLACE/venv"
-    "$PLACE/venv/bin/python" -m pip --quiet --disable-pip-version-check wheel --no-deps -w "$PLACE/dist" "$REPOSITORY"
-    "$PLACE/venv/bin/python" -m pip --quiet --disable-pip-version-check install "$(echo "$PLACE"/dist/*.whl)[$1]"
+    again "$PLACE/venv/bin/python" -m pip --quiet --disable-pip-version-check wheel --no-deps -w "$PLACE/dist" "$REPOSITORY"
+    again "$PLACE/venv/bin/python" -m pip --quiet --disable-pip-version-check install "$(echo "$PLACE"/dist/*.whl)[$1]"
     ls "$PLACE/dist"
 }
 

@@ -60,7 +60,7 @@ start() {
     pid=$!
     printf '%s\n' "$(start_time "$pid")" >"$ROOT/run/$name.start"
     printf '%s\n' "$pid" >"$ROOT/run/$name.pid"
-    wait_until 20 "$name" alive "$name" "$comm"
+    wait_until 60 "$name" alive "$name" "$comm"
 }
 
 # wait_until SECONDS NAME COMMAND...: poll. When time is up or the daemon NAME has died, end with the last lines
@@ -137,7 +137,7 @@ start_munge() {
     start munged munged setpriv --reuid=munge --regid=munge --init-groups munged --foreground \
         --key-file="$MUNGE_KEY" --socket="$ROOT/munge/socket" --pid-file="$ROOT/munge/pid" \
         --log-file="$ROOT/munge/munged.log" --seed-file="$ROOT/munge/seed"
-    wait_until 10 munged test -S "$ROOT/munge/socket"
+    wait_until 30 munged test -S "$ROOT/munge/socket"
 }
 
 start_database() {
@@ -155,7 +155,7 @@ start_database() {
     start mariadbd mariadbd mariadbd "${DATABASE_OPTIONS[@]}" --bind-address=127.0.0.1 --port="$DB_PORT" \
         --socket="$ROOT/db/socket" --pid-file="$ROOT/db/pid" --init-file="$ROOT/db/init.sql" \
         --innodb-lock-wait-timeout=900
-    wait_until 60 mariadbd listens "$DB_PORT"
+    wait_until 120 mariadbd listens "$DB_PORT"
 }
 
 # slurmctld refuses to start until accounting knows its cluster, so the accounts come first.
@@ -164,7 +164,7 @@ start_accounting() {
     grep -q '^AccountingStorageType=accounting_storage/slurmdbd$' "$ROOT/slurm.conf" || return 0
     start_database
     start slurmdbd slurmdbd slurmdbd -D
-    wait_until 60 slurmdbd listens "$DBD_PORT"
+    wait_until 120 slurmdbd listens "$DBD_PORT"
     if [[ ! -e $ROOT/run/accounts-loaded ]]; then
         # One client for all commands: each client and each commit costs time.
         SLURM_CONF=$ROOT/slurm.conf sacctmgr -i <"$CONF_DIR/accounts.sacctmgr" >"$ROOT/log/sacctmgr.out" 2>&1 || true

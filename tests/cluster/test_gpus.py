@@ -183,7 +183,7 @@ assert hf.dispatch_sync(many)(8).result == list(range(8))
 @pytest.mark.root
 def test_a_partition_that_gives_whole_nodes_is_filled_without_being_told(tmp_path: Path) -> None:
     # A short path: Slurm's sockets lie below it.
-    root = tempfile.mkdtemp(prefix="hpcflow-mini-", dir="/var/tmp")
+    root = tempfile.mkdtemp(prefix="hpcflow-mini-")
 
     def run(command: str, *options: str) -> None:
         argv = [str(SCRIPTS / command), "--root", root, *options]

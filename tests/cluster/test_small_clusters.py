@@ -21,7 +21,7 @@ SCRIPTS = Path(__file__).parents[2] / "docker" / "slurm-cluster"
 @pytest.fixture(scope="module")
 def slurm_conf() -> Iterator[str]:
     # A short path: Slurm's sockets lie below it.
-    root = tempfile.mkdtemp(prefix="hpcflow-mini-", dir="/var/tmp")
+    root = tempfile.mkdtemp(prefix="hpcflow-mini-")
 
     def run(command: str, *options: str) -> None:
         argv = [str(SCRIPTS / command), "--root", root, *options]
