@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
-from typing import Any, Final, NamedTuple, NoReturn, cast
+from typing import Any, BinaryIO, Final, NamedTuple, NoReturn, cast
 
 from hpcflow.node.bagdir import BagDirectory, Stored, TaskRow, read_range
 from hpcflow.node.files import append_all
@@ -49,7 +49,7 @@ __all__ = [
 EXIT_STORAGE: Final = 75
 
 #: What a message says of a task that its `end` record repeats.
-REPORTED: Final = ("st", "r", "sub", "exc", "kinds", "msg", "tb", "pv")
+REPORTED: Final = ("st", "r", "sub", "exc", "kinds", "msg", "tb", "pv", "up")
 
 #: Values from this size on, in bytes, are not held in memory beside what they are unpickled to.
 _LARGE: Final = 1 << 20
@@ -197,12 +197,16 @@ def _result_or_error(
 ) -> dict[str, object]:
     task, outlet = assignment.task, assignment.outlet
     message: dict[str, object] = {"st": "ok"}
-    builds = False
+    builds, leaving = False, dict[str, object]()
     sink = _sink(bag, outlet)  # before the task sets itself limits
     try:
         os.chdir(assignment.directory)
         known = len(sys.modules)
-        enter(bag.dispatch, task.number, lambda key, file: bag.pour(task.refs[f"file:{key}"], file))
+
+        def hand(key: str, file: BinaryIO) -> None:
+            leaving[key] = _laid(bag, outlet, file)
+
+        enter(bag.dispatch, task.number, lambda key, file: bag.pour(task.refs[f"file:{key}"], file), hand)
         call = load_function(bag, task.fn) if function is None else function
         builds = getattr(call, "builds_graph", False) is True
         for module in _modules.get(id(call), ()):
@@ -226,6 +230,8 @@ def _result_or_error(
         return {**message, **failure}
     if builds:
         message["sub"] = 1
+    if leaving:
+        message["up"] = leaving
     try:
         if builds:
             sink.write(cast(bytes, result))
@@ -317,6 +323,14 @@ def _failure(bag: BagDirectory, outlet: Outlet, error: BaseException) -> dict[st
     except BaseException:  # the text says it all
         pass
     return fields
+
+
+def _laid(bag: BagDirectory, outlet: Outlet, file: BinaryIO) -> dict[str, object]:
+    """Lay a file into the data pack, from where the server brings it away; return where it lies."""
+    sink = Sink(outlet, inline_limit=0, sync=bag.sync_s is not None)
+    while piece := file.read(_LARGE):
+        sink.write(piece)
+    return sink.finished()
 
 
 def _sink(bag: BagDirectory, outlet: Outlet) -> Sink:

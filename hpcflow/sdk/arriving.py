@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
+import time
 import uuid
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
@@ -13,9 +15,11 @@ from typing import IO, Any, BinaryIO, Final
 from hpcflow.sdk.fetched import Wanted
 from hpcflow.sdk.transfer import File, TransferFailed, special
 
-__all__ = ["Bring", "FileTransferStrategy", "inside", "opened", "pour", "sha256_of", "target_of", "written"]
+__all__ = ["TOLD_S", "Bring", "FileTransferStrategy", "inside", "opened", "pour", "sha256_of", "target_of", "written"]
 
 _PIECE: Final = 1 << 20
+#: How long a transfer says nothing of how far it is, in seconds.
+TOLD_S: Final = 30.0
 
 Bring = Callable[[], object]
 
@@ -37,6 +41,10 @@ class FileTransferStrategy:
 
     def wanted(self, file: File) -> Wanted | None:
         """Return what the server shall fetch instead of the task; ``None``: nothing."""
+        return None
+
+    def leaving(self, source: File, target: File) -> Wanted | None:
+        """Return where the server shall bring a file instead of the task; ``None``: nowhere."""
         return None
 
 
@@ -93,14 +101,25 @@ def sha256_of(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def pour(source: IO[bytes], target: IO[bytes]) -> tuple[int, Any]:  # Any: hashlib's own type has no name
-    """Copy all bytes; return how many they are, and their SHA-256 (hashlib's object)."""
+def pour(
+    source: IO[bytes], target: IO[bytes], clock: Callable[[], float] = time.monotonic
+) -> tuple[int, Any]:  # Any: hashlib's own type has no name
+    """Copy all bytes; return how many they are, and their SHA-256 (hashlib's object).
+
+    What takes long says how far it is on stderr, which is the task's output: after `TOLD_S`, and each time that it has
+    taken twice as long.
+    """
     digest = hashlib.sha256()
-    size = 0
+    size, begun_at, told_s = 0, clock(), TOLD_S
     while piece := source.read(_PIECE):
         target.write(piece)
         digest.update(piece)
         size += len(piece)
+        if (taken_s := clock() - begun_at) >= told_s:
+            told_s = 2 * taken_s
+            name = getattr(source, "name", None) or getattr(source, "path", None) or getattr(target, "name", "a file")
+            sys.stdout.flush()
+            print(f"{name}: {size} bytes in {taken_s:.0f} s so far.", file=sys.stderr, flush=True)
     return size, digest
 
 

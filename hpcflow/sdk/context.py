@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
-__all__ = ["Context", "enter", "get_context", "poured"]
+__all__ = ["Context", "enter", "get_context", "handed", "poured"]
 
 #: Writes the file that the server fetched under a key; raises `KeyError` where it fetched none.
 Pour = Callable[[str, BinaryIO], None]
+#: Takes a file that the server shall bring away, under its key.
+Hand = Callable[[str, BinaryIO], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Context:
 
 _here = [Context()]
 _pours: list[Pour | None] = [None]
+_hands: list[Hand | None] = [None]
 
 
 def get_context() -> Context:
@@ -34,10 +37,10 @@ def get_context() -> Context:
     return _here[0]
 
 
-def enter(dispatch_id: str | None, node_id: int, pour: Pour | None = None) -> None:
-    """Say which task begins here, and what gives it the files that came with it; the worker does."""
+def enter(dispatch_id: str | None, node_id: int, pour: Pour | None = None, hand: Hand | None = None) -> None:
+    """Say which task begins here, and what gives it and takes from it the files that the server brings."""
     _here[0] = Context(dispatch_id, node_id)
-    _pours[0] = pour
+    _pours[0], _hands[0] = pour, hand
 
 
 def poured(key: str, file: BinaryIO) -> bool:
@@ -49,4 +52,13 @@ def poured(key: str, file: BinaryIO) -> bool:
         pour(key, file)
     except KeyError:
         return False
+    return True
+
+
+def handed(key: str, file: BinaryIO) -> bool:
+    """Give the server a file to bring away when the task has returned; return whether there is one that does."""
+    hand = _hands[0]
+    if hand is None:
+        return False
+    hand(key, file)
     return True

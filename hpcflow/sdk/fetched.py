@@ -1,10 +1,10 @@
-"""Files that a process beside the server fetches for tasks: what may be asked, and how it is said. See ADR 0035."""
+"""Files that a process beside the server brings to tasks and away from them: what may be asked. See ADR 0035."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypedDict, cast
 
 from hpcflow.core.errors import UserError
@@ -12,7 +12,7 @@ from hpcflow.core.errors import UserError
 if TYPE_CHECKING:
     from hpcflow.sdk.transfer import FileTransfer
 
-__all__ = ["Wanted", "check_fetched", "refuse", "wanted", "wanted_by"]
+__all__ = ["Wanted", "check_fetched", "refuse", "sent_by", "wanted", "wanted_by"]
 
 #: What reads files of the machine that it runs on, by itself or through another scheme that its options name.
 _OF_THE_MACHINE: Final = frozenset(
@@ -39,7 +39,7 @@ def refuse(address: str, options: Mapping[str, Any]) -> str | None:  # Any: each
     """Return why the server fetches nothing from an address, ``None`` when it may."""
     scheme, found, _ = address.partition("://")
     if not found or "::" in address or scheme.lower() in _OF_THE_MACHINE:
-        return "the server fetches from other machines alone, never files of its own, nor through one scheme in another"
+        return "the server goes to other machines alone, never to files of its own, nor through one scheme in another"
     if leading := sorted(_TO_ANOTHER & options.keys()):
         return f"the option {leading[0]}= leads to another scheme, and the server goes by the address alone"
     return None
@@ -68,10 +68,14 @@ def check_fetched(transfer: FileTransfer) -> None:
         UserError: with what to do.
     """
     source, target = transfer.from_file, transfer.to_file
-    if not source.is_remote or target.is_remote or transfer.order != "before":
-        raise UserError(f"{transfer}: where='server' brings files to tasks, before them; leave it out.")
-    if source.is_dir:
-        raise UserError(f"{transfer}: where='server' fetches single files, not folders: name each of them.")
+    comes = source.is_remote and transfer.order == "before"
+    if not comes and not (target.is_remote and transfer.order == "after"):
+        raise UserError(
+            f"{transfer}: where='server' brings files from elsewhere to tasks, before them, and away after them; "
+            "leave it out."
+        )
+    if source.is_dir or source.include_folder:
+        raise UserError(f"{transfer}: where='server' brings single files, not folders: name each of them.")
 
 
 def wanted_by(function: Callable[..., object]) -> tuple[Wanted, ...]:
@@ -80,11 +84,26 @@ def wanted_by(function: Callable[..., object]) -> tuple[Wanted, ...]:
     Raises:
         UserError: it may not.
     """
+    return _once(each.wanted for each in _files_of(function))
+
+
+def sent_by(function: Callable[..., object]) -> tuple[Wanted, ...]:
+    """Return where the server shall bring what tasks leave that call a function, once for each address.
+
+    Raises:
+        UserError: it may not.
+    """
+    return _once(each.leaving for each in _files_of(function))
+
+
+def _once(found: Iterable[Wanted | None]) -> tuple[Wanted, ...]:
+    return tuple({each["key"]: each for each in found if each is not None}.values())
+
+
+def _files_of(function: Callable[..., object]) -> tuple[FileTransfer, ...]:
     while getattr(function, "is_hooked", False):
         hooks = getattr(function, "hooks", None)
         if hooks is not None:
-            files = cast("tuple[FileTransfer, ...]", hooks.files)
-            found = [each.wanted for each in files]
-            return tuple({each["key"]: each for each in found if each is not None}.values())
+            return cast("tuple[FileTransfer, ...]", hooks.files)
         function = cast("Callable[..., object]", getattr(function, "function"))  # noqa: B009  # of wrappers alone
     return ()

@@ -11,14 +11,14 @@ from urllib.parse import urlsplit
 
 from hpcflow.core.errors import UserError
 from hpcflow.sdk.arriving import Bring, FileTransferStrategy, inside, opened, pour, target_of, written
-from hpcflow.sdk.context import poured
+from hpcflow.sdk.context import handed, poured
 from hpcflow.sdk.fetched import Wanted, wanted
 from hpcflow.sdk.transfer import File, TransferFailed
 
-__all__ = ["FTP", "S3", "Blob", "Fsspec", "GCloud", "file_system"]
+__all__ = ["FTP", "S3", "Blob", "FileSystem", "Fsspec", "GCloud", "file_system"]
 
 
-class _FileSystem(Protocol):
+class FileSystem(Protocol):
     """What is used of an fsspec file system."""
 
     def find(self, path: str) -> Iterable[str]: ...
@@ -31,7 +31,8 @@ class Fsspec(FileTransferStrategy):
 
     Args:
         where: ``"server"``: a process beside the server fetches the file, with fsspec of the server's environment, and
-            it comes to the task with its functions and arguments. One file, before the task; options must be JSON.
+            it comes to the task with its functions and arguments; or it brings the file away when the task has
+            returned, which completes then. One file; options must be JSON.
         storage_options: what its file system is made with.
 
     Raises:
@@ -60,8 +61,21 @@ class Fsspec(FileTransferStrategy):
         """
         return wanted(self.address(file), self.options(file)) if self.where == "server" else None
 
+    def leaving(self, source: File, target: File) -> Wanted | None:
+        """Return where the server shall bring a file of a task; ``None``: the task brings it.
+
+        Raises:
+            UserError: nothing is brought there.
+        """
+        if self.where != "server":
+            return None
+        address = self.address(target)
+        if target.is_dir:
+            address = f"{address.rstrip('/')}/{os.path.basename(source.filepath)}"
+        return wanted(address, self.options(target))
+
     def upload(self, from_file: File, to_file: File) -> Bring:
-        return partial(self._upload, from_file, to_file)
+        return partial(self._hand_over if self.where == "server" else self._upload, from_file, to_file)
 
     def address(self, file: File) -> str:
         """Return the address as fsspec spells it."""
@@ -71,7 +85,7 @@ class Fsspec(FileTransferStrategy):
         """Return what the file system is made with for a file."""
         return self.storage_options
 
-    def _file_system(self, file: File) -> tuple[_FileSystem, str]:
+    def _file_system(self, file: File) -> tuple[FileSystem, str]:
         return file_system(self.address(file), self.options(file))
 
     def _take(self, source: File, target: File) -> None:
@@ -79,6 +93,14 @@ class Fsspec(FileTransferStrategy):
         with written(target_of(source.filepath, target)) as file:
             if asked is None or not poured(asked["key"], file):
                 raise TransferFailed("no server has fetched it for this task")
+
+    def _hand_over(self, source: File, target: File) -> None:
+        asked = self.leaving(source, target)
+        if os.path.isdir(source.local):
+            raise TransferFailed("the server brings single files away, not folders")
+        with opened(source.local) as file:
+            if asked is None or not handed(asked["key"], file):
+                raise TransferFailed("no server takes files from this task")
 
     def _download(self, source: File, target: File) -> None:
         fs, path = self._file_system(source)
@@ -120,7 +142,7 @@ def file_system(
     options: Mapping[str, Any],  # Any: each file system's own
     *,
     beside_server: bool = False,
-) -> tuple[_FileSystem, str]:
+) -> tuple[FileSystem, str]:
     """Return fsspec's file system for an address, and the path in it.
 
     Raises:
@@ -155,11 +177,11 @@ def _refuse_missing(scheme: str, said: str, package: str) -> NoReturn:
     raise TransferFailed(
         f"{scheme}:// needs the Python package fsspec and what it knows of it, which are not in the task's environment "
         f'({said} is missing); deps_pip=[{packages}] brings them, and where="server" in the strategy lets the server '
-        "fetch a file before its task"
+        "bring a file"
     )
 
 
-def _fetch(fs: _FileSystem, path: str, target: str) -> None:
+def _fetch(fs: FileSystem, path: str, target: str) -> None:
     with fs.open(path, "rb") as source, written(target) as file:
         size, _ = pour(source, file)
         told = fs.info(path).get("size")
@@ -167,7 +189,7 @@ def _fetch(fs: _FileSystem, path: str, target: str) -> None:
             raise TransferFailed(f"{path} has {told} bytes, and {size} came")
 
 
-def _send(fs: _FileSystem, path: str, address: str) -> None:
+def _send(fs: FileSystem, path: str, address: str) -> None:
     with opened(path) as source:
         with fs.open(address, "wb") as file:
             size, _ = pour(source, file)

@@ -15,7 +15,7 @@ from hpcflow.core.model import Graph, Task, UserError
 from hpcflow.core.reuse import Matcher, surroundings, without_dropped
 from hpcflow.sdk.annotations import Annotations, Placement
 from hpcflow.sdk.by_value import Shared, versions_here
-from hpcflow.sdk.fetched import Wanted, wanted_by
+from hpcflow.sdk.fetched import Wanted, sent_by, wanted_by
 from hpcflow.sdk.fingerprint import Fingerprints
 from hpcflow.sdk.pickling import CapturedError, Gathered, RenumberError, dumps
 from hpcflow.sdk.placeholder import Frozen, Placeholder, result_of
@@ -63,6 +63,8 @@ class FunctionText:
     parameters: tuple[str, ...] = ()
     #: Files that the server fetches for its tasks.
     fetched: tuple[Wanted, ...] = ()
+    #: Where the server brings what its tasks leave.
+    sent: tuple[Wanted, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -357,6 +359,7 @@ class Trace:
                 executor=described or None,
                 parameters=_parameters(function),
                 fetched=wanted_by(function),
+                sent=sent_by(function),
             )
         return number
 

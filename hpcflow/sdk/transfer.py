@@ -184,13 +184,19 @@ class FileTransfer:
             self.strategy = strategy_for(source, target)
         if getattr(self.strategy, "where", "task") == "server":
             check_fetched(self)
-            assert self.wanted is not None  # or it is refused
+            assert (self.wanted or self.leaving) is not None  # or it is refused
 
     @property
     def wanted(self) -> Wanted | None:
         """What the server fetches for this transfer; ``None``: the task does all of it."""
         ask = getattr(self.strategy, "wanted", None)  # a user's own strategy may derive from nothing
-        return None if ask is None or self.from_file.scheme == "client" else ask(self.from_file)
+        return None if ask is None or not self.from_file.is_remote else ask(self.from_file)
+
+    @property
+    def leaving(self) -> Wanted | None:
+        """Where the server brings what the task leaves; ``None``: the task does all of it."""
+        ask = getattr(self.strategy, "leaving", None)
+        return None if ask is None or not self.to_file.is_remote else ask(self.from_file, self.to_file)
 
     def cp(self) -> tuple[Callable[[], tuple[str, str]], Callable[[], object]]:
         """Return two functions for the task: one tells where the file is and goes, the other brings it."""
@@ -219,8 +225,7 @@ class FileTransfer:
             self.cp()[1]()
             self._look()
         except Exception as error:  # of a library of any kind, or of the user's own strategy
-            said = str(error).strip().rstrip(".") or type(error).__name__
-            raise TransferFailed(f"{source} could not be brought to {target} (on {here}): {said}.") from error
+            raise TransferFailed(f"{source} could not be brought to {target} (on {here}): {said(error)}.") from error
 
     def _look(self) -> None:
         from hpcflow.sdk.arriving import sha256_of
@@ -270,6 +275,14 @@ class FileTransfer:
 
     def __repr__(self) -> str:
         return f"The transfer from {self.from_file.uri} to {self.to_file.uri}"
+
+
+def said(error: Exception) -> str:
+    """Return what an error of a file system says, without a full stop; some say a path and no more."""
+    text = str(error).strip().rstrip(".")
+    if isinstance(error, FileNotFoundError) and error.errno is None and text and " " not in text:
+        return f"there is no {text}"
+    return text or type(error).__name__
 
 
 def special(path: str | os.PathLike[str]) -> str | None:

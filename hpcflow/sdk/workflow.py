@@ -440,9 +440,7 @@ def _refuse_others(function: object, args: tuple[object, ...], kwargs: dict[str,
 
 def _described(text: FunctionText) -> dict[str, object]:
     described = asdict(text)
-    if not text.fetched:  # as it is of nearly all
-        del described["fetched"]
-    return described
+    return {name: value for name, value in described.items() if value or name not in {"fetched", "sent"}}
 
 
 def _hooked(function: Callable[..., object], hooks: Hooks | None) -> Callable[..., object]:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import secrets
-import signal
 import socket
-import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit
 
 from hpcflow.core.model import DispatchId
 from hpcflow.core.states import Event
@@ -21,6 +17,7 @@ from hpcflow.server.collect import Collector
 from hpcflow.server.fetched import drop_fetched, fetched_path
 from hpcflow.server.live import LiveDispatch
 from hpcflow.server.shared import Shared
+from hpcflow.server.transfer_child import shown, transferred
 
 __all__ = ["Bringer"]
 
@@ -28,12 +25,8 @@ logger = logging.getLogger(__name__)
 
 File = Mapping[str, Any]  # Any: a checked upload.FileNote
 
-_MODULE: Final = "hpcflow.sdk.transfer_process"
 #: Processes at once: what they share is this machine's network.
 _AT_ONCE: Final = 2
-#: How often somebody looks whether a transfer still grows and is still wanted, in seconds.
-_LOOK_S: Final = 5.0
-_TAIL: Final = 2000
 
 
 class _Key(NamedTuple):
@@ -87,7 +80,7 @@ class Bringer:
             self._fail(live, key.file, failure)
         elif key not in self._under_way and self.group is not None:
             self._under_way.add(key)
-            self._shared.writer.say(live, f"Fetching {_shown(file)} beside the server; tasks that need it wait.")
+            self._shared.writer.say(live, f"Fetching {shown(file)} beside the server; tasks that need it wait.")
             self.group.create_task(self._fetch(live, file, key))
 
     def _fail(self, live: LiveDispatch, file: str, reason: str) -> None:
@@ -101,7 +94,7 @@ class Bringer:
 
     async def _fetch(self, live: LiveDispatch, file: File, key: _Key) -> None:
         """Have a file fetched, or learn why that can't be, and let the planners go on."""
-        where = f"{_shown(file)} could not be fetched beside the server (on {socket.gethostname()})"
+        where = f"{shown(file)} could not be fetched beside the server (on {socket.gethostname()})"
         path = fetched_path(live.folder, live.id, key.file)
         part = f"{path}.{secrets.token_hex(4)}.part"
         try:
@@ -113,7 +106,7 @@ class Bringer:
             elif self._lives(live):
                 os.rename(part, path)
         except Exception as error:  # one file's fault must not stop the others
-            logger.exception("dispatch %s: a fault while %s was fetched", live.id, _shown(file))
+            logger.exception("dispatch %s: a fault while %s was fetched", live.id, shown(file))
             self._failures[key] = f"{where}: {error!r}."
         finally:
             with suppress(OSError):
@@ -126,39 +119,15 @@ class Bringer:
     async def _watched(self, live: LiveDispatch, file: File, part: str) -> str | None:
         """Run a process to its end; return why it failed, ``None`` when the file is there."""
         settings = self._shared.settings
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            _MODULE,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            cwd=live.folder,
-            start_new_session=True,
-            # Neither a token nor where one lies; what clouds look for in variables stays.
-            env={name: value for name, value in os.environ.items() if not name.startswith("HPCFLOW_")},
-        )
         asked = {"address": file["address"], "options": file["options"], "path": part, "limit": settings.max_fetch}
-        talk = asyncio.ensure_future(process.communicate(json.dumps(asked).encode()))
-        loop = asyncio.get_running_loop()
-        size, grown_at = 0, loop.time()
-        try:
-            while not (await asyncio.wait({talk}, timeout=min(_LOOK_S, settings.fetch_silence)))[0]:
-                if not self._lives(live):
-                    return "it is not wanted any more"
-                before, size = size, _size(part)
-                if size != before:
-                    grown_at = loop.time()
-                elif loop.time() - grown_at >= settings.fetch_silence:
-                    return f"nothing came for {settings.fetch_silence:g} s, after {size} bytes"
-            out, err = talk.result()
-        finally:
-            if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await asyncio.shield(process.wait())
-            talk.cancel()
-        return _answer(process.returncode, out, err)
+        return await transferred(
+            asked,
+            folder=live.folder,
+            grows=part,
+            silence_s=settings.fetch_silence,
+            wanted=lambda: self._lives(live),
+            told=lambda size: self._shared.writer.say(live, f"Fetching {shown(file)}: {size} so far."),
+        )
 
     def _lives(self, live: LiveDispatch) -> bool:
         return live.id in self._shared.writer.dispatches and live.ended_at is None
@@ -174,26 +143,3 @@ class Bringer:
             await writer.wait_change(live.id, writer.version(live.id), 3600.0)
         self._kept.discard(live.id)
         drop_fetched(live.folder, of=live.id)
-
-
-def _answer(code: int | None, out: bytes, err: bytes) -> str | None:
-    """Return why a process failed by what it said, ``None`` when it did not."""
-    try:
-        said = json.loads(out)
-        return None if code == 0 and "size" in said else str(said["error"])[:_TAIL]
-    except (ValueError, KeyError, TypeError):
-        last = err.decode(errors="replace").strip()[-_TAIL:].splitlines()[-1:]
-        return f"its process ended with code {code}{f' and said: {last[0]}' if last else ''}"
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0
-
-
-def _shown(file: File) -> str:
-    """Return an address without the password and the signature that it may hold."""
-    parts = urlsplit(file["address"])
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()

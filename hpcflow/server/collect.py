@@ -77,6 +77,9 @@ class Collector:
             return
         live.tasks[fact.index].result = Stored.of(fact.record, bag.bag.path)
         live.note_wall(fact.index, float(fact.record.get("wall", 0.0)))
+        if live.note_leaving(fact.index, fact.record, bag.bag.path):
+            self._shared.wake(live)
+            return
         self.move(bag, fact.index, fact.attempt, Event.RETURNED, None)
 
     def _check_breaker(self, bag: LiveBag, alike: int, verdict: Verdict) -> None:

@@ -26,6 +26,7 @@ from hpcflow.server.environments import Environments
 from hpcflow.server.failpoints import failpoint
 from hpcflow.server.live import LiveDispatch
 from hpcflow.server.reconcile import Reconciler
+from hpcflow.server.sending import Sender
 from hpcflow.server.settings import Settings
 from hpcflow.server.shared import Shared, plan_settings
 from hpcflow.server.site import SiteError
@@ -76,6 +77,7 @@ class Engine:
         self.environments = Environments(settings.wheelhouse)
         self._builder = Builder(self._shared, self._collector, self.environments)
         self._bringer = Bringer(self._shared, self._collector)
+        self._sender = Sender(self._shared, self._collector)
         self.unfolder = Unfolder(self._shared, self._collector)
 
     # ---- what the service asks
@@ -84,7 +86,7 @@ class Engine:
         """Serve until cancelled, or until another server took the lease (`LeaseLost`)."""
         self._shared.run_times |= await asyncio.to_thread(self.writer.store.run_times)
         async with asyncio.TaskGroup() as self._group:
-            self._builder.group = self._bringer.group = self._group
+            self._builder.group = self._bringer.group = self._sender.group = self._group
             for cluster in self.clusters.values():
                 self._serve(self._group, cluster)
 
@@ -351,6 +353,9 @@ class Engine:
             await self._stop_or_pause(live)
             if live.built:
                 held = await self.unfolder.unfold(cluster, live) or held
+                await self._reconciler.let_go(cluster, live)
+            if live.leaving:
+                await self._sender.send(cluster, live)
                 await self._reconciler.let_go(cluster, live)
             if not any(live.tasks[index].shape.cluster == cluster.name for index in live.ready):
                 continue

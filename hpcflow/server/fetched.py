@@ -24,10 +24,15 @@ def fetched_path(folder: str, dispatch: str, key: str) -> str:
 
 
 def drop_fetched(folder: str, *, of: str | None = None, but_of: Collection[str] = ()) -> None:
-    """Remove the fetched files of a dispatch, or of all but some; they can be fetched again."""
+    """Remove the fetched files of a dispatch, or of all but some; they can be fetched again.
+
+    Without a dispatch those go as well that were on their way out when a server died: they are read anew.
+    """
     for path in Path(folder).glob(f"{of or '*'}.*{_END}"):
         if path.name.partition(".")[0] not in but_of:
             path.unlink(missing_ok=True)
+    for path in Path(folder).glob("*.sent*") if of is None else ():
+        path.unlink(missing_ok=True)
 
 
 async def stream_of(path: str, known: dict[str, Stream]) -> Stream:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from hpcflow.core.bag import Stream
 from hpcflow.core.model import (
@@ -81,7 +81,10 @@ class LiveDispatch:
     imports: dict[int, Mapping[str, str]] = field(default_factory=dict[int, Mapping[str, str]])
     #: For each blob that is a function, the files that are fetched for its tasks.
     files: dict[int, tuple[Manifest, ...]] = field(default_factory=dict[int, tuple[Manifest, ...]])
-    #: Those that a pack has taken, by their paths.
+    #: The same for where what they leave is brought to, and the tasks that returned and wait for that.
+    sent: dict[int, tuple[Manifest, ...]] = field(default_factory=dict[int, tuple[Manifest, ...]])
+    leaving: set[int] = field(default_factory=set[int])
+    #: Fetched files that a pack has taken, by their paths.
     streams: dict[str, Stream] = field(default_factory=dict[str, Stream])
     #: For each task that is cached, what tells its call from others', as the client says.
     keys: dict[int, str] = field(default_factory=dict[int, str])
@@ -152,7 +155,8 @@ class LiveDispatch:
             left=len(tasks),
             functions=function_keys(manifest),
             imports=function_imports(manifest),
-            files=function_files(manifest),
+            files=function_files(manifest, "fetched"),
+            sent=function_files(manifest, "sent"),
             keys=dict(manifest.get("keys", ())),
             executable=manifest["executable"],
             one_by_one=bool(manifest.get("open")),
@@ -200,7 +204,9 @@ class LiveDispatch:
         functions = {number + len(self.blobs): key for number, key in function_keys(manifest).items()}
         self.functions |= functions
         self.imports |= {number + len(self.blobs): names for number, names in function_imports(manifest).items()}
-        self.files |= {number + len(self.blobs): files for number, files in function_files(manifest).items()}
+        behind = len(self.blobs)
+        self.files |= {number + behind: files for number, files in function_files(manifest, "fetched").items()}
+        self.sent |= {number + behind: files for number, files in function_files(manifest, "sent").items()}
         self.blobs += [(payload, offset, size) for offset, size in blob_offsets(manifest)]
         self.graph = replace(self.graph, tasks=self.graph.tasks + graph.tasks)
         self.clusters |= {shape.cluster for shape in shapes}
@@ -277,6 +283,8 @@ class LiveDispatch:
                 if task.child is None and task.attempt == end.attempt and task.state not in FINAL:
                     self.note_graph(end.index, Stored.of(end.record, bags[end.bag].path))
             elif end.record["st"] == "ok":
+                if end.record.get("up") and task.attempt == end.attempt and task.state not in FINAL:
+                    self.note_leaving(end.index, end.record, bags[end.bag].path)
                 bag = bags.get(end.bag)  # that of a reused result goes when its dispatch is deleted
                 stored = Stored.of(end.record, bag.path if bag is not None else "")
                 task.result = stored if bag is not None or (stored is not None and stored.inline is not None) else None
@@ -289,6 +297,16 @@ class LiveDispatch:
         """Remember that a sublattice's graph is built, and where it lies."""
         self.tasks[index].graph = stored or Stored()
         self.built.add(index)
+
+    def note_leaving(self, index: int, record: Mapping[str, Any], bag_path: str) -> bool:  # Any: JSON
+        """Remember the files of a task that returned and that the server has to bring away; say if there are any."""
+        task, up = self.tasks[index], record.get("up")
+        wanted = [str(file["key"]) for file in self.sent.get(task.task.fn, ())]
+        if not isinstance(up, dict) or not wanted:
+            return False
+        task.leaving = {key: Stored.of({"r": up.get(key)}, bag_path) for key in wanted}
+        self.leaving.add(index)
+        return True
 
     def _count(self, needs: Iterable[Need]) -> None:
         """Count anew what is missing."""
@@ -330,6 +348,8 @@ class LiveDispatch:
             # A sublattice fails with its tasks, and these count.
             self.failed += task.state is State.FAILED and task.child is None
             self.built.discard(index)
+            self.leaving.discard(index)
+            task.leaving = None
             self._note_final(index)
             self._pass_on(index, now)
             self._end_full(now)
@@ -464,8 +484,8 @@ class LiveDispatch:
 
         def joins(before: int, after: int) -> bool:
             first, second = self.tasks[before], self.tasks[after]
-            # A sublattice's result is not its worker's to hand on, and what is fetched for a task must be there first.
-            if first.task.sublattice or second.task.fn in self.files:
+            # A sublattice's result is not its worker's to hand on; what the server brings has to be there first.
+            if first.task.sublattice or first.task.fn in self.sent or second.task.fn in self.files:
                 return False
             return second.state is State.WAITING and second.shape == first.shape and not second.alone
 

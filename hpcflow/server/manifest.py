@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from hpcflow.core.model import Environment, Graph, Resources, Retries, Task, UserError
 
@@ -144,10 +144,15 @@ def function_imports(manifest: Manifest) -> dict[int, Mapping[str, str]]:
     return {int(number): note.get("imports") or {} for number, note in manifest.get("functions", {}).items()}
 
 
-def function_files(manifest: Manifest) -> dict[int, tuple[Manifest, ...]]:
-    """Return for each function's blob the files that are fetched for its tasks: upload.FileNote; most have none."""
+def function_files(manifest: Manifest, way: Literal["fetched", "sent"]) -> dict[int, tuple[Manifest, ...]]:
+    """Return for each function's blob the files that the server brings for its tasks: upload.FileNote; most have none.
+
+    Args:
+        manifest: of a dispatch or a sublattice.
+        way: "fetched" before its tasks, or "sent" after them.
+    """
     notes = manifest.get("functions", {}).items()
-    return {int(number): tuple(note["fetched"]) for number, note in notes if note.get("fetched")}
+    return {int(number): tuple(note[way]) for number, note in notes if note.get(way)}
 
 
 def blob_offsets(manifest: Manifest) -> Iterator[tuple[int, int]]:

@@ -114,7 +114,9 @@ class Shared:
 
     def is_at_work(self, live: LiveDispatch) -> bool:
         """Say whether more of a dispatch may become ready soon: a worker has, or will get, a task of it."""
-        return bool(live.built) or any(len(bag.ledger.settled) < len(bag.bag.tasks) for bag in self.bags_of(live))
+        return bool(live.built or live.leaving) or any(
+            len(bag.ledger.settled) < len(bag.bag.tasks) for bag in self.bags_of(live)
+        )
 
     def is_on_network(self, cluster: Cluster) -> bool:
         """Say whether several machines write to the bags of a cluster."""

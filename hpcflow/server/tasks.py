@@ -103,6 +103,8 @@ class LiveTask:
     level: Child | None = None
     #: Where the graph that it built lies; ``None``: it built none, or its tasks are here already.
     graph: Stored | None = None
+    #: By their keys, where the files lie that the server brings away; ``None``: there are none, or they are gone.
+    leaving: Mapping[str, Stored | None] | None = None
 
     @property
     def home(self) -> ClusterName:
@@ -116,8 +118,8 @@ class LiveTask:
 
     @property
     def built(self) -> bool:
-        """Its graph is built: no worker has anything more to do with it."""
-        return self.child is not None or self.graph is not None
+        """Its graph is built, or it returned and its files leave: no worker has anything more to do with it."""
+        return self.child is not None or self.graph is not None or self.leaving is not None
 
 
 @dataclass(slots=True)

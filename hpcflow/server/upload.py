@@ -75,6 +75,8 @@ class FunctionNote(TypedDict):
     parameters: NotRequired[list[Text]]
     #: What its tasks find when they begin.
     fetched: NotRequired[list[FileNote]]
+    #: Where the server brings what its tasks leave.
+    sent: NotRequired[list[FileNote]]
 
 
 class ResourcesNote(TypedDict, total=False):

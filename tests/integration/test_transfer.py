@@ -144,6 +144,7 @@ class Far(AbstractFileSystem):
 FETCHED = """
 import hashlib
 import json
+import os
 import sys
 
 import hpcflow as hf
@@ -162,7 +163,21 @@ def work(before, files):
 @hf.electron
 @hf.lattice
 def inner(x):
-    return work(x)
+    return leaves(work(x)[0])
+
+@hf.electron(files=hf.fs.TransferToRemote("far://sent.bin", "out.bin", far))
+def leaves(before):
+    with open("out.bin", "wb") as file:
+        file.write(before.encode() * 50_000)
+    return before
+
+@hf.electron
+def follows(before, path):
+    return before, os.path.getsize(path)
+
+@hf.electron(files=hf.fs.TransferToRemote("far://no/folder.bin", "out.txt", far), deps_bash="echo 1 >out.txt")
+def strays(before):
+    return 2
 
 @hf.electron(files=hf.fs.FileTransfer("far://missing.bin", "x", strategy=far))
 def missing():
@@ -171,7 +186,7 @@ def missing():
 @hf.lattice(executor="local")
 def flow():
     first = [work(i) for i in range(3)]
-    return first, work(first[0]), inner(first[1]), missing()
+    return first, work(first[0]), follows(inner(first[1]), sys.argv[1] + "/sent.bin"), missing(), strays(first[2])
 
 @hf.lattice(executor="local")
 def silent():
@@ -212,16 +227,24 @@ def test_a_file_is_fetched_beside_the_server_once_and_comes_with_the_tasks(
     results, errors = json.loads(out)
 
     digest = hashlib.sha256(content).hexdigest()
-    assert errors[:5] == [None] * 5
+    assert errors[:6] == [None] * 6
     assert results[:4] == [[digest, True, False]] * 4
-    assert results[4] == [digest, True, False]
-    assert errors[5].startswith("far://missing.bin could not be fetched beside the server (on ")
-    assert errors[5].endswith("): the far side has no missing.bin.")
-    assert [json.loads(line) for line in (root / "asked").read_text().splitlines()] == [
-        ["user:secret@large.bin", "transfer_process.py", [], []]
+    # What follows a task finds what the server has brought away for it.
+    assert results[4:6] == [digest, [digest, 64 * 50_000]]
+    assert (root / "sent.bin").read_bytes() == digest.encode() * 50_000
+    assert errors[7].startswith(
+        "TransferFailed: what the task left could not be brought to far://no/folder.bin beside the server (on "
+    )
+    assert "No such file or directory" in errors[7]
+    assert errors[6].startswith("far://missing.bin could not be fetched beside the server (on ")
+    assert errors[6].endswith("): the far side has no missing.bin.")
+    assert sorted(json.loads(line) for line in (root / "asked").read_text().splitlines()) == [
+        ["no/folder.bin", "transfer_process.py", [], []],
+        ["sent.bin", "transfer_process.py", [], []],
+        ["user:secret@large.bin", "transfer_process.py", [], []],
     ]
     # It is kept as long as somebody may need it, and is nobody else's business.
-    until(lambda: not list(Path(user.home.dispatches).glob("*.fetched*")))
+    until(lambda: not [*Path(user.home.dispatches).glob("*.fetched*"), *Path(user.home.dispatches).glob("*.sent*")])
     assert "secret" not in user.log()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import os
 import sys
 import threading
@@ -19,7 +20,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 import hpcflow as hf
 from hpcflow.fs import File, FileTransfer, Folder, Order, TransferFailed, TransferFromRemote, TransferToRemote
-from hpcflow.sdk.arriving import inside
+from hpcflow.sdk.arriving import inside, pour
 from hpcflow.sdk.context import enter
 from hpcflow.sdk.fetched import refuse
 from hpcflow.sdk.pickling import dumps, load_with
@@ -262,7 +263,7 @@ def test_stores_that_the_task_has_no_package_for_say_what_to_ask_for(
     assert refusal(FileTransfer("gs://bucket/key", "x")).endswith(
         "x: gs:// needs the Python package fsspec and what it knows of it, which are not in the task's environment "
         '(fsspec is missing); deps_pip=["fsspec", "gcsfs"] brings them, and where="server" in the strategy lets the '
-        "server fetch a file before its task."
+        "server bring a file."
     )
 
 
@@ -444,7 +445,11 @@ def test_a_scheme_of_the_users_own_is_brought_by_functions_that_travel(here: Pat
         (lambda: hf.fs_strategies.Rsync(host="-oProxyCommand=x"), "is no host's name"),
         (lambda: hf.fs_strategies.Rsync(user="-x", host="h"), "is no login"),
         (lambda: hf.fs_strategies.Fsspec(where=cast(Any, "there")), "must be 'task' or 'server'"),
-        (lambda: TransferToRemote("s3://a/b", "c", hf.fs_strategies.S3(where="server")), "brings files to tasks"),
+        (
+            lambda: TransferToRemote("s3://a/b", "c", hf.fs_strategies.S3(where="server"), order="before"),
+            "brings files from elsewhere to tasks",
+        ),
+        (lambda: TransferToRemote("s3://a/b", Folder("c"), hf.fs_strategies.S3(where="server")), "single files"),
         (lambda: FileTransfer(Folder("s3://a/b"), "c", strategy=hf.fs_strategies.S3(where="server")), "single files"),
         (lambda: hf.fs_strategies.S3("/credentials", where="server"), "with where='server' give profile="),
         (
@@ -462,3 +467,12 @@ def test_a_scheme_of_the_users_own_is_brought_by_functions_that_travel(here: Pat
 def test_what_can_not_be_brought_is_refused_before_anything_runs(make: Callable[[], object], said: str) -> None:
     with pytest.raises(hf.UserError, match=said):
         make()
+
+
+def test_a_transfer_that_takes_long_says_how_far_it_is_ever_more_seldom(capsys: pytest.CaptureFixture[str]) -> None:
+    seconds = iter(range(0, 2000, 20))
+    size, _ = pour(io.BytesIO(bytes(12 << 20)), io.BytesIO(), clock=lambda: float(next(seconds)))
+    assert size == 12 << 20
+    assert capsys.readouterr().err.splitlines() == [
+        f"a file: {done << 20} bytes in {done * 20} s so far." for done in (2, 4, 8)
+    ]
