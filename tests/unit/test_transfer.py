@@ -325,7 +325,7 @@ def test_the_process_beside_the_server_fetches_from_other_machines_alone(
         "local://one",
         "simplecache::s3://a/b",
     ):
-        assert "the server fetches from other machines alone" in why(address)
+        assert "the server goes to other machines alone" in why(address)
     for option in ("protocol", "fo", "target_protocol"):
         assert refuse("far://bucket/one", {option: "file"}) == (
             f"the option {option}= leads to another scheme, and the server goes by the address alone"
@@ -454,7 +454,7 @@ def test_a_scheme_of_the_users_own_is_brought_by_functions_that_travel(here: Pat
         (lambda: hf.fs_strategies.S3("/credentials", where="server"), "with where='server' give profile="),
         (
             lambda: TransferFromRemote("/etc/passwd", "c", hf.fs_strategies.Fsspec(where="server")),
-            "never files of its own",
+            "never to files of its own",
         ),
         (
             lambda: FileTransfer("s3://a/b", "c", strategy=hf.fs_strategies.S3(where="server", session=object())),
