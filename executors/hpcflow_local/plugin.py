@@ -29,6 +29,7 @@ from hpcflow.core.model import (
 )
 from hpcflow.core.plugin import Accepted, Ambiguous, Command, Plugin, Refused, Reply, Submission
 from hpcflow.core.queue import NodeState, QueuedJob, QueueNode, QueuePartition, QueueView, spans, told
+from hpcflow.core.words import counted
 
 __all__ = ["LocalPlugin"]
 
@@ -61,7 +62,7 @@ class LocalPlugin:
     def parse_probe(self, reply: Reply) -> str:
         """Return "local scheduler, 8 cores on node1"."""
         answer = _limits(reply)
-        return f"local scheduler, {answer['cores']} cores on {answer['host']}"
+        return f"local scheduler, {counted(answer['cores'], 'core')} on {answer['host']}"
 
     def limits(self) -> Command:
         """Ask what this machine has."""

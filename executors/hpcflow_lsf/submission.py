@@ -9,6 +9,7 @@ from psij import SubmitException
 
 from hpcflow.core.batch import decoded, not_found
 from hpcflow.core.plugin import Accepted, Ambiguous, Refused, Reply, Submission
+from hpcflow.core.words import counted
 from hpcflow_lsf.jobs import LsfJobs
 from hpcflow_lsf.text import first_words
 
@@ -42,7 +43,7 @@ def classify(jobs: LsfJobs, width: int, reply: Reply) -> Submission:
         return Refused("bsub was not found on the cluster's login side: is this an LSF cluster, with its bin on PATH?")
     if _FULL.search(said):
         return Refused(
-            f"LSF's limit on pending jobs leaves no room for {width} array tasks now: {first_words(said)}",
+            f"LSF's limit on pending jobs leaves no room for {counted(width, 'array task')} now: {first_words(said)}",
             retry_later=True,
         )
     if _NOT_SUBMITTED.search(said) and not _UNSURE.search(said):

@@ -12,6 +12,7 @@ from typing import Final
 
 from hpcflow.core.model import Cause, JobArray, JobId, Observation, Observations, Phase, Stuck
 from hpcflow.core.plugin import Command, Reply
+from hpcflow.core.words import counted
 from hpcflow_pbs.answer import Record, read_answer
 from hpcflow_pbs.text import full_id, instant, seconds
 
@@ -134,7 +135,9 @@ def _elements(array: JobArray, key: str, jobs: Mapping[str, Record], problems: l
         except ValueError:
             unread += 1
     if unread:
-        problems.append(f"qstat's answer about {key} has no record of {unread} array tasks that can be read.")
+        problems.append(
+            f"qstat's answer about {key} has no record of {counted(unread, 'array task')} that can be read."
+        )
 
 
 def _observation(

@@ -11,6 +11,7 @@ from hpcflow.core.batch import BROKEN, MARK, count, decoded
 from hpcflow.core.model import Phase, Stuck
 from hpcflow.core.plugin import Command, Reply
 from hpcflow.core.queue import NodeState, QueuedJob, QueueNode, QueuePartition, QueueView, told
+from hpcflow.core.words import counted
 from hpcflow_pbs.answer import Record, Wanted, read_answer, read_object
 from hpcflow_pbs.limits import as_object, nodes_of
 from hpcflow_pbs.reasons import in_plain_words
@@ -92,7 +93,7 @@ def _jobs(reply: Reply, problems: list[str]) -> tuple[QueuedJob, ...] | None:
         except ValueError:
             unread += 1
     if unread:
-        problems.append(f"qstat showed {unread} jobs that can't be read.")
+        problems.append(f"qstat showed {counted(unread, 'job')} that can't be read.")
     return tuple(rows)
 
 

@@ -9,6 +9,7 @@ from psij import SubmitException
 
 from hpcflow.core.batch import decoded, not_found
 from hpcflow.core.plugin import Accepted, Ambiguous, Refused, Reply, Submission
+from hpcflow.core.words import counted
 from hpcflow_pbs.jobs import PbsJobs
 from hpcflow_pbs.text import first_words
 
@@ -58,7 +59,7 @@ def classify(jobs: PbsJobs, width: int, reply: Reply) -> Submission:
         return Ambiguous(f"qsub lost its way to the server: {first_words(said)}")
     if _FULL.search(said):
         return Refused(
-            f"PBS's limit on queued jobs leaves no room for {width} array tasks now: {first_words(said)}",
+            f"PBS's limit on queued jobs leaves no room for {counted(width, 'array task')} now: {first_words(said)}",
             retry_later=True,
         )
     if reply.exit_code in _REFUSED and _TEXT.search(said):

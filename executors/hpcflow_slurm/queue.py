@@ -11,6 +11,7 @@ from hpcflow.core.batch import BROKEN, MARK, decoded
 from hpcflow.core.model import Phase
 from hpcflow.core.plugin import Command, Reply
 from hpcflow.core.queue import NodeState, QueuedJob, QueueNode, QueuePartition, QueueView, told, with_ahead
+from hpcflow.core.words import counted
 from hpcflow_slurm.reasons import in_plain_words
 from hpcflow_slurm.states import state_of, stuck_of
 from hpcflow_slurm.text import count, first_words, gpus, instant, seconds
@@ -120,7 +121,7 @@ def _jobs(reply: Reply, problems: list[str]) -> tuple[str | None, tuple[QueuedJo
             rows.setdefault((job.job_id, job.indices), job)
     jobs = list(rows.values())
     if unread:
-        problems.append(f"squeue printed {unread} rows that can't be read.")
+        problems.append(f"squeue printed {counted(unread, 'row')} that can't be read.")
     sound = user and BROKEN not in user
     return (user if sound else None), tuple(jobs if unread else with_ahead(jobs)), not unread
 
@@ -229,7 +230,7 @@ def _nodes(reply: Reply, problems: list[str]) -> tuple[list[QueuePartition], tup
             reason=None if reason in _NOTHING else reason,
         )
     if unread:
-        problems.append(f"sinfo printed {unread} rows that can't be read.")
+        problems.append(f"sinfo printed {counted(unread, 'row')} that can't be read.")
         nodes = {name: replace(node, partitions=None) for name, node in nodes.items()}
     return list(partitions.values()), tuple(nodes.values()), not unread
 

@@ -9,6 +9,7 @@ from psij import SubmitException
 
 from hpcflow.core.batch import decoded, not_found
 from hpcflow.core.plugin import Accepted, Ambiguous, Refused, Reply, Submission
+from hpcflow.core.words import counted
 from hpcflow_slurm.jobs import SlurmJobs
 from hpcflow_slurm.text import first_words
 
@@ -71,9 +72,9 @@ def classify(jobs: SlurmJobs, width: int, reply: Reply) -> Submission:
     if _UNSURE.search(said):
         return Ambiguous(f"sbatch lost its way to the controller: {first_words(said)}")
     if _FULL.search(said) or (_POLICY.search(said) and not _LIMIT.search(said)):
+        what = counted(width, "array task")
         return Refused(
-            f"Slurm's limit on submitted jobs leaves no room for {width} array tasks now: {first_words(said)}",
-            retry_later=True,
+            f"Slurm's limit on submitted jobs leaves no room for {what} now: {first_words(said)}", retry_later=True
         )
     if _REFUSED.search(said) or _POLICY.search(said) or _OPTION.search(said):
         hint = _hint(said, width)

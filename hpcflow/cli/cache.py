@@ -7,6 +7,7 @@ import argparse
 from hpcflow.cli.files import age
 from hpcflow.cli.frame import OK, the_server, write_json
 from hpcflow.core.model import UserError
+from hpcflow.core.words import memory
 
 __all__ = ["cache"]
 
@@ -55,7 +56,7 @@ def cache(options: argparse.Namespace) -> int:
                 entry["function"],
                 entry["dispatch"],
                 str(entry["task"]),
-                f"{entry['size'] / 1024:.1f} KiB",
+                memory(entry["size"] / 2**20),
                 clock(parse_time(entry["at"])),
             )
             for entry in answer["entries"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hpcflow.cli.frame import FAILED, OK, the_server, write_json
+from hpcflow.core.words import memory
 
 if TYPE_CHECKING:
     from hpcflow.sdk.answers import ArrayLine, Summary, TaskRecord
@@ -78,11 +79,8 @@ def show(options: argparse.Namespace) -> int:
             task = server.ask("GET", f"/dispatches/{dispatch_id}/tasks/{options.task}")
             write_json({**task, "stdout": node.stdout, "stderr": node.stderr})
             return code
-        print(plain(repr(node).strip("<>")))
-        table(("ATTEMPT", "JOB", "WALL", "CPU", "MEMORY", "DIRECTORY"), [_usage_row(node)])
-        for title, text in (("traceback", node.traceback), ("stdout", node.stdout), ("stderr", node.stderr)):
-            if text:
-                print(f"---- {title}\n{text.rstrip()}")
+        about = server.ask("GET", f"/dispatches/{dispatch_id}/tasks/{options.task}/about")
+        _write_task(node, about["attempts"])
         return code
     shown = None if options.tasks else State.FAILED
     records: list[TaskRecord] = []
@@ -189,22 +187,45 @@ def _task_row(record: TaskRecord) -> tuple[str, ...]:
 
     job = "-" if record.job_id is None else f"{record.job_id}_{record.array_index}"
     cpu = "-" if record.cpu_s is None else f"{record.cpu_s:.1f} s"
-    memory = "-" if record.max_rss_kib is None else f"{record.max_rss_kib / 1024:.0f} MiB"
+    peak = "-" if record.max_rss_kib is None else memory(record.max_rss_kib / 1024)
     error = (record.error or record.note).partition("\n")[0]
     state = str(record.state)
     if record.unknown_since is not None:
         state = f"unknown since {clock(record.unknown_since)} (was {state})"
-    return str(record.index), record.name, state, job, record.host or "-", cpu, memory, error
+    return str(record.index), record.name, state, job, record.host or "-", cpu, peak, error
 
 
-def _usage_row(node: NodeResult) -> tuple[str, ...]:
+def _write_task(node: NodeResult, attempts: Sequence[Mapping[str, Any]]) -> None:  # Any: JSON
+    from hpcflow.sdk.plain import plain
+    from hpcflow.sdk.terminal import table
+
+    print(plain(repr(node).strip("<>")))
+    rows = [_attempt_row(each) for each in attempts]
+    if node.attempt > len(rows) and node.job_id is not None:  # the one that has not ended
+        job = f"{node.job_id}_{node.array_index}"
+        rows.append((str(node.attempt), job, node.host or "-", "-", "-", "-", str(node.state)))
+    if rows:
+        table(("ATTEMPT", "JOB", "HOST", "WALL", "CPU", "MEMORY", "END"), rows)
+    if node.workdir is not None:
+        print(plain(f"It ran in {node.workdir}"))
+    traceback = node.traceback or ""
+    # The worker wrote it there as well, for whoever reads the logs alone.
+    stderr = node.stderr.replace(traceback, "", 1) if traceback else node.stderr
+    for title, text in (("traceback", traceback), ("stdout", node.stdout), ("stderr", stderr)):
+        if text.strip():
+            print(f"---- {title}\n{text.rstrip()}")
+
+
+def _attempt_row(attempt: Mapping[str, Any]) -> tuple[str, ...]:  # Any: JSON
+    wall_s, cpu_s, rss_kib = attempt["wall_s"], attempt["cpu_s"], attempt["max_rss_kib"]
     return (
-        str(node.attempt),
-        "-" if node.job_id is None else f"{node.job_id}_{node.array_index}",
-        "-" if node.wall_s is None else f"{node.wall_s:.1f} s",
-        "-" if node.cpu_s is None else f"{node.cpu_s:.1f} s",
-        "-" if node.max_rss_kib is None else f"{node.max_rss_kib / 1024:.0f} MiB",
-        node.workdir or "-",
+        str(attempt["attempt"]),
+        attempt["job"],
+        attempt["host"] or "-",
+        "-" if wall_s is None else f"{wall_s:.1f} s",
+        "-" if cpu_s is None else f"{cpu_s:.1f} s",
+        "-" if rss_kib is None else memory(rss_kib / 1024),
+        (attempt["error"] or "returned").partition("\n")[0],
     )
 
 

@@ -12,6 +12,7 @@ from typing import Final
 from hpcflow.cli.frame import FAILED, OK, the_server, write_json
 from hpcflow.core.model import UserError
 from hpcflow.core.places import client_settings
+from hpcflow.core.words import counted
 
 __all__ = ["age", "clean", "fetch"]
 
@@ -44,7 +45,7 @@ def fetch(options: argparse.Namespace) -> int:
         names = ", ".join(brought.left_out[:5]) + (", …" if len(brought.left_out) > 5 else "")
         print(f"Left out, because they are links that lead out of the folder: {names}", file=sys.stderr)
     if brought.odd:
-        print(f"Left out, because their names hold line breaks: {brought.odd} files.", file=sys.stderr)
+        print(f"Left out, because their names hold line breaks: {counted(brought.odd, 'file')}.", file=sys.stderr)
     return OK
 
 

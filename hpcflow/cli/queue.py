@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from hpcflow.cli.frame import FAILED, OK, the_server, write_json
+from hpcflow.core.words import counted
 
 __all__ = ["show_queue"]
 
@@ -101,7 +102,7 @@ def _job(job: Json) -> tuple[str, ...]:
 
 def _asks(job: Json) -> str:
     counts = [("node", job["nodes"] if (job["nodes"] or 0) > 1 else None), ("core", job["cores"]), ("GPU", job["gpus"])]
-    parts = [f"{number} {word}{'' if number == 1 else 's'}" for word, number in counts if number]
+    parts = [counted(number, word) for word, number in counts if number]
     minutes = (job["walltime_s"] or 0) / 60
     if minutes:
         parts.append(f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.4g} h")

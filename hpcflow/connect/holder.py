@@ -26,6 +26,7 @@ from hpcflow.connect.login_node import LoginNode, name_of, packed
 from hpcflow.connect.wheels import collect
 from hpcflow.core.model import HpcflowError, UserError
 from hpcflow.core.places import Places, places
+from hpcflow.core.words import counted, memory
 from hpcflow.sdk.link import Link
 from hpcflow.server import home
 from hpcflow.server.remote.connection import Connection
@@ -240,7 +241,7 @@ class _Holder:
             if name == look.installed_id:
                 return look
             content = await asyncio.to_thread(packed, wheels)
-        size = f"{len(wheels)} wheels, {len(content) / 1e6:.0f} MB"
+        size = f"{counted(len(wheels), 'wheel')}, {memory(len(content) / 2**20)}"
         await say(f"Sends {size}, and installs them in {look.home}/app on {look.host}.")
         return await node.install(name, own, content)
 

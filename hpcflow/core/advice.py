@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-__all__ = ["ENOUGH", "Advice", "Runs", "advise", "quantile"]
+from hpcflow.core.words import memory as amount
+
+__all__ = ["ENOUGH", "Advice", "Runs", "advise", "more_memory", "quantile"]
 
 #: So many tasks have to have ended well before less is advised.
 ENOUGH: Final = 5
@@ -102,7 +104,7 @@ class Advice:
     def options(self) -> str:
         """What to write into ``@hf.electron(...)``."""
         said = [f"cpus={self.cpus}"] if self.cpus is not None else []
-        said += [f'memory="{_amount(self.memory_mib)}"'] if self.memory_mib is not None else []
+        said += [f'memory="{amount(self.memory_mib)}"'] if self.memory_mib is not None else []
         said += [f'walltime="{math.ceil(self.walltime_s / 60)} min"'] if self.walltime_s is not None else []
         return ", ".join(said)
 
@@ -114,6 +116,12 @@ def advise(runs: Runs) -> Advice:
     walltime, walltime_why = _walltime(runs)
     why = tuple(text for text in (cpus_why, memory_why, walltime_why) if text)
     return Advice(cpus=cpus, memory_mib=memory, walltime_s=walltime, why=why)
+
+
+def more_memory(asked_mib: int | None, used_mib: float = 0.0) -> int | None:
+    """Return how much to ask for after memory ran out, in MiB; ``None``: nothing is known to begin with."""
+    least = _least_beyond(asked_mib, used_mib)
+    return _round_up(least) if least else None
 
 
 def quantile(values: Sequence[float], share: float) -> float | None:
@@ -140,11 +148,12 @@ def _cpus(runs: Runs) -> tuple[int | None, str]:
 def _memory(runs: Runs) -> tuple[int | None, str]:
     peak_mib = max(runs.rss_kib, default=0.0) / 1024
     if runs.short_of_memory:
-        least = max((runs.memory_mib or 0) * _MORE, peak_mib * _MEMORY_MARGIN)
-        if not least:
+        wanted = more_memory(runs.memory_mib, peak_mib)
+        if wanted is None:
             return None, ""
+        least = _least_beyond(runs.memory_mib, peak_mib)
         first_try = f"half as much again is a first try, rounded up to {_step(least)}"
-        return _round_up(least), f"{runs.short_of_memory} ran out of memory: {first_try}."
+        return wanted, f"{runs.short_of_memory} ran out of memory: {first_try}."
     if runs.memory_mib is None or len(runs.rss_kib) < ENOUGH or not peak_mib:
         return None, ""
     least = peak_mib * _MEMORY_MARGIN
@@ -154,7 +163,7 @@ def _memory(runs: Runs) -> tuple[int | None, str]:
     how = f"rounded up to {_step(least)}"
     if _round_up(least) < _LEAST_MIB:
         how = f"and less than {_LEAST_MIB} MiB is never advised: worker and interpreter need that"
-    return wanted, f"The largest of {len(runs.rss_kib)} took {_amount(math.ceil(peak_mib))}; 30 % are added, {how}."
+    return wanted, f"The largest of {len(runs.rss_kib)} took {amount(math.ceil(peak_mib))}; 30 % are added, {how}."
 
 
 def _walltime(runs: Runs) -> tuple[int | None, str]:
@@ -189,8 +198,8 @@ def _steps(mib: float) -> int:
 
 
 def _step(mib: float) -> str:
-    return f"a multiple of {_amount(_steps(mib))}"
+    return f"a multiple of {amount(_steps(mib))}"
 
 
-def _amount(mib: int) -> str:
-    return f"{mib // 1024} GiB" if mib % 1024 == 0 else f"{mib} MiB"
+def _least_beyond(asked_mib: int | None, used_mib: float) -> float:
+    return max((asked_mib or 0) * _MORE, used_mib * _MEMORY_MARGIN)

@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from hpcflow.core.advice import more_memory
 from hpcflow.core.follow import EXIT_STORAGE
 from hpcflow.core.model import Cause, Observation, Partition, Resources, Retries
+from hpcflow.core.words import counted, length, memory
 
-__all__ = ["LOSSES", "Verdict", "judge", "judge_death", "likeness", "next_resources"]
+__all__ = ["LOSSES", "Verdict", "judge", "judge_death", "likeness", "next_resources", "sentence_of"]
 
 # Any in this module: a journal record is JSON that the node wrote and whose checksum was right.
 Record = Mapping[str, Any]
@@ -42,12 +44,13 @@ class Verdict:
     by_node: bool = False
 
 
-def judge(record: Record, limit_s: int | None) -> Verdict | None:
+def judge(record: Record, limit_s: int | None, asked_mib: int | None = None) -> Verdict | None:
     """Return what the journal's record of an end means; ``None`` when the function returned.
 
     Args:
         record: an `end` record.
         limit_s: the task's own limit; ``None``: only its worker's.
+        asked_mib: the memory that it asked for; ``None``: none, or that is not known.
     """
     match record["st"]:
         case "ok":
@@ -73,25 +76,37 @@ def judge(record: Record, limit_s: int | None) -> Verdict | None:
             text = "The task used up its array task's walltime. Ask for more with walltime=."
             return Verdict(sentence=text, cause=Cause.TIMEOUT)
         case "timeout":
-            text = f"The task ran longer than its walltime of {limit_s} s. Ask for more with walltime=."
+            assert limit_s is not None
+            text = f"The task ran longer than its walltime of {length(limit_s)}. Ask for more with walltime=."
             return Verdict(sentence=text, cause=Cause.TIMEOUT)
         case "memory":
+            used_mib = record.get("mem")
+            asked = "it asked for" if asked_mib is None else f"the {memory(asked_mib)} that it asked for"
             # What its worker used counts as well: to the scheduler they are one job.
-            used = f" ({record['mem']} MiB beside its worker's, when it was stopped)" if "mem" in record else ""
-            text = f"The task used more memory than it asked for{used}. Ask for more with memory=."
+            used = f": it had {memory(used_mib)} beside its worker's when it was stopped" if used_mib else ""
+            text = f"The task used more memory than {asked}{used}. {_ask_for_more(asked_mib, used_mib)}"
             return Verdict(sentence=text, cause=Cause.MEMORY)
         case other:
             text = f"The task ended as {other!r}."
     return Verdict(sentence=text, cause=Cause.FAILED)
 
 
-def judge_death(observation: Observation | None, *, first: bool, losses: int) -> Verdict:
+def sentence_of(record: Record) -> str | None:
+    """Return how an attempt ended that is over, from what is kept of it; ``None``: it returned."""
+    if record["st"] == "killed":
+        return str(record.get("said") or f"Killed with its worker ({record.get('raw') or 'no reason given'}).")
+    verdict = judge(record, record.get("limit"), record.get("asked"))
+    return None if verdict is None else verdict.sentence
+
+
+def judge_death(observation: Observation | None, *, first: bool, losses: int, asked_mib: int | None = None) -> Verdict:
     """Return what it means for a task that its worker died while it ran.
 
     Args:
         observation: how the worker's array task ended; ``None``: no scheduler answer knows.
         first: it was the worker's first task: a worker's TIMEOUT is a task's only if it had the whole time (S5).
         losses: how often a node has failed under this task before.
+        asked_mib: the memory that it asked for; ``None``: none, or that is not known.
     """
     if observation is None:
         text = "The task's worker vanished: no scheduler answer knows it any more."
@@ -104,7 +119,7 @@ def judge_death(observation: Observation | None, *, first: bool, losses: int) ->
     cause = observation.cause or Cause.FAILED
     match cause:
         case Cause.NODE_FAIL:
-            often = f" Nodes have failed under it {losses + 1} times." if losses else ""
+            often = f" Nodes have failed under it {counted(losses + 1, 'time')}." if losses else ""
             text = f"The task's node failed{where}{raw}.{often}"
             return Verdict(sentence=text, cause=cause, charged=losses >= LOSSES, by_node=True)
         case Cause.PREEMPTED:
@@ -115,7 +130,8 @@ def judge_death(observation: Observation | None, *, first: bool, losses: int) ->
             text = f"The task used up its array task's walltime{raw}. Ask for more with walltime=."
             return Verdict(sentence=text, cause=cause, charged=first)
         case Cause.MEMORY:
-            text = f"The task was killed for its memory{raw}. Ask for more with memory=."
+            asked = "" if asked_mib is None else f": it had asked for {memory(asked_mib)}"
+            text = f"The task was killed for its memory{raw}{asked}. {_ask_for_more(asked_mib)}"
             return Verdict(sentence=text, cause=cause)
         case Cause.DEADLINE:
             return Verdict(sentence=f"The deadline of the task's job went by{raw}.", cause=cause)
@@ -152,7 +168,7 @@ def next_resources(
     if verdict.raised and not ("*" in retries.exceptions or set(verdict.raised) & set(retries.exceptions)):
         return ""
     if charged > retries.times:
-        return f"Tried {charged} times." if retries.times else ""
+        return f"Tried {counted(charged, 'time')}." if retries.times else ""
     if verdict.cause is Cause.MEMORY or verdict.perhaps_memory:
         return _more_memory(resources, verdict, retries.memory, partition)
     if verdict.cause is Cause.TIMEOUT:
@@ -160,7 +176,7 @@ def next_resources(
         most = partition.max_walltime_s if partition is not None else None
         wanted = _grown(had, retries.walltime, most)
         if wanted <= had and retries.walltime > 1:
-            return f"Its partition {_named(partition)}gives no more than {most} s, so it is not tried again."
+            return f"Its partition {_named(partition)}gives no more than {length(most or 0)}, so it is not tried again."
         return replace(resources, walltime_s=wanted)
     return resources
 
@@ -172,13 +188,23 @@ def _more_memory(resources: Resources, verdict: Verdict, factor: float, partitio
     most = partition.memory_mib_per_node if partition is not None else None
     wanted = _grown(had, factor, most)
     if wanted <= had and factor > 1 and not verdict.perhaps_memory:
-        return f"Its partition {_named(partition)}has no more than {most} MiB on a node, so it is not tried again."
+        told = f"has no more than {memory(most or 0)} on a node, so it is not tried again."
+        return f"Its partition {_named(partition)}{told}"
     return replace(resources, memory_mib=max(wanted, had))
 
 
 def _grown(had: int, factor: float, most: int | None) -> int:
     wanted = max(had, int(had * factor))
     return wanted if most is None else min(wanted, most)
+
+
+def _ask_for_more(asked_mib: int | None, used_mib: int | None = None) -> str:
+    """Return how much to ask for, and where to write it."""
+    wanted = more_memory(asked_mib, used_mib or 0.0)
+    if wanted is None:
+        return "Ask for more than the cluster gives by itself: memory= in @hf.electron(…)."
+    amount = memory(wanted)
+    return f'Ask for more: memory="{amount}" in @hf.electron(…), or `hpcflow retry ID --failed --memory "{amount}"`.'
 
 
 def _named(partition: Partition | None) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 from typing import Final
 
 from hpcflow.core.model import WORKER_MEMORY_MIB, ClusterName, Graph, Limits, Partition, Resources, Shape, UserError
+from hpcflow.core.words import counted, length, memory
 
 __all__ = [
     "RANGE_S",
@@ -195,16 +197,16 @@ def _too_much(resources: Resources, partition: Partition) -> str | None:
     """Say what of the request this partition can't give, ``None`` when it can hold all of it."""
     per_node = -(-resources.ntasks // resources.nodes) * resources.cpus
     nodes = min(partition.max_nodes or resources.nodes, partition.total_nodes or resources.nodes)
-    asked: tuple[tuple[str, int | None, int | None], ...] = (
-        ("nodes", resources.nodes, nodes),
-        ("cores on one node", per_node, partition.cpus_per_node),
-        ("MiB of memory on one node", resources.memory_mib, partition.memory_mib_per_node),
-        ("GPUs on one node", resources.gpus, partition.gpus_per_node),
-        ("seconds of walltime", resources.walltime_s, partition.max_walltime_s),
+    asked: tuple[tuple[Callable[[int], str], str, str, int | None, int | None], ...] = (
+        (partial(counted, one="node"), "", "are", resources.nodes, nodes),
+        (partial(counted, one="core"), " on one node", "are", per_node, partition.cpus_per_node),
+        (memory, " of memory on one node", "is", resources.memory_mib, partition.memory_mib_per_node),
+        (partial(counted, one="GPU"), " on one node", "are", resources.gpus, partition.gpus_per_node),
+        (length, " of walltime", "is", resources.walltime_s, partition.max_walltime_s),
     )
-    for what, wanted, most in asked:
+    for told, of_what, verb, wanted, most in asked:
         if wanted is not None and most is not None and wanted > most:
-            return f"A task asks for {wanted} {what}, and there are at most {most}"
+            return f"A task asks for {told(wanted)}{of_what}, and there {verb} at most {told(most)}"
     return None
 
 

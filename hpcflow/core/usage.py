@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from hpcflow.core.model import Cause
+from hpcflow.core.words import counted
 
 __all__ = ["PARTS", "Spent", "Submission", "account", "amount", "percents", "sentences"]
 
@@ -176,10 +177,10 @@ def sentences(spent: Spent) -> tuple[str, ...]:
         (spent.open, "not over as far as accounting has told"),
         (spent.unknown, "of unknown end"),
     )
-    told = [f"{count} {words}" for count, words in counts if count]
-    said.append(f"{_array_tasks(spent.submitted)}: {', '.join(told)}.")
+    told = [f"{number} {words}" for number, words in counts if number]
+    said.append(f"{counted(spent.submitted, 'array task')}: {', '.join(told)}.")
     if silent := spent.unknown + spent.uncharged:
-        said.append(f"Accounting did not tell what {_array_tasks(silent)} cost.")
+        said.append(f"Accounting did not tell what {counted(silent, 'array task')} cost.")
     if spent.unexplained_s:
         said.append(f"{amount(spent.unexplained_s)} more were spent than charged, which rounding does not explain.")
     return tuple(said)
@@ -201,7 +202,3 @@ def percents(parts: Sequence[float]) -> list[int]:
     for place in sorted(range(len(parts)), key=lambda k: told[k] - exact[k])[: 100 - sum(told)]:
         told[place] += 1
     return told
-
-
-def _array_tasks(count: int) -> str:
-    return f"{count} array task{'' if count == 1 else 's'}"

@@ -63,6 +63,7 @@ import sys
 import time
 from typing import Final
 
+from hpcflow.core.words import counted, memory
 from hpcflow.node.ledger import Desk, Json, Process, machine, read_json, signal_if_alive, write_json
 from hpcflow.node.supervisor import CANCEL_ALL, CANCEL_PENDING, Array, start_supervisor
 
@@ -155,10 +156,12 @@ def _submit(desk: Desk, request: Json) -> Json:
     array = _array(request)
     here = machine()
     if array.cpus > here.cores:
-        raise _Refusal(f"This machine has {here.cores} cores for hpcflow, the array task asks for {array.cpus}.")
+        raise _Refusal(
+            f"This machine has {counted(here.cores, 'core')} for hpcflow, the array task asks for {array.cpus}."
+        )
     if array.memory_mib > here.memory_mib:
         raise _Refusal(
-            f"This machine has {here.memory_mib} MiB of memory, the array task asks for {array.memory_mib} MiB."
+            f"This machine has {memory(here.memory_mib)} of memory, the array task asks for {memory(array.memory_mib)}."
         )
     with desk.locked() as ledger:
         known = read_json(desk.file(array.token + ".json"))

@@ -24,6 +24,8 @@ from typing import Any, Final
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+from hpcflow.core.words import counted
+
 __all__ = ["of_arguments", "of_result"]
 
 #: Characters of a result's text, of one argument's, and of all arguments together; arguments that are listed.
@@ -131,13 +133,13 @@ def _shape(value: object) -> str | None:
     kind: type = type(value)
     if kind in {list, tuple, dict, set, frozenset}:
         assert isinstance(value, (list, tuple, dict, set, frozenset))
-        return _count(len(value), "item")  # pyright: ignore[reportUnknownArgumentType]
+        return counted(len(value), "item")  # pyright: ignore[reportUnknownArgumentType]
     if kind is str:
         assert isinstance(value, str)
-        return _count(len(value), "character")
+        return counted(len(value), "character")
     if kind in {bytes, bytearray}:
         assert isinstance(value, (bytes, bytearray))
-        return _count(len(value), "byte")
+        return counted(len(value), "byte")
     if _library(value) not in _ARRAYS:
         return None
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
@@ -158,10 +160,6 @@ def _range(value: Any) -> str:  # Any: the user's value, of the type that is loo
     known = value[~numpy.isnan(value)] if value.dtype.kind == "f" else value
     ends = f", {known.min():.6g} to {known.max():.6g}" if known.size else ""
     return ends + (f", {value.size - known.size} NaN" if known.size < value.size else "")
-
-
-def _count(number: int, word: str) -> str:
-    return f"1 {word}" if number == 1 else f"{number} {word}s"
 
 
 class _Writer:

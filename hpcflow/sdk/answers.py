@@ -11,6 +11,7 @@ from typing import Any
 from hpcflow.core.model import HpcflowError
 from hpcflow.core.states import FINAL, State, Status
 from hpcflow.core.usage import Spent
+from hpcflow.core.words import counted
 
 __all__ = [
     "ArrayLine",
@@ -427,8 +428,8 @@ class Plan:
             parts.append(_describe(number, bag, shown.setdefault(_nameless(bag), number)))
         arrays = sum(len(bag.widths) for bag in self.bags)
         parts.append(
-            f"{_count(sum(bag.tasks for bag in self.bags), 'task')} in {_count(len(self.bags), 'bag')} and "
-            f"{_count(arrays, 'job array')}, {_bound(self.core_hours_bound)}. Nothing was submitted."
+            f"{counted(sum(bag.tasks for bag in self.bags), 'task')} in {counted(len(self.bags), 'bag')} and "
+            f"{counted(arrays, 'job array')}, {_bound(self.core_hours_bound)}. Nothing was submitted."
         )
         return "\n\n".join(parts)
 
@@ -448,7 +449,7 @@ def _describe(number: int, bag: PlannedBag, like: int) -> str:
     widths = " + ".join(map(str, bag.widths))
     walltime = "no limit" if bag.worker_walltime_s is None else f"{_hours(bag.worker_walltime_s)} each"
     lines = [
-        f"Bag {number}: {_count(bag.tasks, 'task')} of {', '.join(bag.electrons)} on {bag.cluster}",
+        f"Bag {number}: {counted(bag.tasks, 'task')} of {', '.join(bag.electrons)} on {bag.cluster}",
         f"  job arrays   {widths} wide, {walltime}, {_bound(bag.core_hours_bound)}",
     ]
     if bag.resources:
@@ -482,10 +483,6 @@ def parse_plan(raw: JsonObject) -> Plan:
         core_hours_bound=raw["core_hours_bound"],
         messages=tuple(raw.get("messages", ())),
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _bound(core_hours: float | None) -> str:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, Protocol, Unpack, cast
 
 from hpcflow.core.errors import HpcflowError, UserError
+from hpcflow.core.words import counted
 from hpcflow.sdk.by_value import let_import, module_by_value
 from hpcflow.sdk.mistakes import show_plainly
 from hpcflow.sdk.options import Options, parse_options
@@ -215,7 +216,7 @@ class CFunction:
             return [*args]
         inputs = [way != Lepton.OUTPUT for _, way in self.types]
         if len(args) != sum(inputs):
-            raise LeptonFailed(f"{self.function} takes {sum(inputs)} arguments, and was given {len(args)}.")
+            raise LeptonFailed(f"{self.function} takes {counted(sum(inputs), 'argument')}, and was given {len(args)}.")
         given = iter(args)
         return [next(given) if is_input else None for is_input in inputs]
 

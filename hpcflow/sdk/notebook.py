@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from hpcflow.core.model import HpcflowError
 from hpcflow.core.states import State, Status
+from hpcflow.core.words import counted
 from hpcflow.sdk.answers import Summary
 from hpcflow.sdk.connection import Server
 from hpcflow.sdk.far_page import page_here
@@ -137,7 +138,7 @@ def _bar(summary: Summary) -> str:
         for many, colour in parts
         if many
     )
-    label = escape(f"{summary.tasks_ended} of {summary.tasks} tasks ended", quote=True)
+    label = escape(f"{summary.tasks_ended} of {counted(summary.tasks, 'task')} ended", quote=True)
     return (
         f'<div role="img" aria-label="{label}" style="display:flex;height:8px;border-radius:4px;overflow:hidden;'
         f'background:#8885;margin:4px 0">{spans}</div>'

@@ -17,6 +17,7 @@ from hpcflow.core.model import HpcflowError, NotFound
 from hpcflow.core.places import client_settings
 from hpcflow.core.states import HELD, TEMPLATE, State
 from hpcflow.core.usage import Spent
+from hpcflow.core.words import counted
 from hpcflow.sdk.answers import (
     Item,
     Summary,
@@ -166,7 +167,7 @@ class Result:
         """
         if not 0 <= number < self._summary.own_tasks:
             raise NotFound(
-                f"Dispatch {self.dispatch_id} has {self._summary.own_tasks} tasks, counted from 0; "
+                f"Dispatch {self.dispatch_id} has {counted(self._summary.own_tasks, 'task')}, counted from 0; "
                 f"there is no task {number}.{self._of_sublattices()}"
             )
         return NodeResult(self, self._detail(number))
@@ -292,7 +293,7 @@ class Result:
 
     def __repr__(self) -> str:
         counts = self._summary.counts
-        done = f"{counts.get(State.COMPLETED, 0)} of {self._summary.tasks} tasks done"
+        done = f"{counts.get(State.COMPLETED, 0)} of {counted(self._summary.tasks, 'task')} done"
         took = ""
         if self.start_time is not None and self.end_time is not None:
             took = f" in {(self.end_time - self.start_time).total_seconds():.1f} s"

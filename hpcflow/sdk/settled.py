@@ -9,6 +9,8 @@ from inspect import isasyncgenfunction, iscoroutinefunction, unwrap
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Final, cast
 
+from hpcflow.core.words import counted
+
 __all__ = ["prepare", "settled"]
 
 _UNSETTLED: Final = frozenset({CoroutineType, AsyncGeneratorType, GeneratorType})
@@ -37,7 +39,7 @@ def settled(returned: object, name: str) -> object:
         values = asyncio.run(_drained(cast("AsyncGenerator[object]", returned)))
     sys.stdout.flush()
     print(
-        f"{name} yields, and a generator can't travel: its result is the list of its {len(values)} values.",
+        f"{name} yields, and a generator can't travel: its result is the list of its {counted(len(values), 'value')}.",
         file=sys.stderr,
     )
     return values

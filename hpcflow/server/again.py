@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
+from hpcflow.core import words
 from hpcflow.core.model import ClusterName, HpcflowError
 from hpcflow.core.states import State
 from hpcflow.server.cleaning import cleaned_of
@@ -115,5 +116,4 @@ def _last_bytes(live: LiveDispatch) -> dict[tuple[ClusterName, str], tuple[int, 
 
 def number_of(count: int, one: str = "", several: str = "") -> str:
     """Return "3 tasks", with a verb in the right number where one is given."""
-    text = f"1 task {one}" if count == 1 else f"{count} tasks {several}"
-    return text.rstrip()
+    return words.counted(count, f"task {one}", f"tasks {several}").rstrip()

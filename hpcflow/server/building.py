@@ -11,6 +11,7 @@ from typing import Final
 
 from hpcflow.core.model import DispatchId, Shape, UserError
 from hpcflow.core.states import Event
+from hpcflow.core.words import counted
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.collect import Collector
 from hpcflow.server.environments import BuildFailed, Environments, imports_of
@@ -129,7 +130,7 @@ class Builder:
     async def _tell(self, cluster: Cluster, shape: Shape, building: _Building) -> None:
         python = ["Python {}.{}".format(*shape.python_version)] if cluster.wants_python(shape) else []
         names = ", ".join([*python, *(line for line in shape.env.requirements if not line.startswith("-"))])
-        names = names if len(names) <= _NAMED else f"{len(shape.env.requirements)} packages"
+        names = names if len(names) <= _NAMED else counted(len(shape.env.requirements), "package")
         new, building.told = building.waiting - building.told, building.told | building.waiting
         await self._say(new, f"Installing {names} on {cluster.name}, once; tasks that need it wait.")
 

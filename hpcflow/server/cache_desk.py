@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
+from hpcflow.core.words import counted
 from hpcflow.server.reports import spelled
 from hpcflow.server.store import Kept, Store
 
@@ -41,5 +42,5 @@ class Cached:
     async def clear(self, function: str | None, older_than_s: float | None) -> Json:
         before = None if older_than_s is None else self._now() - timedelta(seconds=older_than_s)
         cleared = await asyncio.to_thread(self._kept.forget, function=function, before=before)
-        entries = "1 result is" if cleared == 1 else f"{cleared} results are"
+        entries = counted(cleared, "result is", "results are")
         return {"cleared": cleared, "message": f"{entries} cached no longer; dispatches keep them."}

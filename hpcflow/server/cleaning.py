@@ -14,6 +14,7 @@ from typing import Any, Final
 from hpcflow.core.model import Bag, BagId, ClusterName, DispatchId, HpcflowError, NotFound, UserError
 from hpcflow.core.plugin import Command
 from hpcflow.core.states import Status
+from hpcflow.core.words import counted, memory
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.engine import Engine
 from hpcflow.server.store import DispatchRow, Kept, Store
@@ -156,7 +157,8 @@ class Cleaner:
             for name, there in sorted(bags.items()):
                 known_cluster = self._engine.clusters.get(name)
                 if known_cluster is None:
-                    done[name] = Cleaned(problem=f"{name} is gone from clusters.toml: {_count(len(there))} stay there.")
+                    stay = counted(len(there), "bag stays", "bags stay")
+                    done[name] = Cleaned(problem=f"{name} is gone from clusters.toml: {stay} there.")
                     continue
                 done[name] = await remove(known_cluster, there, files=files, dry_run=dry_run)
             giving = await asyncio.to_thread(self._giving_up, mine) if cluster is None else {}
@@ -249,7 +251,7 @@ class Cleaner:
                     pair = bag.dispatch, used[bag.id]
                     spared[pair] = spared.get(pair, 0) + 1
         sentences = [
-            f"{mine} keeps {_count(number)}: dispatch {other} uses results in there."
+            f"{mine} keeps {counted(number, 'bag')}: dispatch {other} uses results in there."
             for (mine, other), number in spared.items()
         ]
         return {name: there for name, there in bags.items() if there}, before, sentences
@@ -346,9 +348,11 @@ async def remove(cluster: Cluster, bags: Sequence[Bag], *, files: bool, dry_run:
     if not whole:
         cleaned.problem = f"{cluster.name} did not say all that it did{because}. Clean once more."
     elif stuck:
-        cleaned.problem = f"{_count(stuck)} on {cluster.name} can't be removed{because}."
+        cleaned.problem = f"{counted(stuck, 'bag')} on {cluster.name} can't be removed{because}."
     elif away:
-        cleaned.problem = f"The directory of {_count(away)} on {cluster.name} is not there: is its disk mounted?"
+        cleaned.problem = (
+            f"The directory of {counted(away, 'bag')} on {cluster.name} is not there: is its disk mounted?"
+        )
     return cleaned
 
 
@@ -358,9 +362,9 @@ def _message(
     bags, freed = sum(each.bags for each in done.values()), sum(each.freed_kib for each in done.values())
     kept = sum(each.kept_files for each in done.values())
     verb = "would be removed" if dry_run else "removed"
-    text = f"{_count(bags)} {verb}, {_size(freed)} {'would be ' if dry_run else ''}freed."
+    text = f"{counted(bags, 'bag')} {verb}, {memory(freed / 1024)} {'would be ' if dry_run else ''}freed."
     if kept:
-        text += f" The files that tasks left in {_count(kept)} stay; --files removes them too."
+        text += f" The files that tasks left in {counted(kept, 'bag')} stay; --files removes them too."
     if not bags and not any(each.problem for each in done.values()) and not skipped and not giving_up:
         text = "There is nothing to remove."
     given = [
@@ -371,16 +375,3 @@ def _message(
     if len(giving_up) > _MOST_TOLD:
         given.append(f"So {'would' if dry_run else 'do'} {len(giving_up) - _MOST_TOLD} more.")
     return " ".join([text, *given, *skipped, *(each.problem for each in done.values() if each.problem)])
-
-
-def _count(bags: int) -> str:
-    return "1 bag" if bags == 1 else f"{bags} bags"
-
-
-def _size(kib: int) -> str:
-    size = float(kib)
-    for unit in ("KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "KiB" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"

@@ -61,10 +61,10 @@ class Collector:
                 attempt=fact.attempt,
                 worker=fact.worker,
                 bag=bag.bag.id,
-                record={**fact.record, "host": host},
+                record={**fact.record, "host": host, **_had(bag, str(fact.record["st"]))},
             )
         )
-        verdict = judge(fact.record, bag.bag.limit_s)
+        verdict = judge(fact.record, bag.bag.limit_s, bag.bag.shape.resources.memory_mib)
         if verdict is not None:
             self._check_breaker(bag, bag.note_end(likeness(fact.record)), verdict)
             self._charge(bag, fact.index, fact.attempt, verdict)
@@ -108,7 +108,12 @@ class Collector:
             if task.attempt != attempt or task.state in FINAL or task.built:
                 continue
             end = ends.get(worker)
-            verdict = judge_death(end, first=bag.ledger.workers[worker].begun == 1, losses=task.losses)
+            verdict = judge_death(
+                end,
+                first=bag.ledger.workers[worker].begun == 1,
+                losses=task.losses,
+                asked_mib=bag.bag.shape.resources.memory_mib,
+            )
             task.losses += verdict.cause is Cause.NODE_FAIL
             if not verdict.charged:
                 task.alone = verdict.cause is Cause.TIMEOUT
@@ -117,6 +122,7 @@ class Collector:
             record = {
                 "st": "killed",
                 "raw": end.raw if end else "",
+                "said": verdict.sentence,
                 "sig": end.signal if end else None,
                 # It was its worker's last one: what it wrote is the rest of the logs.
                 "from": list(bag.ledger.workers[worker].log_ends),
@@ -234,3 +240,14 @@ class Collector:
                 self._shared.run_times[key] = (had[0] + count, had[1] + wall_s)
             live.walls.clear()
             logger.info("dispatch %s: %s", live.id, live.status)
+
+
+def _had(bag: LiveBag, end: str) -> dict[str, int | None]:
+    """Return what an attempt had of that which it ran out of: a later one may ask for more."""
+    match end:
+        case "memory":
+            return {"asked": bag.bag.shape.resources.memory_mib}
+        case "timeout":
+            return {"limit": bag.bag.limit_s}
+        case _:
+            return {}

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from hpcflow.core.model import DispatchId
+from hpcflow.core.words import counted
 from hpcflow.server.cleaning import Cleaner
 from hpcflow.server.engine import Engine
 
@@ -86,11 +87,11 @@ class Deleter:
             deleted.append(name)
         logger.info("deleted %s", ", ".join(deleted) or "nothing")
         kept = sum(each["kept_files"] for each in cleaned["clusters"])
-        text = f"{len(deleted)} dispatch{'' if len(deleted) == 1 else 'es'} deleted."
+        text = f"{counted(len(deleted), 'dispatch', 'dispatches')} deleted."
         if kept:
-            text += f" The files that tasks left in {kept} bag{'' if kept == 1 else 's'} stay on the cluster."
+            text += f" The files that tasks left in {counted(kept, 'bag')} stay on the cluster."
         if triggers:
-            text += f" {'1 trigger of theirs was' if triggers == 1 else f'{triggers} triggers of theirs were'} stopped."
+            text += f" {counted(triggers, 'trigger of theirs was', 'triggers of theirs were')} stopped."
         return {"deleted": deleted, "skipped": skipped, "message": " ".join([text, *skipped])}
 
     def _knows(self, name: str) -> bool:

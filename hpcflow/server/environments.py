@@ -15,6 +15,7 @@ from typing import Final
 from hpcflow.core.environment import EXIT_ENVIRONMENT
 from hpcflow.core.model import Environment, HpcflowError, Shape, Task, UserError
 from hpcflow.core.plugin import Command, Reply
+from hpcflow.core.words import counted
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.pythons import PythonsError
 from hpcflow.server.remote import File, TransportError
@@ -226,7 +227,7 @@ class Environments:
         wheels_folder = f"{folder}.wheels-{secrets.token_hex(4)}"
         try:
             async with fetched(shape.env.requirements, target, wheelhouse=self._wheelhouse) as wheels:
-                count = len(wheels)
+                packages = len(wheels)
                 await cluster.transport.push(wheels_folder, (), [*wheel_files(wheels), File(name, [maker])])
         except WheelsError as error:
             raise BuildFailed(str(error)) from None
@@ -235,9 +236,11 @@ class Environments:
         words = (python, f"{wheels_folder}/{name}", folder, wheels_folder, *(["alone"] if shape.env.alone else []))
         done = await self._run(cluster, cluster.probe_command(base, words), _BUILD_S)
         if done.exit_code != 0:
-            raise BuildFailed(f"{count} packages can't be installed on {cluster.name!r}: {_last_words(done)}")
+            raise BuildFailed(
+                f"{counted(packages, 'package')} can't be installed on {cluster.name!r}: {_last_words(done)}"
+            )
         self._built[folder] = _now()
-        logger.info("%s: %d packages in %s", cluster.name, count, folder)
+        logger.info("%s: %d packages in %s", cluster.name, packages, folder)
 
     @staticmethod
     async def _run(cluster: Cluster, command: Command, deadline_s: float) -> Reply:

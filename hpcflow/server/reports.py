@@ -9,11 +9,12 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from hpcflow.core.blame import judge
+from hpcflow.core.blame import sentence_of
 from hpcflow.core.follow import array_task_of
 from hpcflow.core.model import BagId, JobId, NotFound, UserError
 from hpcflow.core.states import State
 from hpcflow.core.usage import Submission, account, sentences
+from hpcflow.core.words import counted
 from hpcflow.server.bags import LiveBag
 from hpcflow.server.store import ArrayRow, ArrayState, EndRow, Store, TaskRow
 
@@ -80,7 +81,7 @@ def which(store: Store, job: JobId, index: int | None, bags: Mapping[BagId, Live
         raise NotFound(f"No dispatch here has had a job {job}.")
     if index is not None and all(index >= row.array.width for row in rows):
         width = max(row.array.width for row in rows)
-        raise NotFound(f"Job {job} has {width} array task{'s' if width != 1 else ''}, counted from 0.")
+        raise NotFound(f"Job {job} has {counted(width, 'array task')}, counted from 0.")
     return {"arrays": [_array(store, row, index, bags.get(row.array.bag)) for row in rows]}
 
 
@@ -140,11 +141,6 @@ def _ended(end: EndRow, name: str) -> Json:
     wall_s = record.get("wall")
     began = datetime.fromtimestamp(record["t"] - wall_s, UTC) if "t" in record and wall_s is not None else None
     ok = record["st"] == "ok"
-    if record["st"] == "killed":
-        error: str | None = f"Killed with its worker ({record.get('raw') or 'no reason given'})."
-    else:
-        verdict = judge(record, None)
-        error = verdict.sentence if verdict is not None else None
     return {
         "index": end.index,
         "name": name,
@@ -152,7 +148,7 @@ def _ended(end: EndRow, name: str) -> Json:
         "state": State.COMPLETED if ok else State.FAILED,
         "started_at": spelled(began),
         "wall_s": wall_s,
-        "error": error,
+        "error": sentence_of(record),
     }
 
 

@@ -18,6 +18,7 @@ from hpcflow.core.model import Bag, BagId, ClusterName, DispatchId, Graph, Hpcfl
 from hpcflow.core.plugin import Command
 from hpcflow.core.reuse import kept, without_dropped
 from hpcflow.core.states import FINAL, Event, State
+from hpcflow.core.words import counted
 from hpcflow.server.caching import Given, cache_key
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.live import LiveDispatch
@@ -117,8 +118,8 @@ class Seeder:
         live.clusters |= {task.kept_on for task in live.tasks if task.kept_on is not None}
         live.dirty.clear()
         if taken.origins:
-            count = sum(origin.bag is not None for origin in taken.origins)
-            text = f"{count} of {len(live.tasks)} tasks need not run: dispatch {old.id} has their results."
+            reused = sum(origin.bag is not None for origin in taken.origins)
+            text = f"{reused} of {counted(len(live.tasks), 'task')} need not run: dispatch {old.id} has their results."
             taken.messages.append((live.id, text))
 
     async def look(self, keys: Mapping[int, str]) -> tuple[dict[int, Given], dict[int, CacheRow], list[str]]:
@@ -171,7 +172,9 @@ class Seeder:
         live.dirty.clear()
         cached = sum(origin.how == "cached" for origin in taken.origins)
         if cached:
-            sentences.insert(0, f"{cached} of {len(live.tasks)} tasks need not run: their results are cached.")
+            sentences.insert(
+                0, f"{cached} of {counted(len(live.tasks), 'task')} need not run: their results are cached."
+            )
         taken.messages += [(live.id, text) for text in sentences]
 
     def give(self, live: LiveDispatch, given: Mapping[int, Given], taken: Changes) -> None:

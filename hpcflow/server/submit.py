@@ -12,6 +12,7 @@ from hpcflow.core.model import BagId, JobArray, Shape, UserError
 from hpcflow.core.plan import BagPlan
 from hpcflow.core.plugin import Accepted, Ambiguous, Refused
 from hpcflow.core.states import Event
+from hpcflow.core.words import counted
 from hpcflow.server.bagging import close_inbox, parts_told, push_bag, push_part
 from hpcflow.server.bags import LiveArray, LiveBag, array_of, bag_of
 from hpcflow.server.clusters import Cluster
@@ -201,7 +202,7 @@ class Submitter:
             case Refused(reason, too_wide=True) if array.array.width > 1:  # a limit was lowered since it was read
                 await self._narrow(cluster, bag, array, reason)
             case Refused(reason):
-                self._refuse(bag, array, f"{cluster.name} refused {array.array.width} array tasks: {reason}")
+                self._refuse(bag, array, f"{cluster.name} refused {counted(array.array.width, 'array task')}: {reason}")
             case Ambiguous(_) if array.state is ArrayState.SUBMITTED:
                 pass  # it was found by its name meanwhile
             case Ambiguous(reason):
@@ -216,7 +217,9 @@ class Submitter:
         cluster.limits_at = None
         limits = await cluster.known_limits(self._shared.now())
         width = min(array.array.width // 2, limits.array.max_width)
-        self._writer.say(bag.dispatch, f"{reason.rstrip('.')}. It is submitted with {width} array tasks now.")
+        self._writer.say(
+            bag.dispatch, f"{reason.rstrip('.')}. It is submitted with {counted(width, 'array task')} now."
+        )
         array.array = replace(array.array, width=width)
 
     def _refuse(self, bag: LiveBag, array: LiveArray, reason: str) -> None:

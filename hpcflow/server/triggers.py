@@ -18,6 +18,7 @@ from typing import Any, Final, Literal
 
 from hpcflow.core.model import DispatchId, HpcflowError, NotFound, UserError
 from hpcflow.core.places import Places
+from hpcflow.core.words import counted
 from hpcflow.server.reports import spelled
 from hpcflow.server.store import Store
 
@@ -239,7 +240,7 @@ class Triggers:
         stopped = [trigger for trigger in wanted if await self._end(trigger)]
         if not stopped:
             return {"stopped": 0, "message": "Nothing to stop: what you named is over already."}
-        number = "1 trigger" if len(stopped) == 1 else f"{len(stopped)} triggers"
+        number = counted(len(stopped), "trigger")
         return {"stopped": len(stopped), "message": f"Stopped {number} for good; dispatches that they made go on."}
 
     async def stop_all_of(self, dispatch: DispatchId) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
-from hpcflow.core.blame import judge
+from hpcflow.core.blame import sentence_of
 from hpcflow.core.follow import array_task_of
 from hpcflow.core.model import DispatchId, Graph, NotFound, Task, UserError
 from hpcflow.core.states import State
@@ -301,15 +301,10 @@ def _origin(row: OriginRow | None) -> Json | None:
 def _attempt(end: EndRow) -> Json:
     record = end.record
     cpu = record.get("cpu")
-    if record["st"] == "killed":
-        said: str | None = f"Killed with its worker ({record.get('raw') or 'no reason given'})."
-    else:
-        verdict = judge(record, None)
-        said = verdict.sentence if verdict is not None else None
     return {
         "attempt": end.attempt,
         "end": record["st"],
-        "error": said,
+        "error": sentence_of(record),
         "job": array_task_of(end.worker),
         "host": record.get("host"),
         "wall_s": record.get("wall"),

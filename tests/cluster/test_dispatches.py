@@ -171,18 +171,18 @@ print(json.dumps([same, back == (bytes(range(256)) * 20_000)[::-1], clusters]))
     [
         (
             "memory='900 GB'",
-            r"A task asks for \d+ MiB of memory on one node, and there are at most \d+ on slurm, .*",
+            r"A task asks for [\d.]+ [GT]iB of memory on one node, and there is at most [\d.]+ [MG]iB on slurm, .*",
         ),
         ("partition='nosuch'", r"slurm has no partition 'nosuch'; it has batch, debug, flaky\."),
         (
             "walltime='1 h'",
-            r"A task asks for 3600 seconds of walltime, .* Partition 'batch' can hold it\.",
+            r"A task asks for 1 h of walltime, .* Partition 'batch' can hold it\.",
         ),
         (
             "gpus=5",
-            r"A task asks for 5 GPUs on one node, and there are at most 4 on slurm, .*",
+            r"A task asks for 5 GPUs on one node, and there are at most 4 (?:GPUs|nodes) on slurm, .*",
         ),
-        ("nodes=7", r"A task asks for 7 nodes, and there are at most 4 on slurm, .*"),
+        ("nodes=7", r"A task asks for 7 nodes, and there are at most 4 (?:GPUs|nodes) on slurm, .*"),
     ],
 )
 def test_what_no_node_can_give_is_refused_before_anything_is_submitted(

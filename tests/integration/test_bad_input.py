@@ -45,7 +45,7 @@ IMPOSSIBLE = {
     "more cores than the machine has": (
         "executor='local', cpus=4000",
         "return one(1)",
-        r"Electron 'one' can't run\. .* 4000 cores on one node, and there are at most \d+ on local, .*ask for less\.",
+        r".* 4000 cores on one node, and there are at most \d+ cores? on local, .*ask for less\.",
     ),
     "srun where there is no Slurm": (
         "executor='local', launcher='srun'",
@@ -55,7 +55,7 @@ IMPOSSIBLE = {
     "more memory than the machine has": (
         "executor='local', memory='100 TB'",
         "return one(1)",
-        r"Electron 'one' can't run\. .* MiB of memory on one node, and there are at most \d+ on local, .*less\.",
+        r"Electron 'one' can't run\. .* GiB of memory on one node, and there is at most [\d.]+ GiB on local, .*less\.",
     ),
     "a circle": (
         "executor='local'",

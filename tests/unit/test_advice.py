@@ -41,7 +41,7 @@ def test_memory_and_walltime_are_advised_with_a_margin_beyond_the_largest() -> N
     advice = advise(runs)
     assert advice.options == 'memory="2 GiB", walltime="25 min"'
     assert advice.why == (
-        "The largest of 10 took 1500 MiB; 30 % are added, rounded up to a multiple of 512 MiB.",
+        "The largest of 10 took 1.5 GiB; 30 % are added, rounded up to a multiple of 512 MiB.",
         "The longest of 10 took 17 min; 50 % are added, in whole minutes. Short jobs start sooner.",
     )
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hpcflow.core.blame import judge, judge_death, likeness, next_resources
+from hpcflow.core.blame import judge, judge_death, likeness, next_resources, sentence_of
 from hpcflow.core.model import Cause, JobId, Observation, Partition, Phase, Resources, Retries
 
 Record = dict[str, Any]  # Any: JSON
@@ -54,12 +54,16 @@ def test_a_worker_that_could_not_write_costs_nothing() -> None:
         (end("exit", code=3), "The task's process ended with exit code 3 before the function returned."),
         (end("exit", code=75), "The task could not report: the function closed descriptors that were not its own."),
         (end("signal", sig=11), "The task's process was killed by signal 11 (SIGSEGV)."),
-        (end("timeout"), "The task ran longer than its walltime of 60 s. Ask for more with walltime=."),
-        (end("memory"), "The task used more memory than it asked for. Ask for more with memory=."),
+        (end("timeout"), "The task ran longer than its walltime of 1 min. Ask for more with walltime=."),
+        (
+            end("memory"),
+            "The task used more memory than it asked for. "
+            "Ask for more than the cluster gives by itself: memory= in @hf.electron(…).",
+        ),
         (
             end("memory", mem=512),
-            "The task used more memory than it asked for (512 MiB beside its worker's, when it was stopped). "
-            "Ask for more with memory=.",
+            "The task used more memory than it asked for: it had 512 MiB beside its worker's when it was stopped. "
+            'Ask for more: memory="704 MiB" in @hf.electron(…), or `hpcflow retry ID --failed --memory "704 MiB"`.',
         ),
     ],
 )
@@ -67,6 +71,35 @@ def test_an_end_is_told_in_a_sentence(record: Record, sentence: str) -> None:
     verdict = judge(record, 60)
     assert verdict is not None
     assert verdict.sentence == sentence
+
+
+def test_who_ran_out_of_memory_is_told_what_was_asked_what_was_used_and_what_to_write() -> None:
+    verdict = judge(end("memory", mem=1100), None, 1000)
+    assert verdict is not None
+    assert verdict.sentence == (
+        "The task used more memory than the 1000 MiB that it asked for: it had 1.1 GiB beside its worker's when it was "
+        'stopped. Ask for more: memory="1.5 GiB" in @hf.electron(…), or '
+        '`hpcflow retry ID --failed --memory "1.5 GiB"`.'
+    )
+    killed = judge_death(an_end(Cause.MEMORY, raw="OUT_OF_MEMORY"), first=True, losses=0, asked_mib=2048)
+    assert killed.sentence == (
+        "The task was killed for its memory (OUT_OF_MEMORY): it had asked for 2 GiB. "
+        'Ask for more: memory="3 GiB" in @hf.electron(…), or `hpcflow retry ID --failed --memory "3 GiB"`.'
+    )
+
+
+def test_what_is_kept_of_an_end_tells_the_same_later() -> None:
+    assert sentence_of(end("ok")) is None
+    assert sentence_of(end("timeout", limit=90)) == (
+        "The task ran longer than its walltime of 1 min 30 s. Ask for more with walltime=."
+    )
+    assert sentence_of(end("memory", mem=1100, asked=1000)) == getattr(
+        judge(end("memory", mem=1100), None, 1000), "sentence", None
+    )
+    assert sentence_of({"st": "killed", "raw": "NODE_FAIL", "said": "The task's node failed."}) == (
+        "The task's node failed."
+    )
+    assert sentence_of({"st": "killed", "raw": ""}) == "Killed with its worker (no reason given)."
 
 
 def test_a_result_is_nobodys_fault() -> None:
@@ -132,7 +165,7 @@ def test_after_a_death_by_memory_the_next_attempt_asks_for_twice_as_much(death: 
 
 def test_a_task_that_had_all_the_memory_of_a_node_is_not_tried_again() -> None:
     assert after(end("memory"), Resources(memory_mib=3000), Retries(times=5)) == (
-        "Its partition 'batch' has no more than 3000 MiB on a node, so it is not tried again."
+        "Its partition 'batch' has no more than 2.9 GiB on a node, so it is not tried again."
     )
 
 
@@ -145,7 +178,7 @@ def test_after_a_timeout_the_next_attempt_asks_for_twice_as_long() -> None:
     # Without a walltime of its own it had its worker's, 3600 s.
     assert after(end("timeout"), Resources(), Retries(times=1)) == Resources(walltime_s=7200)
     assert after(an_end(Cause.TIMEOUT), Resources(walltime_s=7200), Retries(times=1)) == (
-        "Its partition 'batch' gives no more than 7200 s, so it is not tried again."
+        "Its partition 'batch' gives no more than 2 h, so it is not tried again."
     )
 
 

@@ -345,23 +345,42 @@ def test_show_names_what_failed_and_where_the_jobs_are(fake: FakeServer, capsys:
     assert fake.sent("GET", f"/dispatches/{DISPATCH}/tasks")[0].query["state"] == "failed"
 
 
-def test_show_task_prints_its_traceback_and_output(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+def an_attempt(number: int, **fields: object) -> dict[str, object]:
+    nothing = dict.fromkeys(("error", "job", "host", "wall_s", "cpu_s", "max_rss_kib", "exit_code", "signal"))
+    return {"attempt": number, "end": "error", **nothing, **fields}
+
+
+def test_show_task_tells_each_attempt_the_traceback_once_and_the_output(
+    fake: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
     fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary(status="FAILED"))
     task = a_task(1, state="failed", error="ValueError: no", traceback="Traceback …\nValueError: no\n")
     fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1"] = (200, task)
     fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1/stdout"] = (200, b"step 1\n")
-    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1/stderr"] = (200, b"")
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1/stderr"] = (
+        200,
+        b"hm\nTraceback \xe2\x80\xa6\nValueError: no\n",
+    )
+    earlier = an_attempt(1, job="40_0", host="node3", error="The task's node failed on node3 (NODE_FAIL).")
+    attempts = {
+        "attempts": [earlier, an_attempt(2, job="41_3", host="node7", max_rss_kib=20480, error="ValueError: no")]
+    }
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1/about"] = (200, attempts)
     assert main(["show", DISPATCH, "--task", "1"]) == 0
-    said, header, usage, *rest = _lines(capsys)
+    said, header, first, second, *rest = _lines(capsys)
     assert said == "task 1 relax, failed on node7: ValueError: no"
-    assert header.split() == ["ATTEMPT", "JOB", "WALL", "CPU", "MEMORY", "DIRECTORY"]
-    assert usage.split()[:2] == ["1", "41_3"]
+    assert header.split() == ["ATTEMPT", "JOB", "HOST", "WALL", "CPU", "MEMORY", "END"]
+    assert first.split(maxsplit=6) == ["1", "40_0", "node3", "-", "-", "-", earlier["error"]]
+    assert " ".join(second.split()) == "2 41_3 node7 - - 20 MiB ValueError: no"
     assert rest == [
         "---- traceback",
         "Traceback …",
         "ValueError: no",
         "---- stdout",
         "step 1",
+        # The worker wrote the traceback there as well: it is shown once.
+        "---- stderr",
+        "hm",
     ]
 
 

@@ -106,7 +106,7 @@ async def test_a_refused_array_fails_its_tasks_with_the_schedulers_words(tmp_pat
         live = await stage.dispatch([], [0])
         row = await stage.ended(live)
         assert states(stage, live) == [State.FAILED, State.SKIPPED]
-        assert row.error == "The following tasks failed: 0: step0: mini refused 1 array tasks: refused"
+        assert row.error == "The following tasks failed: 0: step0: mini refused 1 array task: refused"
         assert [array.state for array in stage.store.arrays(live.id)] == [ArrayState.REFUSED]
 
 

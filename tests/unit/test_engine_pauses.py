@@ -335,7 +335,7 @@ async def test_a_retry_asks_for_no_more_than_there_is(tmp_path: Path) -> None:
         assert cluster.limits is not None
         batch = Partition(name="batch", is_default=True, memory_mib_per_node=2000)
         cluster.limits = replace(cluster.limits, partitions=(batch,))
-        with pytest.raises(UserError, match="3000 MiB of memory on one node"):
+        with pytest.raises(UserError, match="2\\.9 GiB of memory on one node"):
             await stage.engine.retry(again, failed_only=True, memory_mib=3000)
         assert states(stage, live) == [State.FAILED]
 

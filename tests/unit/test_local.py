@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from hpcflow.core.words import counted
 from hpcflow.node.ledger import Desk, Machine, Process, born, grant
 from tests.unit.bag_on_disk import SOURCE, Call, write_bag
 
@@ -172,13 +173,13 @@ def test_more_than_the_machine_has_is_refused(cluster: LocalCluster) -> None:
     reply = cluster.run("submit", {**request, "walltime_s": 1, "path": str(cluster.root)})
     assert reply.returncode == 3
     assert json.loads(reply.stdout) == {
-        "error": f"This machine has {CORES} cores for hpcflow, the array task asks for {CORES + 1}.",
+        "error": f"This machine has {counted(CORES, 'core')} for hpcflow, the array task asks for {CORES + 1}.",
         "retry_later": False,
     }
     request = {**request, "cpus": 1, "memory_mib": 1 << 40}
     reply = cluster.run("submit", {**request, "walltime_s": 1, "path": str(cluster.root)})
     assert reply.returncode == 3
-    assert "MiB of memory" in json.loads(reply.stdout)["error"]
+    assert " GiB of memory" in json.loads(reply.stdout)["error"]
     assert cluster.ask("query", {"tokens": ["a"]})["arrays"] == {"a": None}
 
 

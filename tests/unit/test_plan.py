@@ -327,10 +327,13 @@ def test_a_partition_that_does_not_exist_is_named_with_those_that_do() -> None:
 @pytest.mark.parametrize(
     ("resources", "sentence"),
     [
-        (Resources(cpus=32), "32 cores on one node, and there are at most 16 on mini, partition 'debug'. No partition"),
-        (Resources(gpus=2, partition="batch", memory_mib=64000), "64000 MiB of memory on one node"),
-        (Resources(walltime_s=3600), "3600 seconds of walltime.*Partition 'batch' can hold it"),
-        (Resources(nodes=5, ntasks=5), "5 nodes, and there are at most 4"),
+        (
+            Resources(cpus=32),
+            "32 cores on one node, and there are at most 16 cores on mini, partition 'debug'. No partition",
+        ),
+        (Resources(gpus=2, partition="batch", memory_mib=64000), "62.5 GiB of memory on one node"),
+        (Resources(walltime_s=3600), "1 h of walltime.*Partition 'batch' can hold it"),
+        (Resources(nodes=5, ntasks=5), "5 nodes, and there are at most 4 nodes"),
     ],
 )
 def test_a_request_that_does_not_fit_says_what_is_too_much(resources: Resources, sentence: str) -> None:

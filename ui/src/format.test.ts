@@ -25,8 +25,8 @@ test("memory is given in the unit that fits", () => {
 });
 
 test("what people write for memory and time is read, and what means nothing is not", () => {
-  expect(["24 GB", "24GiB", "512", "1.5g", "1 TB"].map(parseMemory)).toEqual([24_576, 24_576, 512, 1536, 2 ** 20]);
-  expect(["", "lots", "-3 GB", "24 GBx", "0"].map(parseMemory)).toEqual([null, null, null, null, null]);
+  expect(["24 GB", "24GiB", "512 MiB", "1.5gib", "1 TB"].map(parseMemory)).toEqual([22_889, 24_576, 512, 1536, 953_675]);
+  expect(["", "lots", "-3 GB", "24 GBx", "0", "512", "2G"].map(parseMemory)).toEqual([null, null, null, null, null, null, null]);
   expect(["2 h", "90 min", "1 h 30 min", "01:30:00", "1-00:00:00", "45", "2 days"].map(parseWalltime)).toEqual([7200, 5400, 5400, 5400, 86_400, 45, 172_800]);
   expect(["", "soon", "2 x", "00:00:00"].map(parseWalltime)).toEqual([null, null, null, null]);
 });

@@ -80,12 +80,12 @@ function trimmed(value: number): string {
   return value.toFixed(1).replace(/\.0$/, "");
 }
 
-/** "24 GB", "24 GiB", "512 MB" or "1024" (MiB) as whole MiB; null when it is no amount of memory. */
+/** As in Python: "24 GB" (powers of 1000) or "24 GiB" (powers of 1024) as whole MiB; null when it is no amount of memory. */
 export function parseMemory(text: string): number | null {
-  const found = /^\s*(\d+(?:\.\d+)?)\s*(k|m|g|t)?i?b?\s*$/i.exec(text);
+  const found = /^\s*(\d+(?:\.\d+)?) ?([kmgt])(i?)b\s*$/i.exec(text);
   if (!found) return null;
-  const unit = { k: 1 / 1024, m: 1, g: 1024, t: 2 ** 20 }[(found[2] ?? "m").toLowerCase() as "k" | "m" | "g" | "t"];
-  const mib = Math.ceil(Number(found[1]) * unit);
+  const power = "kmgt".indexOf(found[2]!.toLowerCase()) + 1;
+  const mib = Math.ceil((Number(found[1]) * (found[3] ? 1024 : 1000) ** power) / 2 ** 20);
   return mib >= 1 ? mib : null;
 }
 

@@ -201,7 +201,7 @@ export function RetryButton({ summary, disabled }: { summary: Summary; disabled:
     const memory_mib = memory ? parseMemory(memory) : null;
     const walltime_s = walltime ? parseWalltime(walltime) : null;
     if ((memory && !memory_mib) || (walltime && !walltime_s)) {
-      say(memory && !memory_mib ? `“${memory}” is no amount of memory: write 24 GB.` : `“${walltime}” is no time: write 2 h, or 90 min.`, "bad");
+      say(memory && !memory_mib ? `“${memory}” is no amount of memory: write 24 GB, or 24 GiB.` : `“${walltime}” is no time: write 2 h, or 90 min.`, "bad");
       return;
     }
     void settle(retryCall(summary.id, { failed_only: form.get("which") !== "all", memory_mib, walltime_s }), message);

@@ -122,7 +122,7 @@ const COLUMNS: ColumnDef<Row>[] = [
   { id: "why", header: "Why", enableSorting: false, meta: { rank: 1 }, cell: ({ row: { original: job } }) => (job.state === "running" ? <span className="soft clip">{job.hosts}</span> : <span className="clip wide" title={`${job.why ?? ""} ${job.reason ?? ""}`}>{job.why ?? job.reason ?? ""} {job.why && job.reason && job.why.toLowerCase() !== job.reason.toLowerCase() && <span className="soft id">({job.reason})</span>}</span>) },
   { id: "ahead", header: "Ahead", meta: { numeric: true, rank: 2 }, cell: ({ row: { original: job } }) => (job.ahead === null ? "" : count(job.ahead)) },
   { id: "start", header: "Starts", cell: ({ row: { original: job } }) => <Start job={job} /> },
-  { id: "cores", header: "Cores", meta: { numeric: true, rank: 3 }, cell: ({ row: { original: job } }) => <span title={job.gpus ? `${job.gpus} GPUs` : ""}>{job.cores ?? ""}{job.gpus ? ` + ${job.gpus} GPU` : ""}</span> },
+  { id: "cores", header: "Cores", meta: { numeric: true, rank: 3 }, cell: ({ row: { original: job } }) => <span title={job.gpus ? plural(job.gpus, "GPU") : ""}>{job.cores ?? ""}{job.gpus ? ` + ${job.gpus} GPU` : ""}</span> },
   { id: "walltime", header: "Walltime", meta: { numeric: true, rank: 3 }, cell: ({ row: { original: job } }) => duration(job.walltime_s) },
 ];
 
