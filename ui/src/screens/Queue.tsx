@@ -6,7 +6,7 @@ import { answer, api, type Schemas } from "../api/client";
 import { clustersQuery } from "../api/queries";
 import { Chips, Fault, Loading, Mark, Notice, SearchBox, Title, useNow, When } from "../components/basics";
 import { DataTable, HowMany } from "../components/DataTable";
-import { absolute, ago, count, duration } from "../format";
+import { absolute, ago, count, duration, plural } from "../format";
 import { queue as route } from "../router";
 
 type Job = Schemas["QueuedJobAnswer"];
