@@ -9,6 +9,7 @@ from psij import SubmitException
 
 from hpcflow.core.batch import decoded, not_found
 from hpcflow.core.plugin import Accepted, Ambiguous, Refused, Reply, Submission
+from hpcflow.core.submit_options import unrecognized
 from hpcflow.core.words import counted
 from hpcflow_slurm.jobs import SlurmJobs
 from hpcflow_slurm.text import first_words
@@ -78,7 +79,9 @@ def classify(jobs: SlurmJobs, width: int, reply: Reply) -> Submission:
         )
     if _REFUSED.search(said) or _POLICY.search(said) or _OPTION.search(said):
         hint = _hint(said, width)
-        return Refused(f"Slurm refused the job array: {first_words(said)}{hint}", too_wide=bool(hint))
+        near = unrecognized(said)
+        meant = f". Did you mean --{near}?" if near is not None else ""
+        return Refused(f"Slurm refused the job array: {first_words(said)}{hint}{meant}", too_wide=bool(hint))
     return Ambiguous(f"sbatch ended with {reply.exit_code}: {first_words(said)}")
 
 

@@ -9,8 +9,16 @@ from datetime import timedelta
 from typing import Final, cast
 
 from hpcflow.core.model import UserError
+from hpcflow.core.submit_options import near_option
 
-__all__ = ["Translated", "from_job_attributes", "from_resource_spec", "from_slurm_options"]
+__all__ = [
+    "Translated",
+    "from_job_attributes",
+    "from_lsf_options",
+    "from_pbs_options",
+    "from_resource_spec",
+    "from_slurm_options",
+]
 
 
 @dataclass(slots=True)
@@ -22,6 +30,15 @@ class Translated:
     extra: list[str] = field(default_factory=list[str])
     #: Names without a meaning here, and why.
     left_out: dict[str, str] = field(default_factory=dict[str, str])
+    #: Names that are handed on though they are probably slips, and the real ones that they are close to.
+    doubted: dict[str, str] = field(default_factory=dict[str, str])
+
+    def add(self, further: Translated) -> None:
+        """Take what others said besides, which goes before."""
+        self.annotations |= further.annotations
+        self.extra += further.extra
+        self.left_out |= further.left_out
+        self.doubted |= further.doubted
 
 
 _OURS: Final = "hpcflow sets it itself"
@@ -53,18 +70,64 @@ def from_slurm_options(options: Mapping[str, object]) -> Translated:
             continue
         if long in _LEFT_OUT:
             done.left_out[name] = _LEFT_OUT[long]
-        elif long in _READ:
+            continue
+        if long in _READ:
             annotation, read = _READ[long]
             done.annotations[annotation] = read(name, value)
-        elif long == "gres" and (gpus := re.fullmatch(r"gpu:(\d+)", str(value))):
+            continue
+        if long == "gres" and (gpus := re.fullmatch(r"gpu:(\d+)", str(value))):
             done.annotations["gpus"] = int(gpus[1])
-        elif len(long) == 1:
+            continue
+        if (near := near_option("sbatch", long)) is not None:
+            done.doubted[name] = near
+        if len(long) == 1:
             done.extra.append(f"-{long}" + ("" if value in (None, "", True) else str(value)))
         else:
             done.extra.append(f"--{long}" if value in (None, "", True) else f"--{long}={value}")
     per_node = done.annotations.pop("ntasks_per_node", None)
     if per_node is not None and "ntasks" not in done.annotations:
         done.annotations["ntasks"] = cast(int, per_node) * cast(int, done.annotations.get("nodes", 1))
+    return done
+
+
+#: Options of qsub and bsub that annotations say better.
+_QSUB: Final = {"q": "partition", "A": "account"}
+_BSUB: Final = {"q": "partition", "P": "account", "U": "reservation"}
+
+
+def from_pbs_options(options: Mapping[str, object]) -> Translated:
+    """Return what a mapping of qsub's options means: ``{"q": "workq", "p": 100}``.
+
+    Raises:
+        UserError: a name of more than a letter, which qsub has not.
+    """
+    done = Translated()
+    for name, value in options.items():
+        bare = name.lstrip("-")
+        if len(bare) != 1:
+            near = near_option("qsub", bare)
+            raise UserError(
+                f"options[{name!r}]: qsub's options have one letter{f'; did you mean {near!r}?' if near else '.'} "
+                "What hpcflow has a word for, such as walltime=, memory= or partition=, is written beside the options."
+            )
+        if bare in _QSUB:
+            done.annotations[_QSUB[bare]] = str(value)
+        else:
+            done.extra.append(f"-{bare}" if value in (None, "", True) else f"-{bare}{value}")
+    return done
+
+
+def from_lsf_options(options: Mapping[str, object]) -> Translated:
+    """Return what a mapping of bsub's options means: ``{"q": "normal", "app": "chem", "x": ""}``."""
+    done = Translated()
+    for name, value in options.items():
+        bare = name.lstrip("-")
+        if bare in _BSUB:
+            done.annotations[_BSUB[bare]] = str(value)
+            continue
+        if (near := near_option("bsub", bare)) is not None:
+            done.doubted[name] = near
+        done.extra.append(f"-{bare}" if value in (None, "", True) else f"-{bare} {value}")
     return done
 
 
@@ -128,10 +191,7 @@ def from_job_attributes(attributes: Mapping[str, object], *, slurm: bool) -> Tra
         elif name == "custom_attributes" and isinstance(value, Mapping):
             own = cast("Mapping[str, object]", value)
             theirs = {key.partition(".")[2]: each for key, each in own.items() if key.startswith("slurm.") and slurm}
-            further = from_slurm_options(theirs)
-            done.annotations |= further.annotations
-            done.extra += further.extra
-            done.left_out |= further.left_out
+            done.add(from_slurm_options(theirs))
             rest = [key for key in own if not (key.startswith("slurm.") and slurm)]
             done.left_out |= dict.fromkeys(rest, "write it into extra=, as an argument of the submit command")
         else:

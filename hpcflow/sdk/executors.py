@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, Final, Self, cast
 
@@ -17,7 +17,14 @@ from hpcflow.core import model
 from hpcflow.core.environment import Environment
 from hpcflow.core.model import UserError
 from hpcflow.sdk.annotations import Annotations, ExecutorSettings
-from hpcflow.sdk.batch_options import Translated, from_job_attributes, from_resource_spec, from_slurm_options
+from hpcflow.sdk.batch_options import (
+    Translated,
+    from_job_attributes,
+    from_lsf_options,
+    from_pbs_options,
+    from_resource_spec,
+    from_slurm_options,
+)
 from hpcflow.sdk.body import Body, Surroundings
 from hpcflow.sdk.mistakes import show_plainly
 from hpcflow.sdk.options import Retries, parse_options
@@ -80,6 +87,13 @@ class NamedExecutor:
         self.settings()
         for name, why in self._meaningless():
             warnings.warn(f"{type(self).__name__}: {name}= changes nothing here: {why}.", stacklevel=3)
+        for name, near in self._translated().doubted.items():
+            command = _COMMANDS.get(self._scheduler, "sbatch")
+            warnings.warn(
+                f"{type(self).__name__}: {command} has no option {name!r} that hpcflow knows; did you mean {near!r}? "
+                "It is handed on as it is.",
+                stacklevel=3,
+            )
 
     # ---- Covalent's own
 
@@ -122,9 +136,13 @@ class NamedExecutor:
             raise UserError(f"{where}: executor= and max_running= belong to electrons and lattices.")
         done = self._translated()
         extra = self.annotations.get("extra") or ()
-        further = {"extra": [*done.extra, *cast("Sequence[str]", extra)]} if done.extra or extra else {}
+        theirs = done.extra if self._scheduler in {"", "slurm"} else []
+        further = {"extra": [*theirs, *cast("Sequence[str]", extra)]} if theirs or extra else {}
         # What is written as an annotation of hpcflow's says it better than an option of a scheduler.
         parsed = parse_options({**done.annotations, **self.annotations, **further}, where)
+        if done.extra and not theirs:
+            # A letter of qsub's or bsub's means something else to sbatch: their plugins look at what it is.
+            parsed = replace(parsed, extra=(*done.extra, *(parsed.extra or ())))
         retries, limit_s = _given(self, "retries"), _given(self, "time_limit")
         if retries and parsed.retries is None:
             rules = retries if isinstance(retries, model.Retries) else Retries(cast(int, retries), exceptions=True)
@@ -242,10 +260,13 @@ class DaskExecutor(LocalExecutor):
 
 
 #: Options of qsub and bsub that are annotations here.
-_SHORT: Final = {
-    ("pbs", "q"): "partition", ("pbs", "A"): "account",
-    ("lsf", "q"): "partition", ("lsf", "P"): "account", ("lsf", "U"): "reservation",
-}  # fmt: skip
+#: How each scheduler's ``options`` are read.
+_OPTIONS: Final[Mapping[str, Callable[[Mapping[str, object]], Translated]]] = {
+    "slurm": from_slurm_options,
+    "pbs": from_pbs_options,
+    "lsf": from_lsf_options,
+}
+_COMMANDS: Final = {"slurm": "sbatch", "pbs": "qsub", "lsf": "bsub"}
 
 
 class _Remote(NamedExecutor):
@@ -317,15 +338,7 @@ class _Remote(NamedExecutor):
 
     def _translated(self) -> Translated:
         options = cast("Mapping[str, object]", _given(self, "options") or {})
-        if self._scheduler == "slurm":
-            done = from_slurm_options(options)
-        else:
-            done = Translated()
-            for name, value in options.items():
-                if (annotation := _SHORT.get((self._scheduler, name.lstrip("-")))) is not None:
-                    done.annotations[annotation] = str(value)
-                else:
-                    done.extra.append(_argument(name, value))
+        done = _OPTIONS[self._scheduler](options)
         several = cast(int, done.annotations.get("ntasks", self.annotations.get("ntasks", 1)))
         if _given(self, "use_srun") and several > 1:
             done.annotations["launcher"] = "srun"
@@ -508,9 +521,7 @@ class HPCExecutor(NamedExecutor):
         attributes = cast("Mapping[str, object]", _given(self, "job_attributes_kwargs") or {})
         done = from_resource_spec(spec)
         further = from_job_attributes(attributes, slurm=_given(self, "instance") == "slurm")
-        done.annotations |= further.annotations
-        done.extra += further.extra
-        done.left_out |= further.left_out
+        done.add(further)
         launcher = _given(self, "launcher")
         if launcher in ("srun", "mpirun"):
             done.annotations["launcher"] = launcher
@@ -570,12 +581,3 @@ def _home(path: str) -> str:
         if path.startswith(beginning):
             return '"$HOME"/' + shlex.quote(path.removeprefix(beginning))
     return shlex.quote(path)
-
-
-def _argument(name: str, value: object) -> str:
-    """Return an argument of qsub or bsub, its value included."""
-    bare = name.lstrip("-")
-    empty = value in (None, "", True)
-    if len(bare) == 1:
-        return f"-{bare}" if empty else f"-{bare}{value}"
-    return f"--{bare}" if empty else f"--{bare}={value}"

@@ -257,7 +257,12 @@ def _extra(name: str, value: object) -> tuple[str, ...]:
 def _argument(name: str, value: object) -> str:
     if not isinstance(value, str) or not re.match(r"--?[A-Za-z]", value) or not value.isprintable():
         raise UserError(f"{name}: {value!r} must be one text that begins with '-', its value included: '--nice=100'.")
-    option = value.partition("=")[0] if value.startswith("--") else value[:2]
+    if value.startswith("--"):
+        option = value.partition("=")[0]
+    else:
+        # LSF's have longer names and a blank before the value: "-app dft".
+        word, blank, _ = value.partition(" ")
+        option = word if blank else value[:2]
     # getopt takes any unambiguous beginning of a long option for the option itself.
     ours = [own for own in _OURS if own == option or (option.startswith("--") and own.startswith(option))]
     if ours:

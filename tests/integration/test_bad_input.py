@@ -55,7 +55,7 @@ IMPOSSIBLE = {
     "more memory than the machine has": (
         "executor='local', memory='100 TB'",
         "return one(1)",
-        r"Electron 'one' can't run\. .* [GT]iB of memory on one node, and there is at most [\d.]+ GiB on local, .*less\.",
+        r".* [GT]iB of memory on one node, and there is at most [\d.]+ GiB on local, .*less\.",
     ),
     "a circle": (
         "executor='local'",

@@ -186,12 +186,55 @@ def test_executors_go_to_dictionaries_and_come_back(make: Callable[[], NamedExec
 
 
 def test_options_of_pbs_and_lsf_are_arguments_of_their_commands() -> None:
-    executor = ex.LSFExecutor(options={"q": "normal", "P": "chem", "R": "span[hosts=1]"}, partition="long")
+    options = {"q": "normal", "P": "chem", "R": "rusage[tmp=100]", "app": "dft", "x": ""}
+    executor = ex.LSFExecutor(options=options, partition="long")
 
     assert executor.settings().cluster == "lsf:"
-    assert executor.settings().defaults.extra == ("-Rspan[hosts=1]",)
+    # An option and its value in one text, as extra= has them on LSF.
+    assert executor.settings().defaults.extra == ("-R rusage[tmp=100]", "-app dft", "-x")
+    assert ex.PBSExecutor(options={"p": 100, "m": "n"}).settings().defaults.extra == ("-p100", "-mn")
     assert executor.settings().defaults.account == "chem"
     assert executor.settings().defaults.partition == "long"
+
+
+@pytest.mark.parametrize(
+    ("executor", "options", "near"),
+    [
+        (
+            ex.SlurmExecutor,
+            {"partion": "debug"},
+            "sbatch has no option 'partion' that hpcflow knows; did you mean 'partition'",
+        ),
+        (
+            ex.SlurmExecutor,
+            {"cpus_per_task": 2},
+            "no option 'cpus_per_task' that hpcflow knows; did you mean 'cpus-per-task'",
+        ),
+        (ex.SlurmExecutor, {"walltime": "10"}, "no option 'walltime' that hpcflow knows; did you mean 'time'"),
+        (ex.LSFExecutor, {"queue": "normal"}, "bsub has no option 'queue' that hpcflow knows; did you mean 'q'"),
+        (ex.LSFExecutor, {"datagrpp": "x"}, "bsub has no option 'datagrpp' that hpcflow knows; did you mean 'datagrp'"),
+    ],
+)
+def test_an_option_that_is_close_to_a_real_one_is_doubted_before_anything_is_submitted_and_handed_on(
+    executor: type[ex.SlurmExecutor | ex.LSFExecutor], options: dict[str, object], near: str
+) -> None:
+    with pytest.warns(UserWarning, match=near):
+        made = executor(options=options)
+    (name,) = options
+    assert any(name in word for word in made.settings().defaults.extra or ())
+
+
+def test_options_of_a_sites_plugins_are_handed_on_without_a_word() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = ex.SlurmExecutor(options={"container-image": "a.sqsh", "site-cache": "warm", "bbf": "x"})
+        ex.LSFExecutor(options={"site_cache": "warm"})
+    assert made.settings().defaults.extra == ("--container-image=a.sqsh", "--site-cache=warm", "--bbf=x")
+
+
+def test_qsub_has_no_long_options_so_one_is_refused_at_once() -> None:
+    with pytest.raises(UserError, match=r"options\['queue'\]: qsub's options have one letter; did you mean 'q'\?"):
+        ex.PBSExecutor(options={"queue": "workq"})
 
 
 def test_an_ssh_executor_needs_a_machine() -> None:

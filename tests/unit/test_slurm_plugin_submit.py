@@ -332,6 +332,14 @@ def test_every_refusal_that_was_seen_is_refused(entry: Entry) -> None:
     assert "sbatch:" not in submission.reason
 
 
+def test_an_option_that_sbatch_has_not_is_told_with_the_nearest_that_it_has() -> None:
+    said = "sbatch: unrecognized option '--nodelst=n1'\nTry \"sbatch --help\" for more information\n"
+    submission = PLUGIN.parse_submit(an_array(), a_reply("", said, 1))
+    assert isinstance(submission, Refused)
+    assert "unrecognized option '--nodelst=n1'" in submission.reason
+    assert submission.reason.endswith(". Did you mean --nodelist?")
+
+
 def test_a_refusal_for_the_arrays_size_says_what_to_do() -> None:
     said = "sbatch: error: Batch job submission failed: Invalid job array specification\n"
 
