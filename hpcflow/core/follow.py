@@ -247,6 +247,30 @@ class Ledger:
         """
         return [name for name, worker in self.workers.items() if worker.exit not in {None, "term", "fault"}]
 
+    def array_tasks(self) -> set[str]:
+        """Return the array tasks, as "8123_7", of which a worker wrote a line."""
+        return {array_task_of(name) for name in self.workers}
+
+    def left(self) -> set[str]:
+        """Return the array tasks, as "8123_7", of which every worker chose to leave."""
+        staying = {array_task_of(name) for name, worker in self.workers.items() if worker.exit is None}
+        return {array_task_of(name) for name in self.left_by_themselves()} - staying
+
+    def all_gone(self, serving: Iterable[str], over: Iterable[str]) -> bool:
+        """Return whether nothing more will be heard of any worker.
+
+        Only their own last lines tell: of one that accounting calls ended the journal may not be seen here yet (S3).
+        Whoever began, wrote no last line and was not dealt with may still be heard of, whatever became of its array.
+
+        Args:
+            serving: the array tasks, as "8123_7", of arrays that are not over: each has to have left by itself.
+            over: those of arrays that are over that may have had a worker: each has to have been heard of.
+        """
+        if any(worker.exit is None and not worker.released for worker in self.workers.values()):
+            return False
+        heard, left = self.array_tasks(), self.left()
+        return all(name in left for name in serving) and all(name in heard for name in over)
+
     def read(self, worker: str, records: Sequence[Record]) -> list[Fact]:
         """Take the new records of one worker's journal, in order, and return what they say about tasks."""
         if worker not in self.workers:

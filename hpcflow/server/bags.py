@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
@@ -74,6 +74,14 @@ class LiveArray:
     @property
     def open(self) -> bool:
         return self.state not in {ArrayState.ENDED, ArrayState.REFUSED}
+
+    def name_of(self, index: int) -> str:
+        """Return an array task as "8123_7"."""
+        return f"{self.array.job_id}_{index}"
+
+    def names(self) -> Iterator[str]:
+        """Yield all its array tasks so."""
+        return map(self.name_of, range(self.array.width))
 
     def is_due(self, now: datetime) -> bool:
         """It waits to be submitted, and may be now."""
@@ -160,6 +168,13 @@ class LiveArray:
             core_seconds=before["core_seconds"],
             max_rss_kib=before["max_rss_kib"],
         )
+
+    def may_have_run(self) -> Iterator[str]:
+        """Yield its array tasks, as "8123_7", but for those that were cancelled before they began."""
+        for index, name in enumerate(self.names()):
+            end = self.end(index)
+            if end is None or end.started_at is not None or end.cause is not Cause.CANCELLED:
+                yield name
 
     def row(self) -> ArrayRow:
         return ArrayRow(
@@ -251,20 +266,12 @@ class LiveBag:
     @property
     def workers(self) -> int:
         """Array tasks that live or may yet come up, as far as journals and accounting say."""
-        left = self._left()
+        left = self.ledger.left()
         return sum(
-            sum(
-                index not in array.ends and f"{array.array.job_id}_{index}" not in left
-                for index in range(array.array.width)
-            )
+            sum(index not in array.ends and name not in left for index, name in enumerate(array.names()))
             for array in self.arrays
             if array.open
         )
-
-    def _left(self) -> set[str]:
-        """Return the array tasks, as "8123_7", of which every worker chose to leave."""
-        staying = {array_task_of(name) for name, worker in self.ledger.workers.items() if worker.exit is None}
-        return {array_task_of(name) for name in self.ledger.left_by_themselves()} - staying
 
     @property
     def launch_s(self) -> float | None:
@@ -279,11 +286,7 @@ class LiveBag:
     @property
     def came_up(self) -> int:
         """Array tasks whose worker wrote a line, however often it was requeued."""
-        return len(self._up())
-
-    def _up(self) -> set[str]:
-        """Return the array tasks, as "8123_7", whose worker wrote a line."""
-        return {array_task_of(name) for name in self.ledger.workers}
+        return len(self.ledger.array_tasks())
 
     def hold_back(self) -> None:
         """Keep the arrays for later that are not submitted at once, as long as no others were."""
@@ -293,7 +296,7 @@ class LiveBag:
     def alive(self) -> set[str]:
         """Return the workers that came up and, as far as anyone knows, have not left."""
         left = {
-            f"{array.array.job_id}_{index}"
+            array.name_of(index)
             for array in self.arrays
             if array.array.job_id is not None
             for index in (range(array.array.width) if not array.open else array.ends)
@@ -310,35 +313,20 @@ class LiveBag:
 
     def on_their_way(self) -> int:
         """Return how many array tasks may still come up: submitted or about to be, and not ended or trimmed before."""
-        up = self._up()
+        up = self.ledger.array_tasks()
         return sum(
-            sum(f"{array.array.job_id}_{index}" not in up for index in range(array.array.width))
+            sum(name not in up for name in array.names())
             for array in self.arrays
             if array.open and not array.trimmed and not array.cancel_wanted
         )
 
     @property
     def deserted(self) -> bool:
-        """All array tasks came up and left by themselves: what nobody claimed nobody will.
-
-        Only their own last lines tell: of one that accounting calls ended the journal may not be seen here yet (S3).
-        """
-        left = self._left()
-        # Whoever began and neither left by a line that is seen here nor was dealt with may still be heard of.
-        if any(worker.exit is None and not worker.released for worker in self.ledger.workers.values()):
-            return False
-        heard = {array_task_of(name) for name in self.ledger.workers}
-        for array in self.arrays:
-            over = array.state is ArrayState.ENDED
-            ran = [index for index in range(array.array.width) if over and _may_have_run(array.end(index))]
-            if any(f"{array.array.job_id}_{index}" not in heard for index in ran):
-                return False
-        return all(
-            array.state is ArrayState.SUBMITTED
-            and all(f"{array.array.job_id}_{index}" in left for index in range(array.array.width))
-            for array in self.arrays
-            if array.open
-        )
+        """All array tasks came up and left by themselves: what nobody claimed nobody will."""
+        # Of an array without an id, which may yet be taken, no array task was ever heard.
+        serving = (name for array in self.arrays if array.open for name in array.names())
+        over = (name for array in self.arrays if array.state is ArrayState.ENDED for name in array.may_have_run())
+        return self.ledger.all_gone(serving, over)
 
     @property
     def takes_more(self) -> bool:
@@ -388,10 +376,10 @@ class LiveBag:
     def cancelled_by_others(self) -> tuple[str, Observation] | None:
         """Return an array task, as "8123_7", that somebody else cancelled since the last call, and its end."""
         news: list[tuple[str, Observation]] = []
-        up = self._up()
+        up = self.ledger.array_tasks()
         for array in self.arrays:
             for index in (*array.ends, *array.ends_before):
-                name = f"{array.array.job_id}_{index}"
+                name = array.name_of(index)
                 end = array.end(index)
                 if end is None or end.cause is not Cause.CANCELLED or array.cancel_wanted or name in self.cancelled:
                     continue
@@ -489,8 +477,3 @@ def _elapsed_s(end: Observation) -> float | None:
     if end.started_at is None or end.ended_at is None:
         return None
     return (end.ended_at - end.started_at).total_seconds()
-
-
-def _may_have_run(end: Observation | None) -> bool:
-    """Whether an array task that is over, or of which nothing is known, may have had a worker."""
-    return end is None or end.started_at is not None or end.cause is not Cause.CANCELLED

@@ -400,7 +400,7 @@ class Reconciler:
         for array in bag.arrays:
             for index in [*sorted(array.ends), 0][:3]:
                 # The scheduler's own file for an array task: by its index, or of `local` by job and index.
-                for name in (f"{index}.slurm", f"{array.array.job_id}_{index}.log"):
+                for name in (f"{index}.slurm", f"{array.name_of(index)}.log"):
                     with suppress(TransportError):
                         data = await cluster.transport.read(f"{bag.bag.path}/logs/{name}", 0, 1 << 16)
                         said = said or data.decode(errors="replace").strip()[-_LOG_TAIL:]

@@ -100,9 +100,7 @@ class Shared:
             self.writer.pending.bags.append(bag.row(closed_at=self.now()))
             spent = bag.ledger.usage()
             for array in bag.arrays:
-                names = {
-                    index: f"{array.array.job_id}_{index}" for index in array.ends.keys() | array.ends_before.keys()
-                }
+                names = {index: array.name_of(index) for index in array.ends.keys() | array.ends_before.keys()}
                 array.usage = {index: spent[name] for index, name in names.items() if name in spent}
                 self.writer.pending.arrays.append(array.row())
 

@@ -72,6 +72,18 @@ def test_of_a_dead_workers_tasks_only_the_running_one_is_charged() -> None:
     assert ledger.lost(["7_0_0"], last=False) == Lost(running=(((1, 1), "7_0_0"),), free=((2, 1),), cut=())
 
 
+def test_an_array_task_has_left_when_each_of_its_workers_chose_to() -> None:
+    ledger = Ledger(a_bag(2))
+    ledger.read("7+0_0_0", [claim(0), leave("drained")])
+    ledger.read("7+1_0_0", [claim(1)])
+    ledger.read("7_1_0", [leave("walltime")])
+    ledger.read("7_2_0", [leave("term")])
+    before = ledger.left()
+    ledger.read("7+1_0_0", [leave("warned")])
+    assert (before, ledger.left()) == ({"7_1"}, {"7_0", "7_1"})
+    assert ledger.array_tasks() == {"7_0", "7_1", "7_2"}
+
+
 def test_what_was_given_back_once_is_not_given_back_again() -> None:
     ledger = Ledger(a_bag(2))
     ledger.read("7_0_0", [claim(0), start(0)])

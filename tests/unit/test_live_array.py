@@ -11,7 +11,7 @@ from hpcflow.server.store import ArrayState
 BEGAN = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
-def an_array(state: ArrayState) -> LiveArray:
+def an_array(state: ArrayState, *, job: str | None = None, width: int = 1) -> LiveArray:
     """An array of which the intent was stored long before anything else happened."""
     return LiveArray(
         JobArray(
@@ -20,11 +20,12 @@ def an_array(state: ArrayState) -> LiveArray:
             dispatch=DispatchId("D"),
             cluster=ClusterName("mini"),
             resources=Resources(),
-            width=1,
+            width=width,
             worker_walltime_s=60,
             command=("python3",),
             path="/bag",
             intent_at=BEGAN - timedelta(hours=1),
+            job_id=None if job is None else JobId(job),
         ),
         state,
     )
