@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +77,21 @@ class Writing:
         asked: dict[Name, int] = {"stdout": after.get("stdout", -1), "stderr": after.get("stderr", -1)}
         return await self.logs.output(self.dispatch, index, asked, limit, wait_s)
 
+    async def search(self, text: str, offset: int = 0, limit: int = 100) -> Json:
+        return await self.logs.search(self.dispatch, 1, "stdout", text, offset=offset, limit=limit)
+
+
+@asynccontextmanager
+async def writing(folder: Path, **settings: Any) -> AsyncGenerator[Writing]:  # Any: Settings
+    async with a_stage(folder, **settings) as stage:
+        written = Writing(stage)
+        await written.begin()
+        yield written
+
 
 @in_loop
 async def test_a_running_task_shows_what_it_writes_and_nothing_of_the_one_before_it(tmp_path: Path) -> None:
-    async with a_stage(tmp_path) as stage:
-        written = Writing(stage)
-        await written.begin()
+    async with writing(tmp_path) as written:
         await written.write("zwei \N{SNOWMAN}".encode()[:-1])
         told = await written.output()
         assert told["running"] is True
@@ -97,9 +108,7 @@ async def test_a_running_task_shows_what_it_writes_and_nothing_of_the_one_before
 
 @in_loop
 async def test_who_follows_is_told_of_the_end_without_a_further_line(tmp_path: Path) -> None:
-    async with a_stage(tmp_path) as stage:
-        written = Writing(stage)
-        await written.begin()
+    async with writing(tmp_path) as written:
         await written.write(b"second\n")
         waiting = asyncio.create_task(written.output(stdout=7, stderr=0, wait_s=20))
         written.worker.end(1, out=[6, 13], r={"b": "gASIiC4="})
@@ -109,9 +118,7 @@ async def test_who_follows_is_told_of_the_end_without_a_further_line(tmp_path: P
 
 @in_loop
 async def test_two_hundred_who_look_cost_as_few_commands_as_one(tmp_path: Path) -> None:
-    async with a_stage(tmp_path, journal_poll_max=0.5) as stage:
-        written = Writing(stage)
-        await written.begin()
+    async with writing(tmp_path, journal_poll_max=0.5) as written:
         await written.write(b"second\n")
         told = await asyncio.gather(*(written.output() for _ in range(200)))
         assert {each["stdout"]["text"] for each in told} == {"second\n"}
@@ -120,9 +127,7 @@ async def test_two_hundred_who_look_cost_as_few_commands_as_one(tmp_path: Path) 
 
 @in_loop
 async def test_a_cluster_that_does_not_answer_is_told_to_all_who_wait(tmp_path: Path) -> None:
-    async with a_stage(tmp_path) as stage:
-        written = Writing(stage)
-        await written.begin()
+    async with writing(tmp_path) as written:
         written.transport.away = True
         found = await asyncio.gather(written.output(), written.output(), return_exceptions=True)
         assert [str(each) for each in found if isinstance(each, TransportError)] == [
@@ -134,12 +139,10 @@ async def test_a_cluster_that_does_not_answer_is_told_to_all_who_wait(tmp_path: 
 
 @in_loop
 async def test_what_a_task_wrote_that_died_with_its_worker_can_be_read(tmp_path: Path) -> None:
-    async with a_stage(tmp_path) as stage:
-        written = Writing(stage)
-        await written.begin()
+    async with writing(tmp_path) as written:
         await written.write(b"before the end\n", "stderr")
         written.job.tasks[0] = (Phase.ENDED, Cause.MEMORY, "OUT_OF_MEMORY")
-        await stage.until(lambda: written.dispatch not in stage.engine.writer.dispatches)
+        await written.stage.until(lambda: written.dispatch not in written.stage.engine.writer.dispatches)
         told = await written.output()
         assert (told["running"], told["stderr"]["text"]) == (False, "before the end\n")
         assert await written.logs.piece(written.dispatch, 1, "stderr", 7, 3) == b"the"
@@ -147,30 +150,26 @@ async def test_what_a_task_wrote_that_died_with_its_worker_can_be_read(tmp_path:
 
 @in_loop
 async def test_a_log_of_a_gigabyte_opens_at_its_end_and_is_searched_in_parts(tmp_path: Path) -> None:
-    async with a_stage(tmp_path) as stage:
-        written = Writing(stage)
-        await written.begin()
+    async with writing(tmp_path) as written:
         await written.write(b"\nit Begins\n")
         os.truncate(written.files["stdout"], 2**30)
         await written.write(b"\nit begins to end\n")
         size = 2**30 - 6 + 18
         told = await written.output(limit=19)
         assert told["stdout"] == {"offset": size - 19, "next": size, "size": size, "text": "\0\nit begins to end\n"}
-        begin = await written.logs.search(written.dispatch, 1, "stdout", "IT BEGINS", offset=0, limit=100)
+        begin = await written.search("IT BEGINS")
         assert begin["hits"] == [{"offset": 1, "text": "it Begins"}]
         assert 0 < begin["searched"] < begin["size"] == size
         later = size - 50 * 2**20
-        end = await written.logs.search(written.dispatch, 1, "stdout", "IT BEGINS", offset=later, limit=100)
+        end = await written.search("IT BEGINS", later)
         assert end == {"hits": [{"offset": size - 17, "text": "it begins to end"}], "searched": size, "size": size}
 
 
 @in_loop
 async def test_one_endless_line_has_hits_that_can_be_counted_and_go_on_where_they_stopped(tmp_path: Path) -> None:
-    async with a_stage(tmp_path) as stage:
-        written = Writing(stage)
-        await written.begin()
+    async with writing(tmp_path) as written:
         await written.write(b"step " * 2_000_000)
-        part = await written.logs.search(written.dispatch, 1, "stdout", "step", offset=0, limit=3)
+        part = await written.search("step", limit=3)
         assert [hit["offset"] for hit in part["hits"]] == [0, 4100, 8200]
         assert all(len(hit["text"]) <= 600 for hit in part["hits"])
         more = await written.logs.search(written.dispatch, 1, "stdout", "step", offset=part["searched"], limit=1)
@@ -182,13 +181,11 @@ async def test_one_endless_line_has_hits_that_can_be_counted_and_go_on_where_the
 
 @in_loop
 async def test_letters_of_any_language_are_found_in_either_case(tmp_path: Path) -> None:
-    async with a_stage(tmp_path) as stage:
-        written = Writing(stage)
-        await written.begin()
+    async with writing(tmp_path) as written:
         await written.write("ÄRGER in der Straße\n\u0130stanbul (x)\n".encode())
 
         async def found(text: str) -> list[int]:
-            told = await written.logs.search(written.dispatch, 1, "stdout", text, offset=0, limit=9)
+            told = await written.search(text, limit=9)
             assert told["searched"] == told["size"]
             return [hit["offset"] for hit in told["hits"]]
 
@@ -199,9 +196,7 @@ async def test_letters_of_any_language_are_found_in_either_case(tmp_path: Path) 
 @pytest.mark.parametrize("damage", ["link", "gone"])
 @in_loop
 async def test_what_is_no_log_is_not_read(tmp_path: Path, damage: str) -> None:
-    async with a_stage(tmp_path) as stage:
-        written = Writing(stage)
-        await written.begin()
+    async with writing(tmp_path) as written:
         path = written.files["stderr"]
         path.unlink()
         if damage == "link":

@@ -326,12 +326,7 @@ class Store:
         Raises:
             StoreError: no such dispatch.
         """
-        with self.reading() as connection:
-            raw = connection.execute(sa.select(MANIFEST.c.json).where(MANIFEST.c.dispatch == dispatch)).scalar()
-        if raw is None:
-            raise StoreError(f"No dispatch {dispatch} here.")
-        manifest: dict[str, Any] = unpacked(raw)
-        return manifest
+        return self._manifest(sa.select(MANIFEST.c.json).where(MANIFEST.c.dispatch == dispatch), f"dispatch {dispatch}")
 
     def tasks(
         self,
@@ -427,10 +422,13 @@ class Store:
         Raises:
             StoreError: no such child.
         """
+        return self._manifest(sa.select(CHILD.c.json).where(CHILD.c.id == child), f"child dispatch {child}")
+
+    def _manifest(self, statement: sa.Select[bytes], whose: str) -> dict[str, Any]:  # Any: JSON
         with self.reading() as connection:
-            raw = connection.execute(sa.select(CHILD.c.json).where(CHILD.c.id == child)).scalar()
+            raw = connection.execute(statement).scalar()
         if raw is None:
-            raise StoreError(f"No child dispatch {child} here.")
+            raise StoreError(f"No {whose} here.")
         manifest: dict[str, Any] = unpacked(raw)
         return manifest
 
