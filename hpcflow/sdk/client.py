@@ -21,10 +21,11 @@ from hpcflow.core.bag import stream_parts
 from hpcflow.core.model import UserError, ulid
 from hpcflow.core.places import client_settings, places
 from hpcflow.sdk.answers import Plan, Summary, parse_plan, parse_summary
-from hpcflow.sdk.connection import DispatchNotFound, Server, ServerElsewhere, ServerUnreachable
+from hpcflow.sdk.connection import DispatchNotFound, Server, ServerElsewhere, ServerUnreachable, read_record
 from hpcflow.sdk.link import read_link
 from hpcflow.sdk.mistakes import show_plainly
 from hpcflow.sdk.results import Result, status_of
+from hpcflow.sdk.shell import differing, environment_of
 from hpcflow.sdk.startup import ServerStartFailed, ensure
 from hpcflow.sdk.stored_call import StoredCall, stored_call
 from hpcflow.sdk.terminal import progress
@@ -414,8 +415,23 @@ def outgoing(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
     if read_link(places(os.environ)) is not None:
         # This interpreter is on another machine than the server's: only its minor version means something there.
         described["executable"] = "python{}.{}".format(*sys.version_info[:2])
-    described["client"] = {"host": socket.gethostname(), "user": _user(), "version": __version__}
+    described["client"] = {
+        "host": socket.gethostname(),
+        "user": _user(),
+        "version": __version__,
+        "others": _others(),
+    }
     return described, blobs
+
+
+def _others() -> dict[str, list[str]]:
+    """Return what of this environment the server has otherwise, as far as it is a process of this machine."""
+    where = places(os.environ)
+    record = None if read_link(where) is not None else read_record(where)
+    if record is None or record.host != socket.gethostname():
+        return {}
+    began_with = environment_of(record.pid)
+    return {} if began_with is None else differing(began_with, os.environ)
 
 
 def _user() -> str:

@@ -35,7 +35,7 @@ from hpcflow.core.plan import (
 )
 from hpcflow.server.addressed import name_clusters
 from hpcflow.server.bags import array_of, bag_of
-from hpcflow.server.clusters import Cluster, Default
+from hpcflow.server.clusters import LOCAL, Cluster, Default
 from hpcflow.server.environments import Environments, imports_of
 from hpcflow.server.manifest import function_imports, read_graph
 from hpcflow.server.settings import Settings
@@ -76,7 +76,9 @@ class Intake:
         graph, shapes = self.read(manifest, sublattice=sublattice)
         messages: list[str] = []
         if any(task.executor is None for task in graph.tasks):
-            messages.append(f"Electrons without executor= run on {self._default.name!r}, {self._default.reason}.")
+            reason = f"Electrons without executor= run on {self._default.name!r}, {self._default.reason}."
+            local = self._default.name == LOCAL and not self._settings.default_executor
+            messages.append(f"{reason} {_begin_anew(manifest) if local else ''}".rstrip())
         functions = function_imports(manifest)
         for shape in dict.fromkeys(shapes):
             cluster = self._clusters[shape.cluster]
@@ -85,10 +87,9 @@ class Intake:
             except SiteError as error:
                 raise UserError(str(error)) from None
             except HpcflowError as error:
-                hint = "If it answers in your shell, `hpcflow restart` gives the server that shell's environment."
+                hint = _begin_anew(manifest, cluster.settings.scheduler if cluster.link is None else "ssh")
                 messages.append(
-                    f"{cluster.name} does not answer now ({error}); its tasks wait until it does. "
-                    f"{hint if cluster.link is None else ''}".rstrip()
+                    f"{cluster.name} does not answer now ({error}); its tasks wait until it does. {hint}".rstrip()
                 )
                 continue
             try:
@@ -134,7 +135,8 @@ class Intake:
         cluster = self._clusters.get(ClusterName(task.executor or self._default.name))
         if cluster is None:
             names = ", ".join(sorted(self._clusters))
-            raise UserError(f"There is no executor {task.executor!r}; the clusters are {names}.")
+            text = f"There is no executor {task.executor!r}; the clusters are {names}."
+            raise UserError(f"{text} {_begin_anew(manifest, str(task.executor))}".rstrip())
         table, resources = cluster.settings, task.resources
         if task.launcher == "srun" and table.scheduler != "slurm":
             raise UserError(
@@ -229,6 +231,22 @@ def _too_many_slots(cluster: Cluster, shape: Shape, limits: Limits) -> str | Non
         f"slots = {wanted} of {cluster.name!r} is more than a node of partition {partition.name!r} holds: an array "
         f"task runs {fit} such tasks at once there."
     )
+
+
+def _begin_anew(manifest: Manifest, scheduler: str | None = None) -> str:
+    """Return what to do where whoever dispatches has an environment that leads elsewhere; empty where it does not.
+
+    Args:
+        manifest: of the dispatch.
+        scheduler: the one that is missed; "ssh" behind ssh; ``None``: any on this machine.
+    """
+    others = manifest["client"].get("others", {})
+    wanted = [scheduler] if scheduler is not None else [each for each in others if each != "ssh"]
+    names = list(dict.fromkeys(name for each in wanted for name in others.get(each, ())))
+    if not names:
+        return ""
+    told = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return f"The server began with another {told} than this program has: `hpcflow restart` gives it these."
 
 
 def _no_walltime(cluster: Cluster, shape: Shape, limits: Limits, most_s: float) -> str:

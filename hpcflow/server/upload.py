@@ -49,6 +49,8 @@ class ClientNote(TypedDict):
     host: Text
     user: Text
     version: Text
+    #: Variables by which its environment leads elsewhere than this server's does, by scheduler, "ssh" among them.
+    others: NotRequired[dict[str, list[Text]]]
 
 
 class FileNote(TypedDict):

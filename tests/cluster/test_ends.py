@@ -462,8 +462,8 @@ def story():
     )
     (task,) = story.ends("FAILED")
     assert re.fullmatch(
-        r"The task was killed for its memory \((FAILED 0:9, MaxRSS \d+K, ReqMem \d+M|OUT_OF_MEMORY.*)\)\. "
-        r"Ask for more with memory=\.",
+        r"The task was killed for its memory \((FAILED 0:9, MaxRSS \d+K, ReqMem \d+M|OUT_OF_MEMORY.*)\): "
+        r"it had asked for \d+ MiB\. Ask for more: memory=\"\d+ MiB\" in @hf\.electron\(…\), or .*",
         task["error"],
     )
     assert story.submissions == 1

@@ -244,6 +244,7 @@ def test_a_cluster_whose_commands_are_missing_says_which_and_loses_no_dispatch(a
     assert "Traceback" not in tested.stdout + tested.stderr
     assert dispatch.returncode == 0, dispatch.stderr
     assert "hpc does not answer now" in dispatch.stderr
+    assert "hpcflow restart" not in dispatch.stderr  # it would change nothing
     shown = alone.asks("show", dispatch.stdout.strip())
     assert (shown["status"], shown["counts"]) == ("RUNNING", {"ready": 1})
     assert alone.asks("cancel", dispatch.stdout.strip())["cancelled"] == 1

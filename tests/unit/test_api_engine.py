@@ -135,6 +135,29 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Generator[Client]:
 
 
 @pytest.mark.parametrize(
+    ("others", "hint"),
+    [
+        ({}, ""),
+        ({"ssh": ["SSH_AUTH_SOCK"]}, ""),
+        (
+            {"slurm": ["SLURM_CONF", "PATH"], "pbs": ["PBS_CONF_FILE"]},
+            " The server began with another SLURM_CONF, PATH and PBS_CONF_FILE than this program has: "
+            "`hpcflow restart` gives it these.",
+        ),
+    ],
+)
+def test_who_has_another_environment_than_the_server_is_told_to_restart_it(
+    client: Client, others: dict[str, list[str]], hint: str
+) -> None:
+    told = {"host": "login1", "user": "me", "version": "1.2.3", "others": others}
+    status, answer = client.upload("01JD0000000000000000000PN1", "?plan=1", client=told)
+    assert status in {200, 201}, answer
+    assert answer["messages"][0] == (
+        f"Electrons without executor= run on 'local', because no scheduler was found on this machine.{hint}"
+    )
+
+
+@pytest.mark.parametrize(
     ("path", "model"),
     [
         ("/status", schema.ServerStatus),
@@ -254,5 +277,5 @@ def test_what_failed_is_tried_again_in_a_dispatch_that_has_ended(client: Client)
     assert [client.get(f"/dispatches/{THIRD}/tasks/{index}")["attempt"] for index in range(3)] == [1, 1, 2]
     status, raw = client.ask("POST", f"/dispatches/{THIRD}/retry", b'{"failed_only": true, "memory_mib": 1000000000}')
     assert status == 400
-    assert "1000000000 MiB" in json.loads(raw)["error"]
+    assert "953.7 TiB" in json.loads(raw)["error"]
     assert client.get(f"/dispatches/{THIRD}")["status"] == "FAILED"

@@ -84,6 +84,16 @@ def _sing() -> str:
 # ---- dispatching
 
 
+def test_a_dispatch_says_what_leads_to_another_scheduler_than_the_servers_environment(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.answers["POST", "/dispatches"] = (201, {"id": "1", "status": "RUNNING", "messages": []})
+    monkeypatch.setenv("SLURM_CONF", "/opt/other/slurm.conf")
+    dispatch(flow)(3)
+    [request] = fake.requests
+    assert request.manifest["client"]["others"] == {"slurm": ["SLURM_CONF"]}
+
+
 def test_a_dispatch_is_one_upload_with_the_clients_own_id(fake: FakeServer) -> None:
     fake.answers["POST", "/dispatches"] = lambda request: (
         201,
@@ -98,6 +108,8 @@ def test_a_dispatch_is_one_upload_with_the_clients_own_id(fake: FakeServer) -> N
     assert len(manifest["tasks"]) == 2
     assert manifest["client"]["host"] == socket.gethostname()
     assert manifest["client"]["version"] == hpcflow.__version__
+    # The server's record names this very process: its environment is what the program has.
+    assert manifest["client"]["others"] == {}
     assert manifest["python"] == list(sys.version_info[:2])
     assert request.headers["authorization"] == f"Bearer {TOKEN}"
     assert request.headers["content-type"] == "application/x-hpcflow-dispatch"
