@@ -22,6 +22,7 @@ __all__ = [
     "kill_strangers",
     "prefer_for_oom",
     "signal_group",
+    "waited_for_a_core",
 ]
 
 # prctl(2)
@@ -34,6 +35,21 @@ _prctl = ctypes.CDLL(None).prctl
 def adopt_orphans() -> None:
     """Become the parent of every descendant that loses its own."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def waited_for_a_core() -> float:
+    """Return for how long this process could have run while others did, in seconds: no time of its own.
+
+    Only its first thread counts. 0.0 where the kernel counts nothing.
+    """
+    try:
+        fd = os.open("/proc/self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return int(os.read(fd, 100).split()[1]) / 1e9
+        finally:
+            os.close(fd)
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def die_with_parent(parent: int) -> None:

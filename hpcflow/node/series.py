@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from hpcflow.node.bagdir import BagDirectory, TaskRow
 from hpcflow.node.journal import Journal, StorageFault
-from hpcflow.node.processes import adopt_orphans
+from hpcflow.node.processes import adopt_orphans, waited_for_a_core
 from hpcflow.node.task import (
     EXIT_STORAGE,
     REPORTED,
@@ -121,7 +121,7 @@ def run_series(bag: BagDirectory, series: Series) -> NoReturn:
 def _run_all(bag: BagDirectory, series: Series, me: int) -> dict[str, Any]:  # Any: JSON
     """Run tasks and write down how they ended, but for the last one: return its message."""
     surroundings = _Surroundings(bag, series)
-    long_s = min(_LONG_S, series.limit_s / 2)
+    long_s, waited_s = min(_LONG_S, series.limit_s / 2), waited_for_a_core()
     log_ends, used, base_kib = series.log_ends, *_usage()
     modules: list[str] = []
     begun, begun_at = series.progress.begun, time.time()
@@ -135,10 +135,14 @@ def _run_all(bag: BagDirectory, series: Series, me: int) -> dict[str, Any]:  # A
         modules += message.pop("mods", ())
         now, usage, peak_kib = time.monotonic(), *_usage()
         following = next(tasks, None)
+        if is_long := now - begun > long_s:
+            # Asked for only here, because to ask takes as long as a short task.
+            before_s, waited_s = waited_s, waited_for_a_core()
+            is_long = now - begun - (waited_s - before_s) > long_s
         if (
             following is None
             or "fault" in message
-            or now - begun > long_s
+            or is_long
             or now >= series.begin_before
             or series.progress.leave
             or peak_kib - base_kib > _GROWTH_KIB

@@ -645,6 +645,7 @@ def told(server: Login) -> Iterator[Mapping[str, Future[None]]]:
         }
 
 
+@pytest.mark.timeout(900)  # the first test waits for most of what all of them wait for
 @pytest.mark.parametrize("name", [story.__name__ for story in STORIES])
 def test_an_end_that_slurm_knows(name: str, told: Mapping[str, Future[None]]) -> None:
     told[name].result()

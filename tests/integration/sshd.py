@@ -93,7 +93,7 @@ class Sshd:
         port: int | None = None,
         *,
         channels: int = 5,
-        keepalive_s: float = 5.0,
+        keepalive_s: float = 30.0,
         slept: Callable[[], float] | None = None,
         config: str | None = None,
     ) -> Carrier:
@@ -110,7 +110,7 @@ class Sshd:
     def transport_of(self, config: Path) -> SshTransport:
         return SshTransport(self.connection(config=str(config)))
 
-    def transport(self, port: int | None = None, *, channels: int = 5, keepalive_s: float = 5.0) -> SshTransport:
+    def transport(self, port: int | None = None, *, channels: int = 5, keepalive_s: float = 30.0) -> SshTransport:
         return SshTransport(self.connection(port, channels=channels, keepalive_s=keepalive_s))
 
 

@@ -55,17 +55,20 @@ def test_importing_hpcflow_brings_nothing_heavy(tmp_path: Path) -> None:
     assert not loaded & {"asyncio", "cloudpickle", "fastapi", "networkx", "psij", "pydantic", "rich", "sqlalchemy"}
 
 
+# In CPU time, which others' load hardly changes.
+
+
 def test_importing_hpcflow_takes_less_than_150_ms(tmp_path: Path) -> None:
-    code = "import time; start = time.perf_counter(); import hpcflow; print(time.perf_counter() - start)"
+    code = "import time; start = time.process_time(); import hpcflow; print(time.process_time() - start)"
     assert min(float(in_a_new_python(code, tmp_path)) for _ in range(5)) < 0.15
 
 
 def test_help_takes_less_than_300_ms(tmp_path: Path) -> None:
     code = (
-        "import contextlib, io, time; start = time.perf_counter()\n"
+        "import contextlib, io, time; start = time.process_time()\n"
         "from hpcflow.cli import main\n"
         "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit): main(['--help'])\n"
-        "print(time.perf_counter() - start)"
+        "print(time.process_time() - start)"
     )
     assert min(float(in_a_new_python(code, tmp_path)) for _ in range(5)) < 0.3
 

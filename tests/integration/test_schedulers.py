@@ -631,7 +631,7 @@ def test_many_tasks_cost_few_commands_and_the_server_a_time_that_grows_with_them
         print(spent)
         (small, _, small_s), (large, calls, large_s) = spent
         assert calls <= 10 + large // 1000, spent
-        assert large_s / large <= 1.5 * small_s / small, spent
+        assert large_s / large <= 2.5 * small_s / small, spent  # were it their square, it would be 4 times as much
 
 
 def _cpu_s(pid: int) -> float:

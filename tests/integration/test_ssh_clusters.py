@@ -226,7 +226,7 @@ def test_a_link_that_breaks_again_and_again_loses_and_doubles_nothing(laptop: La
         out, err = ended(laptop.user, running)
     assert (out.strip(), running.returncode) == (str(sum(i * i for i in range(60))), 0), err
     assert sorted(map(int, lines(ledger))) == list(range(60))
-    assert laptop.proxy.connections == before + 3
+    assert laptop.proxy.connections >= before + 3
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @asynccontextmanager
-async def a_link(node: Sshd, *, keepalive_s: float = 5.0) -> AsyncGenerator[tuple[Proxy, SshTransport]]:
+async def a_link(node: Sshd, *, keepalive_s: float = 30.0) -> AsyncGenerator[tuple[Proxy, SshTransport]]:
     """A transport through a proxy."""
     proxy = Proxy(node.port)
     await proxy.start()
@@ -147,7 +147,7 @@ async def test_a_command_that_was_cut_off_goes_on_and_the_next_one_connects_agai
 
 @in_loop
 async def test_a_silent_network_is_noticed_by_keepalive_long_before_the_deadline(node: Sshd, tmp_path: Path) -> None:
-    async with a_link(node, keepalive_s=0.2) as (proxy, transport):
+    async with a_link(node, keepalive_s=0.5) as (proxy, transport):
         await transport.home()
         fifo = tmp_path / "fifo"
         os.mkfifo(fifo)

@@ -84,6 +84,7 @@ async def test_no_such_command_is_exit_code_127(node: Sshd) -> None:
 @in_loop
 async def test_a_command_that_does_not_end_has_no_exit_code(node: Sshd) -> None:
     transport = node.transport()
+    await transport.home()  # to connect has its own time
     reply = await transport.run(sh("echo begun; sleep 60"), 0.3)
     assert (reply.exit_code, reply.stdout) == (None, b"")
     assert b"no answer within 0.3 s" in reply.stderr

@@ -279,7 +279,7 @@ def test_a_killed_supervisor_takes_its_workers_along_and_is_noticed(cluster: Loc
     os.kill(cluster.supervisor().pid, signal.SIGKILL)
     tasks = cluster.wait()
     for worker in workers:
-        assert select.select([worker], [], [], 20)[0], "a worker outlived its supervisor"
+        assert select.select([worker], [], [], 60)[0], "a worker outlived its supervisor"
         os.close(worker)
     assert {(task["phase"], task["cause"], task["raw"]) for task in tasks} == {
         ("ended", "node failure", "supervisor gone")

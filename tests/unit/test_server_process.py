@@ -245,10 +245,10 @@ def test_a_server_that_a_dispatch_started_ends_when_nothing_is_live(tmp_path: Pa
     environ = {"HPCFLOW_IDLE_EXIT": "0.3"}
     with running(tmp_path / "a", "--from-dispatch", environ=environ) as server:
         assert server.end() == (0, "")
-    with running(tmp_path / "b", "--from-dispatch", environ={"HPCFLOW_IDLE_EXIT": "2"}) as server:
+    with running(tmp_path / "b", "--from-dispatch", environ={"HPCFLOW_IDLE_EXIT": "5"}) as server:
         server.ask("POST", "/api/v1/dispatches", body=an_upload(), media="application/x-hpcflow-dispatch")
         with pytest.raises(subprocess.TimeoutExpired):
-            server.process.wait(timeout=3)
+            server.process.wait(timeout=6)
     with running(tmp_path / "c", environ=environ) as server, pytest.raises(subprocess.TimeoutExpired):
         server.process.wait(timeout=1)
 

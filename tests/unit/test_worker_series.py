@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import numpy as np
 import pytest
 
 from hpcflow.sdk.pickling import load_with
+from tests.processes import killed
 from tests.unit.bag_on_disk import BagOnDisk, Call, run_worker, start_worker, wait_for, write_bag
 from tests.unit.test_worker_takeover import events, make_gate, run_with_file_size, wait_until_it_runs
 
@@ -52,6 +54,33 @@ def test_short_tasks_share_a_process_after_three_of_their_own(tmp_path: Path) ->
     pids = [bag.result(index) for index in range(9)]
     assert len(set(pids[:4])) == 4
     assert set(pids[4:]) == {pids[3]}
+
+
+COMPUTES = """
+import time
+from hpcflow.node.processes import waited_for_a_core
+begun, waited, cpu = time.monotonic(), waited_for_a_core(), time.process_time()
+while time.process_time() < cpu + 0.5:
+    pass
+print(time.monotonic() - begun, waited_for_a_core() - waited)
+"""
+
+
+@pytest.mark.skipif(
+    shutil.which("taskset") is None or not Path("/proc/self/schedstat").exists(),
+    reason="needs taskset, and a kernel that counts how long processes wait for a core",
+)
+def test_how_long_others_had_the_core_is_not_how_long_a_task_takes() -> None:
+    pinned = ("taskset", "--cpu-list", str(max(os.sched_getaffinity(0))), sys.executable, "-c")
+    others = [subprocess.Popen([*pinned, "while True: pass"]) for _ in range(3)]
+    try:
+        said = subprocess.run([*pinned, COMPUTES], capture_output=True, text=True, check=True, timeout=60).stdout
+    finally:
+        for other in others:
+            killed(other)
+    took, waited = map(float, said.split())
+    assert took > 1.0
+    assert 0.4 < took - waited < 0.8
 
 
 def test_the_journal_of_a_series_reads_like_any_other(tmp_path: Path) -> None:
