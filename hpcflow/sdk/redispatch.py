@@ -6,6 +6,7 @@ import inspect
 import secrets
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -16,7 +17,7 @@ from hpcflow.core.states import State
 from hpcflow.sdk.answers import Summary
 from hpcflow.sdk.client import send_traced, server_of_ours, summary_of, tell, whole_id
 from hpcflow.sdk.connection import Refused, Server
-from hpcflow.sdk.results import PythonMismatch, UnreadableResult
+from hpcflow.sdk.results import PythonMismatch, UnreadableResult, task_records
 from hpcflow.sdk.stored_call import stored_call
 from hpcflow.sdk.trace import name_of
 from hpcflow.sdk.workflow import Electron, Lattice, load_with
@@ -38,14 +39,15 @@ def redispatch(
 
     Args:
         dispatch_id: a dispatch that has ended, or waits since ``disable_run=True``.
-        replace_electrons: electrons that take the place of those with these names, where the lattice calls them.
+        replace_electrons: electrons that take the place of those with these names, wherever the lattice and its
+            sublattices call them. How often that is, is said on stderr.
         reuse_previous_results: do not run again what completed, where its function and its inputs are the same.
         is_pending: start the dispatch itself, which was held by ``disable_run=True``, instead of another one.
 
     Raises:
         DispatchNotFound: there is no such dispatch.
         Refused: it runs, or what it was made of was not stored.
-        UserError: the lattice calls no such electron, or does not take these arguments.
+        UserError: nothing of it calls such an electron, or the lattice does not take these arguments.
     """
     replaced = _electrons(replace_electrons or {})
 
@@ -70,7 +72,11 @@ def redispatch(
         now = _composed(call.replaced, replaced)
         stored = stored_call(call.lattice, args, kwargs, now)
         earlier = _completed(server, known) if reuse_previous_results else None
-        traced = call.lattice.build_with(now, args, kwargs, earlier=earlier)
+        inside = _calls_inside(server, known, call.replaced) if now else {}
+        elsewhere = {*call.replaced, *inside}
+        traced = call.lattice.build_with(now, args, kwargs, elsewhere=elsewhere, earlier=earlier)
+        for name in _meant(now, replaced):
+            tell(_said_of(name, traced.replaced.get(name, 0), inside.get(name, 0)))
         return send_traced(traced, call=stored, earlier=known if reuse_previous_results else None)
 
     return dispatch_again
@@ -135,6 +141,29 @@ def _composed(
         same = [first for first, other in before.items() if name_of(other.function) == name]
         now |= dict.fromkeys(same or [name], electron)
     return now
+
+
+def _meant(now: Mapping[str, Electron[..., object]], replaced: Mapping[str, Electron[..., object]]) -> list[str]:
+    """Return the names in the lattice of what the user replaces with this call."""
+    return [name for name, electron in now.items() if any(electron is each for each in replaced.values())]
+
+
+def _calls_inside(server: Server, dispatch_id: str, before: Mapping[str, Electron[..., object]]) -> Mapping[str, int]:
+    """Return how often the sublattices of a dispatch called which electrons, by their names in the lattice."""
+    summary = summary_of(server, dispatch_id)
+    if summary.tasks == summary.own_tasks:
+        return {}
+    # What was replaced before is called by another name there.
+    names = {name_of(electron.function): name for name, electron in before.items()}
+    records = task_records(server, dispatch_id, deep=True)
+    return Counter(names.get(each.name, each.name) for each in records if each.index >= summary.own_tasks)
+
+
+def _said_of(name: str, own: int, inside: int) -> str:
+    calls = f"{own} call{'s' if own != 1 else ''} of the lattice"
+    if inside:
+        calls += f", and in its sublattices where they call it ({inside} times before)"
+    return f"{name} is replaced in {calls}."
 
 
 # ---- what was stored

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import CodeType, FunctionType
-from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, cast
 
 from hpcflow.core.errors import WrongArguments
 from hpcflow.core.model import Graph, Task, UserError
@@ -40,8 +41,11 @@ class Annotated(Protocol):
         """It is a lattice: its task builds a graph."""
         ...
 
-    def sent(self, inherited: Annotations) -> tuple[Callable[..., object], Annotations]:
-        """Return what its tasks call, and what they ask for, where a lattice hands down ``inherited``."""
+    def sent(self, inherited: Annotations, replaced: Mapping[str, Any]) -> tuple[Callable[..., object], Annotations]:
+        """Return what its tasks call, and what they ask for, where a lattice hands down ``inherited``.
+
+        A sublattice calls what is in ``replaced`` in the place of electrons with these names.
+        """
         ...
 
 
@@ -83,6 +87,8 @@ class Traced:
     keys: Mapping[int, str] = field(default_factory=dict[int, str])
     #: Electrons with calls that should be cached and can't be told from others, sorted.
     not_cached: tuple[str, ...] = ()
+    #: How often the lattice itself called the electrons that were replaced.
+    replaced: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(slots=True)
@@ -132,6 +138,7 @@ class Trace:
         annotations: Annotations,
         *,
         replaced: Mapping[str, Annotated] | None = None,
+        elsewhere: Collection[str] = (),
         earlier: Matcher | None = None,
     ) -> None:
         """Begin.
@@ -139,12 +146,14 @@ class Trace:
         Args:
             name: the lattice's.
             annotations: what it hands down.
-            replaced: what is called in the place of electrons with these names.
+            replaced: what is called in the place of electrons with these names, in its sublattices too.
+            elsewhere: what its sublattices call: it need not call these itself.
             earlier: an earlier dispatch, whose results are used where they stand for a call here.
         """
         self.name = name
         self._replaced = dict(replaced or {})
-        self._named: set[str] = set()
+        self._elsewhere = elsewhere
+        self._named: Counter[str] = Counter()
         self._earlier = earlier
         self._prints = Fingerprints()
         self.inherited = annotations.for_electrons()
@@ -165,7 +174,7 @@ class Trace:
     def call(self, called: Annotated, args: tuple[object, ...], kwargs: dict[str, object]) -> Placeholder:
         if self._replaced:
             name = name_of(called.function)
-            self._named.add(name)
+            self._named[name] += 1
             called = self._replaced.get(name, called)
         prepared = self._prepared.get(self._key(called)) or self._prepare(called)
         function = prepared.function
@@ -236,10 +245,11 @@ class Trace:
                 f"The lattice {self.name!r} calls no electron, so there is nothing to run: "
                 "mark the functions that it calls with @electron."
             )
-        for name in self._replaced.keys() - self._named:
+        for name in self._replaced.keys() - self._named.keys() - {*self._elsewhere}:
+            deeper = f", and its sublattices call {', '.join(sorted(self._elsewhere))}" if self._elsewhere else ""
             raise UserError(
                 f"The lattice {self.name!r} calls no electron {name!r} that could be replaced; it calls "
-                f"{', '.join(sorted(self._named))}."
+                f"{', '.join(sorted(self._named))}{deeper}."
             )
         self._refuse_cycles()
         deps: set[int] = set()
@@ -268,6 +278,7 @@ class Trace:
             reused=self._reused(texts),
             keys={index: key for index, key in keys.items() if key is not None},
             not_cached=tuple(sorted({tasks[index].name for index, key in keys.items() if key is None})),
+            replaced={name: self._named[name] for name in self._replaced},
         )
 
     def _keys(self, tasks: tuple[Task, ...], texts: Mapping[int, FunctionText]) -> dict[int, str | None]:
@@ -296,7 +307,7 @@ class Trace:
         return self._blobs.setdefault(data, len(self._blobs))
 
     def _prepare(self, called: Annotated) -> _Prepared:
-        sent, annotations = called.sent(self.inherited)
+        sent, annotations = called.sent(self.inherited, self._replaced)
         function = self._functions.get(id(sent)) or self._send(sent)
         try:
             placement = annotations.placed()

@@ -104,8 +104,13 @@ class Electron(Generic[P, R_co]):
         """It is a lattice: called in another one, its graph is built by a task of its own, from values."""
         return self._lattice is not None
 
-    def sent(self, inherited: Annotations) -> tuple[Callable[..., object], Annotations]:
-        """Return what its tasks call, and what they ask for, where a lattice hands down ``inherited``."""
+    def sent(
+        self, inherited: Annotations, replaced: Mapping[str, Electron[..., object]]
+    ) -> tuple[Callable[..., object], Annotations]:
+        """Return what its tasks call, and what they ask for, where a lattice hands down ``inherited``.
+
+        A sublattice calls what is in ``replaced`` in the place of electrons with these names.
+        """
         if self._lattice is None:
             whole = self.annotations.over(inherited)
             return _run_by(_hooked(self.function, whole.hooks), whole.body), whole
@@ -113,7 +118,7 @@ class Electron(Generic[P, R_co]):
         inner = self.annotations.for_sublattice().over(outer)
         # Hooks of its own electron run around its building; those of lattices around each of the tasks in it.
         building = self.annotations.over(outer).for_building()
-        return _hooked(Sublattice(self.function, inner), self.annotations.hooks), building
+        return _hooked(Sublattice(self.function, inner, replaced), self.annotations.hooks), building
 
     @overload
     def __get__(self, instance: None, owner: type | None = None) -> Self: ...
@@ -236,16 +241,18 @@ class Lattice(Generic[P, R_co]):
         args: tuple[object, ...],
         kwargs: dict[str, object],
         *,
+        elsewhere: Collection[str] = (),
         earlier: Matcher | None = None,
     ) -> Traced:
-        """Do as `build_graph`, with other electrons in the place of those with these names.
+        """Do as `build_graph`, with other electrons in the place of those with these names, in sublattices too.
 
-        With ``earlier``, tasks of an earlier dispatch are found whose results stand for tasks here.
+        Names in ``elsewhere`` need not be called by the lattice itself. With ``earlier``, tasks of an earlier dispatch
+        are found whose results stand for tasks here.
 
         Raises:
             UserError: it calls no electron of such a name.
         """
-        return self._built(args, kwargs, may_be_empty=False, replaced=replaced, earlier=earlier)
+        return self._built(args, kwargs, may_be_empty=False, replaced=replaced, elsewhere=elsewhere, earlier=earlier)
 
     def _built(
         self,
@@ -254,9 +261,11 @@ class Lattice(Generic[P, R_co]):
         *,
         may_be_empty: bool,
         replaced: Mapping[str, Electron[..., object]] | None = None,
+        elsewhere: Collection[str] = (),
         earlier: Matcher | None = None,
     ) -> Traced:
-        trace = Trace(name_of(self.function), self.annotations, replaced=replaced, earlier=earlier)
+        name = name_of(self.function)
+        trace = Trace(name, self.annotations, replaced=replaced, elsewhere=elsewhere, earlier=earlier)
         _refuse_others(self.function, args, kwargs)
         token = current_trace.set(trace)
         try:
@@ -287,23 +296,33 @@ class Sublattice:
     #: Looked for by the worker, which then hands over the bytes as they are.
     builds_graph: Final = True
 
-    def __init__(self, function: Callable[..., object], annotations: Annotations) -> None:
+    def __init__(
+        self,
+        function: Callable[..., object],
+        annotations: Annotations,
+        replaced: Mapping[str, Electron[..., object]],
+    ) -> None:
         self.function = function
         self.annotations = annotations
+        self.replaced = dict(replaced)
         _dress(self, function)
 
     def __call__(self, *args: object, **kwargs: object) -> bytes:
         # A loop ends in a sublattice that calls nothing more.
-        traced = Lattice(self.function, self.annotations)._built(args, kwargs, may_be_empty=True)
+        traced = Lattice(self.function, self.annotations)._built(
+            args, kwargs, may_be_empty=True, replaced=self.replaced, elsewhere=self.replaced
+        )
         described, blobs = manifest(traced)
         described |= {"id": "0" * 26, "client": {"host": "", "user": "", "version": ""}}
         return zlib.compress(b"".join(stream_parts(described, blobs)), 1)
 
     def __getstate__(self) -> object:
-        return self.function, self.annotations
+        # Nearly all have none, and are told from others by their pickles.
+        return (self.function, self.annotations, *([self.replaced] if self.replaced else []))
 
     def __setstate__(self, state: object) -> None:
-        self.function, self.annotations = cast("tuple[Callable[..., object], Annotations]", state)
+        self.function, self.annotations, *rest = cast("tuple[Any, ...]", state)
+        self.replaced = cast("dict[str, Electron[..., object]]", rest[0]) if rest else {}
         _dress(self, self.function)
 
 

@@ -45,7 +45,8 @@ while stack:
     level = stack.pop()
     jobs |= {(node.cluster, node.job_id) for node in level.tasks()}
     stack += level.sublattices().values()
-print(json.dumps([result.dispatch_id, result.result, sorted(jobs)]))
+again = hf.redispatch(result.dispatch_id, replace_electrons={"cores": hf.electron(lambda x: 7)})()
+print(json.dumps([result.dispatch_id, result.result, sorted(jobs), hf.get_result(again, wait=True).result]))
 """
 
 
@@ -53,10 +54,11 @@ def test_a_sublattice_s_tasks_inherit_what_they_ask_for_and_join_the_workers_tha
     own_login: Callable[..., Login],
 ) -> None:
     login = own_login(HPCFLOW_LINGER="60")
-    dispatch, value, jobs = json.loads(login.user.runs(PROGRAM))
+    dispatch, value, jobs, replaced = json.loads(login.user.runs(PROGRAM))
 
     # Two cores each, five tasks and one, two levels down.
     assert value == 2 * 5 + 2 + 100
+    assert replaced == 7 * 5 + 7 + 100
     assert len(jobs) == 1
     assert jobs[0][0] == "slurm"
     assert login.submitted(dispatch) == 1

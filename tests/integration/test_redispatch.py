@@ -56,6 +56,64 @@ print(hf.get_result(first).result)
     assert printed.splitlines() == ["103 115", "106 6", "99", "103"]
 
 
+def test_electrons_are_replaced_inside_of_sublattices_however_deep(user: User) -> None:
+    first = user.runs("""
+import hpcflow as hf
+
+@hf.electron
+def step(x):
+    return x + 1
+
+@hf.electron
+def plain(x):
+    return x
+
+@hf.electron
+@hf.lattice
+def walk(x, left):
+    return walk(step(x), left - 1) if left else plain(x)
+
+@hf.lattice(executor="local")
+def flow(x, left=2):
+    return step(x), walk(x, left)
+
+print(hf.get_result(hf.dispatch(flow)(0), wait=True).dispatch_id)
+""")
+    ended = user.tries(
+        """
+import sys
+
+import hpcflow as hf
+
+def ran(again, *args, **kwargs):
+    result = hf.get_result(again(*args, **kwargs), wait=True)
+    print(result.result, result.error)
+    return result.dispatch_id
+
+far = hf.electron(lambda x: x + 10)
+second = ran(hf.redispatch(sys.argv[1], replace_electrons={"step": far}))
+ran(hf.redispatch(second, replace_electrons={"plain": hf.electron(lambda x: -x)}, reuse_previous_results=True), left=3)
+try:
+    hf.redispatch(sys.argv[1], replace_electrons={"stop": far})()
+except hf.UserError as error:
+    print(error)
+""",
+        first,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines() == [
+        "(10, 20) None",
+        "(10, -30) None",
+        "The lattice 'flow' calls no electron 'stop' that could be replaced; it calls step, walk, and its sublattices "
+        "call plain, step, walk.",
+    ]
+    told = [line for line in ended.stderr.splitlines() if "replaced" in line]
+    assert told == [
+        "step is replaced in 1 call of the lattice, and in its sublattices where they call it (2 times before).",
+        "plain is replaced in 0 calls of the lattice, and in its sublattices where they call it (1 times before).",
+    ]
+
+
 def test_what_cannot_be_redispatched_is_refused_in_a_sentence(user: User) -> None:
     printed = user.runs(
         f"""{FLOW}
