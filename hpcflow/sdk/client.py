@@ -71,6 +71,7 @@ AWAY_FAR_S: Final = 86_400.0
 #: Bytes of a blob that are compressed at once: a large one needs no second copy of itself.
 _SENT_AT_ONCE: Final = 1 << 20
 _ULID_LENGTH: Final = 26
+_NOT_CACHED: Final = "Calls of {} are not cached: something in them, or before them, can't be told from others like it."
 
 
 # ---- dispatching
@@ -141,7 +142,7 @@ def send_traced(traced: Traced, *, call: StoredCall | None, held: bool = False, 
     for module in traced.modules_by_value:
         _tell_once(f"Your module {module} travels with the dispatch, as it is now.")
     for name in traced.not_cached:
-        tell(f"Calls of {name} are not cached: something in them, or before them, can't be told from others like it.")
+        tell(_NOT_CACHED.format(name))
     for sentence in answer["messages"]:
         tell(sentence)
     return str(answer["id"])
@@ -159,6 +160,8 @@ def send_part(traced: Traced, *, into: str | None, last: bool = False) -> tuple[
     answer = _upload(traced, plan=False, into=into, marks=marks)
     for module in traced.modules_by_value:
         _tell_once(f"Your module {module} travels with the dispatch, as it is now.")
+    for name in traced.not_cached:
+        _tell_once(_NOT_CACHED.format(name))
     for sentence in answer["messages"]:
         _tell_once(sentence)
     return str(answer["id"]), int(answer.get("first", 0))

@@ -9,10 +9,11 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
-from hpcflow.core.model import DispatchId, UserError
+from hpcflow.core.model import DispatchId, Graph, Shape, UserError
 from hpcflow.core.states import FINAL, State
 from hpcflow.server.engine import Engine
 from hpcflow.server.live import LiveDispatch
@@ -54,39 +55,56 @@ class Parts:
         Raises:
             UserError: the dispatch takes no more tasks, or one of these can't run.
         """
-        kept = False
         try:
             self.heard(dispatch)
-            live = self._open(dispatch)
-            known = next((child for child in live.children if child.id == manifest["id"]), None)
-            if known is not None:
-                os.unlink(payload)
-                kept = True
-                return {"id": dispatch, "status": live.status, "first": known.first, "messages": []}
+            if (first := self._taken(dispatch, manifest)) is not None:
+                return {"id": dispatch, "status": self._open(dispatch).status, "first": first, "messages": []}
             graph, shapes, messages = await self._check(manifest)
-            live = self._open(dispatch)
-            path = self._payload(live.id).removesuffix(".blobs") + f"-{manifest['id']}.blobs"
-            os.rename(payload, path)
-            kept = True
-            stored = {**manifest, "payload": os.path.basename(path)}
-            graph = moved(graph, len(live.tasks), len(live.blobs))
-            part = Child(
-                id=DispatchId(manifest["id"]),
-                name=graph.name,
-                task=PART,
-                depth=0,
-                first=len(live.tasks),
-                count=len(graph.tasks),
-                output=graph.output,
-                output_deps=(),
-            )
-            live.join(part, graph, shapes, stored, path)
-            live.begin(part, self._engine.now())
-            await self._keep(live, part, stored)
-            return {"id": live.id, "status": live.status, "first": part.first, "messages": messages}
+            # What is used of the cache must not be cleaned away.
+            async with self._engine.unfolder.changing if manifest.get("keys") else nullcontext():
+                return await self._take(manifest, payload, dispatch=dispatch, read=(graph, shapes), messages=messages)
         finally:
-            if not kept:
-                Path(payload).unlink(missing_ok=True)
+            Path(payload).unlink(missing_ok=True)
+
+    def _taken(self, dispatch: str, manifest: Mapping[str, Any]) -> int | None:  # Any: as above
+        """Return the number of the first task of a part that came before; ``None``: it did not."""
+        children = self._open(dispatch).children
+        return next((child.first for child in children if child.id == manifest["id"]), None)
+
+    async def _take(
+        self,
+        manifest: Mapping[str, Any],  # Any: as above
+        payload: str,
+        *,
+        dispatch: str,
+        read: tuple[Graph, list[Shape]],
+        messages: list[str],
+    ) -> Json:
+        graph, shapes = read
+        given, sentences = await self._engine.unfolder.cached(manifest, shapes)
+        first = self._taken(dispatch, manifest)
+        live = self._open(dispatch)
+        if first is not None:
+            return {"id": dispatch, "status": live.status, "first": first, "messages": []}
+        path = self._payload(live.id).removesuffix(".blobs") + f"-{manifest['id']}.blobs"
+        os.rename(payload, path)
+        stored = {**manifest, "payload": os.path.basename(path)}
+        graph = moved(graph, len(live.tasks), len(live.blobs))
+        part = Child(
+            id=DispatchId(manifest["id"]),
+            name=graph.name,
+            task=PART,
+            depth=0,
+            first=len(live.tasks),
+            count=len(graph.tasks),
+            output=graph.output,
+            output_deps=(),
+        )
+        live.join(part, graph, shapes, stored, path)
+        live.begin(part, self._engine.now())
+        self._engine.unfolder.give(live, part, given)
+        await self._keep(live, part, stored)
+        return {"id": live.id, "status": live.status, "first": part.first, "messages": messages + sentences}
 
     async def keep_tidy(self, idle_s: float) -> None:
         """Close the open dispatches of which nothing is left and whose client was not heard for so long."""

@@ -116,11 +116,17 @@ class Unfolder:
         failpoint("after_graph_upload")
         keyed = bool(manifest.get("keys"))
         async with self.changing if keyed else nullcontext():  # what is used must not be cleaned away
-            given, sentences = await self._cached(manifest, shapes)
+            given, sentences = await self.cached(manifest, shapes)
             if task.graph is not stored or task.state in FINAL or task.attempt != attempt:
                 return  # it was cancelled meanwhile
             child = self._join(live, index, graph, shapes, depth=depth, manifest=manifest, payload=payload)
-            self._give(live, child, given, sentences)
+            self.give(live, child, given)
+            if given:
+                count = f"{len(given)} of {child.count}"
+                about = f"{count} tasks of the sublattice {child.name} need not run: their results are cached."
+                sentences.insert(0, about)
+            for sentence in sentences:
+                self._writer.say(live, sentence)
             if given:
                 await self._writer.flush()
         logger.info("dispatch %s: task %d is a sublattice of %d tasks", live.id, index, child.count)
@@ -156,17 +162,13 @@ class Unfolder:
         self._writer.pending.children.append((row, manifest))
         return child
 
-    def _give(self, live: LiveDispatch, child: Child, given: Mapping[int, Given], sentences: list[str]) -> None:
+    def give(self, live: LiveDispatch, child: Child, given: Mapping[int, Given]) -> None:
         """Let tasks that have just joined complete by results that are cached."""
         if given and self.seeder is not None:
             self.seeder.give(live, {at + child.first: each for at, each in given.items()}, self._writer.pending)
             live.clusters |= {each.bag.shape.cluster for each in given.values()}
-            count = f"{len(given)} of {child.count}"
-            sentences.insert(0, f"{count} tasks of the sublattice {child.name} need not run: their results are cached.")
-        for sentence in sentences:
-            self._writer.say(live, sentence)
 
-    async def _cached(self, manifest: Manifest, shapes: list[Shape]) -> tuple[dict[int, Given], list[str]]:
+    async def cached(self, manifest: Manifest, shapes: list[Shape]) -> tuple[dict[int, Given], list[str]]:
         """Return the tasks of which the cache has results, and what is to be said of these."""
         if not manifest.get("keys") or self.seeder is None:
             return {}, []

@@ -119,3 +119,27 @@ def test_a_call_that_was_made_before_is_not_made_again(user: User) -> None:
     ledger.unlink()
     user.runs(program)
     assert sorted(lines(ledger)) == ["area 10", "area 11", "area 3", "plus", "plus"]
+
+
+def test_calls_of_an_open_executor_are_looked_up_as_they_are_sent(user: User) -> None:
+    ledger = user.folder / "ledger"
+    printed = user.runs(
+        """
+import sys
+
+import hpcflow as hf
+
+def noted(ledger, x):
+    with open(ledger, "a") as file:
+        file.write(f"{x}\\n")
+    return x * x
+
+with hf.Executor("local", cache=True) as ex:
+    values = [ex.submit(noted, sys.argv[1], x).result() for x in (2, 3, 2, 3, 4)]
+notes = [node.note.rpartition(" from ")[0] for node in hf.get_result(ex.dispatch_id, wait=True).tasks()]
+print(values, notes)
+""",
+        str(ledger),
+    )
+    assert printed == "[4, 9, 4, 9, 16] ['', '', 'cached', 'cached', '']"
+    assert lines(ledger) == ["2", "3", "4"]
