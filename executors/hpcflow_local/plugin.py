@@ -116,6 +116,7 @@ class LocalPlugin:
                 "walltime_s": array.worker_walltime_s,
                 "path": array.path,
                 "prologue": array.prologue,
+                "dispatch": array.dispatch,
             },
         )
 

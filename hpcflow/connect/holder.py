@@ -14,7 +14,6 @@ import signal
 import socket
 import struct
 import sys
-import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -34,6 +33,7 @@ from hpcflow.server.remote.known_hosts import remember
 from hpcflow.server.remote.ssh import SshTransport
 from hpcflow.server.remote.transport import Ask, Challenge, HostKey, NeedsLogin, TransportError, UnknownHost
 from hpcflow.server.remote.tunnel import Forbidden, NobodyThere, Tunnel, open_tunnel
+from hpcflow.server.scratch import scratch
 
 __all__ = ["EXIT_HELD", "main"]
 
@@ -233,10 +233,10 @@ class _Holder:
 
     async def _install(self, node: LoginNode, look: Look, own: str, wheelhouse: str | None, say: Say) -> Look:
         await say(f"Prepares hpcflow {own} for {look.target}, at {look.python} on {look.host}.")
-        with tempfile.TemporaryDirectory(prefix="hpcflow-wheels-") as folder:
+        with scratch() as folder:
             shelf = Path(wheelhouse) if wheelhouse else None
             wanted = [f"hpcflow-orchestrator=={own}"]
-            wheels = await collect(wanted, look.target, look.markers, Path(folder), wheelhouse=shelf, tell=say)
+            wheels = await collect(wanted, look.target, look.markers, folder, wheelhouse=shelf, tell=say)
             name = await asyncio.to_thread(name_of, wheels, own, look.python)
             if name == look.installed_id:
                 return look

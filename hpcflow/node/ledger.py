@@ -7,10 +7,11 @@ import fcntl
 import json
 import os
 import signal
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+from hpcflow.core.words import counted, memory
 from hpcflow.node.files import append_all
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "machine",
     "read_json",
     "signal_if_alive",
+    "why_waiting",
     "write_json",
 ]
 
@@ -167,6 +169,10 @@ def write_json(path: str, content: Json) -> None:
         os.close(fd)
 
 
+#: So many dispatches are named that hold what another one waits for.
+_HOLDERS: Final = 3
+
+
 def grant(ledger: Mapping[str, Any], token: str, wanted: int, here: Machine) -> int:  # Any: JSON
     """Return how many of the ``wanted`` array tasks may begin now, in the order of arrival.
 
@@ -185,3 +191,44 @@ def grant(ledger: Mapping[str, Any], token: str, wanted: int, here: Machine) -> 
     if mine["memory_mib"]:
         fitting = min(fitting, free_memory_mib // mine["memory_mib"])
     return max(0, min(wanted, int(fitting)))
+
+
+def why_waiting(ledger: Mapping[str, Any], token: str, here: Machine) -> str:  # Any: JSON
+    """Return what an array waits for, and which dispatches have that: "waits for cores: dispatch 01J… has 3 of 4"."""
+    arrays: Mapping[str, Json] = ledger["arrays"]
+    mine = arrays.get(token)
+    if mine is None:  # its supervisor has not come to the books yet
+        return "waits for cores or memory"
+    for earlier, entry in arrays.items():
+        if earlier == token:
+            break
+        if entry["waits"]:
+            return f"waits for its turn behind {_owner(entry, mine)}; {_holders(arrays, mine, here)}"
+    return f"waits for {_holders(arrays, mine, here)}"
+
+
+def _holders(arrays: Mapping[str, Json], mine: Json, here: Machine) -> str:
+    cores = sum(entry["running"] * entry["cpus"] for entry in arrays.values())
+    memory_mib = sum(entry["running"] * entry["memory_mib"] for entry in arrays.values())
+    cores_lack = here.cores - cores < mine["cpus"]
+    if not cores_lack and here.memory_mib - memory_mib >= mine["memory_mib"]:
+        return "cores or memory"  # they have just become free
+    what, most = ("cores", here.cores) if cores_lack else ("memory", here.memory_mib)
+    told: Callable[[int], str] = str if cores_lack else memory
+    held: dict[str, int] = {}
+    for entry in arrays.values():
+        amount = entry["running"] * entry["cpus" if cores_lack else "memory_mib"]
+        if amount:
+            held[_owner(entry, mine)] = held.get(_owner(entry, mine), 0) + amount
+    largest = sorted(held.items(), key=lambda each: -each[1])
+    shown = [f"{owner} has {told(amount)}" for owner, amount in largest[:_HOLDERS]]
+    if rest := sum(amount for _, amount in largest[_HOLDERS:]):
+        shown.append(f"{counted(len(largest) - _HOLDERS, 'other')} {told(rest)}")
+    return f"{what}: {', '.join(shown)} of {told(most)}"
+
+
+def _owner(entry: Json, mine: Json) -> str:
+    dispatch = entry.get("dispatch")  # what an earlier release wrote names none
+    if not dispatch:
+        return "another dispatch"
+    return "this dispatch" if dispatch == mine.get("dispatch") else f"dispatch {dispatch}"

@@ -13,14 +13,15 @@ anything else is no answer. Times are seconds since the epoch, as floats.
 
     {"token": "relax-01J...", "width": 4, "command": ["/usr/bin/python3", "-I", ".../worker.pyz", "bag", DIR, KEY],
      "cpus": 1, "memory_mib": 512 | null, "walltime_s": 3600, "path": DIR, "prologue": "module load x\\n",
-     "grace_s": 30}
+     "dispatch": "01J...", "grace_s": 30}
     -> {"job_id": "17", "new": true}
 
   ``command`` runs once for each index below ``width`` with HPCFLOW_JOB, HPCFLOW_INDEX and HPCFLOW_RESTART set, after
   the shell lines of ``prologue``, in ``path``; its output goes to ``path/logs/<job id>_<index>.log``. ``cpus`` and
   ``memory_mib`` (per array task; null reserves none) are taken from what the machine has; arrays are served in the
   order of arrival. At ``walltime_s`` the array task gets SIGTERM, and SIGKILL ``grace_s`` later (30 when left out).
-  ``prologue`` and ``grace_s`` may be left out. Refused: more cores or memory for one array task than the machine has.
+  ``dispatch`` is told to those who wait for its cores. It, ``prologue`` and ``grace_s`` may be left out. Refused: more
+  cores or memory for one array task than the machine has.
 
 ``query`` answers for each token it is asked about::
 
@@ -64,7 +65,7 @@ import time
 from typing import Final
 
 from hpcflow.core.words import counted, memory
-from hpcflow.node.ledger import Desk, Json, Process, machine, read_json, signal_if_alive, write_json
+from hpcflow.node.ledger import Desk, Json, Process, machine, read_json, signal_if_alive, why_waiting, write_json
 from hpcflow.node.supervisor import CANCEL_ALL, CANCEL_PENDING, Array, start_supervisor
 
 __all__ = ["command"]
@@ -138,6 +139,7 @@ def _array(request: Json) -> Array:
             grace_s=float(request.get("grace_s", GRACE_S)),
             path=str(request["path"]),
             prologue=str(request.get("prologue") or ""),
+            dispatch=str(request.get("dispatch") or ""),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise _BadRequest(f"The submission lacks something or has it in a wrong form: {error!r}.") from error
@@ -258,12 +260,15 @@ def _tasks(desk: Desk, token: str, known: Json) -> list[Json]:
                 latest[record["index"]] = record
     nothing: Json = dict.fromkeys(("cause", "exit_code", "signal", "cpu_s", "max_rss_kib", "started_at", "ended_at"))
     tasks: list[Json] = []
+    waiting = ""
+    if alive and len(latest) < known["width"]:
+        waiting = why_waiting(read_json(desk.file("ledger.json")) or {"arrays": {}}, token, machine())
     for index in range(known["width"]):
         task = {
             "index": index,
             "phase": "pending",
             **nothing,
-            "raw": "waits for cores or memory",
+            "raw": waiting,
             **latest.get(index, {}),
         }
         if not alive and task["phase"] != "ended":

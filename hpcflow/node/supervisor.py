@@ -43,6 +43,8 @@ class Array:
     grace_s: float
     path: str
     prologue: str
+    #: Whose it is, for those who wait; empty where nobody said.
+    dispatch: str = ""
 
 
 def start_supervisor(desk: Desk, array: Array, job_id: str, here: Machine) -> Process:
@@ -171,6 +173,7 @@ class _Supervisor:
             "born": self.me.born,
             "cpus": self.array.cpus,
             "memory_mib": self.array.memory_mib,
+            "dispatch": self.array.dispatch,
             "running": len(self.running),
             "waits": bool(self.pending),
         }

@@ -26,6 +26,7 @@ from hpcflow.server.claim import RENEW_S, LeaseLost, RunsAlready, claimed_store,
 from hpcflow.server.guard import Guard, Sessions, Token
 from hpcflow.server.listen import Listener, listen_tcp, tcp_port
 from hpcflow.server.origins import Origins
+from hpcflow.server.scratch import sweep
 from hpcflow.server.settings import Settings, read_settings
 
 __all__ = ["EXIT_FENCED", "EXIT_HELD", "Opened", "Start", "main", "open_engine"]
@@ -125,6 +126,7 @@ def main(
         with locked_home(where, host, take_over=options.take_over, patience_s=take_over_s) as locked:
             home.drop_parts(where)
             _log_to(where.log)
+            sweep()
             start = Start(
                 where=where,
                 settings=settings,

@@ -17,11 +17,11 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final, overload
 
 from hpcflow.core.model import HpcflowError
 from hpcflow.server.remote import File
+from hpcflow.server.scratch import scratch
 
 __all__ = ["TARGET_CODE", "Target", "WheelsError", "fetched", "parse_target", "wheel_files"]
 
@@ -123,7 +123,7 @@ async def fetched(
             raise WheelsError(f"The wheelhouse {wheelhouse!r} is no folder; HPCFLOW_WHEELHOUSE names it.")
         variables = {name: value for name, value in variables.items() if not name.startswith(("PIP_", "UV_"))}
         variables["PIP_CONFIG_FILE"] = os.devnull
-    with TemporaryDirectory(prefix="hpcflow-wheels-") as folder:
+    with scratch() as folder:
         asked, wheels = Path(folder, "requirements.txt"), Path(folder, "wheels")
         asked.write_text("".join(f"{line}\n" for line in requirements), encoding="utf-8")
         wheels.mkdir()

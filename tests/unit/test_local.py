@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from hpcflow.core.words import counted
-from hpcflow.node.ledger import Desk, Machine, Process, born, grant
+from hpcflow.node.ledger import Desk, Machine, Process, born, grant, why_waiting
 from tests.unit.bag_on_disk import SOURCE, Call, write_bag
+from tests.unit.test_worker_inbox import until
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -371,3 +372,43 @@ def test_a_process_is_known_by_its_birth_not_its_pid_alone() -> None:
     assert Process(pid=me, born=since).alive()
     assert not Process(pid=me, born=since + "1").alive()
     assert born(2**22 + 1) is None
+
+
+def test_who_waits_is_told_which_dispatches_have_what_it_waits_for(cluster: LocalCluster) -> None:
+    ready, gate = make_fifo(cluster.root, "ready"), make_gate(cluster.root)
+    cluster.submit(f"echo here > {ready}; {waits_at(gate)}", token="first-01", width=CORES, dispatch="01AAA")
+    read_lines_of(ready, CORES)
+    cluster.submit("exit 0", token="second-01", dispatch="01BBB")
+    held = f"cores: dispatch 01AAA has {CORES} of {CORES}"
+    until(lambda: cluster.tasks("second-01")[0]["raw"] == f"waits for {held}")
+    cluster.submit("exit 0", token="third-01", dispatch="01CCC")
+    until(lambda: cluster.tasks("third-01")[0]["raw"] == f"waits for its turn behind dispatch 01BBB; {held}")
+    gate.unlink()
+    assert [cluster.wait(token)[0]["cause"] for token in ("first-01", "second-01", "third-01")] == ["done"] * 3
+
+
+def test_holders_are_added_up_and_the_smallest_are_not_named() -> None:
+    here = Machine(cores=60, memory_mib=8192)
+
+    def entry(dispatch: str, running: int, memory_mib: int = 0) -> Json:
+        waits = {"waits": not running}
+        return {
+            "pid": 1,
+            "born": "",
+            "cpus": 4,
+            "memory_mib": memory_mib,
+            "running": running,
+            "dispatch": dispatch,
+            **waits,
+        }
+
+    arrays = {f"t{place}": entry(f"01{name}", 1 + place) for place, name in enumerate("ABCAD")} | {
+        "me": entry("01E", 0)
+    }
+    assert why_waiting({"arrays": arrays}, "me", here) == (
+        "waits for cores: dispatch 01A has 20, dispatch 01D has 20, dispatch 01C has 12, 1 other 8 of 60"
+    )
+    short = {"old": {**entry("", 1, 6144)}, "me": entry("01E", 0, 4096)}
+    del short["old"]["dispatch"]
+    assert why_waiting({"arrays": short}, "me", here) == "waits for memory: another dispatch has 6 GiB of 8 GiB"
+    assert why_waiting({"arrays": {}}, "me", here) == "waits for cores or memory"

@@ -88,6 +88,7 @@ def test_a_submission_is_one_json_object_on_stdin() -> None:
         "walltime_s": 3600,
         "path": array.path,
         "prologue": "module load x\n",
+        "dispatch": array.dispatch,
     }
 
 
