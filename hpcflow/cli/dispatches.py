@@ -56,7 +56,8 @@ def show(options: argparse.Namespace) -> int:
     from hpcflow.core.states import State, Status
     from hpcflow.core.usage import sentences
     from hpcflow.sdk.answers import parse_summary, parse_usage
-    from hpcflow.sdk.client import changes, until_ended, whole_id
+    from hpcflow.sdk.client import changes, tell, until_ended, whole_id
+    from hpcflow.sdk.delivery import deliver
     from hpcflow.sdk.plain import plain
     from hpcflow.sdk.results import Result, task_records
     from hpcflow.sdk.terminal import table
@@ -72,6 +73,8 @@ def show(options: argparse.Namespace) -> int:
             until_ended(server, parse_summary(raw))
         raw = server.ask("GET", f"/dispatches/{dispatch_id}")
     summary = parse_summary(raw)
+    for sentence in deliver(server, summary) if waits else ():
+        tell(sentence)
     code = FAILED if waits and summary.status is not Status.COMPLETED else OK
     if options.task is not None:
         node = Result(server, summary).task(options.task)

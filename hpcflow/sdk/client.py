@@ -22,6 +22,7 @@ from hpcflow.core.model import UserError, ulid
 from hpcflow.core.places import client_settings, places
 from hpcflow.sdk.answers import Plan, Summary, parse_plan, parse_summary
 from hpcflow.sdk.connection import DispatchNotFound, Server, ServerElsewhere, ServerUnreachable, read_record
+from hpcflow.sdk.delivery import deliver, expected, note
 from hpcflow.sdk.link import read_link
 from hpcflow.sdk.mistakes import show_plainly
 from hpcflow.sdk.results import Result, status_of
@@ -32,7 +33,7 @@ from hpcflow.sdk.terminal import progress
 from hpcflow.sdk.trace import name_of
 from hpcflow.sdk.units import parse_memory, parse_walltime
 from hpcflow.sdk.waits import Waits
-from hpcflow.sdk.workflow import Lattice, Traced, manifest
+from hpcflow.sdk.workflow import Lattice, Traced, manifest, refuse_brought
 
 __all__ = [
     "Planned",
@@ -138,7 +139,9 @@ def send_traced(traced: Traced, *, call: StoredCall | None, held: bool = False, 
     """
     if _planning.get():
         raise Planned(parse_plan(_upload(traced, plan=True)))
+    brought = expected(traced)
     answer = _upload(traced, plan=False, held=held, call=call, earlier=earlier)
+    note(places(os.environ), str(answer["id"]), brought)
     for module in traced.modules_by_value:
         _tell_once(f"Your module {module} travels with the dispatch, as it is now.")
     for name in traced.not_cached:
@@ -156,6 +159,7 @@ def send_part(traced: Traced, *, into: str | None, last: bool = False) -> tuple[
         into: the dispatch; ``None``: these open one.
         last: nothing will follow.
     """
+    refuse_brought(traced)
     marks = {"open": True} if into is None else {"last": True} if last else {}
     answer = _upload(traced, plan=False, into=into, marks=marks)
     for module in traced.modules_by_value:
@@ -243,7 +247,8 @@ def get_result(
 
     Args:
         dispatch_id: as `dispatch` returned it, or its beginning as long as one dispatch alone has it.
-        wait: come back only when it has ended, with a progress bar meanwhile. A pause is said, and waited out.
+        wait: come back only when it has ended, with a progress bar meanwhile. A pause is said, and waited out; what
+            tasks left for this machine is brought.
         status_only: return ``{"id": …, "status": …}`` and nothing else.
         covalent: what Covalent's programs say about what to fetch; here values are fetched when they are read.
 
@@ -257,6 +262,9 @@ def get_result(
     summary = summary_of(server, whole_id(server, dispatch_id))
     if wait and not summary.ended:
         summary = until_ended(server, summary)
+    if wait:
+        for sentence in deliver(server, summary):
+            tell(sentence)
     if status_only:
         return {"id": summary.id, "status": status_of(summary)}
     return Result(server, summary)

@@ -12,7 +12,7 @@ from hpcflow.core.errors import UserError
 if TYPE_CHECKING:
     from hpcflow.sdk.transfer import FileTransfer
 
-__all__ = ["Wanted", "check_fetched", "refuse", "sent_by", "wanted", "wanted_by"]
+__all__ = ["Wanted", "brought_by", "check_fetched", "refuse", "sent_by", "wanted", "wanted_by"]
 
 #: What reads files of the machine that it runs on, by itself or through another scheme that its options name.
 _OF_THE_MACHINE: Final = frozenset(
@@ -94,6 +94,11 @@ def sent_by(function: Callable[..., object]) -> tuple[Wanted, ...]:
         UserError: it may not.
     """
     return _once(each.leaving for each in _files_of(function))
+
+
+def brought_by(function: Callable[..., object]) -> tuple[tuple[str, str], ...]:
+    """Return what tasks that call a function leave for the machine that dispatches: where, and where it goes."""
+    return tuple(pair for each in _files_of(function) if (pair := each.brought) is not None)
 
 
 def _once(found: Iterable[Wanted | None]) -> tuple[Wanted, ...]:

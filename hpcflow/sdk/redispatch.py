@@ -17,6 +17,7 @@ from hpcflow.core.states import State
 from hpcflow.sdk.answers import Summary
 from hpcflow.sdk.client import send_traced, server_of_ours, summary_of, tell, whole_id
 from hpcflow.sdk.connection import Refused, Server
+from hpcflow.sdk.delivery import note_again
 from hpcflow.sdk.results import PythonMismatch, UnreadableResult, task_records
 from hpcflow.sdk.stored_call import stored_call
 from hpcflow.sdk.trace import name_of
@@ -63,6 +64,7 @@ def redispatch(
             return _started(server, known)
         if not (new_args or new_kwargs or replaced):
             answer = redispatch_as_it_was(server, known, reuse=reuse_previous_results)
+            note_again(server.where, known, str(answer["id"]))
             for sentence in answer["messages"]:
                 tell(sentence)
             return str(answer["id"])

@@ -16,7 +16,7 @@ from hpcflow.core.model import Graph, Task, UserError
 from hpcflow.core.reuse import Matcher, surroundings, without_dropped
 from hpcflow.sdk.annotations import Annotations, Placement
 from hpcflow.sdk.by_value import Shared, versions_here
-from hpcflow.sdk.fetched import Wanted, sent_by, wanted_by
+from hpcflow.sdk.fetched import Wanted, brought_by, sent_by, wanted_by
 from hpcflow.sdk.fingerprint import Fingerprints
 from hpcflow.sdk.pickling import CapturedError, Gathered, RenumberError, dumps
 from hpcflow.sdk.placeholder import Frozen, Placeholder, result_of
@@ -69,6 +69,8 @@ class FunctionText:
     fetched: tuple[Wanted, ...] = ()
     #: Where the server brings what its tasks leave.
     sent: tuple[Wanted, ...] = ()
+    #: What its tasks leave for the machine that dispatches, and where there; the server is not told.
+    brought: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -371,6 +373,7 @@ class Trace:
                 parameters=_parameters(function),
                 fetched=wanted_by(function),
                 sent=sent_by(function),
+                brought=brought_by(function),
             )
         return number
 

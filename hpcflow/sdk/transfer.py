@@ -47,7 +47,8 @@ class File:
 
     Args:
         filepath: a path where the task runs, relative to its directory; an address such as ``https://…`` or ``s3://…``;
-            ``client:data.csv``, a path where you dispatch. ``None``: a new name in the task's directory.
+            ``client:data.csv``, a path where you dispatch, in which ``{node_id}`` is the task's number if it goes
+            there. ``None``: a new name in the task's directory.
         is_remote: it lies on the host of the strategy, though it is given as a path.
         is_dir: it is a folder.
         include_folder: the folder itself is brought, not only what is in it.
@@ -166,10 +167,11 @@ class FileTransfer:
     def _check(self) -> None:
         source, target = self.from_file, self.to_file
         if target.scheme == "client":
-            raise UserError(
-                f"{self}: a task can't write where you dispatch. Leave the file in the task's directory, and bring it "
-                "with `hpcflow fetch`, or with download() of its node result."
-            )
+            if self.order is Order.BEFORE or source.is_remote or source.scheme == "client":
+                raise UserError(f"{self}: what goes to where you dispatch goes after the task, from where it runs.")
+            folder = "/" if target.is_dir else ""
+            target.filepath = os.path.abspath(os.path.expanduser(target.filepath)) + folder
+            return
         if source.scheme == "client":
             if self.order is Order.AFTER or target.is_remote:
                 raise UserError(f"{self}: a file from where you dispatch comes before the task, to where it runs.")
@@ -198,11 +200,18 @@ class FileTransfer:
         ask = getattr(self.strategy, "leaving", None)
         return None if ask is None or not self.to_file.is_remote else ask(self.from_file, self.to_file)
 
+    @property
+    def brought(self) -> tuple[str, str] | None:
+        """Where it lies when the task has ended, and where who waits for it brings it; ``None``: it is no such."""
+        return (self.from_file.filepath, self.to_file.filepath) if self.to_file.scheme == "client" else None
+
     def cp(self) -> tuple[Callable[[], tuple[str, str]], Callable[[], object]]:
         """Return two functions for the task: one tells where the file is and goes, the other brings it."""
         source, target = self.from_file, self.to_file
         if source.scheme == "client":
             return self.pair, self._write
+        if target.scheme == "client":
+            return self.pair, self._leave
         strategy = self.strategy
         assert strategy is not None  # `_check` saw to it
         if source.is_remote:
@@ -231,16 +240,17 @@ class FileTransfer:
         from hpcflow.sdk.arriving import sha256_of
 
         source, target = self.from_file, self.to_file
-        if not target.is_remote and not os.path.lexists(target.local):
+        goes = target.is_remote or target.scheme == "client"
+        if not goes and not os.path.lexists(target.local):
             raise TransferFailed(f"nothing is at {target.local} afterwards")
         if self.checksum is None:
             return
-        path = source.local if target.is_remote else target.local
+        path = source.local if goes else target.local
         found = f"sha256:{sha256_of(path)}"
         if found != self.checksum:
-            if not target.is_remote:
+            if not goes:
                 os.unlink(path)
-            removed = "" if target.is_remote else "; it was removed"
+            removed = "" if goes else "; it was removed"
             raise TransferFailed(f"its checksum is {found}, and {self.checksum} was wanted{removed}")
 
     # ---- the client's files
@@ -255,6 +265,10 @@ class FileTransfer:
 
     def __setstate__(self, state: object) -> None:
         self.__dict__.update(cast("dict[str, object]", state))
+
+    def _leave(self) -> None:
+        if not os.path.lexists(self.from_file.local):
+            raise TransferFailed(f"nothing is at {self.from_file.local}")
 
     def _write(self) -> None:
         from hpcflow.sdk.arriving import inside, target_of, written

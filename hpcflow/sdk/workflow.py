@@ -312,6 +312,7 @@ class Sublattice:
         traced = Lattice(self.function, self.annotations)._built(
             args, kwargs, may_be_empty=True, replaced=self.replaced, elsewhere=self.replaced
         )
+        refuse_brought(traced)
         described, blobs = manifest(traced)
         described |= {"id": "0" * 26, "client": {"host": "", "user": "", "version": ""}}
         return zlib.compress(b"".join(stream_parts(described, blobs)), 1)
@@ -457,8 +458,19 @@ def _refuse_others(function: object, args: tuple[object, ...], kwargs: dict[str,
         raise WrongArguments(f"The lattice {name_of(function)!r} is called wrongly: {error}.") from None
 
 
+def refuse_brought(traced: Traced) -> None:
+    """Raise `UserError` where a task leaves something for the machine that dispatches, and that could not know."""
+    for text in traced.functions.values():
+        if text.brought:
+            raise UserError(
+                f"{text.name} leaves {text.brought[0][0]} for where you dispatch (client:). Only electrons that the "
+                "dispatched lattice calls itself can: take it with `hpcflow fetch`."
+            )
+
+
 def _described(text: FunctionText) -> dict[str, object]:
     described = asdict(text)
+    del described["brought"]
     return {name: value for name, value in described.items() if value or name not in {"fetched", "sent"}}
 
 

@@ -31,6 +31,8 @@ folder = sys.argv[1]
         FileTransfer("client:inputs", Folder("inputs")),
         FileTransfer(f"{folder}/shared.txt"),
         FileTransfer("out.txt", f"{folder}/out.txt", order=Order.AFTER),
+        FileTransfer("out.txt", "client:brought/{node_id}.txt", order=Order.AFTER),
+        FileTransfer("inputs", "client:brought/", order=Order.AFTER),
     ],
     call_before=hf.DepsCall(lambda: open("first").read(), retval_keyword="first"),
     call_after=lambda: open("out.txt", "a").write("after"),  # it comes before the file goes
@@ -94,12 +96,15 @@ def test_files_come_before_a_task_and_go_after_it_in_their_order(user: User) -> 
     assert 0.5 < grown < 1.5
     assert result == [
         "made\n",
-        ["made\n", "of the client", None, "shared", None],
+        ["made\n", "of the client", None, "shared", None, None, None],
         ["a", "b"],
         "client:data.txt",
         True,
     ]
     assert (user.folder / "out.txt").read_text() == "1 of the client after"
+    # What a task leaves for where it was dispatched comes to who waits there.
+    assert (user.folder / "brought" / "0.txt").read_text() == "1 of the client after"
+    assert sorted(each.name for each in (user.folder / "brought" / "inputs").iterdir()) == ["a", "b"]
     assert errors[0] is errors[3] is None
     assert errors[1].startswith(f"TransferFailed: {user.folder}/nothing could not be brought to ")
     assert errors[1].endswith(f"No such file or directory: '{user.folder}/nothing'.")

@@ -22,8 +22,10 @@ import hpcflow as hf
 from hpcflow.fs import File, FileTransfer, Folder, Order, TransferFailed, TransferFromRemote, TransferToRemote
 from hpcflow.sdk.arriving import inside, pour
 from hpcflow.sdk.context import enter
+from hpcflow.sdk.delivery import expected
 from hpcflow.sdk.fetched import refuse
 from hpcflow.sdk.pickling import dumps, load_with
+from hpcflow.sdk.trace import Traced
 from hpcflow.sdk.transfer_process import fetch
 from hpcflow.sdk.workflow import manifest
 
@@ -435,7 +437,7 @@ def test_a_scheme_of_the_users_own_is_brought_by_functions_that_travel(here: Pat
     ("make", "said"),
     [
         (lambda: FileTransfer("http://a/b", "s3://c/d"), "both lie elsewhere than the task"),
-        (lambda: FileTransfer("out", "client:out", order=Order.AFTER), "bring it with `hpcflow fetch`"),
+        (lambda: FileTransfer("out", "client:out"), "goes after the task, from where it runs"),
         (lambda: FileTransfer("client:x", "y", order="after"), "comes before the task"),
         (lambda: FileTransfer("globus://a/b", "x"), "Globus moves files by itself"),
         (lambda: FileTransfer("a", "b", order="never"), "must be Order.BEFORE or Order.AFTER"),
@@ -476,3 +478,15 @@ def test_a_transfer_that_takes_long_says_how_far_it_is_ever_more_seldom(capsys: 
     assert capsys.readouterr().err.splitlines() == [
         f"a file: {done << 20} bytes in {done * 20} s so far." for done in (2, 4, 8)
     ]
+
+
+def test_several_tasks_may_not_write_one_file_here_and_each_has_its_number(tmp_path: Path) -> None:
+    def traced(path: str) -> Traced:
+        work = hf.electron(files=FileTransfer("out", path, order="after"))(abs)
+        return hf.lattice(lambda: [work(x) for x in (1, 2)]).build_graph()
+
+    assert expected(traced(f"client:{tmp_path}/{{node_id}}/")) == {
+        str(number): [["out", f"{tmp_path}/{number}/out"]] for number in (0, 1)
+    }
+    with pytest.raises(hf.UserError, match=r"Several tasks would write .*/out here, the last of them 'abs': put {node"):
+        expected(traced(f"client:{tmp_path}/out"))
