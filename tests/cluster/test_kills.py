@@ -25,6 +25,7 @@ from hpcflow.sdk.connection import ServerUnreachable, read_record
 from hpcflow.server.store.columns import unpacked
 from tests.cluster.conftest import Login
 from tests.integration.world import PATIENCE_S, is_alive, lines, until
+from tests.processes import killed
 
 pytestmark = pytest.mark.cluster
 
@@ -177,7 +178,7 @@ def start_server(login: Login) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.timeout(100 + 15 * SERVER_KILLS)
+@pytest.mark.timeout(600 + 15 * SERVER_KILLS)
 def test_a_server_killed_at_any_moment_loses_nothing_and_doubles_nothing(
     own_login: Callable[..., Login], tmp_path: Path
 ) -> None:
@@ -225,13 +226,16 @@ def kill_once(login: Login, dispatch: str, sbatch: Sbatch, chance: random.Random
     kills[when] += 1
     begun = sbatch.begun
     starting = start_server(login)
-    if chance.random() < 0.2:
-        # The next one is killed while it reads what the one before it left.
-        kill_server(login)
-        kills["at start"] += 1
-        starting.communicate(timeout=PATIENCE_S)
-        starting = start_server(login)
-    said = starting.communicate(timeout=PATIENCE_S)[1]
+    try:
+        if chance.random() < 0.2:
+            # The next one is killed while it reads what the one before it left.
+            kill_server(login)
+            kills["at start"] += 1
+            starting.communicate(timeout=PATIENCE_S)
+            starting = start_server(login)
+        said = starting.communicate(timeout=PATIENCE_S)[1]
+    finally:
+        killed(starting)
     assert starting.returncode == 0, said
     if when != "any":
         # The new server looks for the array, before Slurm has it or while nobody was told its id; or has found it by
@@ -303,7 +307,7 @@ def workers(jobs: Sequence[str]) -> list[int]:
     return found
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(900)
 def test_an_array_submitted_twice_under_kills_and_requeues_publishes_each_task_once(
     own_login: Callable[..., Login], tmp_path: Path
 ) -> None:

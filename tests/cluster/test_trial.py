@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.conftest import Login
-from tests.integration.world import lines
+from tests.integration.world import lines, until
 
 pytestmark = pytest.mark.cluster
 
@@ -46,12 +46,14 @@ def test_two_nodes_race_for_names_and_nothing_is_left(login: Login) -> None:
 def test_a_job_that_waits_is_taken_out_of_the_queue(login: Login) -> None:
     hold = login.slurm("sbatch", "--parsable", "--exclusive", "--nodes=4", "--time=2", "--wrap=sleep 60").strip()
     try:
+        # Only now nothing else has a node; jobs of other tests may have been ending.
+        until(lambda: login.slurm("squeue", "--noheader", "--format=%T", f"--jobs={hold}").strip() == "RUNNING")
         tested = login.user.hpcflow("clusters", "test", "slurm", "--wait", "1")
     finally:
         login.slurm("scancel", hold)
     assert tested.returncode == 0, tested.stdout
     assert "-       job on a compute node: still in the queue after " in tested.stdout
-    assert "hpcflow-test" not in login.slurm("squeue", "--me", "--noheader", "--format=%j")
+    until(lambda: "hpcflow-test" not in login.slurm("squeue", "--me", "--noheader", "--format=%j"))
 
 
 def test_on_an_unsafe_file_system_each_array_task_has_one_unit(own_login: Callable[..., Login], tmp_path: Path) -> None:

@@ -9,13 +9,15 @@ import pytest
 
 from tests.integration.servers import run
 
+pytestmark = pytest.mark.timeout(900)
+
 TABLE = Path(__file__).parents[2] / "bench" / "table.py"
 
 
 def rows(*names: str, cwd: Path) -> list[list[str]]:
     """Return the cells of the table of these rows."""
     only = [part for name in names for part in ("--only", name)]
-    done = run(sys.executable, str(TABLE), "--quick", "--markdown", *only, cwd=cwd)
+    done = run(sys.executable, str(TABLE), "--quick", "--markdown", *only, cwd=cwd, seconds=800)
     assert done.returncode == 0, done.stderr
     return [
         [cell.strip() for cell in line.strip("|").split("|")]

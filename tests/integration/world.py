@@ -34,7 +34,7 @@ QUICK: Final = {
     "HPCFLOW_PROGRESS": "0",
 }
 #: How long anything may take before a test gives up on it, in seconds; a busy machine is slow, a busy site slower.
-PATIENCE_S: Final = float(os.environ.get("LIVE_PATIENCE", "120"))
+PATIENCE_S: Final = float(os.environ.get("LIVE_PATIENCE", "240"))
 #: How often something that tells nobody by itself is looked at, in seconds.
 _LOOK_S: Final = 0.1
 

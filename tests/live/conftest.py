@@ -4,7 +4,7 @@ LIVE_SCHEDULER  slurm, pbs or lsf; without it these tests are skipped
 LIVE_FOLDER     a folder that compute nodes see as well, for homes, bags and what tasks write
 LIVE_TABLE      further lines of the cluster's table in clusters.toml: partition, account, prologue, python and so on
 LIVE_POLL       seconds between two questions to the scheduler; default 10
-LIVE_PATIENCE   seconds that anything may take, the queue's waiting included; default 120, on a busy site 3600
+LIVE_PATIENCE   seconds that anything may take, the queue's waiting included; default 240, on a busy site 3600
 """
 
 from __future__ import annotations
