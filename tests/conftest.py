@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 #: How long each thing may take that the cleanup of a test waits for, in seconds.
 _CLEANUP_S: Final = 120.0
@@ -23,6 +24,9 @@ def pytest_configure() -> None:
     """Drop what would make a test depend on who runs it, before anything is imported."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's `&` hands that down, to every child of a test
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A busy machine is no fault of an example; what CI asks of hypothesis beside that stays.
+    settings.register_profile("patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("patient")
     for name in list(os.environ):
         if name.startswith("HPCFLOW_") or (name.startswith("SLURM_") and name != "SLURM_CONF"):
             del os.environ[name]
