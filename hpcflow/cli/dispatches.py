@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -228,7 +229,8 @@ def _attempt_row(attempt: Mapping[str, Any]) -> tuple[str, ...]:  # Any: JSON
         "-" if wall_s is None else f"{wall_s:.1f} s",
         "-" if cpu_s is None else f"{cpu_s:.1f} s",
         "-" if rss_kib is None else memory(rss_kib / 1024),
-        (attempt["error"] or "returned").partition("\n")[0],
+        # The last one's is told whole above; here is how they ended, in a line each.
+        re.split(r"(?<=[^.])\. |\n", attempt["error"] or "returned", maxsplit=1)[0].rstrip("."),
     )
 
 

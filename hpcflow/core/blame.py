@@ -81,10 +81,13 @@ def judge(record: Record, limit_s: int | None, asked_mib: int | None = None) -> 
             return Verdict(sentence=text, cause=Cause.TIMEOUT)
         case "memory":
             used_mib = record.get("mem")
-            asked = "it asked for" if asked_mib is None else f"the {memory(asked_mib)} that it asked for"
-            # What its worker used counts as well: to the scheduler they are one job.
-            used = f": it had {memory(used_mib)} beside its worker's when it was stopped" if used_mib else ""
-            text = f"The task used more memory than {asked}{used}. {_ask_for_more(asked_mib, used_mib)}"
+            asked = (
+                "memory that it asked for" if asked_mib is None else f"{memory(asked_mib)} of memory that it asked for"
+            )
+            used = f": it had {memory(used_mib)} when it was stopped" if used_mib else ""
+            if used_mib and used_mib < (asked_mib or 0):  # to the scheduler they are one job
+                used += ", and its worker the rest"
+            text = f"The task used up the {asked}{used}. {_ask_for_more(asked_mib, used_mib)}"
             return Verdict(sentence=text, cause=Cause.MEMORY)
         case other:
             text = f"The task ended as {other!r}."

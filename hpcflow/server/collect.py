@@ -183,7 +183,8 @@ class Collector:
         )
         if isinstance(further, str):
             event = Event.RAISED if verdict.raised else Event.KILLED
-            self.move(bag, index, attempt, event, f"{verdict.sentence} {further}".rstrip())
+            end = "" if not further or verdict.sentence.endswith((".", "!", "?")) else "."
+            self.move(bag, index, attempt, event, f"{verdict.sentence}{end} {further}".rstrip())
             return
         live.ask_for(index, further.memory_mib, further.walltime_s)
         self.move(bag, index, attempt, Event.RETRIED, verdict.sentence)

@@ -33,6 +33,7 @@ from hpcflow.core.plan import (
     slots_of,
     waves,
 )
+from hpcflow.core.words import length
 from hpcflow.server.addressed import name_clusters
 from hpcflow.server.bags import array_of, bag_of
 from hpcflow.server.clusters import LOCAL, Cluster, Default
@@ -104,8 +105,9 @@ class Intake:
                 most_s = plan_settings(self._settings, cluster).worker_walltime_s
                 messages.append(_no_walltime(cluster, shape, limits, most_s))
             elif is_as_long_as_possible(shape.resources, limits, self._settings.kill_grace):
+                limit = length(shape.resources.walltime_s or 0)
                 messages.append(
-                    f"Tasks with a walltime of {shape.resources.walltime_s} s fill their partition's limit on "
+                    f"Tasks with a walltime of {limit} fill their partition's limit on "
                     f"{cluster.name!r}: each gets an array task of its own. With a little less, several can share one."
                 )
             if (too_many := _too_many_slots(cluster, shape, limits)) is not None:

@@ -65,7 +65,7 @@ def test_a_task_that_was_too_large_is_tried_again_with_more_and_the_dispatch_as_
     dispatch = site.user.runs(OTHERS, "starving")
     site.user.waits_for(dispatch)
     page = show(f"/d/{dispatch}/e/0")
-    expect(page.locator(".notice").first).to_contain_text("used more memory than the 62 MiB that it asked for")
+    expect(page.locator(".notice").first).to_contain_text("used up the 62 MiB of memory that it asked for")
     page.get_by_role("button", name=re.compile(r"Retry with \d+ MiB")).click()
     page.get_by_role("button", name="Undo").click()
     expect(page.get_by_text("Taken back: nothing was sent.")).to_be_visible()

@@ -57,12 +57,12 @@ def test_a_worker_that_could_not_write_costs_nothing() -> None:
         (end("timeout"), "The task ran longer than its walltime of 1 min. Ask for more with walltime=."),
         (
             end("memory"),
-            "The task used more memory than it asked for. "
+            "The task used up the memory that it asked for. "
             "Ask for more than the cluster gives by itself: memory= in @hf.electron(…).",
         ),
         (
             end("memory", mem=512),
-            "The task used more memory than it asked for: it had 512 MiB beside its worker's when it was stopped. "
+            "The task used up the memory that it asked for: it had 512 MiB when it was stopped. "
             'Ask for more: memory="704 MiB" in @hf.electron(…), or `hpcflow retry ID --failed --memory "704 MiB"`.',
         ),
     ],
@@ -77,9 +77,14 @@ def test_who_ran_out_of_memory_is_told_what_was_asked_what_was_used_and_what_to_
     verdict = judge(end("memory", mem=1100), None, 1000)
     assert verdict is not None
     assert verdict.sentence == (
-        "The task used more memory than the 1000 MiB that it asked for: it had 1.1 GiB beside its worker's when it was "
-        'stopped. Ask for more: memory="1.5 GiB" in @hf.electron(…), or '
-        '`hpcflow retry ID --failed --memory "1.5 GiB"`.'
+        "The task used up the 1000 MiB of memory that it asked for: it had 1.1 GiB when it was stopped. "
+        'Ask for more: memory="1.5 GiB" in @hf.electron(…), or `hpcflow retry ID --failed --memory "1.5 GiB"`.'
+    )
+    within = judge(end("memory", mem=88), None, 96)
+    assert within is not None
+    assert within.sentence.startswith(
+        "The task used up the 96 MiB of memory that it asked for: it had 88 MiB when it was stopped, and its worker "
+        "the rest. Ask for more: "
     )
     killed = judge_death(an_end(Cause.MEMORY, raw="OUT_OF_MEMORY"), first=True, losses=0, asked_mib=2048)
     assert killed.sentence == (

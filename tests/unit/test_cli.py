@@ -370,7 +370,15 @@ def test_show_task_tells_each_attempt_the_traceback_once_and_the_output(
     said, header, first, second, *rest = _lines(capsys)
     assert said == "task 1 relax, failed on node7: ValueError: no"
     assert header.split() == ["ATTEMPT", "JOB", "HOST", "WALL", "CPU", "MEMORY", "END"]
-    assert first.split(maxsplit=6) == ["1", "40_0", "node3", "-", "-", "-", earlier["error"]]
+    assert first.split(maxsplit=6) == [
+        "1",
+        "40_0",
+        "node3",
+        "-",
+        "-",
+        "-",
+        "The task's node failed on node3 (NODE_FAIL)",
+    ]
     assert " ".join(second.split()) == "2 41_3 node7 - - 20 MiB ValueError: no"
     assert rest == [
         "---- traceback",
