@@ -101,7 +101,10 @@ def _parser() -> argparse.ArgumentParser:
     add("stop", server.stop_server, "stop the server; jobs that run go on, and the next start finds them")
     add("restart", server.restart_server, "stop the server and start it with this version and environment")
     _json(add("status", server.show_status, "show whether the server runs, where, and with which clusters"))
-    logs = add("logs", server.show_log, "show the server's log")
+    logs = add("logs", files.logs, "show the server's log, or bring what the tasks of a dispatch wrote as one archive")
+    logs.add_argument("id", nargs="?", metavar="ID", help="of a dispatch: writes ID-logs.tar.gz")
+    logs.add_argument("--failed", action="store_true", help="with ID: only of tasks that have failed")
+    logs.add_argument("-o", "--output", metavar="FILE", help="with ID: where to write; - is the standard output")
     logs.add_argument("-f", "--follow", action="store_true", help="go on as it grows")
     logs.add_argument("-n", "--lines", type=_count, default=50, metavar="N", help="the last N lines (default: 50)")
     far = add(

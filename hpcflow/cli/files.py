@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Final
 
 from hpcflow.cli.frame import FAILED, OK, the_server, write_json
+from hpcflow.cli.server import show_log
 from hpcflow.core.model import UserError
 from hpcflow.core.places import client_settings
 from hpcflow.core.words import counted
 
-__all__ = ["age", "clean", "fetch"]
+__all__ = ["age", "clean", "fetch", "logs"]
 
 _AGE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 _UNIT_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -65,6 +66,45 @@ def _fetch_result(dispatch: str, task: int, destination: str | None, *, wanted: 
     size = value_size(server, dispatch, task)
     with showing(to.name, size, wanted=wanted) as show:
         fetch_result(server, (dispatch, task), to, size, show)
+    _print_path(to)
+    return OK
+
+
+def logs(options: argparse.Namespace) -> int:
+    """Bring what the tasks of a dispatch wrote as one archive; without a dispatch show the server's log.
+
+    Raises:
+        UserError: something is at the destination, or an option fits only the other one.
+    """
+    if options.id is None:
+        if options.failed or options.output is not None:
+            raise UserError("--failed and --output are for the logs of a dispatch: name it, hpcflow logs ID.")
+        return show_log(options)
+    if options.follow:
+        now = f"`hpcflow show {options.id} --task N`"
+        raise UserError(f"--follow is for the server's log. What a task writes now is told by {now}, and by the page.")
+    from hpcflow.sdk.client import whole_id
+    from hpcflow.sdk.download import bring_logs
+    from hpcflow.sdk.download import destination as place
+
+    server = the_server()
+    dispatch = whole_id(server, options.id)
+    if options.output == "-":
+        bring_logs(server, dispatch, sys.stdout.buffer, failed=options.failed)
+        sys.stdout.flush()
+        return OK
+    to = place(options.output, f"{dispatch}-logs.tar.gz")
+    if os.path.lexists(to):
+        raise UserError(f"{to} exists already: name another file with -o, or move it away.")
+    part = to.with_name(f"{to.name}.part")
+    try:
+        with open(part, "wb") as file:
+            bring_logs(server, dispatch, file, failed=options.failed)
+        part.replace(to)
+    except OSError as error:
+        raise UserError(f"{to} can't be written: {error.strerror}.") from error
+    finally:
+        part.unlink(missing_ok=True)
     _print_path(to)
     return OK
 

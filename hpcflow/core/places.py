@@ -62,6 +62,11 @@ class Places:
         return os.path.join(self.run, "server.json")
 
     @property
+    def ui_port(self) -> str:
+        """Where the number of the port is kept on which browsers were served last."""
+        return os.path.join(self.run, "ui-port")
+
+    @property
     def lock(self) -> str:
         return os.path.join(self.run, "lock")
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import sys
 import time
+import zlib
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ _BEYOND: Final = 1 << 62
 
 #: Told of each piece: how many bytes it has.
 Show = Callable[[int], None]
+#: Bytes of an archive that are unpacked at once.
+_UNPACKED: Final = 2**20
 
 
 class Damaged(HpcflowError):
@@ -196,6 +199,32 @@ def _wait(pauses: Iterator[float]) -> None:
 
 
 # ---- files
+
+
+def bring_logs(server: Server, dispatch: str, to: Sink, *, failed: bool) -> None:
+    """Write a gzipped tar of what the tasks of a dispatch wrote, as the server makes it.
+
+    Args:
+        server: that knows the dispatch.
+        dispatch: its whole id.
+        to: where the bytes go.
+        failed: only of tasks that have failed.
+
+    Raises:
+        ServerUnreachable: the stream was cut: what was written is not whole.
+    """
+    query = {"failed": "true"} if failed else {}
+    with server.stream("GET", f"/dispatches/{dispatch}/logs", query=query) as (_, pieces):
+        ends = zlib.decompressobj(wbits=31)
+        for piece in pieces:
+            to.write(piece)
+            left = piece
+            while left:  # a little of it may be much when it is unpacked
+                ends.decompress(left, _UNPACKED)
+                left = ends.unconsumed_tail
+    # A stream without a length that ends early looks like one that has ended.
+    if not ends.eof:
+        raise ServerUnreachable("The archive of logs ended early: ask again.")
 
 
 def listing(server: Server, dispatch: str, task: int, path: str) -> Listing:

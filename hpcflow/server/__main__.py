@@ -194,7 +194,10 @@ class _Process:
 
             async def open_ui() -> int:
                 if self._browsers is None:
-                    self._browsers = listen_tcp()
+                    # Pages that are open, and forwards of ssh, find the next server where the last one was.
+                    self._browsers = listen_tcp(last := home.last_port(where))
+                    if tcp_port(self._browsers) != last:
+                        home.rewrite(where.ui_port, str(tcp_port(self._browsers)))
                     serve(self._browsers)
                     logger.info("browsers: http://127.0.0.1:%d/", tcp_port(self._browsers))
                 return tcp_port(self._browsers)

@@ -25,7 +25,7 @@ from hpcflow.server.file_api import FileDesk, file_routes
 from hpcflow.server.guard import Guard, Sessions, Token
 from hpcflow.server.home import Notice
 from hpcflow.server.insight_api import InsightDesk, insight_routes
-from hpcflow.server.log_api import LogDesk, log_routes
+from hpcflow.server.log_api import ArchiveDesk, LogDesk, archive_routes, log_routes
 from hpcflow.server.origins import Origins
 from hpcflow.server.page import page_files, page_routes, view_routes
 from hpcflow.server.redispatch_api import RedispatchDesk, redispatch_routes
@@ -94,6 +94,9 @@ class Service(Protocol):
 
     @property
     def logs(self) -> LogDesk: ...
+
+    @property
+    def log_archive(self) -> ArchiveDesk: ...
 
 
 class PartsDesk(Protocol):
@@ -256,6 +259,7 @@ def routes(service: Service, desk: Desk) -> APIRouter:
     # Before the logs, whose path would take their last part for a stream's name.
     api.include_router(view_routes(service.questions, desk.notice.started_at, desk.stopping), responses=PROBLEM)
 
+    api.include_router(archive_routes(service.log_archive))
     api.include_router(log_routes(service.logs, desk.stopping), responses=PROBLEM)
 
     @api.post("/ui", response_model=schema.UiAddress)

@@ -22,6 +22,7 @@ __all__ = [
     "boot_id",
     "drop_parts",
     "file_system_type",
+    "last_port",
     "listen_unix",
     "network_file_system",
     "prepare",
@@ -128,6 +129,16 @@ def remove_notice(where: Places, notice: Notice) -> None:
     """Remove run/server.json unless another server has written its own since."""
     if read_notice(where) == notice:
         Path(where.server_json).unlink(missing_ok=True)
+
+
+def last_port(where: Places) -> int:
+    """Return the port on which browsers were served last; 0 when there was none."""
+    try:
+        text = Path(where.ui_port).read_text("utf-8")
+    except (OSError, UnicodeError):
+        return 0
+    port = int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
+    return port if port < 65536 else 0
 
 
 def rewrite(path: str, text: str) -> None:

@@ -77,11 +77,16 @@ class Listener(uvicorn.Server):
         self._ended.set()
 
 
-def listen_tcp() -> socket.socket:
-    """Return a socket that listens on a free port of 127.0.0.1."""
+def listen_tcp(port: int = 0) -> socket.socket:
+    """Return a socket that listens on 127.0.0.1: on a port if that is free, else on one that is."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        listener.bind(("127.0.0.1", 0))
+        # Connections of the last server that are not forgotten yet would keep its port.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            listener.bind(("127.0.0.1", 0))
         listener.listen(128)
     except BaseException:
         listener.close()

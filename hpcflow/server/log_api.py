@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Annotated, Any, Final, Protocol
 
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel
 
-from hpcflow.server.answer import PROBLEM_OF_BYTES, DispatchPath, IndexPath, JsonAnswer, TextAnswer, known_id
+from hpcflow.server.answer import PROBLEM_OF_BYTES, DispatchPath, IndexPath, JsonAnswer, TextAnswer, known_id, streamed
 from hpcflow.server.logs import Name
 from hpcflow.server.routing import Router
 from hpcflow.server.schema import MOST
 
-__all__ = ["LogDesk", "log_routes"]
+__all__ = ["ArchiveDesk", "LogDesk", "archive_routes", "log_routes"]
 
 Json = dict[str, Any]  # Any: JSON; the models describe it for clients
 
@@ -65,7 +65,39 @@ class LogDesk(Protocol):
     async def search(self, dispatch: str, index: int, stream: Name, text: str, *, offset: int, limit: int) -> Json: ...
 
 
+class ArchiveDesk(Protocol):
+    """What makes archives; it raises as `LogDesk` does."""
+
+    async def archive(self, dispatch: str, *, failed: bool) -> tuple[str, AsyncIterator[bytes]]:
+        """Return a file's name, and a gzipped tar of what the tasks wrote."""
+        ...
+
+
+class ArchiveAnswer(Response):
+    """Described as what it is; the answer itself is a stream."""
+
+    media_type = "application/gzip"
+
+
 _Offset = Annotated[int, Query(ge=-1, le=MOST, description="The first byte; -1: the last ones.")]
+
+
+def archive_routes(desk: ArchiveDesk) -> APIRouter:
+    """Return the route of all logs at once, below whatever the caller puts before it."""
+    api = Router()
+
+    @api.get("/dispatches/{dispatch_id}/logs", response_class=ArchiveAnswer, responses=PROBLEM_OF_BYTES)
+    async def archive(
+        dispatch_id: DispatchPath,
+        failed: Annotated[bool, Query(description="Only of tasks that have failed.")] = False,
+    ) -> Response:
+        name, pieces = await desk.archive(known_id(dispatch_id), failed=failed)
+        response = await streamed(pieces)
+        response.headers["content-type"] = ArchiveAnswer.media_type
+        response.headers["content-disposition"] = f'attachment; filename="{name}"'
+        return response
+
+    return api
 
 
 def log_routes(desk: LogDesk, stopping: Callable[[], bool]) -> APIRouter:

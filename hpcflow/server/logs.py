@@ -18,7 +18,7 @@ from hpcflow.server.engine import Engine
 from hpcflow.server.remote import TransportError
 from hpcflow.server.store import EndRow
 
-__all__ = ["Logs", "Name", "span"]
+__all__ = ["Logs", "Name", "span", "spans"]
 
 Json = dict[str, Any]  # Any: JSON, described in log_api.py
 Name = Literal["stdout", "stderr"]
@@ -193,6 +193,26 @@ class Logs:
         (got,) = await self._feed(part.cluster).look([_Want(part.begin, part.begin, 0, part.path)])
         return max(0, got.size - part.begin)
 
+    async def sized(self, cluster: Cluster, parts: Sequence[tuple[str, int, int | None]]) -> list[int]:
+        """Return where parts of logs end, with one command for many that are open-ended, and none for the others.
+
+        Args:
+            cluster: where they lie.
+            parts: of each its log's path, its first byte, and the byte after its last; ``None``: where the log ends.
+
+        Raises:
+            TransportError: the cluster does not answer.
+        """
+        ends = [end for _, _, end in parts]
+        open_ended = [place for place, end in enumerate(ends) if end is None]
+        for first in range(0, len(open_ended), _LOGS_AT_ONCE):
+            batch = open_ended[first : first + _LOGS_AT_ONCE]
+            wants = [_Want(parts[place][1], parts[place][1], 0, parts[place][0]) for place in batch]
+            got = await _read(cluster, wants)
+            for place, want in zip(batch, wants, strict=True):
+                ends[place] = max(want.begin, got[want].size)
+        return [end for end in ends if end is not None]
+
     def _feed(self, cluster: Cluster) -> _Feed:
         feed = self._feeds.get(cluster.name)
         if feed is None or feed.cluster is not cluster:
@@ -204,14 +224,14 @@ class Logs:
     async def _parts(self, dispatch: str, index: int) -> dict[Name, _Part | None]:
         """Return where a task's output lies; ``None``: it has written nothing that is known."""
         root, number = await self._place(dispatch, index)
-        running = self._running(root, number)
+        running = self.running(root, number)
         if running is None:
             end = await asyncio.to_thread(self._store.end, root, number)
             row = await asyncio.to_thread(self._store.bag, end.bag) if end is not None else None
             if end is None or row is None:
                 return {"stdout": None, "stderr": None}
             bag, worker = row.bag, end.worker
-            begins, ends = _spans(end)
+            begins, ends = spans(end)
         else:
             bag, worker, begins = running
             ends = (None, None)
@@ -225,7 +245,7 @@ class Logs:
             "stderr": _Part(cluster, f"{path}.err", begins[1], ends[1], live),
         }
 
-    def _running(self, root: DispatchId, number: int) -> tuple[Bag, str, tuple[int, int]] | None:
+    def running(self, root: DispatchId, number: int) -> tuple[Bag, str, tuple[int, int]] | None:
         """Return bag and worker of a task that runs, and where its output begins in the worker's logs."""
         live = self._engine.writer.dispatches.get(root)
         task = live.tasks[number] if live is not None else None
@@ -357,7 +377,7 @@ def _excerpt(block: bytes, hit: int) -> str:
     return block[start : end if end >= 0 else hit + _AFTER].decode(errors="replace")
 
 
-def _spans(end: EndRow) -> tuple[tuple[int, int], tuple[int | None, int | None]]:
+def spans(end: EndRow) -> tuple[tuple[int, int], tuple[int | None, int | None]]:
     """Return where a task's output begins and ends in both logs; one that died with its worker has the rest of them."""
     if (begins := end.record.get("from")) is not None:
         return (begins[0], begins[1]), (None, None)

@@ -31,6 +31,7 @@ from hpcflow.server.insight import Insight
 from hpcflow.server.intake import Intake
 from hpcflow.server.levels import Levels
 from hpcflow.server.live import LiveDispatch
+from hpcflow.server.log_archive import LogArchive
 from hpcflow.server.logs import Logs
 from hpcflow.server.manifest import read_graph
 from hpcflow.server.parts import Parts
@@ -168,6 +169,7 @@ class Service:
         )
         #: What the API asks about what tasks write.
         self.logs = Logs(engine, self._levels.place)
+        self.log_archive = LogArchive(engine, self.logs, self._levels.level)
         #: What the API asks of open dispatches.
         self.parts = Parts(engine, partial(self._intake.checked, sublattice=True), self._payload)
         #: What the API asks of graphs that are looked at before they are dispatched.

@@ -79,11 +79,13 @@ def test_a_cluster_is_added_by_a_person_with_two_factors_tested_and_unknown_when
         assert "[far]\n" in Path(user.home.clusters).read_text()
         assert door.answers == [["guess"], ["sesame"], ["123456"]]
 
-        # A task runs there; then nobody answers any more.
+        # A task runs there, and the queue was looked at; then nobody answers any more.
         gate, ledger = tmp_path / "gate", tmp_path / "ledger"
         os.mkfifo(gate)
         dispatch = user.runs(FAR_BEHIND_A_GATE, str(gate), str(ledger))
         until(lambda: lines(ledger) == ["up"] and user.asks("show", dispatch)["counts"].get("running"))
+        page.goto(page.url.partition("#")[0] + "#/queue/far")
+        expect(page.get_by_role("table", name="Jobs").get_by_role("row").nth(1)).to_contain_text("running")
         cable.refuse = True
         cable.cut()
         page.goto(page.url.partition("#")[0] + f"#/d/{dispatch}/e/0")
@@ -92,5 +94,45 @@ def test_a_cluster_is_added_by_a_person_with_two_factors_tested_and_unknown_when
         expect(page.locator(".notice")).to_contain_text("far does not answer.")
         expect(page.locator(".notice")).to_contain_text("unknown since")
         assert faults_by_axe(page) == []
+        page.get_by_role("link", name="Table").click()
+        expect(page.get_by_role("row").nth(1)).to_contain_text("was running?")
+
+        # Every screen says so where it is looked for; the queue is as it was seen last, and says how old that is.
+        base = page.url.partition("#")[0]
+        chip = page.get_by_role("list", name="Clusters").get_by_role("listitem").filter(has_text="far")
+        expect(chip).to_contain_text("unreachable")
+        page.goto(base + "#/")
+        needs = page.get_by_role("listitem").filter(has_text="far can't be reached.")
+        expect(needs).to_contain_text("Its tasks are as they were last seen.")
+        page.goto(base + "#/clusters")
+        expect(card.locator(".notice")).to_contain_text("What its jobs do is unknown since")
+        later = context.new_page()
+        later.clock.install()
+        later.goto(base + "#/queue/far")
+        expect(later.locator(".notice")).to_contain_text("far does not answer.")
+        expect(later.locator(".notice")).to_contain_text("what became of it since then is unknown")
+        later.clock.fast_forward(60_000)
+        expect(later.locator(".stale")).to_contain_text(re.compile("stale: asked 1 min ago"))
+        later.close()
+
+        # The line is back, and the host wants a person again: it says so until somebody has logged in.
+        cable.refuse = False
+        expect(chip).to_contain_text("needs login", timeout=3 * PATIENCE_MS)
+        expect(card).to_contain_text("wants you to log in")
+        page.goto(base + "#/")
+        expect(page.get_by_role("listitem").filter(has_text="far wants you to log in.")).to_be_visible()
+        page.goto(base + f"#/d/{dispatch}/e/0")
+        expect(page.get_by_text("was running?")).to_be_visible()
+        page.goto(base + "#/clusters")
+        card.get_by_role("button", name="Log in").click()
+        page.get_by_label("Password:").fill("sesame")
+        page.get_by_role("button", name="Answer").click()
+        page.get_by_label("One-time code:").fill("123456")
+        page.get_by_role("button", name="Answer").click()
+        expect(chip).not_to_contain_text("needs login")
+        page.goto(base + f"#/d/{dispatch}?view=table")
+        expect(page.get_by_role("row").nth(1)).to_contain_text("running")
+        expect(page.get_by_text("was running?")).to_have_count(0)
         open_gate(gate)
+        expect(page.locator(".title-line")).to_contain_text("completed")
         until(lambda: any('"exit"' in each.read_text() for each in (tmp_path / "work").rglob("*.jsonl")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hashlib
 import http.client
 import json
@@ -29,7 +30,7 @@ from hpcflow.server.guard import Sessions, Token
 from hpcflow.server.home import Notice, listen_unix
 from hpcflow.server.insight_api import InsightDesk
 from hpcflow.server.listen import Listener, listen_tcp, tcp_port
-from hpcflow.server.log_api import LogDesk
+from hpcflow.server.log_api import ArchiveDesk, LogDesk
 from hpcflow.server.logs import Name
 from hpcflow.server.news import News
 from hpcflow.server.redispatch_api import RedispatchDesk
@@ -305,7 +306,14 @@ class MemoryLogs:
         hits = [{"offset": at, "text": data.decode()}] if at >= 0 else []
         return {"hits": hits, "searched": len(data), "size": len(data)}
 
+    async def archive(self, dispatch: str, *, failed: bool) -> tuple[str, AsyncIterator[bytes]]:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield gzip.compress(b"failed" if failed else b"all")
 
+        return f"{dispatch}-logs.tar.gz", pieces()
+
+
+_is_archive_desk: type[ArchiveDesk] = MemoryLogs
 _is_log_desk: type[LogDesk] = MemoryLogs
 
 
@@ -341,6 +349,7 @@ class MemoryService:
     cached: MemoryCache = field(default_factory=MemoryCache)
     configured: MemorySettings = field(default_factory=MemorySettings)
     logs: MemoryLogs = field(default_factory=MemoryLogs)
+    log_archive: MemoryLogs = field(default_factory=MemoryLogs)
     insight: MemoryInsight = field(default_factory=MemoryInsight)
     called_with: MemoryArguments = field(default_factory=MemoryArguments)
     parts: MemoryParts = field(default_factory=MemoryParts)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
+import tarfile
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -203,3 +205,66 @@ async def test_what_is_no_log_is_not_read(tmp_path: Path, damage: str) -> None:
             (tmp_path / "secret").write_text("secret")
             path.symlink_to(tmp_path / "secret")
         assert (await written.output())["stderr"] == {"offset": 0, "next": 0, "size": 0, "text": ""}
+
+
+async def unpacked(written: Writing, *, failed: bool = False) -> dict[str, bytes]:
+    """Return what an archive of the dispatch's logs holds, by names without the folder."""
+    name, pieces = await a_service(written.stage).log_archive.archive(written.dispatch, failed=failed)
+    assert name == f"{written.dispatch}-logs.tar.gz"
+    packed = b"".join([piece async for piece in pieces])
+    found: dict[str, bytes] = {}
+    with tarfile.open(fileobj=io.BytesIO(packed), mode="r:gz") as tar:
+        for entry in tar:
+            assert entry.isreg() and entry.mode == 0o600
+            folder, _, file = entry.name.partition("/")
+            content = tar.extractfile(entry)
+            assert folder == f"{written.dispatch}-logs" and content is not None
+            found[file] = content.read()
+    return found
+
+
+@in_loop
+async def test_all_logs_are_one_archive_with_each_task_s_own_and_what_became_of_it(tmp_path: Path) -> None:
+    async with writing(tmp_path) as written:
+        await written.write(b"second\n" * 400_000)
+        await written.write(b"oh\n", "stderr")
+        found = await unpacked(written)
+        table = found.pop("tasks.tsv").decode().splitlines()
+        assert [line.split("\t")[:3] for line in table] == [
+            ["task", "electron", "state"],
+            ["0", "step0", "completed"],
+            ["1", "step1", "running"],
+        ]
+        assert found == {
+            "00000-step0.stdout.txt": b"first\n",
+            "00001-step1.stdout.txt": b"second\n" * 400_000,
+            "00001-step1.stderr.txt": b"oh\n",
+        }
+        # One command tells how long logs are that are written now; what has ended is known.
+        assert written.transport.looks == 1
+        assert set(await unpacked(written, failed=True)) == {"tasks.tsv"}
+
+
+@in_loop
+async def test_what_can_t_be_read_is_named_in_the_archive_and_all_else_is_there(tmp_path: Path) -> None:
+    async with writing(tmp_path) as written:
+        await written.write(b"oh\n", "stderr")
+        written.files["stdout"].write_bytes(b"fir")
+        found = await unpacked(written)
+        assert found["00000-step0.stdout.txt"] == b"fir\0\0\0"
+        assert "00000-step0.stdout.txt: only its first 3 of 6 bytes" in found["MISSING.txt"].decode()
+        written.files["stdout"].unlink()
+        found = await unpacked(written)
+        assert found["00001-step1.stderr.txt"] == b"oh\n"
+        (line,) = found["MISSING.txt"].decode().splitlines()
+        assert line.startswith("00000-step0.stdout.txt: ") and "No such file" in line
+        written.transport.away = True
+        found = await unpacked(written)
+        assert set(found) == {"tasks.tsv", "MISSING.txt"}
+        lines = found["MISSING.txt"].decode().splitlines()
+        assert [line.partition(":")[0] for line in lines] == [
+            "00001-step1.stderr.txt",
+            "00000-step0.stdout.txt",
+            "00001-step1.stdout.txt",
+        ]
+        assert all("does not answer: the line is down." in line for line in lines)

@@ -74,6 +74,23 @@ export function searchLog(id: string, index: number, stream: Stream, q: string, 
   return answer(api.GET("/api/v1/dispatches/{dispatch_id}/tasks/{index}/{stream}/search", { params: { path: { dispatch_id: id, index, stream }, query: { q, offset } } }));
 }
 
+/** Saves what all tasks of a dispatch wrote, or those that have failed, as one archive. */
+export async function downloadLogs(id: string, failed: boolean): Promise<void> {
+  const archive = await answer<Blob>(
+    api.GET("/api/v1/dispatches/{dispatch_id}/logs", { params: { path: { dispatch_id: id }, query: { failed } }, parseAs: "blob" }) as Promise<{ data?: Blob; response: Response }>,
+  );
+  save(archive, `${id}-logs${failed ? "-failed" : ""}.tar.gz`);
+}
+
+function save(blob: Blob, name: string): void {
+  const url = URL.createObjectURL(blob);
+  const anchor = document.createElement("a");
+  anchor.href = url;
+  anchor.download = name;
+  anchor.click();
+  setTimeout(() => URL.revokeObjectURL(url), 60_000);
+}
+
 /** Saves all of a stream as a file of the browser's. */
 export async function download(id: string, index: number, stream: Stream, size: number): Promise<void> {
   const parts: Blob[] = [];
@@ -83,10 +100,5 @@ export async function download(id: string, index: number, stream: Stream, size: 
     parts.push(part);
     if (part.size === 0) break;
   }
-  const url = URL.createObjectURL(new Blob(parts, { type: "text/plain" }));
-  const anchor = document.createElement("a");
-  anchor.href = url;
-  anchor.download = `${id}-${index}.${stream}.txt`;
-  anchor.click();
-  setTimeout(() => URL.revokeObjectURL(url), 60_000);
+  save(new Blob(parts, { type: "text/plain" }), `${id}-${index}.${stream}.txt`);
 }

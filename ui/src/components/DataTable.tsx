@@ -73,7 +73,7 @@ export function DataTable<T>({ label, columns, rows, found, keyOf, sort, onSort,
           ))}
         </thead>
         <tbody>
-          {before > 0 && <tr aria-hidden="true"><td colSpan={width} height={before} className="gap" /></tr>}
+          {before > 0 && <tr aria-hidden="true"><td colSpan={width} style={{ height: before }} className="gap" /></tr>}
           {items.map((item) => {
             const row = all[item.index]!;
             return (
@@ -84,7 +84,7 @@ export function DataTable<T>({ label, columns, rows, found, keyOf, sort, onSort,
               </tr>
             );
           })}
-          {after > 0 && <tr aria-hidden="true"><td colSpan={width} height={after} className="gap" /></tr>}
+          {after > 0 && <tr aria-hidden="true"><td colSpan={width} style={{ height: after }} className="gap" /></tr>}
         </tbody>
       </table>
     </div>

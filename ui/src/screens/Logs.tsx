@@ -1,8 +1,10 @@
 import { useInfiniteQuery, useQuery } from "@tanstack/react-query";
 import { Link, useNavigate } from "@tanstack/react-router";
-import { useMemo } from "react";
+import { useMemo, useState } from "react";
+import { downloadLogs } from "../api/output";
 import { taskQuery, tasksQuery, type Summary, type TaskFilter, type TaskRow } from "../api/queries";
-import { StateBadge, When } from "../components/basics";
+import { say } from "../components/actions";
+import { StateBadge, useLink, When } from "../components/basics";
 import { Output } from "../components/Output";
 import { count, plural } from "../format";
 import { dispatch as route } from "../router";
@@ -13,6 +15,7 @@ const FAILED: TaskFilter = { state: ["failed"], q: "", name: null, sort: "index"
 export function Logs({ summary }: { summary: Summary }) {
   return (
     <>
+      <Download summary={summary} />
       {(summary.counts.failed ?? 0) > 0 && <Failures id={summary.id} failed={summary.counts.failed ?? 0} />}
       <OutputOf summary={summary} />
       <h2>What hpcflow did</h2>
@@ -24,6 +27,30 @@ export function Logs({ summary }: { summary: Summary }) {
         </ol>
       )}
     </>
+  );
+}
+
+/** What all tasks wrote, as one archive that the server makes while it reads. */
+function Download({ summary }: { summary: Summary }) {
+  const [busy, setBusy] = useState(false);
+  const offline = useLink() !== "ok";
+  const failed = summary.counts.failed ?? 0;
+  const bring = async (some: boolean) => {
+    setBusy(true);
+    try {
+      await downloadLogs(summary.id, some);
+      say("The logs are downloaded. What could not be read, if anything, is named in MISSING.txt there.");
+    } catch (error) {
+      say(error instanceof Error ? error.message : String(error), "bad");
+    }
+    setBusy(false);
+  };
+  return (
+    <div className="toolbar" role="group" aria-label="Download">
+      <button type="button" className="button" disabled={busy || offline} onClick={() => void bring(false)}>{busy ? "Downloading…" : "Download all logs"}</button>
+      {failed > 0 && <button type="button" className="button" disabled={busy || offline} onClick={() => void bring(true)}>Download logs of {failed} failed</button>}
+      <span className="soft">One .tar.gz with a text file for each task and stream; <code>hpcflow logs {summary.id}</code> does the same.</span>
+    </div>
   );
 }
 

@@ -102,7 +102,7 @@ function OfflineBanner() {
     <div className="banner" role="alert">
       <strong>The hpcflow server does not answer.</strong>{" "}
       {since ? `This is what it said at ${since}, ${Math.max(0, Math.round((now - heard) / 1000))} s ago. ` : ""}
-      The page goes on trying; <code>hpcflow start</code> brings it back. Jobs in the queue go on without it.
+      The page goes on trying; <code>hpcflow start</code> brings it back, then <code>hpcflow ui</code> prints a new link. Jobs in the queue go on without it.
     </div>
   );
 }
@@ -141,7 +141,7 @@ function Login() {
       <Title text="Log in" />
       <p>This page is private to whoever runs this hpcflow server. Ask it for a link, and open that here:</p>
       <Code text="hpcflow ui" label="the command that prints a link" />
-      <p className="soft">Each link logs one browser in, once, within ten minutes. On a cluster's login node the command also prints the <code>ssh</code> forward to type on your own machine.</p>
+      <p className="soft">Each link logs one browser in, once, within ten minutes; a server that was started anew wants a new one. On a cluster's login node the command also prints the <code>ssh</code> forward to type on your own machine.</p>
     </section>
   );
 }
