@@ -8,7 +8,7 @@ from tests.integration.world import User
 
 def test_programs_of_covalent_s_kinds_run_as_they_are(user: User) -> None:
     printed, promised = printed_and_promised(user)
-    assert len(promised) == 6
+    assert len(promised) == 11
     assert printed == promised
 
 
