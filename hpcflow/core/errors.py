@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 __all__ = ["HpcflowError", "NotFound", "UserError", "WrongArguments"]
 
 
 class HpcflowError(Exception):
     """Every error that hpcflow raises by itself; its text is a sentence for the person who runs the workflow."""
+
+    #: What IPython calls for the lines to show; there where users' programs are, which `hpcflow.sdk.mistakes` sees to.
+    _render_traceback_: Callable[[HpcflowError], list[str]]
 
 
 class UserError(HpcflowError):

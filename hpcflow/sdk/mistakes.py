@@ -1,4 +1,4 @@
-"""What a script shows that ends with an error of hpcflow's own: its sentence and the user's line, not our frames."""
+"""What a script or a notebook shows of an error of hpcflow's own: its sentence and the user's line, not our frames."""
 
 from __future__ import annotations
 
@@ -26,11 +26,32 @@ def show_plainly() -> None:
 
 
 def _show(kind: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:
-    if not isinstance(error, HpcflowError) or os.environ.get(_WHOLE, "0") not in {"", "0"}:
+    if not isinstance(error, HpcflowError) or _is_whole_wanted():
         sys.__excepthook__(kind, error, frames)
         return
+    print(_plainly(error, frames), file=sys.stderr)
+
+
+def _is_whole_wanted() -> bool:
+    return os.environ.get(_WHOLE, "0") not in {"", "0"}
+
+
+def _plainly(error: HpcflowError, frames: TracebackType | None) -> str:
     place = users_line(frames) if isinstance(error, UserError) else ""
-    print(f"{place}{plain(str(error))}", file=sys.stderr)
+    return f"{place}{plain(str(error))}"
+
+
+def _rendered(error: HpcflowError) -> list[str]:
+    """Return the lines that IPython and Jupyter show of an uncaught error of ours."""
+    if _is_whole_wanted():
+        from traceback import format_exception
+
+        return "".join(format_exception(error)).splitlines()
+    return _plainly(error, error.__traceback__).splitlines()
+
+
+# IPython asks an exception itself how it wants to be shown; so nobody's hook is in anybody's way there.
+HpcflowError._render_traceback_ = _rendered
 
 
 def users_line(frames: TracebackType | None) -> str:

@@ -145,3 +145,32 @@ def test_a_hook_cannot_give_what_the_function_does_not_take() -> None:
     with pytest.raises(hf.UserError, match="retval_keyword='cell' is no argument of 'relax', which has x"):
         one.build_graph()
     assert len(other.build_graph().graph.tasks) == 1
+
+
+#: What IPython's InteractiveShell.showtraceback does with an error that nobody caught in a cell.
+CELL = """\
+import sys
+
+def run(cell):
+    try:
+        exec(compile(cell, "<ipython-input-1>", "exec"), {"__name__": "__main__"})
+    except Exception as error:
+        shown = error._render_traceback_() if hasattr(error, "_render_traceback_") else ["as ever"]
+        print(chr(10).join(shown), file=sys.stderr)
+
+run("import hpcflow as hf" + chr(10) + "hf.electron(cpus=0)(len)")
+run("1 / 0")
+"""
+
+
+def test_a_notebook_shows_a_mistake_as_a_script_does(tmp_path: Path) -> None:
+    code, said = shown(tmp_path, CELL)
+    assert (code, said.splitlines()) == (
+        0,
+        [
+            '  File "<ipython-input-1>", line 2, in <module>',
+            "The electron 'len': cpus=0 must be between 1 and 4096.",
+            "as ever",
+        ],
+    )
+    assert "Traceback (most recent call last)" in shown(tmp_path, CELL, HPCFLOW_TRACEBACK="1")[1]
