@@ -20,18 +20,12 @@ from tests.integration.places import PATH, Place, place
 from tests.integration.sshd import sshd
 from tests.integration.world import is_alive, open_gate, served, until
 
-SCHEDULERS = ("local", "slurm", "pbs", "lsf")
-DOUBLES = tuple(name for name in SCHEDULERS if name not in {"local", "slurm"})
-
-
-def _needs(name: str) -> None:
-    if name == "slurm" and "SLURM_CONF" not in os.environ:
-        pytest.skip("needs the mini Slurm: docker/slurm-cluster/up, then source its env")
+DOUBLES = ("pbs", "lsf")
+SCHEDULERS = ("local", pytest.param("slurm", marks=pytest.mark.cluster), *DOUBLES)
 
 
 @pytest.fixture(scope="module", params=SCHEDULERS)
 def _lasting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    _needs(request.param)
     with place(request.param, tmp_path_factory.mktemp(request.param)) as started:
         yield started
 
