@@ -166,7 +166,8 @@ def sentences(spent: Spent) -> tuple[str, ...]:
         return ("Nothing was submitted.",)
     said: list[str] = []
     if spent.charged_s:
-        shares = dict(zip(PARTS, percents([getattr(spent, part) for part in PARTS]), strict=True))
+        # Of what the API tells, in milliseconds: the page makes the same percents of it.
+        shares = dict(zip(PARTS, percents([round(getattr(spent, part), 3) for part in PARTS]), strict=True))
         told = [f"{share} % {PARTS[part]}" for part, share in shares.items() if share and part != "tasks_s"]
         used = f"Used {shares['tasks_s']} % of {amount(spent.charged_s)} charged"
         said.append(f"{used}{': ' if told else ''}{', '.join(told)}.")
@@ -194,7 +195,7 @@ def amount(core_seconds: float) -> str:
 
 def percents(parts: Sequence[float]) -> list[int]:
     """Return whole percents of what the parts amount to, which add up to 100: those cut most are rounded up."""
-    whole = math.fsum(parts)
+    whole = sum(parts)
     if not whole:
         return [0] * len(parts)
     exact = [100 * part / whole for part in parts]

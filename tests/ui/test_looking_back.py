@@ -85,6 +85,11 @@ def test_settings_say_what_holds_and_who_said_so(show: Show, site: Site) -> None
     row = page.get_by_role("region", name="Settings", exact=True).get_by_role("row").nth(1)
     expect(row).to_contain_text("How often a cluster's queue is looked at")
     assert "q=queue_poll" in page.url
+    expect(row).to_contain_text("500 ms")
+    expect(row.locator("[title='queue_poll = 0.5']")).to_have_count(1)
+    page.get_by_role("searchbox").fill("ramp_width")
+    expect(page.get_by_role("region", name="Settings", exact=True).locator("code").first).to_have_text("ramp_after")
+    assert "`" not in page.get_by_role("main").inner_text()
     show("/settings?set=true")
     for row in page.get_by_role("region", name="Settings", exact=True).get_by_role("row").all()[1:]:
         expect(row).to_contain_text(re.compile(r"HPCFLOW_|config\.toml"))
@@ -92,10 +97,14 @@ def test_settings_say_what_holds_and_who_said_so(show: Show, site: Site) -> None
 
 def test_the_server_s_log_is_followed_and_searched(show: Show, site: Site) -> None:
     page = show("/logs")
+    # Narrow enough that entries take several lines each, and low enough that they don't all fit.
+    page.set_viewport_size({"width": 660, "height": 420})
     entries = page.get_by_role("list", name="Entries").get_by_role("listitem")
     expect(entries.filter(has_text="serves").first).to_be_visible()
     dispatch = site.user.runs(PROGRAM, "fine", "1")
     expect(entries.filter(has_text=f"{dispatch}: COMPLETED")).to_be_visible()
+    to_the_end = "box => box.scrollHeight - box.scrollTop - box.clientHeight"
+    assert page.get_by_role("list", name="Entries").evaluate(to_the_end) < 2
     page.get_by_role("searchbox").fill(dispatch)
     expect(page.locator("mark").first).to_have_text(dispatch)
     expect(entries.filter(has_text="serves")).to_have_count(0)

@@ -92,6 +92,37 @@ def test_what_is_only_a_part_says_of_how_many(show: Show, site: Site) -> None:
     expect(facts.get_by_text("50 of 240 shown.")).to_be_visible()
 
 
+TEMPLATE = """
+import hpcflow as hf
+
+@hf.electron(executor="local")
+def prepare(n):
+    return n
+
+@hf.lattice(triggers=[hf.triggers.TimeTrigger(86400)])
+def nightly(n):
+    return prepare(n)
+
+print(hf.dispatch(nightly)(1))
+"""
+
+
+def test_a_template_is_called_one_and_asks_nobody_for_anything(show: Show, site: Site) -> None:
+    dispatch = site.user.runs(TEMPLATE).splitlines()[-1]
+    page = show("/")
+    card = page.get_by_role("listitem").filter(has=page.locator(f'a[href$="#/d/{dispatch}"]'))
+    expect(card).to_have_count(1)
+    expect(card.locator(".badge")).to_have_text("template")
+    expect(card).to_contain_text("It is a template: its triggers run copies of it.")
+    expect(page.get_by_text("nightly is paused")).to_have_count(0)
+    show(f"/d/{dispatch}")
+    expect(page.locator(".notice")).to_have_text("Template.It is a template: its triggers run copies of it.")
+    assert site.user.hpcflow("cancel", dispatch).returncode == 0
+    expect(page.locator(".title-line")).to_contain_text("cancelled")
+    show("/")
+    expect(page.get_by_text(re.compile(r"\.\."))).to_have_count(0)
+
+
 def test_all_logs_are_one_download_and_those_of_what_failed_another(show: Show, site: Site) -> None:
     page = show(f"/d/{site.screening}?view=logs")
     tools = page.get_by_role("group", name="Download")

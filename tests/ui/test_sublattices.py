@@ -48,6 +48,19 @@ def nested(site: Site) -> str:
     return dispatch
 
 
+def test_what_is_dispatched_again_is_counted_as_the_command_line_counts_it(show: Show, nested: str, site: Site) -> None:
+    page = show(f"/d/{nested}")
+    page.get_by_role("button", name="Redispatch").click()
+    dialog = page.get_by_role("dialog")
+    summary = site.user.asks("show", nested)
+    assert (summary["tasks"], summary["counts"]["completed"]) == (12, 8)
+    expect(dialog).to_contain_text("12 tasks with the same functions and arguments")
+    expect(dialog).to_contain_text("3 of the lattice itself, and 9 in its sublattices, which are built anew")
+    expect(dialog).to_contain_text("take over 8 results that it has, those in its sublattices among them")
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+
+
 def test_sublattices_are_stepped_into_and_the_way_back_is_shown(show: Show, nested: str) -> None:
     page = show(f"/d/{nested}")
     # Three calls of the lattice itself, and what they built: 1 + 5 in the one, 3 in the other.

@@ -24,7 +24,7 @@ type Sums = Readonly<Record<(typeof PARTS)[number][0] | "charged_s", number>>;
 export function coreTime(seconds: number): string {
   if (seconds < 0) return `−${coreTime(-seconds)}`;
   if (seconds >= 3600) return `${count(Math.round(seconds / 360) / 10)} core-hours`;
-  return seconds >= 60 ? `${(seconds / 60).toFixed(1)} core-minutes` : `${seconds.toFixed(1)} core-seconds`;
+  return seconds >= 60 ? `${(seconds / 60).toFixed(1)} core-minutes` : `${seconds.toFixed(seconds < 1 ? 2 : 1)} core-seconds`;
 }
 
 /** What was charged, as a strip whose parts are as wide as what they cost. */

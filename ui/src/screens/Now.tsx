@@ -24,10 +24,13 @@ export function Now() {
   const others = latest.data.pages[0]?.dispatches.filter((each) => each.status !== "RUNNING") ?? [];
   const recent = others.filter((each) => each.ended_at && now - Date.parse(each.ended_at) < DAY_MS);
   if (latest.data.pages[0]?.total === 0) return <section className="screen"><Title text="Now" /><FirstDispatch /></section>;
-  const sum = (states: readonly StateName[]) => running.reduce((all, each) => all + states.reduce((own, state) => own + (each.counts[state] ?? 0), 0), 0);
+  // A template runs nothing and waits for nothing: its triggers run copies of it.
+  const lively = running.filter((each) => !each.template);
+  const templates = running.length - lively.length;
+  const sum = (states: readonly StateName[]) => lively.reduce((all, each) => all + states.reduce((own, state) => own + (each.counts[state] ?? 0), 0), 0);
   const failed = [...running, ...recent].filter((each) => each.status !== "COMPLETED").reduce((all, each) => all + (each.counts.failed ?? 0), 0);
   const waiting = sum(["queued", "ready", "waiting", "paused"]);
-  // A template waits for nobody: its triggers run copies of it. Of a dispatch that completed all the same, its author has accepted the failures.
+  // Of a dispatch that completed all the same, its author has accepted the failures.
   const needs = [...running, ...recent].filter((each) => (each.counts.failed && each.status !== "COMPLETED") || (each.paused && !each.template && each.status === "RUNNING"));
   // What is not set up was named by nobody, and has no tasks of anybody.
   const away = clusters?.clusters.filter((cluster) => !["ok", "unknown", "not set up"].includes(cluster.state)) ?? [];
@@ -36,7 +39,7 @@ export function Now() {
       <Title text="Now" />
       {status?.problem && <Notice tone="bad" title="Nothing new can be stored">{status.problem} The server goes on trying; what runs goes on.</Notice>}
       <div className="tiles">
-        <Tile tone="running" label="Running" value={sum(["running"])} note={found ? `in ${plural(found, "dispatch", "dispatches")}` : "nothing is live"} />
+        <Tile tone="running" label="Running" value={sum(["running"])} note={found > templates ? `in ${plural(found - templates, "dispatch", "dispatches")}` : "nothing is live"} />
         <Tile tone="queued" label="Waiting" value={waiting} note={`${count(sum(["queued"]))} at a scheduler`} />
         <Tile tone="failed" label="Failed" value={failed} note="live, and in the last 24 h" />
         <Tile tone="completed" label="Completed" value={[...running, ...recent].reduce((all, each) => all + (each.counts.completed ?? 0), 0)} note="live, and in the last 24 h" />
@@ -95,6 +98,7 @@ function Card({ summary }: { summary: Summary }) {
       </div>
       <Strip counts={summary.counts} total={summary.tasks} label={summary.name} />
       {why && <p className="soft">{why}</p>}
+      {summary.template && <p className="soft">{summary.paused}</p>}
     </li>
   );
 }
