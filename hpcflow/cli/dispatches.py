@@ -139,7 +139,9 @@ def _write_dispatch(summary: Summary) -> None:
             print(plain(f"{asked.cluster}: unknown since {clock(asked.unknown_since)}. {asked.problem}"))
             continue
         when = f"was asked last at {clock(asked.at)}" if asked.at else "has not been asked yet"
-        print(plain(f"{asked.cluster} {when}{f', and did not answer: {asked.problem}' if asked.problem else '.'}"))
+        # Between two looks at the accounting a job's reason is old, or not there yet.
+        now = "." if summary.ended else f"; `hpcflow queue {asked.cluster}` asks it now."
+        print(plain(f"{asked.cluster} {when}{f', and did not answer: {asked.problem}' if asked.problem else now}"))
 
 
 def _array_row(ended: bool, line: ArrayLine) -> tuple[str, ...]:

@@ -215,8 +215,13 @@ class Cleaner:
             if row.id in self.busy:
                 skipped.append(f"{row.id} is being cleaned by another request.")
             elif row.id in live or row.status is Status.RUNNING:
+                why = (
+                    "is live"
+                    if row.status is Status.RUNNING
+                    else "has ended, but not all of its jobs have been seen to"
+                )
                 if dispatches is not None:
-                    skipped.append(f"{row.id} is live: nothing of it is removed.")
+                    skipped.append(f"{row.id} {why}: nothing of it is removed.")
             elif before is not None and (row.ended_at is None or row.ended_at > before):
                 skipped.append(f"{row.id} ended later than that.")
             else:

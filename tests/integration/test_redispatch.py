@@ -340,7 +340,7 @@ if __name__ == "__main__":
         def done() -> bool:
             nonlocal said
             said = user.hpcflow("clean", dispatch).stdout
-            return "is live" not in said
+            return "nothing of it is removed" not in said
 
         until(done)
         return said

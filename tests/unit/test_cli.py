@@ -650,7 +650,7 @@ def test_show_says_when_the_scheduler_was_asked_last(
     first, second, third = _lines(capsys)[-3:]
     assert first.startswith("lsf was asked last at 2026-01-01 ")
     assert first.endswith(", and did not answer: bjobs does not answer.")
-    assert second == "pbs has not been asked yet."
+    assert second == "pbs has not been asked yet; `hpcflow queue pbs` asks it now."
     assert third.startswith("slurm was asked last at 2026-01-01 ")
 
 
