@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Generator
@@ -49,11 +50,14 @@ def sweep() -> list[str]:
 def _is_left(path: Path) -> bool:
     try:
         status = path.lstat()
-        if status.st_uid != os.geteuid() or path.is_symlink() or not path.is_dir():
-            return False
+    except OSError:  # its process has just removed it
+        return False
+    if status.st_uid != os.geteuid() or not stat.S_ISDIR(status.st_mode):
+        return False
+    try:
         fd = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
-        return time.time() - status.st_mtime > _YOUNG_S if path.is_dir() else False
+        return time.time() - status.st_mtime > _YOUNG_S
     except OSError:
         return False
     try:
