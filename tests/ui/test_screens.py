@@ -235,7 +235,7 @@ def test_what_failed_is_tried_again_with_more_memory(show: Show, site: Site) -> 
     expect(page.get_by_text("2 tasks to run again; results that exist are kept.")).to_be_visible()
     site.user.waits_for(dispatch)
     show(f"/d/{dispatch}/e/4")
-    expect(page.get_by_label("Facts")).to_contain_text("300 MiB")
+    expect(page.get_by_label("Facts")).to_contain_text("287 MiB")
     expect(page.get_by_label("Facts")).to_contain_text("Attempts")
 
 
