@@ -155,9 +155,11 @@ class Ledger:
         #: For the tasks of units that hold several: their unit, and their place in it.
         self._places: dict[tuple[int, int], tuple[tuple[int, ...], int]] = {}
         self.grow(bag)
-        #: By array task, the newest restart that inherited; by task and attempt, the workers that began it.
+        #: By array task, the newest restart that inherited; by task and attempt, the worker that began it first, and
+        #: those that another one began as well.
         self._heirs: dict[str, int] = {}
-        self._began: dict[tuple[int, int], set[str]] = {}
+        self._began: dict[tuple[int, int], str] = {}
+        self._again: set[tuple[int, int]] = set()
         #: Failures that workers with an heir told.
         self._disputed: list[Ended] = []
         #: What a worker said of a place where nothing can be written or started: quota, a full disk, no processes.
@@ -301,7 +303,8 @@ class Ledger:
                 case "start":
                     me.running = (int(record["i"]), int(record["n"]))
                     me.begun += 1
-                    self._began.setdefault(me.running, set()).add(worker)
+                    if self._began.setdefault(me.running, worker) != worker:
+                        self._again.add(me.running)
                     facts.append(Started(*me.running, worker, float(record["t"])))
                 case "end":
                     facts += self._read_end(me, worker, record)
@@ -341,8 +344,13 @@ class Ledger:
         task = heir.rpartition("_")[0]
         own = [ended for ended in self._disputed if ended.worker.rpartition("_")[0] == task and ended.worker != heir]
         self._disputed = [ended for ended in self._disputed if ended not in own]
-        found = (ended for ended in own if self._began[ended.index, ended.attempt] == {ended.worker})
+        found = (ended for ended in own if self._only_one_began(ended))
         return [fact for ended in found for fact in self._end(ended)]
+
+    def _only_one_began(self, ended: Ended) -> bool:
+        """Return whether no worker but the one that tells the end of a task began it."""
+        key = (ended.index, ended.attempt)
+        return self._began[key] == ended.worker and key not in self._again
 
     def _end(self, ended: Ended) -> Iterable[Ended]:
         key = (ended.index, ended.attempt)

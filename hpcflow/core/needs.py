@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hpcflow.core.model import Graph
 
-__all__ = ["Need", "downstream", "needs", "waiting"]
+__all__ = ["Need", "downstream", "followers", "needs", "waiting"]
 
 
 @dataclass(slots=True, eq=False)
@@ -39,18 +39,35 @@ def needs(graph: Graph) -> list[Need]:
     return found
 
 
-def waiting(needs: Sequence[Need]) -> list[list[Need]]:
-    """Return for each task the needs that it is to fill."""
-    out: list[list[Need]] = [[] for _ in needs]
+def waiting(needs: Sequence[Need], first: int = 0) -> list[tuple[Need, ...]]:
+    """Return for each task the needs that it is to fill.
+
+    Args:
+        needs: of all tasks of one graph.
+        first: the number of its first task.
+    """
+    filled: dict[int, list[Need]] = {}
     for need in dict.fromkeys(needs):
         for upstream in need.upstreams:
-            out[upstream].append(need)
-    return out
+            filled.setdefault(upstream, []).append(need)
+    # What tasks of a stage have in common is there once: a dispatch may have a million of them.
+    known: dict[tuple[Need, ...], tuple[Need, ...]] = {}
+    found = (tuple(filled.get(index, ())) for index in range(first, first + len(needs)))
+    return [known.setdefault(each, each) for each in found]
+
+
+def followers(waiting: Iterable[tuple[Need, ...]]) -> list[list[int]]:
+    """Return for each task those that wait for it, ascending, from what `waiting` returned.
+
+    Lists are shared where one need is all, or none: change none.
+    """
+    nobody: list[int] = []
+    return [
+        of[0].tasks if len(of) == 1 else sorted(task for need in of for task in need.tasks) if of else nobody
+        for of in waiting
+    ]
 
 
 def downstream(graph: Graph) -> list[list[int]]:
-    """Return for each task those that wait for it, ascending. Lists are shared where one need is all: change none."""
-    return [
-        of[0].tasks if len(of) == 1 else sorted(task for need in of for task in need.tasks)
-        for of in waiting(needs(graph))
-    ]
+    """Return for each task of a graph those that wait for it, as `followers` does."""
+    return followers(waiting(needs(graph)))

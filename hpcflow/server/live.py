@@ -19,7 +19,7 @@ from hpcflow.core.model import (
     Graph,
     Shape,
 )
-from hpcflow.core.needs import Need, downstream, needs, waiting
+from hpcflow.core.needs import Need, followers, needs, waiting
 from hpcflow.core.plan import PlanSettings, chain
 from hpcflow.core.states import FINAL, Event, State, Status, step
 from hpcflow.server.manifest import Manifest, blob_offsets, function_files, function_imports, function_keys
@@ -41,7 +41,7 @@ class LiveDispatch:
     tasks: list[LiveTask]
     #: For each task, those that wait for it, and what they have in common; lists are shared among tasks.
     downstream: list[list[int]]
-    waiting: list[list[Need]]
+    waiting: list[tuple[Need, ...]]
     clusters: frozenset[ClusterName]
     #: For each blob the file that it lies in, the offset there, and its size.
     blobs: list[tuple[str, int, int]]
@@ -139,6 +139,7 @@ class LiveDispatch:
     ) -> LiveDispatch:
         """Return a dispatch of which nothing has run yet; tasks without upstreams are ready."""
         wanted = needs(graph)
+        fills = waiting(wanted)
         tasks = [
             LiveTask(task=task, shape=shape, state=State.WAITING, need=need)
             for task, shape, need in zip(graph.tasks, shapes, wanted, strict=True)
@@ -147,8 +148,8 @@ class LiveDispatch:
             row=row,
             graph=graph,
             tasks=tasks,
-            downstream=downstream(graph),
-            waiting=waiting(wanted),
+            downstream=followers(fills),
+            waiting=fills,
             clusters=frozenset(shape.cluster for shape in shapes),
             blobs=[(payload, offset, size) for offset, size in blob_offsets(manifest)],
             own=len(tasks),
@@ -225,12 +226,9 @@ class LiveDispatch:
             LiveTask(task=task, shape=shape, state=State.WAITING, need=need, level=level)
             for task, shape, need in zip(graph.tasks, shapes, wanted, strict=True)
         ]
-        self.waiting += [[] for _ in graph.tasks]
-        for need in dict.fromkeys(wanted):
-            for upstream in need.upstreams:
-                self.waiting[upstream].append(need)
-        for of in self.waiting[child.first :]:
-            self.downstream.append(of[0].tasks if len(of) == 1 else sorted(task for need in of for task in need.tasks))
+        fills = waiting(wanted, child.first)
+        self.waiting += fills
+        self.downstream += followers(fills)
 
     def family(self, indices: Iterable[int]) -> list[int]:
         """Return these tasks and all in the sublattices that they are, each before what is in it.
@@ -420,11 +418,13 @@ class LiveDispatch:
         """Let the next attempt of a task ask for this much; ``None``: for as much as the last one."""
         task = self.tasks[index]
         asked = {"memory_mib": memory_mib, "walltime_s": walltime_s}
-        task.asked |= {name: value for name, value in asked.items() if value}
+        self.dirty.add(index)
+        if not any(asked.values()):
+            return  # most tasks share one shape, and go on sharing it
+        task.asked = {**task.asked, **{name: value for name, value in asked.items() if value}}
         had = task.shape.resources
         memory, walltime = task.asked.get("memory_mib", had.memory_mib), task.asked.get("walltime_s", had.walltime_s)
         task.shape = replace(task.shape, resources=replace(had, memory_mib=memory, walltime_s=walltime))
-        self.dirty.add(index)
 
     def again(self, indices: Sequence[int], now: datetime) -> None:
         """Give these tasks, which ended without completing, a further attempt, and the dispatch a further life.
@@ -515,11 +515,11 @@ class LiveDispatch:
 
     def task_row(self, index: int) -> TaskRow:
         task = self.tasks[index]
-        again = dict(task.asked)
+        again = task.asked
         if task.alone:
-            again["alone"] = 1
+            again = {**again, "alone": 1}
         if task.losses:
-            again["losses"] = task.losses
+            again = {**again, "losses": task.losses}
         return TaskRow(
             dispatch=self.id,
             index=index,

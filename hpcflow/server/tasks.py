@@ -6,13 +6,18 @@ import os.path
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from hpcflow.core.model import BagId, ClusterName, DispatchId, Shape, Task
 from hpcflow.core.needs import Need
 from hpcflow.core.states import State
 
 __all__ = ["Child", "Gathering", "LiveTask", "Stored"]
+
+
+#: Shared by all tasks that ask for what they asked at first.
+_NOTHING: Final[Mapping[str, int]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,7 @@ class LiveTask:
     #: How often a node failed under it.
     losses: int = 0
     #: What it asks for instead of what it asked at first: "memory_mib", "walltime_s".
-    asked: dict[str, int] = field(default_factory=dict[str, int])
+    asked: Mapping[str, int] = field(default_factory=lambda: _NOTHING)
     #: It was cut off, or brought its worker down: it shall have the next one to itself.
     alone: bool = False
     bag: BagId | None = None
