@@ -242,7 +242,8 @@ def _begin_anew(manifest: Manifest, scheduler: str | None = None) -> str:
         manifest: of the dispatch.
         scheduler: the one that is missed; "ssh" behind ssh; ``None``: any on this machine.
     """
-    others = manifest["client"].get("others", {})
+    # Of a dispatch that is taken up from the store, an earlier version may have written the manifest.
+    others = manifest.get("client", {}).get("others", {})
     wanted = [scheduler] if scheduler is not None else [each for each in others if each != "ssh"]
     names = list(dict.fromkeys(name for each in wanted for name in others.get(each, ())))
     if not names:
