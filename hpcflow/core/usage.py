@@ -200,6 +200,7 @@ def percents(parts: Sequence[float]) -> list[int]:
         return [0] * len(parts)
     exact = [100 * part / whole for part in parts]
     told = [math.floor(share) for share in exact]
-    for place in sorted(range(len(parts)), key=lambda k: told[k] - exact[k])[: 100 - sum(told)]:
+    # Rounded, so that of equal ones it is the first here and on the page, and not what the last bit of a float says.
+    for place in sorted(range(len(parts)), key=lambda k: round(told[k] - exact[k], 6))[: 100 - sum(told)]:
         told[place] += 1
     return told

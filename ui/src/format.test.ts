@@ -16,6 +16,7 @@ test("numbers keep their groups together", () => {
 test("percents of parts add up", () => {
   expect(percents([1, 1, 1])).toEqual([34, 33, 33]);
   expect(percents([6.1, 4, -0.1])).toEqual([61, 40, -1]);
+  expect(percents([0.3, 2, 2, 1.7])).toEqual([5, 34, 33, 28]);
   expect(percents([0, 0])).toEqual([0, 0]);
 });
 

@@ -71,7 +71,9 @@ export function percents(parts: readonly number[]): number[] {
   const exact = parts.map((part) => (100 * part) / whole);
   const told = exact.map(Math.floor);
   const rest = 100 - told.reduce((sum, share) => sum + share, 0);
-  const cut = [...exact.keys()].sort((one, other) => exact[other]! - told[other]! - (exact[one]! - told[one]!));
+  // Rounded, so that of equal ones it is the first here and in `hpcflow show`, and not what the last bit of a float says.
+  const fraction = (place: number) => Math.round((exact[place]! - told[place]!) * 1e6);
+  const cut = [...exact.keys()].sort((one, other) => fraction(other) - fraction(one));
   for (const place of cut.slice(0, rest)) told[place]! += 1;
   return told;
 }
