@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.integration.world import open_gate
-from tests.ui.conftest import PATIENCE_MS, PROGRAM, Site
+from tests.ui.conftest import PATIENCE_MS, PROGRAM, Site, faults_by_axe
 
 expect.set_options(timeout=PATIENCE_MS)
 Show = Callable[[str], Page]
@@ -77,9 +77,18 @@ def test_sublattices_are_stepped_into_and_the_way_back_is_shown(show: Show, nest
     page.keyboard.press("s")
     expect(crumbs).to_have_text(re.compile(r"^nested / middle \d+ / inner \d+$"))
     expect(page.get_by_text("5 tasks in 2 groups", exact=True)).to_be_visible()
+    assert faults_by_axe(page) == []
     tree.get_by_text("relax").click()
     failed = page.get_by_label("Group relax").get_by_role("listitem").filter(has=page.get_by_role("link")).first
     expect(failed).to_contain_text("failed")
+    # What is tried again is named by its number in the whole dispatch.
+    number = int(failed.get_by_role("link").inner_text().removeprefix("task "))
+    page.get_by_label("Group relax").get_by_role("button", name="Retry 1 failed").click()
+    with page.expect_request("**/retry") as asked:
+        page.get_by_role("button", name="Now", exact=True).click()
+    assert asked.value.post_data_json["tasks"] == [number]
+    expect(page.get_by_text(re.compile(r"^1 task to run again"))).to_be_visible()
+    expect(page.locator(".title-line")).to_contain_text("failed")
     failed.get_by_role("link").click()
     expect(page.locator(".notice").first).to_contain_text("no convergence after 3 steps")
     page.go_back()

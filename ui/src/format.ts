@@ -27,6 +27,11 @@ export function duration(seconds: number | null | undefined): string {
   return `${Math.floor(hours / 24)} d ${hours % 24} h`;
 }
 
+/** A limit as people set it: "5 min", "1 h 30 min", "2 d"; what is zero is left out. */
+export function limit(seconds: number | null | undefined): string {
+  return duration(seconds).replace(/\.0 s$/, " s").replace(/ 0+ (s|min|h)$/, "");
+}
+
 /** Seconds between two times as the API spells them; the end may be open. */
 export function between(from: string | null | undefined, to: string | null | undefined, now: number): number | null {
   if (!from) return null;

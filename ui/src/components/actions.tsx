@@ -212,8 +212,8 @@ export function RetryButton({ summary, disabled }: { summary: Summary; disabled:
         {failed ? `Retry ${failed} failed` : `Retry ${cancelled} cancelled`}
       </button>
       {asking && (
-        <Question title={`Try again what did not complete of “${summary.name}”?`} yes="Retry" onYes={act} onClose={() => setAsking(false)}>
-          <p>{skipped > 0 ? `${plural(skipped, "task was", "tasks were")} skipped because of them: they run as well. ` : ""}Results that exist are kept.</p>
+        <Question title={`Try ${plural(failed || cancelled, failed ? "failed task" : "cancelled task")} of “${summary.name}” again?`} yes="Retry" onYes={act} onClose={() => setAsking(false)}>
+          <p>{skipped > 0 ? `${plural(skipped, "task that was", "tasks that were")} skipped because of ${failed + cancelled === 1 ? "it" : "them"} ${skipped === 1 ? "runs" : "run"} as well. ` : ""}Results that exist are kept.</p>
           {cancelled > 0 && failed > 0 && (
             <fieldset>
               <legend>Which</legend>

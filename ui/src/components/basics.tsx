@@ -189,7 +189,7 @@ export function Fault({ error, retry }: { error: unknown; retry?: () => void }) 
   return (
     <div className="notice notice-bad" role="alert">
       <strong>{whose}</strong>
-      <p>{text}</p>
+      <p><Words text={text} /></p>
       {retry && (
         <button type="button" className="button small" onClick={retry}>
           Try again
@@ -197,6 +197,11 @@ export function Fault({ error, retry }: { error: unknown; retry?: () => void }) 
       )}
     </div>
   );
+}
+
+/** A sentence of the server's, in which what stands between backticks is code. */
+export function Words({ text }: { text: string }) {
+  return <>{text.split("`").map((part, index, all) => (index % 2 && index < all.length - 1 ? <code key={index} className="breakable">{part}</code> : index % 2 ? `\`${part}` : part))}</>;
 }
 
 export function Notice({ tone = "info", title, children }: { tone?: "info" | "bad" | "warn"; title?: string; children: ReactNode }) {

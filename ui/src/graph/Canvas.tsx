@@ -1,5 +1,5 @@
 import { useCallback, useEffect, useRef } from "react";
-import { fit, palette, type Renderer, type View } from "./draw";
+import { fit, opening, palette, showsAll, type Renderer, type View } from "./draw";
 import type { Layout } from "./layout";
 
 interface Props {
@@ -27,6 +27,8 @@ export function Canvas({ layout, renderer, codes, selected, task, lit, label, on
   const map = useRef<HTMLCanvasElement>(null);
   const view = useRef<View | null>(null);
   const touched = useRef(false);
+  /** Somebody asked for all of it. */
+  const whole = useRef(false);
   const due = useRef(0);
   const shown = useRef({ selected, task, lit });
   shown.current = { selected, task, lit };
@@ -40,10 +42,12 @@ export function Canvas({ layout, renderer, codes, selected, task, lit, label, on
       const { clientWidth: width, clientHeight: height } = element;
       const ratio = devicePixelRatio || 1;
       size(element, width, height, ratio);
-      if (!view.current || !touched.current) view.current = fit(layout, width, height);
+      if (!view.current || !touched.current) view.current = (whole.current ? fit : opening)(layout, width, height);
       renderer.draw(element.getContext("2d", { alpha: false })!, width, height, ratio, view.current, shown.current);
       const small = map.current;
-      if (small && small.clientWidth) {
+      // A map of what is seen as a whole would only lie in the way.
+      if (small) small.hidden = showsAll(layout, view.current, width, height);
+      if (small && !small.hidden) {
         size(small, small.clientWidth, small.clientHeight, ratio);
         renderer.minimap(small.getContext("2d")!, small.clientWidth, small.clientHeight, ratio, view.current, width, height);
       }
@@ -80,6 +84,11 @@ export function Canvas({ layout, renderer, codes, selected, task, lit, label, on
     const px = x ?? element.clientWidth / 2;
     const py = y ?? element.clientHeight / 2;
     view.current = { zoom, x: px - ((px - now.x) * zoom) / now.zoom, y: py - ((py - now.y) * zoom) / now.zoom };
+    paint();
+  }, [paint]);
+
+  const all = useCallback(() => {
+    [touched.current, whole.current] = [false, true];
     paint();
   }, [paint]);
 
@@ -121,7 +130,7 @@ export function Canvas({ layout, renderer, codes, selected, task, lit, label, on
       "+": () => zoomBy(1.3),
       "=": () => zoomBy(1.3),
       "-": () => zoomBy(1 / 1.3),
-      "0": () => { touched.current = false; paint(); },
+      "0": all,
       "]": () => onFailed(1),
       "[": () => onFailed(-1),
       Escape: () => onSelect(null),
@@ -193,7 +202,7 @@ export function Canvas({ layout, renderer, codes, selected, task, lit, label, on
       <div className="zoom">
         <button type="button" className="button small" aria-label="Larger" onClick={() => zoomBy(1.3)}>+</button>
         <button type="button" className="button small" aria-label="Smaller" onClick={() => zoomBy(1 / 1.3)}>−</button>
-        <button type="button" className="button small" onClick={() => { touched.current = false; paint(); }}>Fit</button>
+        <button type="button" className="button small" onClick={all}>Fit</button>
       </div>
     </div>
   );

@@ -70,6 +70,7 @@ function Panel({ id, summary, layout, renderer, codes, all, slice, group: index,
   const offline = useLink() !== "ok";
   const group = layout.groups[index]!;
   const counts = renderer.counts(index);
+  // Numbers in what is drawn; the server numbers the tasks of all of the dispatch.
   const inState = (wanted: (name: string) => boolean) => [...group.tasks].filter((each) => wanted(stateOfCode(codes[each]!).name));
   const open = inState((name) => !FINAL.has(name));
   const running = open.filter((each) => stateOfCode(codes[each]!).name === "running").length;
@@ -83,7 +84,7 @@ function Panel({ id, summary, layout, renderer, codes, all, slice, group: index,
       <div className="actions">
         <Link className="button" to="/d/$id" params={{ id }} search={{ view: "table", name: group.name }}>Open as table</Link>
         {summary.status === "RUNNING" && <CancelButton summary={summary} tasks={() => inState((name) => !FINAL.has(name)).map((each) => slice.first + each)} running={running} waiting={open.length - running} what={group.name} disabled={offline} />}
-        <RetryTasks id={id} tasks={inState((name) => name === "failed")} what={group.name} disabled={offline} />
+        <RetryTasks id={id} tasks={inState((name) => name === "failed").map((each) => slice.first + each)} what={group.name} disabled={offline} />
       </div>
       {task !== null && (
         <p><StateBadge state={stateOfCode(codes[task]!).name} /> <Link to="/d/$id/e/$index" params={{ id, index: String(slice.first + task) }} className="strong">{group.name} {slice.first + task}</Link> {slice.inner.has(task) && <StepInto id={id} level={slice.inner.get(task)!} all={all} />}</p>

@@ -306,6 +306,20 @@ function curve(context: CanvasRenderingContext2D, x1: number, y1: number, x2: nu
   else context.bezierCurveTo(x1 + bend, y1, x2 - bend, y2, x2, y2);
 }
 
+/** Returns the view to begin with: all of a layout, or on a small screen its beginning where all of it could not be read. */
+export function opening(layout: Layout, width: number, height: number): View {
+  const all = fit(layout, width, height);
+  if (all.zoom >= TEXT || width > 480) return all;
+  const zoom = Math.max(all.zoom, 0.75);
+  const first = layout.groups.reduce((best, group) => (group.x < best.x || (group.x === best.x && group.y < best.y) ? group : best), layout.groups[0]!);
+  return { zoom, x: 12 - first.x * zoom, y: Math.max(12 - first.y * zoom, (height - layout.height * zoom) / 2) };
+}
+
+/** Returns whether a view shows all of a layout. */
+export function showsAll(layout: Layout, view: View, width: number, height: number): boolean {
+  return view.x >= 0 && view.y >= 0 && view.x + layout.width * view.zoom <= width && view.y + layout.height * view.zoom <= height;
+}
+
 function fitted(context: CanvasRenderingContext2D, text: string, room: number): string {
   const one = text.replace(/\s+/g, " ").slice(0, 60);
   if (context.measureText(one).width <= room) return one;
@@ -314,9 +328,9 @@ function fitted(context: CanvasRenderingContext2D, text: string, room: number): 
   return `${one.slice(0, length)}…`;
 }
 
-/** Returns the view that shows all of a layout, never larger than as drawn. */
+/** Returns the view that shows all of a layout: a little larger than as drawn where there is room, and never much. */
 export function fit(layout: Layout, width: number, height: number): View {
-  const zoom = Math.min(1, (width - 48) / Math.max(layout.width, 1), (height - 48) / Math.max(layout.height, 1));
+  const zoom = Math.min(1.3, (width - 48) / Math.max(layout.width, 1), (height - 48) / Math.max(layout.height, 1));
   const used = Math.max(zoom, 0.002);
   return { zoom: used, x: (width - layout.width * used) / 2, y: (height - layout.height * used) / 2 };
 }

@@ -4,7 +4,7 @@ import { useMemo, useState } from "react";
 import type { ElectronUse } from "../api/insight";
 import { CopyButton } from "../components/basics";
 import { DataTable, HowMany } from "../components/DataTable";
-import { count, duration, mebibytes, percent, percents } from "../format";
+import { count, duration, limit, mebibytes, percent, percents } from "../format";
 import "./insight.css";
 
 /** Where charged core-seconds went, in words; the order in which they are drawn. */
@@ -83,7 +83,7 @@ function columnsFor(enough: number, dispatch: string | null): ColumnDef<Electron
     },
     {
       id: "walltime", header: "Time, longest", meta: { numeric: true, rank: 1 },
-      cell: ({ row: { original: use } }) => <>{duration(use.wall_s_max) || "–"}<span className="asked">{use.walltime_s === null ? "asked nothing" : `of ${duration(use.walltime_s)}`}</span><Meter used={use.wall_s_max} asked={use.walltime_s} /></>,
+      cell: ({ row: { original: use } }) => <>{duration(use.wall_s_max) || "–"}<span className="asked">{use.walltime_s === null ? "asked nothing" : `of ${limit(use.walltime_s)}`}</span><Meter used={use.wall_s_max} asked={use.walltime_s} /></>,
     },
     { id: "held", header: "Held", meta: { numeric: true, rank: 2 }, cell: ({ row: { original: use } }) => coreTime(use.held_core_s) },
     { id: "wasted", header: "Not used", meta: { numeric: true }, cell: ({ row: { original: use } }) => <>{percent(wasted(use), use.held_core_s) || "–"}<span className="asked">{coreTime(wasted(use))}</span></> },

@@ -3,10 +3,10 @@ import { Link } from "@tanstack/react-router";
 import { useEffect, useRef, useState } from "react";
 import { answer, api, type Schemas } from "../api/client";
 import { client, clustersQuery } from "../api/queries";
-import { Fault, Loading, Mark, Notice, Title, useLink, When } from "../components/basics";
+import { Fault, Loading, Mark, Notice, Title, useLink, When, Words } from "../components/basics";
 import { AddCluster } from "../components/AddCluster";
 import { LoginButton } from "../components/Login";
-import { count, duration, mebibytes } from "../format";
+import { count, limit, mebibytes } from "../format";
 import { CLUSTER_WORDS } from "../states";
 
 export function Clusters() {
@@ -24,6 +24,8 @@ export function Clusters() {
     </section>
   );
 }
+
+const sentence = (words: string) => `${words[0]!.toUpperCase()}${words.slice(1)}.`;
 
 const STEP_TONES = { running: "running", ok: "completed", failed: "failed", skipped: "cancelled" } as const;
 
@@ -56,7 +58,7 @@ function Cluster({ cluster, fresh }: { cluster: Schemas["ClusterAnswer"]; fresh:
     <article className="card" aria-labelledby={`cluster-${cluster.name}`}>
       <div className="title-line">
         <h2 id={`cluster-${cluster.name}`}><span className={`dot dot-${cluster.state.replaceAll(" ", "-")}`} aria-hidden="true" /> {cluster.name}</h2>
-        <span className="soft">{cluster.scheduler === "local" ? "this machine" : `${cluster.scheduler} ${cluster.version}`} · {CLUSTER_WORDS[cluster.state]}{cluster.default ? " · the default" : ""}</span>
+        <span className="soft">{cluster.scheduler === "local" ? "this machine" : cluster.version || cluster.scheduler} · {CLUSTER_WORDS[cluster.state]}{cluster.default ? " · the default" : ""}</span>
         <div className="actions">
           {cluster.state === "needs login" && <LoginButton name={cluster.name} disabled={offline} />}
           <Link to="/queue/$cluster" params={{ cluster: cluster.name }} className="button">Queue</Link>
@@ -70,8 +72,8 @@ function Cluster({ cluster, fresh }: { cluster: Schemas["ClusterAnswer"]; fresh:
         </details>
       )}
       {cluster.problem && cluster.state !== "not set up" && (
-        <Notice tone="warn" title={CLUSTER_WORDS[cluster.state]}>
-          {cluster.problem} {cluster.unknown_since && <>What its jobs do is unknown since <When time={cluster.unknown_since} />. </>}
+        <Notice tone="warn" title={sentence(CLUSTER_WORDS[cluster.state])}>
+          <Words text={cluster.problem} /> {cluster.unknown_since && <>What its jobs do is unknown since <When time={cluster.unknown_since} />. </>}
         </Notice>
       )}
       {test.error !== undefined && <Fault error={test.error} retry={() => void run()} />}
@@ -82,7 +84,7 @@ function Cluster({ cluster, fresh }: { cluster: Schemas["ClusterAnswer"]; fresh:
               <Mark tone={STEP_TONES[step.state]} />
               <div>
                 <strong>{step.step}</strong> {step.state === "ok" ? "" : step.state}
-                <p className={step.ok === false ? "" : "soft"}>{step.detail}</p>
+                <p className={step.ok === false ? "" : "soft"}><Words text={step.detail} /></p>
                 {step.command && <code>{step.command}</code>}
                 {step.output && <pre className="error-text">{step.output}</pre>}
               </div>
@@ -102,7 +104,7 @@ function Cluster({ cluster, fresh }: { cluster: Schemas["ClusterAnswer"]; fresh:
                   <td className="numeric">{partition.cpus_per_node ?? ""}</td>
                   <td className="numeric rank-1">{mebibytes(partition.memory_mib_per_node)}</td>
                   <td className="numeric rank-1">{partition.gpus_per_node || ""}</td>
-                  <td className="numeric">{partition.max_walltime_s === null ? "no limit" : duration(partition.max_walltime_s)}</td>
+                  <td className="numeric">{partition.max_walltime_s === null ? "no limit" : limit(partition.max_walltime_s)}</td>
                 </tr>
               ))}
             </tbody>

@@ -3,7 +3,7 @@ import { Link, Navigate } from "@tanstack/react-router";
 import { lazy, Suspense, useEffect } from "react";
 import { lettersQuery, summaryQuery, usageQuery, type Summary } from "../api/queries";
 import { DispatchActions } from "../components/actions";
-import { CopyButton, CountsLine, Fault, Loading, Notice, StatusBadge, Strip, Title, useLink, useNow, When } from "../components/basics";
+import { CopyButton, CountsLine, Fault, Loading, Notice, StatusBadge, Strip, Title, useLink, useNow, When, Words } from "../components/basics";
 import { between, count, duration, plural } from "../format";
 import { dispatch as route, VIEWS, type View } from "../router";
 import { ended } from "../states";
@@ -81,10 +81,10 @@ function Head({ summary, offline }: { summary: Summary; offline: boolean }) {
       {summary.paused && live && (summary.template ? <Notice title="Template.">{summary.paused}</Notice> : <Notice tone="warn" title="Paused.">{summary.paused}</Notice>)}
       {away.map((each) => (
         <Notice key={each.cluster} tone="warn" title={`${each.cluster} does not answer.`}>
-          {each.problem} {live ? "What it runs" : "All tasks had ended before; what the jobs cost"} is unknown {each.unknown_since ?? each.at ? <>since <When time={each.unknown_since ?? each.at} /></> : "since the server's start"}{live ? ": states are as they were last seen." : "."}
+          <Words text={each.problem ?? ""} /> {live ? "What it runs" : "All tasks had ended before; what the jobs cost"} is unknown {each.unknown_since ?? each.at ? <>since <When time={each.unknown_since ?? each.at} /></> : "since the server's start"}{live ? ": states are as they were last seen." : "."}
         </Notice>
       ))}
-      {why && <p className="why"><strong>Why it waits.</strong> {why} <Link from={route.fullPath} to="/d/$id" params={{ id: summary.id }} search={(old) => ({ ...old, view: "jobs" })}>Jobs</Link></p>}
+      {why && <p className="why"><strong>Why it waits.</strong> <Words text={why} /> <Link from={route.fullPath} to="/d/$id" params={{ id: summary.id }} search={(old) => ({ ...old, view: "jobs" })}>Jobs</Link></p>}
       {!live && <Cost id={summary.id} />}
     </header>
   );

@@ -26,10 +26,10 @@ export function Efficiency() {
       {!data && !error && <Loading what="what was used" />}
       {data && (
         <>
-          <p>
+          {data.dispatches.length > 0 && <p>
             {data.charged_s ? <><strong>{coreTime(data.charged_s)}</strong> charged, {percent(data.tasks_s, data.charged_s)} of them in tasks, in </> : "No charge is known of "}
             {plural(data.dispatches.length, "dispatch", "dispatches")}{data.dispatches_total > data.dispatches.length ? `, the newest of ${count(data.dispatches_total)}` : ""}.
-          </p>
+          </p>}
           <Spent sums={data} />
           <Uses uses={data.electrons} enough={data.enough} />
           {costly.length > 0 && (

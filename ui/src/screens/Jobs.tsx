@@ -18,15 +18,15 @@ export function Jobs({ summary }: { summary: Summary }) {
       </p>
       <div className="table" tabIndex={0} role="region" aria-label="Job arrays">
         <table>
-          <thead><tr><th scope="col">Job</th><th scope="col">Cluster</th><th scope="col" className="numeric">Array tasks</th><th scope="col">State</th><th scope="col">Why</th></tr></thead>
+          <thead><tr><th scope="col">Job</th><th scope="col" className="rank-1">Cluster</th><th scope="col" className="numeric">Array tasks</th><th scope="col">State</th><th scope="col" className="rank-1">Why</th></tr></thead>
           <tbody>
             {summary.arrays.map((array) => (
               <tr key={array.token}>
-                <td className="id">{array.job_id ?? "–"}</td>
-                <td><Link to="/queue/$cluster" params={{ cluster: array.cluster }}>{array.cluster}</Link></td>
+                <td><span className="id">{array.job_id ?? "–"}</span>{array.state !== "ended" && !over && array.reason && <span className="narrow-note">{array.why ?? array.reason}</span>}</td>
+                <td className="rank-1"><Link to="/queue/$cluster" params={{ cluster: array.cluster }}>{array.cluster}</Link></td>
                 <td className="numeric">{array.width}</td>
                 <td><span className="badge"><Mark tone={array.state === "ended" ? "completed" : array.state === "refused" ? "failed" : "queued"} still />{over && NOT_OVER.has(array.state) ? "ending" : array.state}</span></td>
-                <td className="why-cell">{array.state === "ended" ? "" : over && NOT_OVER.has(array.state) ? "Its tasks have ended; accounting has not told its end yet." : array.why ? <>{array.why} <span className="soft id">({array.reason})</span></> : (array.reason ?? "")}</td>
+                <td className="why-cell rank-1">{array.state === "ended" ? "" : over && NOT_OVER.has(array.state) ? "Its tasks have ended; accounting has not told its end yet." : array.why ? <>{array.why} <span className="soft id">({array.reason})</span></> : (array.reason ?? "")}</td>
               </tr>
             ))}
           </tbody>

@@ -4,7 +4,7 @@ import { useMemo, useState } from "react";
 import { downloadLogs } from "../api/output";
 import { taskQuery, tasksQuery, type Summary, type TaskFilter, type TaskRow } from "../api/queries";
 import { say } from "../components/actions";
-import { StateBadge, useLink, When } from "../components/basics";
+import { StateBadge, useLink, When, Words } from "../components/basics";
 import { Output } from "../components/Output";
 import { count, plural } from "../format";
 import { dispatch as route } from "../router";
@@ -22,7 +22,7 @@ export function Logs({ summary }: { summary: Summary }) {
       {summary.messages.length === 0 ? <p className="empty">Nothing worth a word happened.</p> : (
         <ol className="plain messages">
           {[...summary.messages].reverse().map((message, index) => (
-            <li key={index}><span className="soft nowrap"><When time={message.at} /></span> <span>{message.text}</span></li>
+            <li key={index}><span className="soft nowrap"><When time={message.at} /></span> <span><Words text={message.text} /></span></li>
           ))}
         </ol>
       )}

@@ -1,7 +1,7 @@
 import { useInfiniteQuery, useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
 import { clustersQuery, dispatchesQuery, statusQuery, type DispatchFilter, type Summary } from "../api/queries";
-import { Fault, Loading, Notice, StatusBadge, Strip, Title, useNow, When } from "../components/basics";
+import { Fault, Loading, Notice, StatusBadge, Strip, Title, useNow, When, Words } from "../components/basics";
 import { between, count, duration, plural } from "../format";
 import { CLUSTER_WORDS, ended, type StateName } from "../states";
 import { FirstDispatch } from "./FirstDispatch";
@@ -39,7 +39,7 @@ export function Now() {
       <Title text="Now" />
       {status?.problem && <Notice tone="bad" title="Nothing new can be stored">{status.problem} The server goes on trying; what runs goes on.</Notice>}
       <div className="tiles">
-        <Tile tone="running" label="Running" value={sum(["running"])} note={found > templates ? `in ${plural(found - templates, "dispatch", "dispatches")}` : "nothing is live"} />
+        <Tile tone="running" label="Running" value={sum(["running"])} note={found > templates ? `${plural(found - templates, "dispatch is", "dispatches are")} live` : "nothing is live"} />
         <Tile tone="queued" label="Waiting" value={waiting} note={`${count(sum(["queued"]))} at a scheduler`} />
         <Tile tone="failed" label="Failed" value={failed} note="live, and in the last 24 h" />
         <Tile tone="completed" label="Completed" value={[...running, ...recent].reduce((all, each) => all + (each.counts.completed ?? 0), 0)} note="live, and in the last 24 h" />
@@ -50,7 +50,7 @@ export function Now() {
           <ul className="plain stack">
             {away.map((cluster) => (
               <li key={cluster.name} className="card line">
-                <strong>{cluster.name} {CLUSTER_WORDS[cluster.state]}.</strong> {cluster.problem} Its tasks are as they were last seen. <Link to="/clusters">Test it</Link>
+                <strong>{cluster.name} {CLUSTER_WORDS[cluster.state]}.</strong> <Words text={cluster.problem ?? ""} /> Its tasks are as they were last seen. <Link to="/clusters">{cluster.state === "needs login" ? "Log in" : "Test it"}</Link>
               </li>
             ))}
             {needs.slice(0, 8).map((each) => (
@@ -97,7 +97,7 @@ function Card({ summary }: { summary: Summary }) {
         <span className="soft push">{count(ended(summary.counts))} of {plural(summary.tasks, "task")} · {duration(between(summary.started_at, summary.ended_at, now)) || "not begun"}</span>
       </div>
       <Strip counts={summary.counts} total={summary.tasks} label={summary.name} />
-      {why && <p className="soft">{why}</p>}
+      {why && <p className="soft"><Words text={why} /></p>}
       {summary.template && <p className="soft">{summary.paused}</p>}
     </li>
   );

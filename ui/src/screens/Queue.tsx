@@ -4,9 +4,9 @@ import type { ColumnDef } from "@tanstack/react-table";
 import { useCallback, useMemo } from "react";
 import { answer, api, type Schemas } from "../api/client";
 import { clustersQuery } from "../api/queries";
-import { Chips, Fault, Loading, Mark, Notice, SearchBox, Title, useNow, When } from "../components/basics";
+import { Chips, Fault, Loading, Mark, Notice, SearchBox, Title, useNow, When, Words } from "../components/basics";
 import { DataTable, HowMany } from "../components/DataTable";
-import { absolute, ago, count, duration, plural } from "../format";
+import { absolute, ago, count, duration, limit, plural } from "../format";
 import { queue as route } from "../router";
 
 type Job = Schemas["QueuedJobAnswer"];
@@ -58,14 +58,14 @@ export function Queue() {
         </nav>
         {data?.asked_at && (
           <span className={stale ? "stale" : "soft"} title={absolute(data.asked_at)}>
-            {stale ? "stale: " : ""}asked {ago(data.asked_at, Math.max(now, Date.parse(data.asked_at)))}, every {duration(data.poll_s)} at most
+            {stale ? "stale: " : ""}asked {ago(data.asked_at, Math.max(now, Date.parse(data.asked_at)))}, every {limit(data.poll_s)} at most
           </span>
         )}
       </div>
       {error && <Fault error={error} retry={() => void refetch()} />}
       {!data && !error && <Loading what="the queue" />}
-      {data?.problem && <Notice tone="warn" title={`${cluster} does not answer.`}>{data.problem} {data.asked_at ? <>This is what it said <When time={data.asked_at} />; what became of it since then is unknown.</> : "Nothing is known of its queue yet."}</Notice>}
-      {data?.problems.map((problem) => <Notice key={problem} tone="warn">{problem}</Notice>)}
+      {data?.problem && <Notice tone="warn" title={`${cluster} does not answer.`}><Words text={data.problem} /> {data.asked_at ? <>This is what it said <When time={data.asked_at} />; what became of it since then is unknown.</> : "Nothing is known of its queue yet."}</Notice>}
+      {data?.problems.map((problem) => <Notice key={problem} tone="warn"><Words text={problem} /></Notice>)}
       {data && data.partitions.length > 0 && <Partitions partitions={data.partitions} chosen={search.partition ?? null} onChoose={(partition) => void navigate({ search: ({ partition: _, ...old }) => ({ ...old, ...(partition === null ? {} : { partition }) }) })} />}
       {data && (
         <div className="toolbar">
@@ -79,7 +79,7 @@ export function Queue() {
       {data?.jobs && (rows.length ? (
         <DataTable label="Jobs" columns={COLUMNS} rows={rows} found={rows.length} keyOf={(job) => `${job.job_id} ${job.indices ?? ""} ${job.state} ${job.order}`} sort={{ column: search.sort ?? "order", descending: search.down ?? false }} onSort={(sort, down) => void navigate({ search: (old) => ({ ...old, sort, down }) })} rowClass={(job) => (job.mine ? "" : "row-others")} />
       ) : (
-        <p className="empty">{mine && !wanted && !states.length ? "Nothing of yours is in this queue." : "No job fits."} {mine && <Link to="/queue/$cluster" params={{ cluster }} search={{ mine: false }}>Show everybody’s</Link>}</p>
+        <p className="empty">{wanted || states.length || search.partition ? "No job fits." : mine ? "Nothing of yours is in this queue." : "This queue is empty."} {mine && <Link to="/queue/$cluster" params={{ cluster }} search={{ mine: false }}>Show everybody’s</Link>}</p>
       ))}
       {data?.jobs && (data.jobs_total ?? 0) > data.jobs.length && <p className="soft">{count(data.jobs.length)} of {count(data.jobs_total ?? 0)} rows are here; yours are among the first.</p>}
     </section>
@@ -114,7 +114,7 @@ function Start({ job }: { job: Job }) {
 }
 
 const COLUMNS: ColumnDef<Row>[] = [
-  { id: "job", header: "Job", cell: ({ row: { original: job } }) => <span className="id">{job.job_id}{job.indices ? `_[${job.indices}]` : ""}</span> },
+  { id: "job", header: "Job", cell: ({ row: { original: job } }) => <><span className="id">{job.job_id}{job.indices ? `_[${job.indices}]` : ""}</span>{job.state === "pending" && <span className="narrow-note">{job.why ?? job.reason}</span>}</> },
   { id: "name", header: "Name", enableSorting: false, meta: { rank: 2 }, cell: ({ row: { original: job } }) => (job.dispatch ? <Link to="/d/$id" params={{ id: job.dispatch }} className="clip" title={job.name}>{job.name}</Link> : <span className="clip" title={job.name}>{job.name}</span>) },
   { id: "user", header: "User", meta: { rank: 3 }, cell: ({ row: { original: job } }) => <span title={job.account ?? ""}>{job.mine ? "you" : job.user}</span> },
   { id: "partition", header: "Partition", meta: { rank: 2 }, cell: ({ row: { original: job } }) => job.partition },
@@ -123,7 +123,7 @@ const COLUMNS: ColumnDef<Row>[] = [
   { id: "ahead", header: "Ahead", meta: { numeric: true, rank: 2 }, cell: ({ row: { original: job } }) => (job.ahead === null ? "" : count(job.ahead)) },
   { id: "start", header: "Starts", cell: ({ row: { original: job } }) => <Start job={job} /> },
   { id: "cores", header: "Cores", meta: { numeric: true, rank: 3 }, cell: ({ row: { original: job } }) => <span title={job.gpus ? plural(job.gpus, "GPU") : ""}>{job.cores ?? ""}{job.gpus ? ` + ${job.gpus} GPU` : ""}</span> },
-  { id: "walltime", header: "Walltime", meta: { numeric: true, rank: 3 }, cell: ({ row: { original: job } }) => duration(job.walltime_s) },
+  { id: "walltime", header: "Walltime", meta: { numeric: true, rank: 3 }, cell: ({ row: { original: job } }) => limit(job.walltime_s) },
 ];
 
 function Partitions({ partitions, chosen, onChoose }: { partitions: Partition[]; chosen: string | null; onChoose: (name: string | null) => void }) {
@@ -153,7 +153,7 @@ function Partitions({ partitions, chosen, onChoose }: { partitions: Partition[];
                 <td className="numeric rank-2">{nodes ? `${nodes.idle} / ${nodes.mixed} / ${nodes.allocated + nodes.reserved} / ${nodes.down}` : ""}</td>
                 <td className="numeric">{partition.pending === null ? "" : count(partition.pending)}{partition.pending_mine ? <span className="soft"> ({count(partition.pending_mine)} yours)</span> : ""}</td>
                 <td className="numeric">{partition.running === null ? "" : count(partition.running)}{partition.running_mine ? <span className="soft"> ({count(partition.running_mine)} yours)</span> : ""}</td>
-                <td className="numeric rank-2">{partition.max_walltime_s === null ? "" : duration(partition.max_walltime_s)}</td>
+                <td className="numeric rank-2">{partition.max_walltime_s === null ? "" : limit(partition.max_walltime_s)}</td>
               </tr>
             );
           })}

@@ -3,7 +3,7 @@ import { Link, useNavigate } from "@tanstack/react-router";
 import { useCallback, useMemo } from "react";
 import { settingsQuery, type EffectiveSettings } from "../api/insight";
 import { logOut } from "../api/session";
-import { Chips, Fault, Loading, Notice, SearchBox, Title } from "../components/basics";
+import { Chips, Fault, Loading, Notice, SearchBox, Title, Words } from "../components/basics";
 import { HowMany } from "../components/DataTable";
 import { bytes, duration, mebibytes, plural } from "../format";
 import { settings as route } from "../router";
@@ -79,11 +79,6 @@ export function Settings() {
   );
 }
 
-/** Text in which backquotes mark what is code. */
-function Prose({ text }: { text: string }) {
-  return <>{text.split(/`+/).map((part, k) => (k % 2 ? <code key={k}>{part}</code> : part))}</>;
-}
-
 const SOURCES: Readonly<Record<Setting["source"], string>> = { environment: "the environment", "config.toml": "config.toml", default: "default" };
 
 function Row({ setting }: { setting: Setting }) {
@@ -92,7 +87,7 @@ function Row({ setting }: { setting: Setting }) {
       <td className="id"><span title={setting.variable}>{setting.name}</span></td>
       <td className="value"><span className={setting.source === "default" ? "id" : "id strong"} title={`${setting.name} = ${written(setting.value)}`}>{told(setting.value, setting.unit)}</span>{setting.pending !== null && <span className="asked">from the next start on: <strong className="id">{told(setting.pending, setting.unit)}</strong></span>}</td>
       <td>{setting.source === "environment" ? <code>{setting.variable}</code> : SOURCES[setting.source]}{setting.source !== "default" && <span className="asked">default: {told(setting.default, setting.unit)}</span>}</td>
-      <td className="about"><Prose text={setting.about} /></td>
+      <td className="about"><Words text={setting.about} /></td>
     </tr>
   );
 }

@@ -113,7 +113,7 @@ export function ClusterChips() {
     <ul className="cluster-chips" aria-label="Clusters">
       {data?.clusters.map((cluster) => (
         <li key={cluster.name}>
-          <Link to={cluster.state === "ok" || cluster.state === "unknown" ? "/queue/$cluster" : "/clusters"} params={{ cluster: cluster.name }} className="cluster-chip" title={cluster.problem ?? `${cluster.scheduler} ${cluster.version}`}>
+          <Link to={cluster.state === "ok" || cluster.state === "unknown" ? "/queue/$cluster" : "/clusters"} params={{ cluster: cluster.name }} className="cluster-chip" title={cluster.problem ?? (cluster.version || cluster.scheduler)}>
             <span className={`dot dot-${cluster.state.replaceAll(" ", "-")}`} aria-hidden="true" />
             {cluster.name}
             {cluster.state !== "ok" && cluster.state !== "unknown" && <span className={cluster.state === "not set up" ? "soft" : "chip-word"}> {cluster.state}</span>}
@@ -170,7 +170,11 @@ const KEYS: readonly (readonly [string, string])[] = [
 function Help({ onClose }: { onClose: () => void }) {
   const ref = useRef<HTMLDialogElement>(null);
   const { data } = useQuery(statusQuery);
-  useEffect(() => ref.current?.showModal(), []);
+  useEffect(() => {
+    ref.current?.showModal();
+    // The focus is on what closes it, at its end: on a small screen that is not where one reads.
+    ref.current?.scrollTo(0, 0);
+  }, []);
   return (
     <dialog ref={ref} className="dialog" aria-labelledby="help-title" onClose={onClose}>
       <form method="dialog">

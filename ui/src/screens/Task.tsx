@@ -7,7 +7,7 @@ import { CancelButton } from "../components/actions";
 import { RetryTask } from "../components/again";
 import { Code, CopyButton, Fault, Loading, Notice, StateBadge, Title, useLink, useNow, When } from "../components/basics";
 import { Output } from "../components/Output";
-import { absolute, between, bytes, count, duration, mebibytes, percent, visible } from "../format";
+import { absolute, between, bytes, count, duration, limit, mebibytes, percent, visible } from "../format";
 import { task as route } from "../router";
 import { FINAL, stateOf } from "../states";
 
@@ -153,7 +153,7 @@ function Used({ task, asked }: { task: TaskDetail; asked: Schemas["AboutTask"]["
         <Bar label={`CPU of ${task.cores === 1 ? "1 core" : `${task.cores} cores`}`} used={task.cpu_s} asked={task.wall_s * task.cores} text={percent(task.cpu_s, task.wall_s * task.cores)} />
       )}
       {rss !== null && (memory ? <Bar label="Memory" used={rss} asked={memory} text={`${mebibytes(rss)} of ${mebibytes(memory)}`} /> : <div className="used-line"><span>Memory</span><span>{mebibytes(rss)}</span></div>)}
-      {task.wall_s !== null && (walltime ? <Bar label="Time" used={task.wall_s} asked={walltime} text={`${duration(task.wall_s)} of ${duration(walltime)}`} /> : <div className="used-line"><span>Time</span><span>{duration(task.wall_s)}</span></div>)}
+      {task.wall_s !== null && (walltime ? <Bar label="Time" used={task.wall_s} asked={walltime} text={`${duration(task.wall_s)} of ${limit(walltime)}`} /> : <div className="used-line"><span>Time</span><span>{duration(task.wall_s)}</span></div>)}
     </section>
   );
 }
@@ -162,7 +162,7 @@ const ASKED: Readonly<Record<string, string>> = { memory_mib: "memory", walltime
 
 function spelled(key: string, value: unknown): string {
   if (key === "memory_mib") return mebibytes(value as number);
-  if (key === "walltime_s") return duration(value as number);
+  if (key === "walltime_s") return limit(value as number);
   return Array.isArray(value) ? value.join(" ") : String(value);
 }
 

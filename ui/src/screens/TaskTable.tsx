@@ -48,7 +48,7 @@ export function TaskTable({ id }: { id: string }) {
       {query.error && <Fault error={query.error} retry={() => void query.refetch()} />}
       {query.isPending && <Loading what="tasks" />}
       {last && (rows.length ? (
-        <DataTable label="Tasks" columns={columns} rows={rows} found={last.found} keyOf={(row) => String(row.index)} more={more} sort={{ column: filter.sort, descending: filter.descending }} onSort={(column, down) => void navigate({ search: (old) => ({ ...old, sort: column as TaskSort, down }) })} rowClass={(row) => `row-${row.state}`} />
+        <DataTable lean label="Tasks" columns={columns} rows={rows} found={last.found} keyOf={(row) => String(row.index)} more={more} sort={{ column: filter.sort, descending: filter.descending }} onSort={(column, down) => void navigate({ search: (old) => ({ ...old, sort: column as TaskSort, down }) })} rowClass={(row) => `row-${row.state}`} />
       ) : (
         <p className="empty">No task fits. <Link to="/d/$id" params={{ id }} search={{ view: "table" }}>Show all</Link></p>
       ))}
@@ -64,7 +64,7 @@ function Wall({ task }: { task: TaskRow }) {
 function columnsOf(id: string): ColumnDef<TaskRow>[] {
   return [
     { id: "index", header: "Task", meta: { numeric: true }, cell: ({ row }) => <Link to="/d/$id/e/$index" params={{ id, index: String(row.original.index) }}>{row.original.index}</Link> },
-    { id: "name", header: "Electron", cell: ({ row }) => <Link to="/d/$id/e/$index" params={{ id, index: String(row.original.index) }} className="strong clip" title={row.original.name}>{row.original.name}</Link> },
+    { id: "name", header: "Electron", cell: ({ row }) => <><Link to="/d/$id/e/$index" params={{ id, index: String(row.original.index) }} className="strong clip" title={row.original.name}>{row.original.name}</Link>{row.original.error && <span className="narrow-note">{row.original.error}</span>}</> },
     { id: "state", header: "State", cell: ({ row }) => <StateBadge state={row.original.state} unknownSince={row.original.unknown_since} /> },
     { id: "wall_s", header: "Time", meta: { numeric: true }, cell: ({ row }) => <Wall task={row.original} /> },
     { id: "cpu_s", header: "CPU", meta: { numeric: true, rank: 2 }, cell: ({ row }) => (row.original.cpu_s !== null && row.original.wall_s ? <span title={duration(row.original.cpu_s)}>{percent(row.original.cpu_s, row.original.wall_s * row.original.cores)}</span> : "") },
