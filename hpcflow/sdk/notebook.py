@@ -32,8 +32,8 @@ _MARKS: Final[Mapping[Status, tuple[str, str]]] = {
     Status.FAILED: ("✕", "#c72104"),
     Status.CANCELLED: ("⊘", "#6c2b98"),
 }
-#: What ended badly, at the right end of the bar.
-_LOST: Final = (State.FAILED, State.SKIPPED, State.CANCELLED)
+#: What will not run any more, though it did not fail.
+_GIVEN_UP: Final = (State.SKIPPED, State.CANCELLED)
 _LONGEST: Final = 2000
 
 
@@ -131,8 +131,9 @@ def _bar(summary: Summary) -> str:
     whole = max(summary.tasks, 1)
     done = summary.counts.get(State.COMPLETED, 0)
     running = summary.counts.get(State.RUNNING, 0)
-    lost = sum(summary.counts.get(state, 0) for state in _LOST)
-    parts = ((done, "#337f75"), (running, "#1094f6"), (lost, "#c72104"))
+    given_up = sum(summary.counts.get(state, 0) for state in _GIVEN_UP)
+    failed = summary.counts.get(State.FAILED, 0)
+    parts = ((done, "#337f75"), (running, "#1094f6"), (given_up, "#6c2b98"), (failed, "#c72104"))
     spans = "".join(
         f'<span style="display:block;width:{100 * many / whole:.2f}%;background:{colour}"></span>'
         for many, colour in parts

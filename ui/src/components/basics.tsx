@@ -201,7 +201,7 @@ export function Fault({ error, retry }: { error: unknown; retry?: () => void }) 
 
 /** A sentence of the server's, in which what stands between backticks is code. */
 export function Words({ text }: { text: string }) {
-  return <>{text.split("`").map((part, index, all) => (index % 2 && index < all.length - 1 ? <code key={index} className="breakable">{part}</code> : index % 2 ? `\`${part}` : part))}</>;
+  return <>{text.split(/`+/).map((part, index, all) => (index % 2 && index < all.length - 1 ? <code key={index} className="breakable">{part}</code> : index % 2 ? `\`${part}` : part))}</>;
 }
 
 export function Notice({ tone = "info", title, children }: { tone?: "info" | "bad" | "warn"; title?: string; children: ReactNode }) {
