@@ -12,6 +12,7 @@ from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute, Match
 
 from hpcflow.core.model import HpcflowError, NotFound, UserError
 from hpcflow.server import schema
@@ -315,12 +316,22 @@ async def _invalid(_: Request, error: Exception) -> Response:
     return JsonAnswer({"error": f"{place}: {fault['msg']}."}, 422)
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     sentence = {404: "There is no such path.", 405: "This path does not take this method."}.get(
         error.status_code, str(error.detail)
     )
-    return JsonAnswer({"error": sentence}, error.status_code, headers=dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["allow"] = ", ".join(_methods(request))
+    return JsonAnswer({"error": sentence}, error.status_code, headers=headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """Return what a path takes: each route knows of its own methods only."""
+    routes: list[BaseRoute] = request.app.routes
+    asked = [(method, {**request.scope, "method": method}) for method in ("GET", "POST")]
+    return [method for method, scope in asked if any(route.matches(scope)[0] is Match.FULL for route in routes)]
 
 
 async def _fault(request: Request, error: Exception) -> Response:

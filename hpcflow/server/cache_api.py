@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, Strict
 
 from hpcflow.server.answer import JsonAnswer
 
@@ -49,7 +49,7 @@ class ClearRequest(BaseModel):
     #: Only this electron's; ``None``: all.
     function: Annotated[str, Field(max_length=10_000)] | None = None
     #: Only what was computed so long ago.
-    older_than_s: Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)] | None = None
+    older_than_s: Annotated[float, Strict(), Field(ge=0, le=1e10, allow_inf_nan=False)] | None = None
 
 
 class Cleared(BaseModel):

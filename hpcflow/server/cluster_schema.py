@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, Strict, StrictBool
 
 from hpcflow.server.routing import Described
 
@@ -62,8 +62,8 @@ class ClusterTestRequest(BaseModel):
     python: tuple[int, int] | None = None
     executable: str | None = None
     #: Whether jobs are submitted, and how long each may wait in the queue, in seconds.
-    jobs: bool = True
-    patience_s: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] = 120.0
+    jobs: StrictBool = True
+    patience_s: Annotated[float, Strict(), Field(gt=0, le=86400, allow_inf_nan=False)] = 120.0
 
 
 class ClusterTestStep(Described):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Protocol
 from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from hpcflow.server import file_schema as schema
 from hpcflow.server.answer import PROBLEM_OF_BYTES, DispatchPath, IndexPath, known_id, streamed
@@ -51,7 +51,7 @@ class DeleteRequest(BaseModel):
 
     dispatches: Annotated[list[str], Field(max_length=1000)]
     #: Also files that tasks left in directories of their own.
-    files: bool = False
+    files: StrictBool = False
 
 
 class DeleteAnswer(BaseModel):

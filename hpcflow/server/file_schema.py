@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, Strict, StrictBool, WithJsonSchema
 
 from hpcflow.server.routing import Described
 from hpcflow.server.schema import MOST
@@ -70,11 +70,11 @@ class CleanRequest(BaseModel):
 
     #: ``None``: all that `older_than_s` allows.
     dispatches: list[str] | None = None
-    older_than_s: Annotated[float, Field(ge=0, allow_inf_nan=False, le=1e10)] | None = None
+    older_than_s: Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False, le=1e10)] | None = None
     cluster: str | None = None
     #: Also files that tasks left in directories of their own.
-    files: bool = False
-    dry_run: bool = False
+    files: StrictBool = False
+    dry_run: StrictBool = False
 
 
 class CleanedCluster(Described):

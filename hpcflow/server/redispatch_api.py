@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Protocol
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from hpcflow.server import schema
 from hpcflow.server.answer import PROBLEM_OF_BYTES, DispatchPath, JsonAnswer, known_id
@@ -32,7 +32,7 @@ class RedispatchRequest(BaseModel):
     #: Of the new dispatch, so that the request may come twice; ``None``: the server makes one.
     id: Annotated[str, Field(pattern=r"^[0-7][0-9A-HJKMNP-TV-Z]{25}$")] | None = None
     #: Run only what did not complete.
-    reuse: bool = False
+    reuse: StrictBool = False
 
 
 class CompletedTask(BaseModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool
 
 from hpcflow.core.states import State, Status
 from hpcflow.server.routing import Described
@@ -31,8 +31,8 @@ __all__ = [
 ]
 
 
-#: The store's integers have 64 bits.
-MOST: Final = 2**63 - 1
+#: What every reader of JSON has to the last digit; the store's integers are longer.
+MOST: Final = 2**53 - 1
 
 
 class Problem(Described):
@@ -287,7 +287,7 @@ class CancelRequest(BaseModel):
     #: ``None``: the whole dispatch.
     tasks: list[int] | None = None
     #: Also those that run.
-    begun: bool = True
+    begun: StrictBool = True
 
 
 class CancelAnswer(Described):
@@ -301,7 +301,7 @@ class RetryRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     #: Only tasks that failed, and what was skipped because of them; not what was cancelled.
-    failed_only: bool = False
+    failed_only: StrictBool = False
     #: What tasks that had failed ask for now; ``None``: what they asked for last.
     memory_mib: Annotated[int, Field(ge=1, le=2**40)] | None = None
     walltime_s: Annotated[int, Field(ge=1, le=2**40)] | None = None

@@ -141,10 +141,10 @@ def screens_of(
             screens[f"{view}-{name}"] = Screen(f"#/d/{dispatch['id']}?view={view}")
     screens["graph-group"] = Screen(f"#/d/{failed['id']}?group=1&lens=failed")
     screens["graph-big-group"] = Screen(f"#/d/{views['big']['id']}?group=0")
-    for state, dispatch in (("failed", failed), ("completed", failed), ("running", live)):
-        index = None if dispatch is None else task_in(dispatch["id"], state)
-        if dispatch is not None and index is not None:
-            at = f"#/d/{dispatch['id']}/e/{index}"
+    for state, owner in (("failed", failed), ("completed", failed), ("running", live)):
+        index = None if owner is None else task_in(owner["id"], state)
+        if owner is not None and index is not None:
+            at = f"#/d/{owner['id']}/e/{index}"
             screens[f"task-{state}"] = Screen(at)
             screens[f"task-{state}-values"] = Screen(f"{at}?tab=values")
             if state == "failed":

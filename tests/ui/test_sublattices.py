@@ -62,7 +62,7 @@ def test_what_is_dispatched_again_is_counted_as_the_command_line_counts_it(show:
     expect(dialog).to_have_count(0)
 
 
-def test_sublattices_are_stepped_into_and_the_way_back_is_shown(show: Show, nested: str) -> None:
+def test_sublattices_are_stepped_into_and_the_way_back_is_shown(show: Show, site: Site, nested: str) -> None:
     page = show(f"/d/{nested}")
     # Three calls of the lattice itself, and what they built: 1 + 5 in the one, 3 in the other.
     expect(page.get_by_text("3 tasks in 3 groups, and 9 tasks in 3 sublattices")).to_be_visible()
@@ -88,8 +88,8 @@ def test_sublattices_are_stepped_into_and_the_way_back_is_shown(show: Show, nest
     with page.expect_request("**/retry") as asked:
         page.get_by_role("button", name="Now", exact=True).click()
     assert json.loads(asked.value.post_data or "")["tasks"] == [number]
-    expect(page.get_by_text(re.compile(r"^1 task to run again"))).to_be_visible()
-    expect(page.locator(".title-line")).to_contain_text("failed")
+    expect(page.get_by_text(re.compile("tasks? to run again"))).to_be_visible()
+    site.user.waits_for(nested)
     failed.get_by_role("link").click()
     expect(page.locator(".notice").first).to_contain_text("no convergence after 3 steps")
     page.go_back()

@@ -359,6 +359,13 @@ def test_what_is_not_there_or_makes_no_sense_is_said_in_one_sentence(
 def test_a_method_that_a_path_does_not_take_is_refused(shared: Served) -> None:
     for method in ("PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE"):
         assert shared.ask(method, f"/api/v1/dispatches/{FIRST}").status == 405
+    # A path that two routes serve takes what either takes.
+    assert shared.ask("PUT", "/api/v1/clusters/local/test").headers["allow"] == "GET, POST"
+
+
+def test_a_number_is_no_yes_or_no_and_the_other_way_round(shared: Served) -> None:
+    for target, body in (("delete", {"dispatches": [], "files": 0}), ("cache/clear", {"older_than_s": False})):
+        assert shared.ask("POST", f"/api/v1/{target}", body=json.dumps(body).encode()).status == 422
 
 
 @pytest.mark.parametrize(
