@@ -13,6 +13,7 @@ from hpcflow.core.errors import UserError
 from hpcflow.sdk.arriving import Bring, FileTransferStrategy, inside, opened, pour, target_of, written
 from hpcflow.sdk.context import handed, poured
 from hpcflow.sdk.fetched import Wanted, wanted
+from hpcflow.sdk.sftp import SCHEMES, sftp
 from hpcflow.sdk.transfer import File, TransferFailed
 
 __all__ = ["FTP", "S3", "Blob", "FileSystem", "Fsspec", "GCloud", "file_system"]
@@ -132,7 +133,14 @@ class Fsspec(FileTransferStrategy):
 
 
 _PACKAGES: Final = {
-    **{"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs", "sftp": "paramiko"},
+    **{
+        "s3": "s3fs",
+        "gs": "gcsfs",
+        "gcs": "gcsfs",
+        "abfs": "adlfs",
+        "az": "adlfs",
+        **dict.fromkeys(SCHEMES, "paramiko"),
+    },
     **{"http": "aiohttp", "https": "aiohttp"},
 }
 
@@ -146,7 +154,7 @@ def file_system(
     """Return fsspec's file system for an address, and the path in it.
 
     Raises:
-        TransferFailed: fsspec is not here, or what it needs for such an address.
+        TransferFailed: fsspec is not here, or what it needs for such an address; a host's key is not known.
     """
     scheme = address.partition("://")[0]
     refuse = _refuse_on_server if beside_server else _refuse_missing
@@ -155,7 +163,7 @@ def file_system(
     except ImportError:
         refuse(scheme, "fsspec", "fsspec")
     try:
-        fs, path = fsspec.core.url_to_fs(address, **options)
+        fs, path = sftp(address, options) if scheme in SCHEMES else fsspec.core.url_to_fs(address, **options)
     except ImportError as error:
         refuse(scheme, str(error), _PACKAGES.get(scheme, "its package"))
     return fs, path

@@ -21,6 +21,7 @@ from hpcflow.server.answer import (
     streamed,
 )
 from hpcflow.server.page import Shown
+from hpcflow.server.reports import JOB
 from hpcflow.server.routing import Router
 from hpcflow.server.schema import MOST
 
@@ -158,7 +159,13 @@ def question_routes(questions: QuestionDesk, stopping: Callable[[], bool]) -> AP
 
     @api.get("/jobs/{job}", response_model=schema.Job)
     async def job(
-        job: Annotated[str, PathParameter(description="An array, 8123, or an array task, 8123_7.")],
+        job: Annotated[
+            str,
+            PathParameter(
+                description="An array, 8123, or an array task, 8123_7.",
+                json_schema_extra={"pattern": f"^{JOB.pattern}$"},
+            ),
+        ],
     ) -> Response:
         return JsonAnswer(await questions.job(job))
 

@@ -306,6 +306,7 @@ class Engine:
 
     async def _forever(self, cluster: Cluster, turn: Callable[[Cluster], Awaitable[None]], wake: asyncio.Event) -> None:
         """Take one turn after the other, each when ``wake`` is set; after a fault at once again, for it did not end."""
+        told: str | None = None
         while True:
             await wake.wait()
             wake.clear()
@@ -313,6 +314,7 @@ class Engine:
                 if self.writer.problem is not None:
                     await self.writer.flush()  # what the store refused, before a turn that may have no news
                 await turn(cluster)
+                told = None
                 continue
             except LeaseLost:
                 raise
@@ -320,7 +322,9 @@ class Engine:
                 logger.exception("%s: the store refused a change; trying again", cluster.name)
             except HpcflowError as error:
                 cluster.fail(str(error), self.now())
-                logger.warning("%s: %s", cluster.name, error)
+                if str(error) != told:  # one that lasts, as a login that nobody makes, is told once
+                    logger.warning("%s: %s", cluster.name, error)
+                told = str(error)
             except Exception:  # one cluster's fault must not stop the others
                 logger.exception("%s: a fault in %s; going on", cluster.name, turn.__name__)
             await asyncio.sleep(self.settings.after_fault)

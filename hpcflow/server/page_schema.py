@@ -15,9 +15,13 @@ from hpcflow.server.views import Sort
 __all__ = ["AboutTask", "Code", "GraphColumns", "PageKey", "States", "TaskPage", "TaskQuery"]
 
 
+# Described, not checked: who gets it wrong is told the states.
+_STATES = f"^(({'|'.join(State)})(,({'|'.join(State)}))*)?$"
+
+
 class TaskQuery(BaseModel):
     #: States with commas; nothing for any.
-    state: Annotated[str, Field(pattern="^[a-z,]{0,99}$")] = ""
+    state: Annotated[str, Field(max_length=99, json_schema_extra={"pattern": _STATES})] = ""
     #: In name, error, host or job; or an index.
     q: Annotated[str, Field(max_length=200)] = ""
     #: Of the electron, in whole.

@@ -18,11 +18,12 @@ from hpcflow.core.words import counted
 from hpcflow.server.bags import LiveBag
 from hpcflow.server.store import ArrayRow, ArrayState, EndRow, Store, TaskRow
 
-__all__ = ["array_task", "spelled", "usage", "which"]
+__all__ = ["JOB", "array_task", "spelled", "usage", "which"]
 
 Json = dict[str, Any]  # Any: JSON, described in schema.py
 
-_JOB: Final = re.compile(r"([A-Za-z0-9.-]{1,64})(?:_([0-9]{1,9}))?")
+#: An array, or an array task.
+JOB: Final = re.compile(r"([A-Za-z0-9.-]{1,64})(?:_([0-9]{1,9}))?")
 
 
 def spelled(at: datetime | None) -> str | None:
@@ -62,7 +63,7 @@ def array_task(text: str) -> tuple[JobId, int | None]:
     Raises:
         UserError: it is neither.
     """
-    found = _JOB.fullmatch(text)
+    found = JOB.fullmatch(text)
     if found is None:
         raise UserError(
             f"{text[:40]!r} names no job: give the id of an array, as 8123, or of an array task, as 8123_7."

@@ -433,7 +433,9 @@ async def test_bags_that_are_deleted_again_and_again_end_their_tasks(tmp_path: P
 
 
 @in_loop
-async def test_a_file_system_that_is_not_mounted_changes_nothing(tmp_path: Path) -> None:
+async def test_a_file_system_that_is_not_mounted_is_told_once_and_changes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with a_stage(tmp_path, after_fault=0.02) as stage:
         live = await stage.dispatch([])
         job = await stage.job()
@@ -442,6 +444,7 @@ async def test_a_file_system_that_is_not_mounted_changes_nothing(tmp_path: Path)
         asked = stage.world.count("query")
         await stage.until(lambda: stage.world.count("query") > asked + 3)
         assert (states(stage, live), stage.world.count("cancel")) == ([State.QUEUED], 0)
+        assert len([each for each in caplog.messages if each.startswith("mini: ")]) == 1
         (tmp_path / "elsewhere").rename(tmp_path / "work")
         worker.run(0, 0)
         assert (await stage.ended(live)).status is Status.COMPLETED
