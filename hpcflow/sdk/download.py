@@ -25,7 +25,7 @@ _PAUSES_S: Final = (0.2, 1.0, 3.0, 10.0, 20.0)
 _BATCH_FILES: Final = 2000
 _BATCH_BYTES: Final = 64 * 2**20
 _READ: Final = 1 << 20
-_BEYOND: Final = 1 << 62
+_BEYOND: Final = 2**53 - 1
 
 #: Told of each piece: how many bytes it has.
 Show = Callable[[int], None]

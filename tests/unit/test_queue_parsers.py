@@ -141,7 +141,7 @@ def test_a_row_that_cant_be_read_is_said_and_nothing_is_counted() -> None:
 
     view = SLURM.parse_queue([a_reply(broken), nodes])
 
-    assert view.problems == ("squeue printed 1 rows that can't be read.",)
+    assert view.problems == ("squeue printed 1 row that can't be read.",)
     assert {partition.pending for partition in view.partitions} == {None}
     assert len(view.jobs or ()) == 18
 
