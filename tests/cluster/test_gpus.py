@@ -151,7 +151,8 @@ print(json.dumps([result.dispatch_id, result.result]))
     charged = sum(int(row["CPUTimeRAW"]) for row in rows)
     spent = until(lambda: (found := whole.ask(f"/dispatches/{dispatch}/usage"))["complete"] and found)
     assert spent["charged_s"] == charged
-    assert 300 <= spent["tasks_s"] < charged
+    # Of each array task whole seconds are charged, on 16 cores: up to one of them may not be.
+    assert 300 <= spent["tasks_s"] < charged + 3 * 16
     assert spent["unexplained_s"] <= charged / 50
 
 

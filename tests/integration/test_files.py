@@ -80,7 +80,7 @@ def test_a_folder_comes_with_all_that_is_safe_in_it(laptop: Laptop, tmp_path: Pa
     assert fetched.stdout == f"{to}\n"
     assert fetched.stderr == (
         "Left out, because they are links that lead out of the folder: outside\n"
-        "Left out, because their names hold line breaks: 1 files.\n"
+        "Left out, because their names hold line breaks: 1 file.\n"
     )
     assert (to / "large.bin").read_bytes() == bytes(range(256)) * 10
     assert {path.name: path.read_text() for path in (to / "deep").iterdir()} == {
