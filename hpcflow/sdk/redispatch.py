@@ -14,6 +14,7 @@ from typing import Any, cast
 from hpcflow.core.model import NotFound, UserError, ulid
 from hpcflow.core.reuse import Earlier, Matcher
 from hpcflow.core.states import State
+from hpcflow.core.words import counted
 from hpcflow.sdk.answers import Summary
 from hpcflow.sdk.client import send_traced, server_of_ours, summary_of, tell, whole_id
 from hpcflow.sdk.connection import Refused, Server
@@ -162,9 +163,9 @@ def _calls_inside(server: Server, dispatch_id: str, before: Mapping[str, Electro
 
 
 def _said_of(name: str, own: int, inside: int) -> str:
-    calls = f"{own} call{'s' if own != 1 else ''} of the lattice"
+    calls = f"{counted(own, 'call')} of the lattice"
     if inside:
-        calls += f", and in its sublattices where they call it ({inside} times before)"
+        calls += f", and in its sublattices where they call it ({counted(inside, 'time')} before)"
     return f"{name} is replaced in {calls}."
 
 

@@ -110,7 +110,7 @@ except hf.UserError as error:
     told = [line for line in ended.stderr.splitlines() if "replaced" in line]
     assert told == [
         "step is replaced in 1 call of the lattice, and in its sublattices where they call it (2 times before).",
-        "plain is replaced in 0 calls of the lattice, and in its sublattices where they call it (1 times before).",
+        "plain is replaced in 0 calls of the lattice, and in its sublattices where they call it (1 time before).",
     ]
 
 

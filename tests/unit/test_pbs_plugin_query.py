@@ -290,7 +290,7 @@ def test_an_array_without_all_its_elements_is_unknown_as_far_as_they_lack() -> N
 
     assert [row.index for row in seen.rows] == [0]
     assert seen.complete == frozenset()
-    assert "no record of 1 array tasks" in seen.problems[0]
+    assert "no record of 1 array task" in seen.problems[0]
 
 
 def test_an_id_under_another_name_is_said_and_believed_in_nothing() -> None:
