@@ -84,7 +84,7 @@ export const BOX = 220;
 /** Where the strip begins below the top of a box, and the space around it. */
 export const HEAD = 44;
 export const PAD = 10;
-const GAP_X = 110;
+const GAP_X = 64;
 const GAP_Y = 28;
 const SWEEPS = 6;
 
