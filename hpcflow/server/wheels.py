@@ -11,10 +11,11 @@ import os
 import platform
 import re
 import shutil
+import signal
 import sys
 import sysconfig
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, overload
@@ -182,7 +183,8 @@ async def _run(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[int | N
             said, _ = await process.communicate()
     except BaseException as error:
         if process.returncode is None:
-            process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # pip's children keep its output open
             await process.wait()
         if isinstance(error, TimeoutError):
             return None, f"no end after {_DEADLINE_S:.0f} s".encode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -46,12 +47,11 @@ class ThisMachine:
             async with asyncio.timeout(deadline_s):
                 stdout, stderr = await process.communicate(command.stdin)
         except TimeoutError:
-            process.kill()
+            _kill(process)
             await process.wait()
             return Reply(None, b"", f"{command.argv[0]} gave no answer within {deadline_s:g} s".encode())
         except BaseException:
-            if process.returncode is None:
-                process.kill()
+            _kill(process)
             raise
         return Reply(process.returncode, stdout, stderr)
 
@@ -69,6 +69,13 @@ class ThisMachine:
 
 
 _conforms: type[Transport] = ThisMachine
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """Kill a command and its children, which would keep its output open (scontrol 22.05 without a slurm.conf: 60 s)."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 async def _in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
