@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.conftest import Login, log_in
-from tests.integration.world import PATIENCE_S, until
+from tests.cluster.mini_slurm import a_mini_slurm
+from tests.integration.world import until
 
 pytestmark = pytest.mark.cluster
 
@@ -183,21 +182,10 @@ assert hf.dispatch_sync(many)(8).result == list(range(8))
 
 @pytest.mark.root
 def test_a_partition_that_gives_whole_nodes_is_filled_without_being_told(tmp_path: Path) -> None:
-    # A short path: Slurm's sockets lie below it.
-    root = tempfile.mkdtemp(prefix="hpcflow-mini-")
-
-    def run(command: str, *options: str) -> None:
-        argv = [str(SCRIPTS / command), "--root", root, *options]
-        with tempfile.TemporaryFile("w+") as said:  # daemons would keep a pipe open
-            done = subprocess.run(argv, stdout=said, stderr=said, timeout=PATIENCE_S, check=False)
-            said.seek(0)
-            assert done.returncode == 0, said.read()
-
     partition = "PartitionName=whole Nodes=node[1-2] Default=YES MaxTime=60 OverSubscribe=EXCLUSIVE"
     with ExitStack() as stack:
-        stack.callback(run, "down")
-        run("up", "--nodes", "2", "--no-accounting", "--set", partition)
-        login = log_in(stack, tmp_path, f"{root}/slurm.conf", {})
+        conf = stack.enter_context(a_mini_slurm("--nodes", "2", "--no-accounting", "--set", partition))
+        login = log_in(stack, tmp_path, conf, {})
         printed = login.user.runs(HEAD + page_program("whole-nodes.md"))
         (submitted,) = login.calls("sbatch")
 

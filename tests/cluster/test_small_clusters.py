@@ -3,39 +3,21 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.cluster.conftest import Login
-from tests.integration.world import PATIENCE_S, lines, until
+from tests.cluster.mini_slurm import a_mini_slurm
+from tests.integration.world import lines, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.root]
-
-SCRIPTS = Path(__file__).parents[2] / "docker" / "slurm-cluster"
 
 
 @pytest.fixture(scope="module")
 def slurm_conf() -> Iterator[str]:
-    # A short path: Slurm's sockets lie below it.
-    root = tempfile.mkdtemp(prefix="hpcflow-mini-")
-
-    def run(command: str, *options: str) -> None:
-        argv = [str(SCRIPTS / command), "--root", root, *options]
-        # Daemons would keep a pipe open.
-        with tempfile.TemporaryFile("w+") as said:
-            done = subprocess.run(argv, stdout=said, stderr=said, timeout=PATIENCE_S, check=False)
-            said.seek(0)
-            assert done.returncode == 0, said.read()
-
-    try:
-        run("up", "--nodes", "2", "--no-accounting", "--max-array-size", "11")
-        yield f"{root}/slurm.conf"
-    finally:
-        run("down")
+    with a_mini_slurm("--nodes", "2", "--no-accounting", "--max-array-size", "11") as conf:
+        yield conf
 
 
 HEAD = """
