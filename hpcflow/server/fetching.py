@@ -16,6 +16,7 @@ from hpcflow.server.cleaning import Cleaner
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.deleting import Deleter
 from hpcflow.server.engine import Engine
+from hpcflow.server.far_files import pieces
 from hpcflow.server.remote import TransportError
 from hpcflow.server.store import EndRow
 from hpcflow.server.tasks import Stored
@@ -138,7 +139,7 @@ class Files:
             return len(data), hashlib.sha256(data).hexdigest(), _whole(data[offset:])
         path, start, size, digest = stored.file
         cluster = self._cluster(bag)
-        return size, digest, _pieces(cluster, path, start + offset, max(0, size - offset))
+        return size, digest, pieces(cluster, path, start + offset, max(0, size - offset))
 
     # ---- files
 
@@ -259,21 +260,6 @@ async def _whole(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-async def _pieces(cluster: Cluster, path: str, offset: int, size: int) -> AsyncIterator[bytes]:
-    """Yield part of a file; memory holds one piece at a time."""
-    while size > 0:
-        try:
-            piece = await cluster.transport.read(path, offset, min(_PIECE, size))
-        except TransportError as error:
-            if "No such file" in str(error):
-                raise NotFound(f"{path} on {cluster.name} is gone.") from None
-            raise
-        if not piece:
-            raise NotFound(f"{path} on {cluster.name} is shorter than it was.")
-        yield piece
-        offset, size = offset + len(piece), size - len(piece)
-
-
 async def _spans(cluster: Cluster, root: str, spans: Sequence[tuple[str, int, int]]) -> AsyncIterator[bytes]:
     together: list[tuple[str, int, int]] = []
     waiting = 0
@@ -283,7 +269,7 @@ async def _spans(cluster: Cluster, root: str, spans: Sequence[tuple[str, int, in
             if together:
                 yield await _small(cluster, root, together)
                 together, waiting = [], 0
-            async for piece in _pieces(cluster, os.path.join(root, name[2:]), offset, size):
+            async for piece in pieces(cluster, os.path.join(root, name[2:]), offset, size):
                 yield piece
             continue
         together.append(span)

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-from hpcflow.core.model import DispatchId
+from hpcflow.core.model import DispatchId, NotFound
 from hpcflow.core.states import Event
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.collect import Collector
+from hpcflow.server.far_files import pieces
 from hpcflow.server.live import LiveDispatch
 from hpcflow.server.remote import TransportError
 from hpcflow.server.shared import Shared
@@ -31,7 +32,6 @@ logger = logging.getLogger(__name__)
 _AT_ONCE: Final = 2
 #: When a cluster is asked again for a file that it did not give, in seconds.
 _AGAIN_S: Final = 15.0
-_PIECE: Final = 8 << 20
 
 
 class _Key(NamedTuple):
@@ -157,17 +157,11 @@ async def _copied(stored: Stored, cluster: Cluster, path: str) -> None:
             file.write(base64.b64decode(stored.inline or ""))
             return
         source, offset, size, wanted = stored.file
-        while size > 0:
-            try:
-                piece = await cluster.transport.read(source, offset, min(_PIECE, size))
-            except TransportError as error:
-                if "No such file" in str(error):
-                    raise _Gone(f"{source} on {cluster.name} is gone") from None
-                raise
-            if not piece:
-                raise _Gone(f"{source} on {cluster.name} is shorter than it was")
-            digest.update(piece)
-            await asyncio.to_thread(file.write, piece)
-            offset, size = offset + len(piece), size - len(piece)
+        try:
+            async for piece in pieces(cluster, source, offset, size):
+                digest.update(piece)
+                await asyncio.to_thread(file.write, piece)
+        except NotFound as error:
+            raise _Gone(str(error).removesuffix(".")) from None
     if digest.hexdigest() != wanted:
         raise _Gone(f"{source} on {cluster.name} is not what the task wrote")

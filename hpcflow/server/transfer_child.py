@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import urlsplit
+
+from hpcflow.server.children import kill_session
 
 __all__ = ["shown", "transferred"]
 
@@ -74,8 +74,7 @@ async def transferred(
         out, err = talk.result()
     finally:
         if process.returncode is None:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            kill_session(process)
             await asyncio.shield(process.wait())
         talk.cancel()
     return _answer(process.returncode, out, err)

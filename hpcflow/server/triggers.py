@@ -19,6 +19,7 @@ from typing import Any, Final, Literal
 from hpcflow.core.model import DispatchId, HpcflowError, NotFound, UserError
 from hpcflow.core.places import Places
 from hpcflow.core.words import counted
+from hpcflow.server.children import kill_session
 from hpcflow.server.reports import spelled
 from hpcflow.server.store import Store
 
@@ -389,8 +390,7 @@ async def _ended(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
         with suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), _GRACE_S)
-    with suppress(ProcessLookupError):  # its group may outlive it
-        os.killpg(process.pid, signal.SIGKILL)
+    kill_session(process)
     await process.wait()
 
 

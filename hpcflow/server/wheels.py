@@ -11,16 +11,16 @@ import os
 import platform
 import re
 import shutil
-import signal
 import sys
 import sysconfig
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, overload
 
 from hpcflow.core.model import HpcflowError
+from hpcflow.server.children import kill_session
 from hpcflow.server.remote import File
 from hpcflow.server.scratch import scratch
 
@@ -183,8 +183,7 @@ async def _run(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[int | N
             said, _ = await process.communicate()
     except BaseException as error:
         if process.returncode is None:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # pip's children keep its output open
+            kill_session(process)
             await process.wait()
         if isinstance(error, TimeoutError):
             return None, f"no end after {_DEADLINE_S:.0f} s".encode()

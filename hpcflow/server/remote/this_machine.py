@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import signal
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, ParamSpec, TypeVar
 
 from hpcflow.core.plugin import Command, Reply
+from hpcflow.server.children import kill_session
 from hpcflow.server.remote.transport import File, Gone, Transport, TransportError, clean_environment
 
 P = ParamSpec("P")
@@ -47,11 +47,13 @@ class ThisMachine:
             async with asyncio.timeout(deadline_s):
                 stdout, stderr = await process.communicate(command.stdin)
         except TimeoutError:
-            _kill(process)
+            if process.returncode is None:
+                kill_session(process)  # scontrol 22.05 without a slurm.conf leaves a child for 60 s
             await process.wait()
             return Reply(None, b"", f"{command.argv[0]} gave no answer within {deadline_s:g} s".encode())
         except BaseException:
-            _kill(process)
+            if process.returncode is None:
+                kill_session(process)
             raise
         return Reply(process.returncode, stdout, stderr)
 
@@ -69,13 +71,6 @@ class ThisMachine:
 
 
 _conforms: type[Transport] = ThisMachine
-
-
-def _kill(process: asyncio.subprocess.Process) -> None:
-    """Kill a command and its children, which would keep its output open (scontrol 22.05 without a slurm.conf: 60 s)."""
-    if process.returncode is None:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
 
 
 async def _in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
