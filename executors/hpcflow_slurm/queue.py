@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -12,7 +12,7 @@ from hpcflow.core.model import Phase
 from hpcflow.core.plugin import Command, Reply
 from hpcflow.core.queue import NodeState, QueuedJob, QueueNode, QueuePartition, QueueView, told, with_ahead
 from hpcflow.core.words import counted
-from hpcflow_slurm.reasons import in_plain_words
+from hpcflow_slurm.reasons import in_plain_words, of_nodes
 from hpcflow_slurm.states import state_of, stuck_of
 from hpcflow_slurm.text import count, first_words, gpus, instant, seconds
 
@@ -34,8 +34,11 @@ _SPAN: Final = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9})(?::([0-9]{1,9}))?)?")
 _ROW: Final = re.compile(r"[1-9][0-9]*(?:_[0-9\[]|\+|\|)")
 _NOTHING: Final = frozenset({"", "N/A", "(null)", "None", "none", "None assigned"})
 
-#: Reasons with which a job waits for its turn: those that are ahead of others.
-_IN_LINE: Final = frozenset({"Priority", "Resources", "None", "", "WaitingForScheduling"})
+#: What reasons begin with that keep a job in the line, where those of higher priority go first: it waits for room.
+_IN_LINE: Final = frozenset(
+    {"Priority", "Resources", "None", "", "WaitingForScheduling", "SchedDefer", "ReqNodeNotAvail"}
+    | {"Nodes required for job are DOWN"}
+)
 
 #: sinfo(1), 22.05 to 24.11, without the marks behind a state.
 _NODES: Final[Mapping[str, NodeState]] = {
@@ -61,6 +64,9 @@ _NODES: Final[Mapping[str, NodeState]] = {
     "reboot_issued": NodeState.DOWN,
     "rebooting": NodeState.DOWN,
 }
+#: They take no further job.
+_LEAVING: Final = frozenset({"draining", "failing"})
+_CLEAR: Final = frozenset({NodeState.IDLE, NodeState.MIXED, NodeState.ALLOCATED, NodeState.DOWN})
 #: "*": it does not respond; "^": it reboots; "$": in a reservation for maintenance.
 _MARKED: Final[Mapping[str, NodeState]] = {"*": NodeState.DOWN, "^": NodeState.DOWN, "$": NodeState.RESERVED}
 #: Others: asleep, waking up, to be rebooted, planned for a job.
@@ -81,7 +87,27 @@ def parse_queue(replies: Sequence[Reply]) -> QueueView:
     user, jobs, all_jobs = _jobs(replies[0], problems)
     partitions, nodes, all_nodes = _nodes(replies[1], problems)
     counted = told(partitions, nodes=nodes if all_nodes else None, jobs=jobs if all_jobs else None, user=user)
+    if jobs is not None and nodes is not None and all_nodes:
+        jobs = tuple(_explained(jobs, nodes))
     return QueueView(user=user, partitions=counted, nodes=nodes, jobs=jobs, problems=tuple(problems))
+
+
+def _explained(jobs: Iterable[QueuedJob], nodes: Sequence[QueueNode]) -> Iterator[QueuedJob]:
+    """Yield the jobs, those that wait for nodes with what is known of the nodes that they may use."""
+    told: dict[str, tuple[int, int] | None] = {}
+    for job in jobs:
+        if job.reason is not None and job.partition not in told:
+            names = set(job.partition.split(","))
+            own = [node for node in nodes if names.intersection(node.partitions or ())]
+            away = [node for node in own if node.state is NodeState.DOWN or node.raw.rstrip(_MARKS) in _LEAVING]
+            # Who keeps a reserved node, and what an unknown state means, is not told.
+            clear = all(node.state in _CLEAR for node in own)
+            told[job.partition] = (len(away), len(own)) if clear else None
+        counts = told.get(job.partition)
+        why = None
+        if job.reason is not None and counts is not None:
+            why = of_nodes(f"{job.raw} {job.reason}", job.partition, *counts)
+        yield job if why is None else replace(job, why=why)
 
 
 def _whole_lines(program: str, reply: Reply, problems: list[str]) -> list[str] | None:
@@ -171,7 +197,7 @@ def _job(line: str) -> QueuedJob | None:
         hosts=None if pending or hosts in _NOTHING else hosts,
         starts_at=begins if pending else None,
         starts_from=None if not pending or begins is None else "begin time" if reason == "BeginTime" else "scheduler",
-        priority=count(priority) if pending and reason in _IN_LINE else None,
+        priority=count(priority) if pending and reason.partition(",")[0] in _IN_LINE else None,
     )
 
 

@@ -6,15 +6,17 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["in_plain_words"]
+__all__ = ["in_plain_words", "of_nodes"]
 
+#: How the sentence begins that squeue has where a job could not start on the nodes that are left for it.
+_NO_NODES: Final = "Nodes required for job are DOWN"
 #: From job_reason_codes.html of Slurm 24.11, where no other source is named. What holds an array task or keeps it back
 #: for ever is `states.stuck_of`'s to decide; here it is only told.
 _WORDS: Final[Mapping[str, str]] = {
     "None": "was not looked at yet: the scheduler's next round will",
     "WaitingForScheduling": "was not looked at yet: the scheduler's next round will",
     "Priority": "waits its turn: other jobs have a higher priority",
-    "Resources": "is among the next: waits for enough cores, memory or GPUs to become free",
+    "Resources": "waits for enough cores, memory or GPUs to become free",
     "Dependency": "waits for another job that it depends on",
     "DependencyNeverSatisfied": "never starts: the job that it depends on did not end as it had to",
     # Also for two minutes after a requeue (seen with 22.05).
@@ -26,8 +28,9 @@ _WORDS: Final[Mapping[str, str]] = {
     "Licenses": "waits for a licence to become free",
     "Reservation": "waits for its reservation to begin",
     "ReservationDeleted": "never starts: its reservation is gone",
-    "ReqNodeNotAvail": "waits for nodes that are down, drained or reserved, often for a maintenance",
-    "Nodes required for job are DOWN": "waits for nodes that are down, drained or reserved",  # seen with 22.05
+    "ReqNodeNotAvail": "waits for a node that it can't do without, and that is taken, reserved, down or drained now",
+    # Its three cases are one sentence; seen with every node up, and with one of four drained (22.05).
+    _NO_NODES: "waits for nodes: some that it needs are down or drained, or kept for jobs that go first",
     "NodeDown": "waits for a node that is down",
     "FrontEndDown": "waits for a front end that is down",
     "PartitionDown": "waits for its partition, which is down",
@@ -56,6 +59,12 @@ _WORDS: Final[Mapping[str, str]] = {
     "SystemFailure": "could not be started because of a failure of Slurm, a file system or the network",
     "SchedDefer": "was not looked at yet: this cluster starts jobs in rounds",
 }
+#: What follows "ReqNodeNotAvail, ".
+_NOT_AVAILABLE: Final[Mapping[str, str]] = {
+    "May be reserved for other job": "waits for nodes that may be kept for another job",
+    "Reserved for maintenance": "waits until a maintenance is over: with its walltime it could not end before that",
+}
+_UNAVAILABLE: Final = "UnavailableNodes:"
 #: AssocGrpCpuLimit, QOSMaxJobsPerUserLimit, QOSGrpGRES, MaxMemoryPerAccount ... (the same page)
 _LIMIT: Final = re.compile(
     r"(?P<whose>AssocGrp|AssocMax|QOSGrp|QOSMax|Max)(?P<what>[A-Za-z]+?)(?P<each>Per(?:User|Account|Job|Node))?(?:Limit)?"
@@ -99,9 +108,39 @@ def in_plain_words(raw: str) -> str | None:
     word, _, reason = raw.partition(" ")
     if word != "PENDING":
         return None
-    known = reason.partition(",")[0].strip() or "None"
-    phrase = _WORDS.get(known) or _limit(known)
+    known, _, more = (part.strip() for part in reason.partition(","))
+    phrase = (_not_available(more) if known == "ReqNodeNotAvail" else None) or _WORDS.get(known or "None")
+    phrase = phrase or _limit(known)
     return phrase and phrase[0].upper() + phrase[1:]
+
+
+def of_nodes(raw: str, partition: str, away: int, total: int) -> str | None:
+    """Return which of its three cases Slurm's sentence about nodes means; ``None`` for any other reason.
+
+    Args:
+        raw: as `in_plain_words` takes it.
+        partition: where the job waits; several have commas between them.
+        away: how many of its nodes are down, drained or being drained, of ``total``.
+    """
+    if not raw.startswith(f"PENDING {_NO_NODES}") or total == 0:
+        return None
+    where = partition.replace(",", " and ")
+    if away == 0:
+        return f"Waits for nodes: all {total} of {where} are up, so those that it needs are kept for jobs that go first"
+    if away == total:
+        return f"Waits for nodes: all {total} of {where} are down or drained"
+    are = "is" if away == 1 else "are"
+    return (
+        f"Waits for nodes: {away} of the {total} of {where} {are} down or drained; the others are too few for it, or "
+        "kept for jobs that go first"
+    )
+
+
+def _not_available(more: str) -> str | None:
+    if more.startswith(_UNAVAILABLE):
+        nodes = more.removeprefix(_UNAVAILABLE).strip()
+        return f"waits for nodes that are down, drained or silent: {nodes}" if nodes else None
+    return _NOT_AVAILABLE.get(more)
 
 
 def _limit(reason: str) -> str | None:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+import re
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from itertools import accumulate
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 from hpcflow.core.model import Phase, Stuck
 
-__all__ = ["NodeState", "QueueNode", "QueuePartition", "QueueView", "QueuedJob", "spans", "told", "with_ahead"]
+__all__ = [
+    "NodeState",
+    "QueueNode",
+    "QueuePartition",
+    "QueueView",
+    "QueuedJob",
+    "in_order",
+    "spans",
+    "told",
+    "with_ahead",
+]
 
 
 class NodeState(StrEnum):
@@ -86,7 +97,7 @@ class QueuedJob:
     starts_from: Literal["scheduler", "begin time"] | None = None
     #: Higher goes first; ``None``: the scheduler does not tell its order, or the job is not in line for room.
     priority: int | None = None
-    #: Array tasks and jobs in line for the same partition with a higher priority; ``None``: not known.
+    #: Array tasks and jobs in line for the same partition that go first; ``None``: not known.
     ahead: int | None = None
 
 
@@ -180,31 +191,54 @@ def told(
     )
 
 
+_Place: TypeAlias = tuple[int, int, int]
+
+
+def _place(job: QueuedJob, priority: int) -> _Place:
+    """Return where a job stands in line: of those with the same priority, the first that came goes first."""
+    number, index = (re.match(r"[0-9]{0,18}", text) for text in (job.job_id, job.indices or ""))
+    return -priority, int((number and number[0]) or 0), int((index and index[0]) or 0)
+
+
 def with_ahead(jobs: Sequence[QueuedJob]) -> list[QueuedJob]:
     """Return the jobs, each pending one that has a priority with how many in line are ahead of it.
 
     One that may run in several partitions waits for the shortest of their lines.
     """
-    line: defaultdict[str, Counter[int]] = defaultdict(Counter)
+    line: defaultdict[str, Counter[_Place]] = defaultdict(Counter)
     for job in jobs:
         if job.phase is Phase.PENDING and job.priority is not None:
             for name in job.partition.split(","):
-                line[name][job.priority] += job.tasks
-    ranks: dict[str, tuple[list[int], list[int]]] = {}
+                line[name][_place(job, job.priority)] += job.tasks
+    ranks: dict[str, tuple[list[_Place], list[int]]] = {}
     for name, members in line.items():
-        priorities = sorted(members)
-        ranks[name] = priorities, [0, *accumulate(members[priority] for priority in priorities)]
+        places = sorted(members)
+        ranks[name] = places, [0, *accumulate(members[place] for place in places)]
 
     def ahead(job: QueuedJob) -> int | None:
         if job.phase is not Phase.PENDING or job.priority is None:
             return None
-        higher: list[int] = []
+        first: list[int] = []
         for name in job.partition.split(","):
-            priorities, totals = ranks[name]
-            higher.append(totals[-1] - totals[bisect_right(priorities, job.priority)])
-        return min(higher)
+            places, totals = ranks[name]
+            first.append(totals[bisect_left(places, _place(job, job.priority))])
+        return min(first)
 
     return [replace(job, ahead=found) if (found := ahead(job)) is not None else job for job in jobs]
+
+
+def in_order(jobs: Iterable[QueuedJob]) -> list[QueuedJob]:
+    """Return the jobs as they are to start: those in line, others that wait, and those that run.
+
+    Where the scheduler tells no order, and of what is not in line, its own order stays.
+    """
+
+    def key(job: QueuedJob) -> tuple[int, _Place]:
+        if job.phase is not Phase.PENDING:
+            return 2, (0, 0, 0)
+        return (1, (0, 0, 0)) if job.priority is None else (0, _place(job, job.priority))
+
+    return sorted(jobs, key=key)
 
 
 def spans(numbers: Iterable[int]) -> str:

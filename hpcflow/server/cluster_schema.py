@@ -201,7 +201,7 @@ class QueuedJobAnswer(Described):
     starts_at: datetime | None
     starts_from: Literal["scheduler", "begin time"] | None
     priority: int | None
-    #: Jobs and array tasks in line for its partition with a higher priority; ``None``: not known.
+    #: Jobs and array tasks in line for its partition that go first; ``None``: not known.
     ahead: int | None
 
 
@@ -225,7 +225,8 @@ class Queue(Described):
     partitions: list[QueuePartitionAnswer]
     #: ``None``: not known.
     nodes: list[QueueNodeAnswer] | None
-    #: The user's own first, then in the scheduler's order; ``None``: not known.
+    #: As they are to start: those in line, others that wait, those that run. The user's own are the last to be cut off
+    #: by ``limit``. ``None``: not known.
     jobs: list[QueuedJobAnswer] | None
     #: Rows that there are, of which ``jobs`` has the first ``limit``.
     jobs_total: int | None

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from hpcflow.core.model import ClusterName, DispatchId, HpcflowError, JobId
 from hpcflow.core.plugin import Reply
-from hpcflow.core.queue import NodeState, QueuedJob, QueueNode, QueuePartition, QueueView
+from hpcflow.core.queue import NodeState, QueuedJob, QueueNode, QueuePartition, QueueView, in_order
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.reports import spelled
 
@@ -120,10 +120,11 @@ def answer(
         limit: rows of jobs, at most.
     """
     view = look.view or QueueView(user=None, nodes=(), jobs=())
-    rows = None
+    rows, shown = None, None
     if view.jobs is not None and not (mine and view.user is None and view.jobs):
         own = [job for job in view.jobs if job.user == view.user]
         rows = own if mine else own + [job for job in view.jobs if job.user != view.user]
+        shown = in_order(in_order(own)[:limit] if mine else rows[:limit])
     return {
         "cluster": cluster.name,
         "scheduler": cluster.settings.scheduler,
@@ -135,7 +136,7 @@ def answer(
         "problems": list(view.problems),
         "partitions": [_partition(partition, cluster) for partition in view.partitions],
         "nodes": [_node(node) for node in view.nodes] if nodes and view.nodes is not None else None,
-        "jobs": None if rows is None else [_job(job, view.user, dispatches) for job in rows[:limit]],
+        "jobs": None if shown is None else [_job(job, view.user, dispatches) for job in shown],
         "jobs_total": None if rows is None else len(rows),
     }
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcflow.core.model import NotFound, Phase
-from hpcflow.core.queue import NodeState, QueuedJob, QueueNode, QueuePartition, spans, told, with_ahead
+from hpcflow.core.queue import NodeState, QueuedJob, QueueNode, QueuePartition, in_order, spans, told, with_ahead
 from hpcflow.server import cluster_schema as schema
 from hpcflow.server.queues import Queues
 from hpcflow.server.roster import Roster
@@ -61,7 +61,7 @@ def test_what_is_not_known_is_not_counted() -> None:
     assert (blind.nodes, blind.pending, blind.running_mine) == (None, None, None)
 
 
-def test_those_with_a_higher_priority_are_ahead() -> None:
+def test_those_that_go_first_are_ahead_by_priority_and_then_by_age() -> None:
     jobs = [
         a_job("1", 10, tasks=100),
         a_job("2", 7, partition="gpu,all"),
@@ -74,7 +74,8 @@ def test_those_with_a_higher_priority_are_ahead() -> None:
 
     ahead = {job.job_id: job.ahead for job in with_ahead(jobs)}
 
-    assert ahead == {"1": 0, "2": 1, "3": 100, "4": 102, "5": None, "6": 0, "7": None}
+    assert ahead == {"1": 0, "2": 1, "3": 101, "4": 102, "5": None, "6": 0, "7": None}
+    assert [job.job_id for job in in_order(jobs)] == ["1", "6", "2", "3", "4", "5", "7"]
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 9)), max_size=30))
@@ -83,7 +84,9 @@ def test_nobody_is_ahead_of_the_first_and_the_line_adds_up(line: list[tuple[int,
 
     for job in jobs:
         assert job.priority is not None
-        assert job.ahead == sum(tasks for priority, tasks in line if priority > job.priority)
+        first = [(-priority, i, tasks) for i, (priority, tasks) in enumerate(line)]
+        assert job.ahead == sum(tasks for *place, tasks in first if place < [-job.priority, int(job.job_id)])
+    assert [job.ahead for job in in_order(jobs)] == sorted(job.ahead or 0 for job in jobs)
 
 
 @given(st.sets(st.integers(0, 200)))

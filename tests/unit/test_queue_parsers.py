@@ -80,6 +80,19 @@ def test_slurms_jobs_are_everybodys_with_what_they_ask_for_and_why_they_wait() -
     assert {job.user for job in jobs.values() if job.name == "roots"} == {"root"}
 
 
+def test_what_slurm_says_of_nodes_is_told_by_the_nodes_that_the_job_may_use() -> None:
+    jobs, (_, sinfo) = of(SLURM.parse_queue(slurm())), slurm()
+    unknown = of(SLURM.parse_queue([slurm()[0], replace(sinfo, exit_code=1)]))
+
+    assert jobs["12", None, Phase.PENDING].why == (
+        "Waits for nodes: 1 of the 5 of batch and flaky is down or drained; the others are too few for it, or kept for "
+        "jobs that go first"
+    )
+    assert unknown["12", None, Phase.PENDING].why == NODES_UNKNOWN
+    # In line with the others of its partitions, of which one goes first.
+    assert (jobs["12", None, Phase.PENDING].ahead, jobs["11", "3,5,7", Phase.PENDING].ahead) == (0, 0)
+
+
 def test_slurms_estimates_name_their_source() -> None:
     jobs = of(SLURM.parse_queue(slurm()))
 
@@ -398,6 +411,9 @@ def test_ten_thousand_jobs_are_read_in_little_time(pbs: list[Reply], lsf: list[R
 
 # ---- damage
 
+#: Why a job waits whose nodes are not known.
+NODES_UNKNOWN = "Waits for nodes: some that it needs are down or drained, or kept for jobs that go first"
+
 
 def _same(job: QueuedJob, truth: QueueView) -> bool:
     """Say whether a job is one of the true ones, or some array tasks of one.
@@ -405,10 +421,11 @@ def _same(job: QueuedJob, truth: QueueView) -> bool:
     The line before it is known only of a whole answer, and its name is the user's own words.
     """
     names = {field.name for field in fields(QueuedJob)} - {"ahead", "name", "indices", "tasks"}
-    sure = {"job_id", "user", "partition", "phase", "raw", "reason", "why", "stuck"}
+    sure = {"job_id", "user", "partition", "phase", "raw", "reason", "stuck"}
     return any(
         all(getattr(job, name) == getattr(true, name) for name in sure)
-        and all(getattr(job, name) in (getattr(true, name), None) for name in names - sure)
+        and job.why in {true.why, *([NODES_UNKNOWN] if (true.why or "").startswith("Waits for nodes:") else [])}
+        and all(getattr(job, name) in (getattr(true, name), None) for name in names - sure - {"why"})
         and job.ahead in {true.ahead, None}
         and (job.indices == true.indices or _indices(job.indices) <= _indices(true.indices))
         for true in truth.jobs or ()

@@ -6,6 +6,7 @@ import pytest
 
 from hpcflow.core.model import Stuck
 from hpcflow_slurm.plugin import SlurmPlugin
+from hpcflow_slurm.reasons import of_nodes
 from hpcflow_slurm.states import stuck_of
 
 PLUGIN = SlurmPlugin(python="", worker="", root="")
@@ -92,11 +93,21 @@ def test_what_never_starts_is_called_so_and_nothing_else_is(reason: str) -> None
         ("PENDING", "Was not looked at yet: the scheduler's next round will"),
         (
             "PENDING ReqNodeNotAvail, UnavailableNodes:n[1-2]",
-            "Waits for nodes that are down, drained or reserved, often for a maintenance",
+            "Waits for nodes that are down, drained or silent: n[1-2]",
         ),
         (
+            "PENDING ReqNodeNotAvail, Reserved for maintenance",
+            "Waits until a maintenance is over: with its walltime it could not end before that",
+        ),
+        ("PENDING ReqNodeNotAvail, May be reserved for other job", "Waits for nodes that may be kept for another job"),
+        (
+            "PENDING ReqNodeNotAvail, Something new",
+            "Waits for a node that it can't do without, and that is taken, reserved, down or drained now",
+        ),
+        ("PENDING Resources", "Waits for enough cores, memory or GPUs to become free"),
+        (
             "PENDING Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions",
-            "Waits for nodes that are down, drained or reserved",
+            "Waits for nodes: some that it needs are down or drained, or kept for jobs that go first",
         ),
         ("PENDING AssocGrpCpuLimit", "Waits for others to end: your account may have no more cores at once"),
         (
@@ -118,3 +129,23 @@ def test_what_never_starts_is_called_so_and_nothing_else_is(reason: str) -> None
 )
 def test_reasons_read_as_they_should(raw: str, words: str | None) -> None:
     assert PLUGIN.why_pending(raw) == words
+
+
+@pytest.mark.parametrize(
+    ("away", "words"),
+    [
+        (0, "Waits for nodes: all 4 of batch are up, so those that it needs are kept for jobs that go first"),
+        (
+            1,
+            "Waits for nodes: 1 of the 4 of batch is down or drained; the others are too few for it, or kept for jobs "
+            "that go first",
+        ),
+        (4, "Waits for nodes: all 4 of batch are down or drained"),
+    ],
+)
+def test_the_sentence_about_nodes_is_told_by_what_the_nodes_do(away: int, words: str) -> None:
+    sentence = "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions"
+
+    assert of_nodes(f"PENDING {sentence}", "batch", away, 4) == words
+    assert of_nodes(f"PENDING {sentence}", "batch", 0, 0) is None
+    assert of_nodes("PENDING Resources", "batch", away, 4) is None
