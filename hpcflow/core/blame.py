@@ -98,6 +98,8 @@ def sentence_of(record: Record) -> str | None:
     """Return how an attempt ended that is over, from what is kept of it; ``None``: it returned."""
     if record["st"] == "killed":
         return str(record.get("said") or f"Killed with its worker ({record.get('raw') or 'no reason given'}).")
+    if record["st"] == "cancelled":
+        return "It ran when it was cancelled, and was ended."
     verdict = judge(record, record.get("limit"), record.get("asked"))
     return None if verdict is None else verdict.sentence
 

@@ -150,6 +150,8 @@ class Ledger:
         #: (task, attempt) pairs that ended, were released or charged: nothing more is expected of them.
         self.settled: set[tuple[int, int]] = set()
         self.claimed: set[int] = set()
+        #: How many units of each range nobody wants any more, as tasks were cancelled.
+        self._dropped: dict[int, int] = {}
         self.ended = 0
         self.wall_s = 0.0
         #: For the tasks of units that hold several: their unit, and their place in it.
@@ -178,8 +180,10 @@ class Ledger:
 
     @property
     def all_claimed(self) -> bool:
-        """Every range has an owner: array tasks still pending would find nothing to do."""
-        return len(self.claimed) >= len(self.bag.cuts) - 1
+        """Every range has an owner, or nothing to do in it: array tasks still pending would find no work."""
+        cuts = self.bag.cuts
+        empty = sum(k not in self.claimed and count == cuts[k + 1] - cuts[k] for k, count in self._dropped.items())
+        return len(self.claimed) + empty >= len(cuts) - 1
 
     @property
     def drained(self) -> bool:
@@ -188,9 +192,9 @@ class Ledger:
 
     @property
     def units_left(self) -> int:
-        """Units that no worker has claimed."""
+        """Units that no worker has claimed, and of which a task is wanted."""
         taken = sum(self.bag.cuts[k + 1] - self.bag.cuts[k] for k in self._known(self.claimed))
-        return len(self.bag.units) - taken
+        return len(self.bag.units) - taken - sum(n for k, n in self._dropped.items() if k not in self.claimed)
 
     @property
     def mean_wall_s(self) -> float | None:
@@ -228,6 +232,23 @@ class Ledger:
             idle_s=sum(worker.idle_s for worker in last),
             earlier_s=sum(spans.values()) - span_s,
         )
+
+    def drop(self, keys: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Expect nothing more of tasks, by (index, attempt), that were cancelled; return those that had not ended."""
+        dropped = [key for key in keys if key not in self.settled]
+        self.settled.update(dropped)
+        self.settled.update(after for key in dropped for after in self.followers(*key))  # the rest is not run
+        if dropped:
+            self._dropped = {
+                k: gone
+                for k in range(len(self.bag.cuts) - 1)
+                if k not in self.claimed
+                and (gone := sum(map(self._is_settled, self.bag.units[self.bag.cuts[k] : self.bag.cuts[k + 1]])))
+            }
+        return dropped
+
+    def _is_settled(self, unit: Sequence[int]) -> bool:
+        return all(self.bag.tasks[position] in self.settled for position in unit)
 
     def is_idle(self, worker: str) -> bool:
         """A worker that lives has nothing more to do of what it claimed."""
@@ -323,6 +344,8 @@ class Ledger:
             me.doubt = ended
             return []
         me.running = None
+        if record["st"] == "cancelled":  # by the user, whose word settled it: this is only how far it had come
+            return [ended]
         if record["st"] == "interrupted":  # S2
             self.complaint = record.get("msg", self.complaint)
             me.cut.add((ended.index, ended.attempt))

@@ -65,7 +65,7 @@ class Pack(NamedTuple):
 class BagDirectory:
     """One bag on disk. What it reads from packs is checked against the hashes that signed words lead to.
 
-    It grows by the parts that its inbox tells of.
+    It grows by the parts that its inbox tells of, which also names the tasks that nobody wants any more.
     """
 
     def __init__(self, path: str, key: bytes, spec: Mapping[str, Any], pack: Pack) -> None:  # Any: JSON
@@ -114,6 +114,8 @@ class BagDirectory:
         self.packs = [pack]
         #: Nothing more will come.
         self.closed = False
+        #: (number, attempt) of tasks that were cancelled: none of them begins, and who runs one ends it.
+        self.cancelled: set[tuple[int, int]] = set()
         #: Parts taken, bytes of the inbox read, and records that tell of what is not to be seen yet.
         self.parts = 0
         self.inbox_read = 0
@@ -151,8 +153,11 @@ class BagDirectory:
         pack = self._pack(number)
         return pack.entries[number - pack.first][2]
 
-    def look_into_inbox(self) -> bool:
-        """Take the parts that were told since the last look; return whether there is one."""
+    def is_cancelled(self, task: TaskRow) -> bool:
+        return (task.number, task.attempt) in self.cancelled
+
+    def look_for_cancels(self) -> None:
+        """Take note of the tasks that were cancelled since the last look; parts are left for `look_into_inbox`."""
         fd = open_own(os.path.join(self.path, INBOX))
         try:
             news = read_at(fd, self.inbox_read, max(os.fstat(fd).st_size - self.inbox_read, 0))
@@ -160,7 +165,15 @@ class BagDirectory:
             os.close(fd)
         records, used, _ = read_lines(news, self.key)
         self.inbox_read += used
-        self.pending += records
+        for record in records:
+            if record["ev"] == "cancel":
+                self.cancelled.update((number, attempt) for number, attempt in record["tasks"])
+            else:
+                self.pending.append(record)
+
+    def look_into_inbox(self) -> bool:
+        """Take all that was told since the last look; return whether a further part is among it."""
+        self.look_for_cancels()
         before = self.parts
         while self.pending and self._take(self.pending[0]):
             del self.pending[0]

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from hpcflow.node.bagdir import BagDirectory, Stored, TaskRow
+from hpcflow.node.cancels import CancelWatch
 from hpcflow.node.files import append_all, create_own, out_of_the_way
 from hpcflow.node.journal import Journal
 from hpcflow.node.memory import MemoryWatch, OomKills
@@ -42,7 +43,9 @@ _PIPE_SIZE: Final = 64 * 1024
 #: Tasks of a function are short when the median of its last run times here is below this.
 _SHORT_S: Final = 0.01
 #: The state of a task by why it was killed.
-_KILLED: Final = {"limit": "timeout", "term": "interrupted", "memory": "memory"}
+_KILLED: Final = {"limit": "timeout", "term": "interrupted", "memory": "memory", "cancel": "cancelled"}
+#: A task that began so lately is not killed for a cancel: the next of its series may be in its place already.
+_UNDER_WAY_S: Final = 1.0
 _FEWEST_RUNS: Final = 3
 _LAST_RUNS: Final = 5
 #: After so many series of one task, that a function's tasks leave something behind is the rule.
@@ -55,7 +58,7 @@ class _Death(NamedTuple):
     message: dict[str, Any]  # Any: JSON
     status: int
     usage: resource.struct_rusage
-    #: Why the worker or the kernel killed it, if they did: limit, term, memory.
+    #: Why the worker or the kernel killed it, if they did: limit, term, memory, cancel.
     killed: str | None
     #: MiB that the task's processes used when they were too much.
     used_mib: int | None = None
@@ -65,11 +68,20 @@ class Runner:
     """Runs one task or one series at a time; sets ``stop.why`` when no process can be made or no byte written."""
 
     def __init__(
-        self, bag: BagDirectory, key_file: str, journal: Journal, stop: Stop, *, umask: int, until: float
+        self,
+        bag: BagDirectory,
+        key_file: str,
+        journal: Journal,
+        stop: Stop,
+        *,
+        cancels: CancelWatch,
+        umask: int,
+        until: float,
     ) -> None:
         """Take over stdin, stdout and stderr of this process, and Python's garbage collection.
 
         Args:
+            cancels: is looked at while a task runs.
             umask: the tasks'.
             until: when the array task's walltime is over, by the monotonic clock.
         """
@@ -77,6 +89,7 @@ class Runner:
         self.key_file = key_file
         self.journal = journal
         self.stop = stop
+        self.cancels = cancels
         self.umask = umask
         self.until = until
         #: Tasks that have ended.
@@ -135,7 +148,7 @@ class Runner:
             pid = self._fork(assignment)
         except OSError as error:
             return self._not_begun(task, error)
-        return self._end(task, assignment.directory, self._await(pid, task), (0.0, 0.0))
+        return self._end(task, assignment.directory, self._await(pid, task, lambda: task), (0.0, 0.0))
 
     def _begin(self, task: TaskRow, earlier: Mapping[int, Stored]) -> Assignment:
         directory = self.bag.workdir or self._own_directory()
@@ -178,7 +191,8 @@ class Runner:
             end["dir"] = directory
         if "mods" in death.message and self.isolation != "spawn":
             self._import_as_the_task_did(death.message["mods"])
-        self._note_run_time(task.fn, death.message.get("took", wall))
+        if death.killed != "cancel":
+            self._note_run_time(task.fn, death.message.get("took", wall))
         self.journal.write("end", **end)
         self.done += 1
         return end
@@ -198,7 +212,9 @@ class Runner:
         )
 
     def run_series(self, tasks: Sequence[TaskRow]) -> int:
-        """Run tasks one after the other in one process; return how many of them have been dealt with, at least one.
+        """Run tasks one after the other in one process; return how many of them have been dealt with.
+
+        None has been when the first was killed in the place of one that somebody cancelled: it has to run again.
 
         Args:
             tasks: of short functions, none of which needs another's result.
@@ -224,7 +240,7 @@ class Runner:
             return 1
         if not pid:
             run_series(self.bag, series)
-        death = self._await(pid, tasks[0])
+        death = self._await(pid, tasks[0], lambda: self._in_flight(tasks, offset))
         # What the process did is what it has written down.
         written = self.journal.since(offset)
         begun = len([record for record in written if record["ev"] == "start"])
@@ -236,14 +252,23 @@ class Runner:
         self.done += len(ends)
         first = tasks[0].fn
         self.cut_short[first] = self.cut_short[first] + 1 if begun == 1 < len(tasks) else 0
-        if not death.message:
+        if not death.message and death.killed != "cancel":
             self.deadly.add(tasks[begun - 1].fn)
+        if len(ends) < begun and death.killed == "cancel" and not self.bag.is_cancelled(tasks[begun - 1]):
+            kill_leftovers()
+            self.journal.mend()
+            return begun - 1  # the one that was meant ended by itself in the very moment
         if len(ends) < begun:
             used = (sum(end["cpu"][0] for end in ends), sum(end["cpu"][1] for end in ends))
             self._end(tasks[begun - 1], assignment.directory, death, used)
         elif "fault" in death.message:
             self.stop.why = "fault"
         return begun
+
+    def _in_flight(self, tasks: Sequence[TaskRow], offset: int) -> TaskRow:
+        """Return which task of a series runs, by what its process has written since an offset of the journal."""
+        begun = [record for record in self.journal.since(offset) if record["ev"] == "start"]
+        return tasks[max(len(begun), 1) - 1]
 
     def _note_run_time(self, fn: int, seconds: float) -> None:
         self.took.setdefault(fn, collections.deque(maxlen=_LAST_RUNS)).append(seconds)
@@ -310,18 +335,22 @@ class Runner:
             return self.bag.limit_s
         return max(self.bag.walltime_s - 2 * self.bag.grace_s, 1.0)
 
-    def _await(self, pid: int, task: TaskRow) -> _Death:
-        """Wait for a process; end it when its task used up time or memory, or when this array task is told to stop.
+    def _await(self, pid: int, task: TaskRow, in_flight: Callable[[], TaskRow]) -> _Death:
+        """Wait for a process; end it when its task used up time or memory, or is not to go on.
+
+        That is when somebody cancelled it, or when this array task is told to stop.
 
         Args:
             pid: its own.
             task: the first that it runs.
+            in_flight: returns the one that runs.
         """
         limit_s = self._limit_s()
         killed: str | None = None
         used_mib: int | None = None
         over_at = kill_at = 0.0
         self.memory.begin(time.monotonic())
+        cancelled = len(self.bag.cancelled)
         while True:
             now = time.monotonic()
             if killed is None:
@@ -331,6 +360,12 @@ class Runner:
                 killed = "term" if self.stop.why == "term" else "limit" if now >= over_at else None
                 if killed is None and used_mib is not None:
                     killed = "memory"
+                self.cancels.look()
+                # What was cancelled since this process began is perhaps still to come in its series.
+                self.progress.leave = self.stop.why is not None or len(self.bag.cancelled) > cancelled
+                under_way = bool(self.bag.cancelled) and now - self.progress.begun >= _UNDER_WAY_S
+                if killed is None and under_way and self.bag.is_cancelled(in_flight()):
+                    killed = "cancel"
                 if killed is not None:
                     # A launcher that is told to leave ends its ranks on other nodes.
                     at_once = killed == "memory" and self.bag.ntasks == 1
@@ -339,8 +374,7 @@ class Runner:
             elif now >= kill_at:
                 signal_group(pid, signal.SIGKILL)
                 kill_at = now + 1
-            self.stop.wait((min(over_at, self.memory.due) if killed is None else kill_at) - now)
-            self.progress.leave = self.stop.why is not None
+            self.stop.wait((min(over_at, self.memory.due, self.cancels.due) if killed is None else kill_at) - now)
             reaped, status, usage = os.wait4(pid, os.WNOHANG)
             if reaped:
                 if killed is None and self._killed_by_kernel(status):
@@ -373,6 +407,8 @@ class Runner:
         if "fault" in message:
             self.stop.why = "fault"
             outcome: dict[str, Any] = {"st": "interrupted", "msg": message["fault"]}
+        elif death.killed == "cancel":
+            outcome = {"st": _KILLED["cancel"]}
         elif message:
             outcome = {key: message[key] for key in REPORTED if key in message}
         elif death.killed is not None:

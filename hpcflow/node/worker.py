@@ -22,6 +22,7 @@ from typing import Final, NamedTuple, NoReturn
 
 from hpcflow.core.bag import DamagedError
 from hpcflow.node.bagdir import BagDirectory, RefusedBag, Stored, TaskRow, open_bag
+from hpcflow.node.cancels import CancelWatch
 from hpcflow.node.claims import Claims, owned_by
 from hpcflow.node.files import StrangeFile
 from hpcflow.node.journal import Journal, Past, StorageFault, read_past
@@ -168,7 +169,10 @@ class Worker:
         self.stop.listen()
         adopt_orphans()
         until = self.started + self.bag.walltime_s
-        self.runner = Runner(self.bag, self.key_file, self.journal, self.stop, umask=self.umask, until=until)
+        self.cancels = CancelWatch(self.bag, self.me.place, self._count_workers)
+        self.runner = Runner(
+            self.bag, self.key_file, self.journal, self.stop, cancels=self.cancels, umask=self.umask, until=until
+        )
         self.superseded_checked_at = time.monotonic()
         #: Workers that had come to the bag when they were last counted.
         self.peers = 1
@@ -193,6 +197,9 @@ class Worker:
             self._run_range(k, past)
             self._check_superseded()
         return self._leave()
+
+    def _count_workers(self) -> int:
+        return self.claims.workers()
 
     def _refuse_python(self) -> int:
         wanted, mine = "{}.{}".format(*self.bag.python), "{}.{}".format(*sys.version_info[:2])
@@ -236,7 +243,7 @@ class Worker:
             positions = self.bag.positions(each)
             task = self.bag.task(positions[0])
             ended = (task.number, task.attempt) in past.ended
-            if len(positions) > 1 or ended or not self.runner.is_short(task.fn):
+            if len(positions) > 1 or ended or not self.cancels.wants(task) or not self.runner.is_short(task.fn):
                 break
             tasks.append(task)
         return tasks
@@ -248,6 +255,8 @@ class Worker:
             task = self.bag.task(position)
             end = past.ended.get((task.number, task.attempt))
             if end is None:
+                if not self.cancels.wants(task):
+                    break  # nor what comes after it in a chain
                 if not self._may_begin():
                     self.log("left", k=k, u=unit)
                     return False

@@ -187,7 +187,8 @@ class TaskRecord:
     max_rss_kib: int | None
     error: str | None
     cores: int
-    #: How its worker saw it end: "ok", "error", "exit", "signal", "timeout", "memory", or "killed" with its worker.
+    #: How its worker saw it end: "ok", "error", "exit", "signal", "timeout", "memory", "cancelled", or "killed" with
+    #: its worker.
     end: str | None
     #: The scheduler's words for the end of its worker.
     raw: str | None

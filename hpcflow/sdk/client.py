@@ -273,8 +273,9 @@ def get_result(
 def cancel(dispatch_id: str, task_ids: Sequence[int] | None = None) -> str:
     """Cancel a dispatch, or some of its tasks and what depends on them; return what was done, as a sentence.
 
-    Job array tasks that wait leave the queue, running tasks are killed, results that exist are kept. An array that
-    serves other tasks too goes on: it may still run what was cancelled, and the value is dropped.
+    Job array tasks that wait leave the queue, running tasks are killed, results that exist are kept. Of an array that
+    serves other tasks too, workers are told which tasks nobody wants: none of those begins, and one that runs is ended
+    within seconds.
     """
     return _act(dispatch_id, "cancel", {"tasks": None if task_ids is None else list(task_ids)})
 

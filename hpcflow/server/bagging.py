@@ -30,7 +30,7 @@ from hpcflow.server.live import LiveDispatch
 from hpcflow.server.remote import File
 from hpcflow.server.spool import Laid, Spool
 
-__all__ = ["close_inbox", "launch_command", "parts_told", "push_bag", "push_part"]
+__all__ = ["close_inbox", "launch_command", "parts_told", "push_bag", "push_part", "tell_cancelled"]
 
 #: Journals are forced to disk at most this often, in seconds.
 _SYNC_S: Final = 0.5
@@ -123,6 +123,15 @@ async def push_part(live: LiveDispatch, bag: Bag, number: int, clusters: Mapping
 async def close_inbox(bag: Bag, cluster: Cluster) -> None:
     """Tell the workers of a bag that no further part will come."""
     await _tell(bag, {"ev": "close", "n": len(bag.parts) + 1}, cluster)
+
+
+async def tell_cancelled(bag: Bag, tasks: Sequence[tuple[int, int]], cluster: Cluster) -> None:
+    """Tell the workers of a bag that nobody wants these tasks, by (index, attempt). Twice does no harm.
+
+    Raises:
+        TransportError: the cluster can't be reached, or its disk is full; perhaps the workers know it all the same.
+    """
+    await _tell(bag, {"ev": "cancel", "n": 0, "tasks": tasks}, cluster)
 
 
 async def parts_told(bag: Bag, cluster: Cluster) -> int:

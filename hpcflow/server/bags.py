@@ -220,6 +220,8 @@ class LiveBag:
     #: The number is not known to a server that took the bag over.
     told: int | None = None
     telling: asyncio.Lock = field(default_factory=asyncio.Lock)
+    #: (index, attempt) of tasks that were cancelled and of which its workers were not told yet.
+    untold: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     grown_at: datetime | None = None
     closed: bool = False
     #: What the user was told last of a place where it can't be written.

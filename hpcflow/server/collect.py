@@ -9,7 +9,7 @@ from typing import Final
 
 from hpcflow.core.blame import LOSSES, Verdict, judge, judge_death, likeness, next_resources
 from hpcflow.core.follow import Ended, Fact, Lost, Started
-from hpcflow.core.model import Cause, Observation, Partition
+from hpcflow.core.model import BagId, Cause, Observation, Partition
 from hpcflow.core.plan import partition_of
 from hpcflow.core.states import FINAL, Event, State
 from hpcflow.server.bags import LiveBag
@@ -41,7 +41,11 @@ class Collector:
         live = bag.dispatch
         for fact in facts:
             task = live.tasks[fact.index]
-            if task.attempt != fact.attempt or task.state in FINAL or task.built or task.bag != bag.bag.id:
+            if task.attempt != fact.attempt or task.built or task.bag != bag.bag.id:
+                continue
+            if task.state in FINAL:
+                if isinstance(fact, Ended) and fact.record["st"] == "cancelled" and task.state is State.CANCELLED:
+                    self._keep(bag, fact)
                 continue
             task.worker = fact.worker
             if isinstance(fact, Started):
@@ -53,17 +57,7 @@ class Collector:
     def _end(self, bag: LiveBag, fact: Ended) -> None:
         """Publish the end of one attempt: this is the only place that does (S1)."""
         live = bag.dispatch
-        host = bag.ledger.workers[fact.worker].host
-        self._writer.pending.ends.append(
-            EndRow(
-                dispatch=live.id,
-                index=fact.index,
-                attempt=fact.attempt,
-                worker=fact.worker,
-                bag=bag.bag.id,
-                record={**fact.record, "host": host, **_had(bag, str(fact.record["st"]))},
-            )
-        )
+        host = self._keep(bag, fact)
         verdict = judge(fact.record, bag.bag.limit_s, bag.bag.shape.resources.memory_mib)
         if verdict is not None:
             self._check_breaker(bag, bag.note_end(likeness(fact.record)), verdict)
@@ -81,6 +75,21 @@ class Collector:
             self._shared.wake(live)
             return
         self.move(bag, fact.index, fact.attempt, Event.RETURNED, None)
+
+    def _keep(self, bag: LiveBag, fact: Ended) -> str:
+        """Store what is known of the end of one attempt; return the host that it ran on."""
+        host = bag.ledger.workers[fact.worker].host
+        self._writer.pending.ends.append(
+            EndRow(
+                dispatch=bag.dispatch.id,
+                index=fact.index,
+                attempt=fact.attempt,
+                worker=fact.worker,
+                bag=bag.bag.id,
+                record={**fact.record, "host": host, **_had(bag, str(fact.record["st"]))},
+            )
+        )
+        return host
 
     def _check_breaker(self, bag: LiveBag, alike: int, verdict: Verdict) -> None:
         """Pause a bag of which nothing but one error has come so far: the rest would end the same way."""
@@ -222,10 +231,18 @@ class Collector:
     def cancel(self, live: LiveDispatch, tasks: Sequence[int], reason: str) -> int:
         """Cancel those of these tasks, and of the sublattices among them, that have not ended; return how many."""
         cancelled = 0
+        in_bags: dict[BagId, list[tuple[int, int]]] = {}
         for index in live.family(tasks):  # downstream first: it is cancelled as well, not skipped
-            if live.tasks[index].state not in FINAL:
-                live.move(index, Event.CANCELLED, self._now(), reason)
-                cancelled += 1
+            task = live.tasks[index]
+            if task.state in FINAL:
+                continue
+            if task.state in {State.QUEUED, State.RUNNING} and task.bag is not None:
+                in_bags.setdefault(task.bag, []).append((index, task.attempt))
+            live.move(index, Event.CANCELLED, self._now(), reason)
+            cancelled += 1
+        for identifier, keys in in_bags.items():
+            if (bag := self._shared.bags.get(identifier)) is not None:
+                bag.untold += bag.ledger.drop(keys)
         return cancelled
 
     def close_if_done(self, live: LiveDispatch) -> None:

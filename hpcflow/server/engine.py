@@ -152,11 +152,15 @@ class Engine:
             if row.closed_at is not None:
                 continue
             bag = self._shared.keep(row.bag, live, row.created_at)
+            cancelled: list[tuple[int, int]] = []
             for index, attempt in row.bag.tasks:
                 task = live.tasks[index]
                 away = task.state in FINAL or task.state in {State.READY, State.PAUSED}
-                if away or task.built or task.attempt != attempt:
+                if task.state is State.CANCELLED and (task.attempt, task.bag) == (attempt, row.bag.id):
+                    cancelled.append((index, attempt))
+                elif away or task.built or task.attempt != attempt:
                     bag.ledger.settled.add((index, attempt))
+            bag.untold = bag.ledger.drop(cancelled)
             for stored in arrays:
                 if stored.array.bag == row.bag.id:
                     # An intent without an answer: sbatch may or may not have run. Only its name can tell.
@@ -188,7 +192,10 @@ class Engine:
         self._shared.listen(cluster)
 
     async def cancel(self, live: LiveDispatch, tasks: Sequence[int] | None) -> int:
-        """Cancel tasks that have not ended (``None``: all) and the arrays nobody needs then; return how many tasks."""
+        """Cancel tasks that have not ended (``None``: all) and the arrays nobody needs then; return how many tasks.
+
+        Workers that have other tasks as well are told by their inbox which of them nobody wants.
+        """
         if tasks is None:
             live.cancel_wanted, live.open = True, False
         cancelled = self._collector.cancel(live, tasks or range(live.own), "Cancelled by you.")
@@ -196,6 +203,8 @@ class Engine:
         self._collector.close_if_done(live)
         await self.writer.flush()
         failpoint("after_cancel_commit")
+        for bag in self._shared.bags_of(live):
+            await self._reconciler.give_way(self.clusters[bag.bag.shape.cluster], bag)
         for cluster in tuple(self.clusters.values()):
             await self._submitter.cancel_wanted(cluster)
             self._shared.account[cluster.name].set()

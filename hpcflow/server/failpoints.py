@@ -40,6 +40,7 @@ POINTS: Final[Mapping[str, str]] = {
     "after_flush": "changes are stored, and nobody was told",
     "after_settle_before_commit": "what dead workers left was given back, and nothing of that is stored",
     "after_cancel_commit": "a wish to cancel is stored, and the scheduler does not know it",
+    "before_cancel_told": "tasks are cancelled in the store, and the workers that have them do not know it",
     "before_cancel": "the cancel command is about to run",
     "after_cancel": "the cancel command has run",
 }

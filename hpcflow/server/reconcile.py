@@ -176,14 +176,10 @@ class Reconciler:
         if bag.broken or bag.dispatch.too_many_failed:
             await self.give_up(cluster, bag)
             return
-        up, width = bag.came_up, bag.width
-        trim = [array for array in bag.arrays if array.state is ArrayState.SUBMITTED and not array.trimmed]
         if bag.ledger.all_claimed:
-            for array in trim:
-                array.trimmed = True
-            if up < width and trim:
-                await self._submitter.cancel(cluster, [array.array for array in trim], pending_only=True)
+            await self._trim(cluster, bag)
             return
+        up, width = bag.came_up, bag.width
         mean = bag.ledger.mean_unit_s
         single = bag.bag.need_s >= bag.bag.worker_walltime_s
         if mean is None or up < width or single or not self._may_widen(bag):
@@ -200,6 +196,22 @@ class Reconciler:
         if more:
             most = least(more, cluster.settings.max_width, cluster.site.max_width, limits.array.max_width) or more
             await self._submitter.widen(cluster, bag, [most])
+
+    async def _trim(self, cluster: Cluster, bag: LiveBag) -> None:
+        """Cancel what still waits in the queue for a bag of which everything is claimed."""
+        trim = [array for array in bag.arrays if array.state is ArrayState.SUBMITTED and not array.trimmed]
+        for array in trim:
+            array.trimmed = True
+        if bag.came_up < bag.width and trim:
+            await self._submitter.cancel(cluster, [array.array for array in trim], pending_only=True)
+
+    async def give_way(self, cluster: Cluster, bag: LiveBag) -> None:
+        """Tell workers what was cancelled of a bag, and trim its arrays when nothing is left to claim."""
+        if not bag.untold:
+            return
+        await self._submitter.tell_cancelled(cluster, bag)
+        if bag.ledger.all_claimed and not bag.ledger.drained:
+            await self._trim(cluster, bag)
 
     async def let_go(self, cluster: Cluster, live: LiveDispatch) -> None:
         """Tell workers of a dispatch that wait for more of their kind that none will come, once that is so."""

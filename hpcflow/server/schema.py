@@ -266,7 +266,8 @@ class TaskDetail(Described):
     cores: int
     #: Since when nobody knows whether it still is in that state: its cluster can't be reached.
     unknown_since: datetime | None = None
-    #: How its worker saw it end: "ok", "error", "exit", "signal", "timeout", "memory", or "killed" with its worker.
+    #: How its worker saw it end: "ok", "error", "exit", "signal", "timeout", "memory", "cancelled", or "killed" with
+    #: its worker.
     end: str | None
     #: The scheduler's words for the end of the worker.
     raw: str | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final
@@ -13,7 +14,7 @@ from hpcflow.core.plan import BagPlan
 from hpcflow.core.plugin import Accepted, Ambiguous, Refused
 from hpcflow.core.states import Event
 from hpcflow.core.words import counted
-from hpcflow.server.bagging import close_inbox, parts_told, push_bag, push_part
+from hpcflow.server.bagging import close_inbox, parts_told, push_bag, push_part, tell_cancelled
 from hpcflow.server.bags import LiveArray, LiveBag, array_of, bag_of
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.collect import Collector
@@ -126,9 +127,12 @@ class Submitter:
 
     async def submit_due(self, cluster: Cluster, bag: LiveBag) -> None:
         """Submit what was intended; what can't be done now is tried again after the next look at the accounting."""
+        # Of an array that was found by its name the bag was pushed by a server before this one.
+        bag.pushed = bag.pushed or any(array.submitted_at is not None for array in bag.arrays)
         due = any(self._may_go(bag, array) for array in bag.arrays)
         if (due and not bag.pushed) or (bag.pushed and bag.told != len(bag.bag.parts)):
             await self._push(cluster, bag)
+        await self.tell_cancelled(cluster, bag)
         if not due:
             return
         for array in bag.arrays:
@@ -239,6 +243,21 @@ class Submitter:
             if array.open and not array.cancel_wanted:
                 array.cancel_wanted = True
                 self._writer.pending.arrays.append(array.row())
+
+    async def tell_cancelled(self, cluster: Cluster, bag: LiveBag) -> None:
+        """Tell the workers of a bag which tasks were cancelled since they were told last.
+
+        Where that can't be written they are told after the next look at the accounting: what was cancelled stays so.
+        """
+        if all(array.cancel_wanted for array in bag.arrays if array.open):
+            return  # nobody is left to be told
+        async with bag.telling:
+            told = bag.untold[:]
+            if told and bag.pushed and not bag.gone:
+                failpoint("before_cancel_told")
+                with suppress(TransportError):  # whoever reads the bag's journals says what is wrong there
+                    await tell_cancelled(bag.bag, told, cluster)
+                    del bag.untold[: len(told)]
 
     async def cancel_wanted(self, cluster: Cluster) -> None:
         """Repeat stored wishes until the scheduler says that nothing is left: its exit code alone says nothing."""

@@ -69,6 +69,7 @@ print(hf.dispatch(flow)(sys.argv[1]))
 """
 #: What brings a server to the instants that an ordinary dispatch does not pass.
 CANCELS = {"after_cancel_commit", "before_cancel", "after_cancel"}
+SOME = "before_cancel_told"
 
 
 def begin_armed(user: User, name: str) -> int:
@@ -87,7 +88,7 @@ def published(user: User, dispatch: str) -> dict[int, str]:
     return {index: end.record["st"] for index, end in ends.items()}
 
 
-@pytest.mark.parametrize("name", sorted(POINTS.keys() - CANCELS - {"after_take_over"}))
+@pytest.mark.parametrize("name", sorted(POINTS.keys() - CANCELS - {"after_take_over", SOME}))
 def test_a_server_that_is_killed_there_loses_and_doubles_nothing(name: str, own_server: Callable[..., User]) -> None:
     user = own_server()
     ledger = user.folder / "ledger"
@@ -137,3 +138,27 @@ def test_a_server_that_is_killed_while_it_cancels_leaves_nothing_running(
 
     assert user.waits_for(dispatch)["status"] == "CANCELLED"
     until(lambda: not is_alive(int(task)), user.log)
+
+
+TWO = LONG.replace("return sleeper(ledger)", "return [sleeper(ledger) for _ in range(2)]")
+
+
+def test_a_server_that_is_killed_before_workers_hear_of_a_cancel_tells_them_when_it_is_back(
+    own_server: Callable[..., User],
+) -> None:
+    user = own_server()
+    ledger = user.folder / "ledger"
+    pid = begin_armed(user, SOME)
+    dispatch = user.runs(TWO, str(ledger))
+    until(lambda: len(lines(ledger)) == 2)
+
+    user.hpcflow("cancel", dispatch, "--task", "0", HPCFLOW_AUTOSTART="0")
+    until(lambda: not is_alive(pid), lambda: f"the instant {SOME} never came. {user.log()}")
+    both = [int(line) for line in lines(ledger)]
+    assert all(map(is_alive, both))
+    assert user.hpcflow("start").returncode == 0
+
+    until(lambda: sorted(map(is_alive, both)) == [False, True], user.log)
+    assert user.asks("show", dispatch)["counts"] == {"cancelled": 1, "running": 1}
+    user.hpcflow("cancel", dispatch)
+    assert user.waits_for(dispatch)["counts"] == {"cancelled": 2}

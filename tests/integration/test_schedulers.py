@@ -212,6 +212,41 @@ def test_a_cancel_ends_what_runs_and_what_waits(there: Place) -> None:
         until(lambda: all(_is_over(job) for job in double.control()["jobs"] if job["number"] in numbers))
 
 
+GATED_ONE_BY_ONE = """
+@hf.electron(walltime="5 min")
+def waits(i, ledger, gate):
+    note(ledger, f"{os.getpid()} {i}")
+    while not os.path.exists(gate):
+        time.sleep(0.05)
+    return i
+
+@hf.lattice(executor="PLACE")
+def waiting(n, ledger, gate):
+    return [waits(i, ledger, gate) for i in range(n)]
+
+print(hf.dispatch(waiting)(int(sys.argv[1]), *sys.argv[2:]))
+"""
+
+
+def test_a_cancel_of_single_tasks_ends_them_and_spares_those_that_share_their_array(there: Place) -> None:
+    ledger, gate = there.user.folder / "ledger", there.user.folder / "gate"
+    dispatch = there.dispatches(GATED_ONE_BY_ONE, 12, ledger, gate)
+    running = {int(i): int(pid) for pid, i in (line.split() for line in until(lambda: there.noted(ledger)))}
+    first, last = next(iter(running)), 11 if 11 not in running else 10
+
+    cancelled = there.user.asks("cancel", dispatch, "--task", str(first), "--task", str(last))
+
+    assert cancelled["cancelled"] == 2
+    until(lambda: not is_alive(running[first]))
+    gate.touch()
+    shown = there.user.waits_for(dispatch)
+    states = {task["index"]: task["state"] for task in shown["tasks_shown"]}
+    assert states == {i: "cancelled" if i in {first, last} else "completed" for i in range(12)}
+    began = [int(line.split()[1]) for line in there.noted(ledger)]
+    assert sorted(i for i in began if i != last) == [i for i in range(12) if i != last]
+    assert began.count(last) <= 1  # it may have begun right before the cancel
+
+
 def _is_over(job: dict[str, list[dict[str, str]]]) -> bool:
     return all(element["state"] == "ended" for element in job["elements"])
 

@@ -9,6 +9,7 @@ from tests.integration.test_schedulers import (
     GATED,
     SQUARES,
     test_a_cancel_ends_what_runs_and_what_waits,
+    test_a_cancel_of_single_tasks_ends_them_and_spares_those_that_share_their_array,
     test_a_lattice_runs_and_only_the_executors_name_differs,
     test_a_single_task_is_a_job_as_well,
     test_every_way_to_fail_is_told_for_what_it_is,
@@ -20,6 +21,7 @@ from tests.live.conftest import DELETE, types
 
 __all__ = [
     "test_a_cancel_ends_what_runs_and_what_waits",
+    "test_a_cancel_of_single_tasks_ends_them_and_spares_those_that_share_their_array",
     "test_a_lattice_runs_and_only_the_executors_name_differs",
     "test_a_single_task_is_a_job_as_well",
     "test_every_way_to_fail_is_told_for_what_it_is",

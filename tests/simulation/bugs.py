@@ -12,7 +12,9 @@ from hpcflow.core.follow import Ended, Fact, Ledger
 from hpcflow.core.model import JobArray, Observation, Observations
 from hpcflow.core.plugin import Reply
 from hpcflow.server.bags import LiveArray, LiveBag
+from hpcflow.server.clusters import Cluster
 from hpcflow.server.collect import Collector
+from hpcflow.server.submit import Submitter
 from hpcflow_slurm import SlurmPlugin
 from tests.simulation.world import Options
 
@@ -77,9 +79,25 @@ def _stale_lines_count() -> Generator[Options]:
         Ledger.read, Collector.take = read, take  # type: ignore[method-assign]
 
 
+@contextmanager
+def _workers_are_not_told() -> Generator[Options]:
+    """What is cancelled in the store stays unknown to the workers that have it."""
+    tell = Submitter.tell_cancelled
+
+    async def forget(self: Submitter, cluster: Cluster, bag: LiveBag) -> None:
+        bag.untold.clear()
+
+    Submitter.tell_cancelled = forget  # type: ignore[method-assign]
+    try:
+        yield Options()
+    finally:
+        Submitter.tell_cancelled = tell  # type: ignore[method-assign]
+
+
 #: By name: a context in which worlds have the bug, and what to run them with.
 BUGS: Final[dict[str, Callable[[], AbstractContextManager[Options]]]] = {
     "absence": _absence_is_the_end,
     "no-settle": _no_settle_time,
     "stale-line": _stale_lines_count,
+    "untold-cancel": _workers_are_not_told,
 }

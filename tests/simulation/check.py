@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from typing import Final
 
 from hpcflow.core.blame import LOSSES
 from hpcflow.core.states import FINAL, State
@@ -13,6 +14,8 @@ from tests.simulation.world import Plan, World
 
 __all__ = ["broken_promises"]
 
+#: How long after a cancel, and the last trouble, every worker has heard of it.
+_HEARD_S: Final = 120.0
 #: What an array task's end makes of the task that ran: nobody's fault.
 _FREE = frozenset({"NODE_FAIL", "PREEMPTED", "CANCELLED", "COMPLETED"})
 
@@ -29,6 +32,7 @@ def broken_promises(world: World) -> list[str]:
         *_never_over_while_alive(history),
         *_accepted_once(history, plan),
         *_cancel_is_kept(history),
+        *_cancelled_tasks_do_not_run(history),
         *_few_commands(history),
         *_no_faults(history),
     ]
@@ -51,6 +55,8 @@ def _published_once(history: History) -> Iterator[str]:
             attempts[entry.task] = entry.attempt
             continue
         key = (entry.task, entry.attempt)
+        if entry.st == "cancelled":
+            continue  # how far it had come: told anew by each server that reads its journal
         if key in seen:
             yield f"P1: task {key[0]}, attempt {key[1]}: a second end, by {entry.worker} at {entry.at:.0f} s"
         seen.add(key)
@@ -108,7 +114,7 @@ def _fair(history: History, plan: Plan) -> Iterator[str]:
             running[entry.worker] = entry.task
         elif entry.what == "run ends":
             running.pop(entry.worker, None)
-            if entry.st not in {"ok", "interrupted"}:
+            if entry.st not in {"ok", "interrupted", "cancelled"}:
                 guilty.add(entry.task)
         else:
             task = running.get(f"{entry.job}_{entry.index}_{entry.fields['restart'] or 0}")
@@ -165,6 +171,25 @@ def _cancel_is_kept(history: History) -> Iterator[str]:
     for entry in history.of("starts"):
         if entry.at > max(confirmed.at, until) + 3600:
             yield f"P6: job {entry.job}_{entry.index} starts at {entry.at:.0f} s, cancelled at {confirmed.at:.0f} s"
+
+
+def _cancelled_tasks_do_not_run(history: History) -> Iterator[str]:
+    """A task that was cancelled does not run while others of its bag go on; where a node was given up nobody asks."""
+    confirmed = next(history.of("some cancelled"), None)
+    if confirmed is None:
+        return
+    until = max((entry.at for entry in history.of("fault", "server", "controller down")), default=0.0)
+    given_up = {entry.worker for entry in history.of("run ends") if entry.fields.get("zombie")}
+    cancelled: dict[int, int] = {}
+    for entry in history.of("task", "run begins", "run ends"):
+        if entry.what == "task":
+            if entry.state == State.CANCELLED:
+                cancelled[entry.task] = entry.attempt
+        elif entry.worker in given_up or entry.at <= max(confirmed.at, until) + _HEARD_S:
+            continue
+        elif cancelled.get(entry.task) == entry.attempt:
+            how = "begins" if entry.what == "run begins" else f"goes on until it is {entry.st}"
+            yield f"P6: task {entry.task} {how} at {entry.at:.0f} s, cancelled at {confirmed.at:.0f} s"
 
 
 def _few_commands(history: History) -> Iterator[str]:

@@ -23,6 +23,8 @@ __all__ = ["Fate", "Site", "Worker"]
 #: Ends that no later run of the same attempt changes, as `hpcflow.node.journal` has them.
 _FINAL: Final = frozenset({"ok", "error", "exit", "timeout", "memory"})
 EXIT_TERM: Final = 143
+#: Between two looks of a busy worker for tasks that were cancelled.
+_LOOK_S: Final = 20.0
 EXIT_REFUSED: Final = 12
 
 
@@ -47,6 +49,8 @@ class Site:
     fate: Callable[[int, int], Fate]
     #: Names of the runs so far.
     runs: int = 0
+    #: Tasks may be cancelled one by one: workers look into the inbox while they run some.
+    looks: bool = False
 
 
 @dataclass(slots=True)
@@ -72,6 +76,7 @@ class Worker:
     _journal: str = ""
     _woken: asyncio.Event = field(default_factory=asyncio.Event)
     _done: int = 0
+    _cancelled: set[tuple[int, int]] = field(default_factory=set[tuple[int, int]])
 
     def begin(self) -> None:
         self.task = self.site.loop.create_task(self._live())
@@ -132,7 +137,9 @@ class Worker:
             records, _, _ = read_lines(site.files.read(f"{self.path}/inbox.jsonl"), self._key)
             before = parts
             for record in records:
-                if record["n"] == parts + 1 and record["ev"] == "more":
+                if record["ev"] == "cancel":
+                    self._cancelled.update((index, attempt) for index, attempt in record["tasks"])
+                elif record["n"] == parts + 1 and record["ev"] == "more":
                     told = record["units"] or [[len(bag["tasks"]) + place] for place in range(len(record["tasks"]))]
                     bag["units"] = [*(bag["units"] or [[place] for place in range(len(bag["tasks"]))]), *told]
                     bag["tasks"] += record["tasks"]
@@ -179,6 +186,10 @@ class Worker:
                 for position in bag["units"][unit] if bag["units"] else [unit]:
                     index, attempt = bag["tasks"][position][:2]
                     st = ended.get((index, attempt), "")
+                    if not st and site.looks:
+                        self._look_for_cancels()
+                    if not st and (index, attempt) in self._cancelled:
+                        st = "cancelled"
                     if not st and may_begin():
                         st = await self._run(index, attempt, bag)
                     if st != "ok":
@@ -194,6 +205,12 @@ class Worker:
         await asyncio.sleep(0.01)
         self._log("exit", why=self.stop or "drained", n=self._done)
         return EXIT_TERM if self.stop == "term" else 0
+
+    def _look_for_cancels(self) -> None:
+        records, _, _ = read_lines(self.site.files.read(f"{self.path}/inbox.jsonl"), self._key)
+        for record in records:
+            if record["ev"] == "cancel":
+                self._cancelled.update((index, attempt) for index, attempt in record["tasks"])
 
     def _log(self, event: str, **fields: object) -> float:
         site = self.site
@@ -241,11 +258,17 @@ class Worker:
         begun = site.loop.time()
         if self.stop != "term":
             self._woken.clear()
-            try:
-                async with asyncio.timeout(wall):
-                    await self._woken.wait()
-            except TimeoutError:
-                pass
+            while (left := begun + wall - site.loop.time()) > 0 and not self._woken.is_set():
+                if site.looks:
+                    self._look_for_cancels()
+                if (index, attempt) in self._cancelled:
+                    st = "cancelled"
+                    break
+                try:
+                    async with asyncio.timeout(min(left, _LOOK_S) if site.looks else left):
+                        await self._woken.wait()
+                except TimeoutError:
+                    continue
         told = self.stop == "term" and site.loop.time() - begun < wall
         if not told and st == "kills":
             site.history.add("run ends", run=run, task=index, attempt=attempt, worker=self.name, st="kills")

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -65,12 +65,15 @@ class Plan:
     traits: SlurmTraits
     #: How much run times differ.
     spread: float = 0.7
+    #: When some tasks are cancelled, and which.
+    cancel_some_at: float | None = None
+    some: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, seed: int) -> Plan:
         rng = Random(f"{seed}/plan")
         calm = rng.random() < 0.1
-        return cls(
+        plan = cls(
             deps=_graph(rng),
             retries=rng.choice((0, 0, 1, 2)),
             walltime_s=rng.choice((None, 300, 900, 3600)),
@@ -98,6 +101,11 @@ class Plan:
                 requeues=rng.random() < 0.7,
             ),
         )
+        if plan.cancel_at is not None or rng.random() >= 0.3:
+            return plan
+        share = rng.choice((0.1, 0.5, 0.9))
+        some = tuple(index for index in range(len(plan.deps)) if rng.random() < share)
+        return replace(plan, cancel_some_at=rng.uniform(1, 1000), some=some)
 
 
 def _graph(rng: Random) -> tuple[tuple[int, ...], ...]:
@@ -149,6 +157,7 @@ class World:
         longest = lag.choice((1.0, 10.0, 40.0)) if self.plan.on_network else 0.0
         self.files = SharedFiles(self.loop.time, lambda: lag.uniform(0, longest))
         site = Site(self.loop, self.files, self.history, _KEY, self._random("workers"), self._fate)
+        site.looks = self.plan.cancel_some_at is not None
         self.slurm = Slurm(site, self.plan.traits, self._random("slurm"))
         home = Places(str(folder))
         Path(home.dispatches).mkdir()
@@ -283,16 +292,22 @@ class World:
             except HpcflowError as error:
                 self.history.add("not accepted", error=str(error))
                 await asyncio.sleep(5.0)
+        if self.plan.cancel_some_at is not None and not self._cancelled:
+            await self._cancel(service, self.plan.cancel_some_at, list(self.plan.some))
         if self.plan.cancel_at is None or self._cancelled:
             await self._resume_now_and_then(service)
             return
-        await asyncio.sleep(max(0.0, self.plan.cancel_at - self.loop.time()))
+        await self._cancel(service, self.plan.cancel_at, None)
+
+    async def _cancel(self, service: Service, at: float, tasks: list[int] | None) -> None:
+        """Cancel all or some tasks, as soon as that is confirmed."""
+        await asyncio.sleep(max(0.0, at - self.loop.time()))
         while not self._cancelled:
             self.history.add("cancel asked")
             try:
-                await service.steering.cancel(self.manifest["id"], None)
+                await service.steering.cancel(self.manifest["id"], tasks)
                 self._cancelled = True
-                self.history.add("cancel confirmed")
+                self.history.add("cancel confirmed" if tasks is None else "some cancelled", tasks=tasks)
             except LeaseLost:
                 raise
             except HpcflowError as error:

@@ -13,11 +13,12 @@ from typing import ParamSpec
 
 import pytest
 
+from hpcflow.core.bag import INBOX, bag_key, read_lines
 from hpcflow.core.model import Cause, Phase
 from hpcflow.core.states import State, Status
 from hpcflow.server.live import LiveDispatch
 from hpcflow.server.store import ArrayState
-from tests.unit.mini_world import MINI, PlayedWorker, Stage, World, a_dispatch, a_stage
+from tests.unit.mini_world import KEY, MINI, Job, PlayedWorker, Stage, World, a_dispatch, a_stage
 
 P = ParamSpec("P")
 
@@ -490,6 +491,84 @@ async def test_cancelling_a_dispatch_ends_its_jobs_and_keeps_what_had_ended(tmp_
         assert states(stage, live) == [State.COMPLETED, State.CANCELLED, State.CANCELLED]
         assert (await stage.ended(live)).status is Status.CANCELLED
         assert all(phase is Phase.ENDED for phase, _, _ in job.tasks.values())
+
+
+def told_as_cancelled(job: Job) -> list[list[int]]:
+    """What the inbox of a job's bag says is wanted no more, as [index, attempt]."""
+    bag = Path(job.path)
+    records, _, bad = read_lines((bag / INBOX).read_bytes(), bag_key(KEY, bag.name))
+    assert bad == 0
+    return [task for record in records if record["ev"] == "cancel" for task in record["tasks"]]
+
+
+@in_loop
+async def test_single_tasks_that_are_cancelled_are_told_to_workers_that_have_others_as_well(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        live = await stage.dispatch([], [], [], [1])
+        job = await stage.job()
+        worker = PlayedWorker(job, 0)
+        worker.claim(0)
+        worker.start(0)
+        await stage.until(lambda: states(stage, live)[0] is State.RUNNING)
+        assert await stage.engine.cancel(live, [0, 1]) == 2
+        assert sorted(told_as_cancelled(job)) == [[0, 1], [1, 1]]
+        assert (states(stage, live)[3], stage.world.count("cancel")) == (State.SKIPPED, 0)
+        worker.end(0, "cancelled", sig=15)
+        worker.run(2, 2)
+        assert (await stage.ended(live)).status is Status.CANCELLED
+        await stage.until(lambda: bool(stage.store.ends(live.id, [0])))
+        kept = stage.store.ends(live.id, [0])[0]
+        assert (kept.record["st"], kept.record["host"], kept.record["wall"]) == ("cancelled", "node1", 0.1)
+
+
+@in_loop
+async def test_array_tasks_that_wait_for_nothing_but_cancelled_tasks_leave_the_queue(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        live = await stage.dispatch([], [], [])
+        job = await stage.job()
+        worker = PlayedWorker(job, 0)
+        worker.claim(0)
+        worker.start(0)
+        await stage.until(lambda: states(stage, live)[0] is State.RUNNING)
+        await stage.engine.cancel(live, [1, 2])
+        assert stage.world.count("cancel") == 1
+        assert [phase for phase, _, _ in job.tasks.values()] == [Phase.RUNNING, Phase.ENDED, Phase.ENDED]
+        worker.end(0, r={"b": "gASIiC4="})
+        assert (await stage.ended(live)).status is Status.CANCELLED
+        assert states(stage, live)[0] is State.COMPLETED
+
+
+@in_loop
+async def test_what_could_not_be_told_of_a_cancel_is_told_later_and_by_the_next_server(tmp_path: Path) -> None:
+    world = World()
+    async with a_stage(tmp_path, world) as stage:
+        live = await stage.dispatch([], [])
+        job = await stage.job()
+        inbox = Path(job.path, INBOX)
+        inbox.rename(inbox.with_name("away"))
+        inbox.mkdir()
+        assert await stage.engine.cancel(live, [0]) == 1
+    inbox.rmdir()
+    inbox.with_name("away").rename(inbox)
+    async with a_stage(tmp_path, world) as stage:
+        resume(stage, live)
+        await stage.until(lambda: told_as_cancelled(job) == [[0, 1]])
+        PlayedWorker(job, 0).run(1, 1)
+        assert (await stage.ended(live)).status is Status.CANCELLED
+
+
+@in_loop
+async def test_a_cancelled_task_that_is_tried_again_is_another_attempt(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        live = await stage.dispatch([], [])
+        first = await stage.job()
+        await stage.engine.cancel(live, [0])
+        await stage.engine.retry(live, failed_only=False)
+        again = await stage.job(1)
+        PlayedWorker(first, 0).run(1, 1)
+        PlayedWorker(again, 0).run(0, 0, attempt=2)
+        assert (await stage.ended(live)).status is Status.COMPLETED
+        assert told_as_cancelled(first) == [[0, 1]]
 
 
 @in_loop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -198,3 +199,30 @@ def test_an_array_tasks_time_is_that_of_its_slots_in_its_newest_run() -> None:
     assert silent is not None
     assert (silent.unfinished, silent.tasks, silent.span_s) == (1, 0, 0.0)
     assert "7_2" not in ledger.usage()
+
+
+def test_cancelled_tasks_are_not_waited_for_and_their_ranges_need_no_worker() -> None:
+    ledger = Ledger(a_bag(5, cuts=(0, 1, 3, 5)))
+    ledger.read("7_0_0", [claim(0), start(0)])
+    assert ledger.drop([(0, 1), (1, 1), (3, 1), (4, 1)]) == [(0, 1), (1, 1), (3, 1), (4, 1)]
+    assert (ledger.units_left, ledger.all_claimed, ledger.drained) == (1, False, False)
+    assert ledger.drop([(2, 1), (4, 1)]) == [(2, 1)]
+    assert (ledger.units_left, ledger.all_claimed, ledger.drained) == (0, True, True)
+    ledger.read("7_1_0", [claim(2)])
+    assert (ledger.units_left, ledger.all_claimed) == (0, True)
+
+
+def test_what_follows_a_cancelled_task_in_its_unit_is_not_waited_for_either() -> None:
+    ledger = Ledger(replace(a_bag(3), units=((0, 1, 2),), cuts=(0, 1)))
+    assert ledger.drop([(1, 1)]) == [(1, 1)]
+    ledger.read("7_0_0", [claim(0), start(0), end(0)])
+    assert ledger.drained
+
+
+def test_how_far_a_cancelled_task_had_come_is_told_and_counts_as_no_end() -> None:
+    ledger = Ledger(a_bag(2))
+    ledger.read("7_0_0", [claim(0), start(0)])
+    ledger.drop([(0, 1)])
+    assert ledger.read("7_0_0", [end(0, "cancelled")]) == [Ended(0, 1, "7_0_0", end(0, "cancelled"))]
+    assert (ledger.ended, ledger.mean_wall_s, ledger.workers["7_0_0"].running) == (0, None, None)
+    assert ledger.lost(["7_0_0"], last=True) == Lost(running=(), free=((1, 1),), cut=())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -132,3 +133,73 @@ def test_a_function_that_a_part_brings_again_is_not_loaded_again(tmp_path: Path)
     opened = open_bag(str(bag.path), str(bag.key_file))
     numbers = [opened.task(position).fn for position in range(3)]
     assert numbers[0] == numbers[2] != numbers[1]
+
+
+def wait_in(folder: str, index: int) -> None:
+    """Say that it runs, and go on until somebody ends it."""
+    Path(folder, f"runs{index}").touch()
+    time.sleep(PATIENCE_S)
+
+
+def cancel(bag: BagOnDisk, *tasks: int, attempt: int = 0) -> None:
+    tell(bag, ev="cancel", n=0, tasks=[[task, attempt] for task in tasks])
+
+
+def test_a_cancelled_task_that_runs_is_ended_and_the_worker_goes_on(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path, Call(wait_in, (str(tmp_path), 0)), Call(double, (2,)))
+    worker = start_worker(bag)
+    until((tmp_path / "runs0").exists)
+    cancel(bag, 0)
+    assert wait_for([worker]) == [(0, "")]
+    ended = bag.end(0)
+    assert (ended["st"], ended["sig"]) == ("cancelled", signal.SIGTERM)
+    assert ended["wall"] < PATIENCE_S
+    assert bag.result(1) == 4
+
+
+def test_cancelled_tasks_that_have_not_begun_never_do_nor_what_follows_in_their_chain(tmp_path: Path) -> None:
+    calls = [Call(wait_in, (str(tmp_path), 0)), Call(double, (1,)), Call(double, (2,)), Call(plus_one, (3,))]
+    bag = write_bag(tmp_path, *calls, units=[[0], [1, 2], [3]], cuts=[0, 3])
+    worker = start_worker(bag)
+    until((tmp_path / "runs0").exists)
+    cancel(bag, 0, 1)
+    assert wait_for([worker]) == [(0, "")]
+    assert [(end["i"], end["st"]) for end in bag.records("end")] == [(0, "cancelled"), (3, "ok")]
+
+
+def test_a_cancel_that_was_told_before_a_worker_came_or_of_another_attempt(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path, *(Call(double, (index,)) for index in range(3)))
+    cancel(bag, 0)
+    cancel(bag, 1, attempt=7)
+    assert wait_for([start_worker(bag)]) == [(0, "")]
+    assert [end["i"] for end in bag.records("end")] == [1, 2]
+
+
+def test_parts_that_come_while_a_worker_looks_for_cancels_are_taken_in_their_turn(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path, Call(wait_in, (str(tmp_path), 0)), linger=PATIENCE_S)
+    worker = start_worker(bag)
+    until((tmp_path / "runs0").exists)
+    tell(bag, **add(bag, 1, Call(double, (4,)), Call(triple, (5,)), first=1, cuts=[2, 3]))
+    cancel(bag, 0, 2)
+    until(lambda: len(bag.records("end")) == 2)
+    tell(bag, ev="close", n=2)
+    assert wait_for([worker]) == [(0, "")]
+    assert [(end["i"], end["st"]) for end in bag.records("end")] == [(0, "cancelled"), (1, "ok")]
+
+
+def hang_at(folder: str, index: int, last: int) -> int:
+    """Be short, but for the last one, which says that it runs and goes on."""
+    if index == last:
+        wait_in(folder, index)
+    return index
+
+
+def test_a_cancelled_task_of_a_series_is_ended_and_those_after_it_run(tmp_path: Path) -> None:
+    calls = [Call(hang_at, (str(tmp_path), index, 8)) for index in range(12)]
+    bag = write_bag(tmp_path, *calls, cuts=[0, 12])
+    worker = start_worker(bag)
+    until((tmp_path / "runs8").exists)
+    cancel(bag, 8, 10)
+    assert wait_for([worker]) == [(0, "")]
+    ends = {end["i"]: end["st"] for end in bag.records("end")}
+    assert ends == {index: "cancelled" if index == 8 else "ok" for index in range(12) if index != 10}
