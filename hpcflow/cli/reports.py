@@ -49,13 +49,14 @@ def usage(options: argparse.Namespace) -> int:
 
 
 def _parts(spent: Spent) -> Iterable[tuple[str, ...]]:
-    from hpcflow.core.usage import PARTS
+    from hpcflow.core.usage import PARTS, shares_of
 
+    shares = shares_of(spent)
     for part, words in PARTS.items():
         core_seconds: float = getattr(spent, part)
         if core_seconds:
-            yield f"{core_seconds:.1f}", f"{100 * core_seconds / spent.charged_s:.1f} %", words
-    yield f"{spent.charged_s:.1f}", "100.0 %", "all that was charged"
+            yield f"{core_seconds:.1f}", f"{shares[part]} %" if core_seconds > 0 else "", words
+    yield f"{spent.charged_s:.1f}", "100 %", "all that was charged"
 
 
 # ---- in sacct's manner

@@ -51,8 +51,12 @@ class Runs:
     #: Of all attempts: core-seconds held, and used.
     held_core_s: float = 0.0
     used_core_s: float = 0.0
+    #: Of what was held: by attempts that did not return, or whose task ran again all the same.
+    lost_core_s: float = 0.0
 
-    def add(self, end: str, wall_s: float | None, cpu_s: float | None, rss_kib: float | None) -> None:
+    def add(
+        self, end: str, wall_s: float | None, cpu_s: float | None, rss_kib: float | None, *, again: bool = False
+    ) -> None:
         """Count one attempt.
 
         Args:
@@ -60,8 +64,10 @@ class Runs:
             wall_s: seconds it ran; ``None``: nobody measured.
             cpu_s: core-seconds it used.
             rss_kib: its peak resident memory.
+            again: a later attempt of the same task ended as well.
         """
         if wall_s is not None:
+            self.lost_core_s += wall_s * self.cores if again or end != "ok" else 0.0
             self.held_core_s += wall_s * self.cores
             self.used_core_s += cpu_s or 0.0
         if end == "ok" and wall_s is not None:
@@ -83,6 +89,7 @@ class Runs:
         self.short_of_time += other.short_of_time
         self.held_core_s += other.held_core_s
         self.used_core_s += other.used_core_s
+        self.lost_core_s += other.lost_core_s
 
     @property
     def cores_used(self) -> Sequence[float]:

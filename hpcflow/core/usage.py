@@ -13,7 +13,7 @@ from typing import Any, Final
 from hpcflow.core.model import Cause
 from hpcflow.core.words import counted
 
-__all__ = ["PARTS", "Spent", "Submission", "account", "amount", "percents", "sentences"]
+__all__ = ["PARTS", "Spent", "Submission", "account", "amount", "percents", "sentences", "shares_of"]
 
 # Any in this module: what the store keeps of an array task's end is JSON, as `LiveArray.row` wrote it.
 End = Mapping[str, Any]
@@ -87,7 +87,7 @@ class Spent:
 
 #: The parts, in words, in the order in which they are told.
 PARTS: Final[Mapping[str, str]] = {
-    "tasks_s": "tasks",
+    "tasks_s": "running tasks",
     "idle_s": "waiting for more",
     "startup_s": "start-up and end",
     "overhead_s": "workers' own work",
@@ -166,11 +166,10 @@ def sentences(spent: Spent) -> tuple[str, ...]:
         return ("Nothing was submitted.",)
     said: list[str] = []
     if spent.charged_s:
-        # Of what the API tells, in milliseconds: the page makes the same percents of it.
-        shares = dict(zip(PARTS, percents([round(getattr(spent, part), 3) for part in PARTS]), strict=True))
+        shares = shares_of(spent)
         told = [f"{share} % {PARTS[part]}" for part, share in shares.items() if share and part != "tasks_s"]
-        used = f"Used {shares['tasks_s']} % of {amount(spent.charged_s)} charged"
-        said.append(f"{used}{': ' if told else ''}{', '.join(told)}.")
+        ran = f"A task was running in {shares['tasks_s']} % of {amount(spent.charged_s)} charged"
+        said.append(f"{ran}{'; the rest: ' if told else ''}{', '.join(told)}.")
     counts = (
         (spent.used, "used"),
         (spent.in_vain, "began and ran no task"),
@@ -191,6 +190,12 @@ def amount(core_seconds: float) -> str:
     """Return an amount in the largest unit of which it has one."""
     name = next((name for name, size in _UNITS.items() if core_seconds >= size), "core-seconds")
     return f"{core_seconds / _UNITS[name]:.1f} {name}"
+
+
+def shares_of(spent: Spent) -> dict[str, int]:
+    """Return whole percents of each part, which add up to 100; rounding, which is below zero, is no part of a whole."""
+    # Of what the API tells, in milliseconds: the page makes the same percents of it.
+    return dict(zip(PARTS, percents([max(0.0, round(getattr(spent, part), 3)) for part in PARTS]), strict=True))
 
 
 def percents(parts: Sequence[float]) -> list[int]:

@@ -27,13 +27,19 @@ __all__ = ["as_html", "page_of", "proxied", "show"]
 _BREATH_S: Final = 0.5
 #: Shape and colour of each status: never the colour alone.
 _MARKS: Final[Mapping[Status, tuple[str, str]]] = {
-    Status.RUNNING: ("▶", "#1094f6"),
-    Status.COMPLETED: ("✓", "#337f75"),
-    Status.FAILED: ("✕", "#c72104"),
-    Status.CANCELLED: ("⊘", "#6c2b98"),
+    Status.RUNNING: ("▶", "#0687ff"),
+    Status.COMPLETED: ("✓", "#2b7064"),
+    Status.FAILED: ("✕", "#c10a10"),
+    Status.CANCELLED: ("⊘", "#6f13ae"),
 }
-#: What will not run any more, though it did not fail.
-_GIVEN_UP: Final = (State.SKIPPED, State.CANCELLED)
+#: What is drawn in a bar, from its left to its right, in the page's colours on white.
+_PARTS: Final[Mapping[State, str]] = {
+    State.COMPLETED: "#2b7064",
+    State.RUNNING: "#0687ff",
+    State.SKIPPED: "#8f82a3",
+    State.CANCELLED: "#6f13ae",
+    State.FAILED: "#c10a10",
+}
 _LONGEST: Final = 2000
 
 
@@ -54,7 +60,7 @@ def as_html(summary: Summary, page: str | None) -> str:
         f"<div>{_text(counts(summary))}</div>",
     ]
     if summary.error:
-        style = "white-space:pre-wrap;border-left:3px solid #c72104;padding-left:8px"
+        style = "white-space:pre-wrap;border-left:3px solid #c10a10;padding-left:8px"
         lines.append(f'<div style="{style}">{_text(summary.error)}</div>')
     if paused:
         lines.append(f"<div>{_text(why_paused(summary))}</div>")
@@ -129,15 +135,10 @@ def _follow(server: Server, summary: Summary, handle: Any, bundle: Any) -> None:
 
 def _bar(summary: Summary) -> str:
     whole = max(summary.tasks, 1)
-    done = summary.counts.get(State.COMPLETED, 0)
-    running = summary.counts.get(State.RUNNING, 0)
-    given_up = sum(summary.counts.get(state, 0) for state in _GIVEN_UP)
-    failed = summary.counts.get(State.FAILED, 0)
-    parts = ((done, "#337f75"), (running, "#1094f6"), (given_up, "#6c2b98"), (failed, "#c72104"))
     spans = "".join(
         f'<span style="display:block;width:{100 * many / whole:.2f}%;background:{colour}"></span>'
-        for many, colour in parts
-        if many
+        for state, colour in _PARTS.items()
+        if (many := summary.counts.get(state, 0))
     )
     label = escape(f"{summary.tasks_ended} of {counted(summary.tasks, 'task')} ended", quote=True)
     return (

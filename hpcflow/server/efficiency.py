@@ -134,7 +134,11 @@ class Efficiency:
         if known is None or known.version != version:
             known = _Known(version)
             borrowed = Kept(self._store).origins(dispatch)
-            for end in self._store.attempts(dispatch):
+            attempts = self._store.attempts(dispatch)
+            newest: dict[int, int] = {}
+            for end in attempts:
+                newest[end.index] = max(end.attempt, newest.get(end.index, 0))
+            for end in attempts:
                 if end.index in borrowed:  # another dispatch ran it
                     continue
                 task = parts.tasks[end.index]
@@ -149,7 +153,13 @@ class Efficiency:
                 )
                 runs = known.runs.setdefault(kind, Runs(kind.cores, kind.ntasks, kind.memory_mib, kind.walltime_s))
                 cpu = end.record.get("cpu")
-                runs.add(_how(end), end.record.get("wall"), sum(cpu) if cpu else None, end.record.get("rss"))
+                runs.add(
+                    _how(end),
+                    end.record.get("wall"),
+                    sum(cpu) if cpu else None,
+                    end.record.get("rss"),
+                    again=end.attempt < newest[end.index],
+                )
                 known.attempts += 1
             self._known[dispatch] = known
             while len(self._known) > _KEPT:
@@ -184,6 +194,7 @@ def _electron(kind: _Kind, runs: Runs) -> Json:
         "short_of_time": runs.short_of_time,
         "held_core_s": round(runs.held_core_s, 3),
         "used_core_s": round(runs.used_core_s, 3),
+        "lost_core_s": round(runs.lost_core_s, 3),
         "cores_p95": _rounded(quantile(busy, 0.95)),
         "rss_kib_p95": _rounded(quantile(runs.rss_kib, 0.95)),
         "rss_kib_max": _rounded(max(runs.rss_kib, default=None)),

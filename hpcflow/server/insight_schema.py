@@ -96,9 +96,11 @@ class ElectronUse(Described):
     lost: int
     short_of_memory: int
     short_of_time: int
-    #: Run time times cores, and CPU time.
+    #: Run time times cores, and CPU time, of all attempts.
     held_core_s: float
     used_core_s: float
+    #: Of the former: of attempts that did not return, or whose task ran again all the same.
+    lost_core_s: float
     #: Of those that returned.
     cores_p95: float | None
     rss_kib_p95: float | None

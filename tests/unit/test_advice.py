@@ -80,6 +80,18 @@ def test_runs_of_several_dispatches_are_counted_as_one() -> None:
     assert (one.held_core_s, one.used_core_s, advise(one).cpus) == (19200.0, 1200.0, 3)
 
 
+def test_what_attempts_took_that_failed_or_were_repeated_is_lost() -> None:
+    runs = Runs(4)
+    runs.add("ok", 10.0, 40.0, 1.0)
+    runs.add("ok", 5.0, 20.0, 1.0, again=True)
+    runs.add("error", 2.0, 1.0, 1.0)
+    runs.add("timeout", 3.0, 1.0, None, again=True)
+    runs.add("killed", None, None, None)
+    assert (runs.held_core_s, runs.lost_core_s, runs.lost) == (80.0, 40.0, 3)
+    runs.join(runs)
+    assert runs.lost_core_s == 80.0
+
+
 def test_a_quantile_is_one_of_the_values() -> None:
     assert [quantile([3, 1, 2], share) for share in (0.0, 0.5, 0.95, 1.0)] == [1, 2, 3, 3]
     assert quantile([], 0.5) is None

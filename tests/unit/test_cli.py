@@ -404,12 +404,13 @@ def test_show_says_what_a_dispatch_cost_once_it_has_ended(fake: FakeServer, caps
     fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary())
     assert main(["show", DISPATCH]) == 0
     assert _lines(capsys)[-2:] == [
-        "Used 90 % of 2.0 core-hours charged: 5 % waiting for more, 4 % start-up and end, 1 % workers' own work.",
+        "A task was running in 90 % of 2.0 core-hours charged; the rest: "
+        "5 % waiting for more, 4 % start-up and end, 1 % workers' own work.",
         "2 array tasks: 1 used, 1 cancelled before they began.",
     ]
     fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary(status="RUNNING"))
     assert main(["show", DISPATCH]) == 0
-    assert "Used" not in capsys.readouterr().out
+    assert "charged" not in capsys.readouterr().out
     assert len(fake.sent("GET", f"/dispatches/{DISPATCH}/usage")) == 1
 
 
@@ -470,12 +471,12 @@ def test_usage_is_a_table_that_adds_up(fake: FakeServer, capsys: pytest.CaptureF
     lines = _lines(capsys)
     assert [text.split(None, 3) for text in lines[:7]] == [
         ["CORE-SECONDS", "SHARE", "SPENT", "IN"],
-        ["6480.0", "90.0", "%", "tasks"],
-        ["360.0", "5.0", "%", "waiting for more"],
-        ["289.0", "4.0", "%", "start-up and end"],
-        ["72.0", "1.0", "%", "workers' own work"],
-        ["-1.0", "-0.0", "%", "rounding"],
-        ["7200.0", "100.0", "%", "all that was charged"],
+        ["6480.0", "90", "%", "running tasks"],
+        ["360.0", "5", "%", "waiting for more"],
+        ["289.0", "4", "%", "start-up and end"],
+        ["72.0", "1", "%", "workers' own work"],
+        ["-1.0", "rounding"],
+        ["7200.0", "100", "%", "all that was charged"],
     ]
     assert lines[-1] == "Schedulers count whole seconds: that may be up to 2 core-seconds here."
 
@@ -909,7 +910,7 @@ def test_watching_in_a_terminal_keeps_one_screen_up_to_date(fake: FakeServer) ->
     assert ["2 queued" in frame for frame in frames] == [False, True, False, False]
     assert ["2 running" in frame for frame in frames] == [False, False, True, False]
     assert "2 of 2 done" in frames[3]
-    assert "Used 90 % of 2.0 core-hours" in frames[3]
+    assert "A task was running in 90 % of 2.0 core-hours" in frames[3]
 
 
 def test_waiting_in_a_terminal_shows_a_bar(fake: FakeServer) -> None:

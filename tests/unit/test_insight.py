@@ -74,6 +74,8 @@ async def test_a_timeline_has_a_lane_for_each_worker_and_a_bar_for_each_attempt(
         over = await service.insight.timeline(dispatch)
         assert [array["waiting"] for array in over["arrays"]] == [0]
         assert (over["live"], over["lanes"][0]["cause"], over["unplaced"]) == (False, "done", 0)
+        used = await service.insight.efficiency(dispatch)
+        assert {use["name"]: use["lost_core_s"] for use in used["electrons"] if use["lost_core_s"]} == {"step1": 10.0}
         with pytest.raises(NotFound):
             await service.insight.timeline(UNKNOWN)
 

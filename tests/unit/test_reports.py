@@ -49,7 +49,7 @@ async def test_what_a_dispatch_cost_adds_up_once_its_arrays_are_over(tmp_path: P
         assert [answer[part] for part in parts] == [6, 0.3, 2, 1.7, 2, 0, 0]
         assert [answer[count] for count in ("submitted", "used", "not_begun", "open", "unknown")] == [3, 1, 2, 0, 0]
         assert answer["sentences"] == [
-            "Used 5 % of 6.0 core-seconds charged: "
+            "A task was running in 5 % of 6.0 core-seconds charged; the rest: "
             "34 % waiting for more, 33 % start-up and end, 28 % workers' own work.",
             "3 array tasks: 1 used, 2 cancelled before they began.",
         ]

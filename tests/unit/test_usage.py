@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hpcflow.core.model import Cause
-from hpcflow.core.usage import PARTS, Spent, Submission, account, amount, percents, sentences
+from hpcflow.core.usage import PARTS, Spent, Submission, account, amount, percents, sentences, shares_of
 
 End = dict[str, Any]  # Any: JSON
 
@@ -138,7 +138,7 @@ def test_it_reads_as_two_sentences() -> None:
         [an_array(*[an_end(10300.0, a_worker(up_s=1e4, span_s=1e4, tasks_s=9500.0))] * 4, *[CANCELLED] * 12)]
     )
     assert sentences(spent) == (
-        "Used 92 % of 11.4 core-hours charged: 3 % start-up and end, 5 % workers' own work.",
+        "A task was running in 92 % of 11.4 core-hours charged; the rest: 3 % start-up and end, 5 % workers' own work.",
         "16 array tasks: 4 used, 12 cancelled before they began.",
     )
 
@@ -162,9 +162,17 @@ def test_an_amount_has_the_largest_unit_of_which_there_is_one(core_seconds: floa
         ([1.0, 1.0, 1.0], [34, 33, 33]),
         ([0.3, 2.0, 2.0, 1.7], [5, 34, 33, 28]),
         ([0.12, 0.874, 0.006], [12, 87, 1]),
-        ([6.1, 4.0, -0.1], [61, 40, -1]),
         ([0.0, 0.0], [0, 0]),
     ],
 )
 def test_percents_add_up(parts: list[float], told: list[int]) -> None:
     assert percents(parts) == told
+
+
+@pytest.mark.parametrize("rest_s", [-0.001, -0.5, -40.0])
+def test_shares_add_up_to_the_whole_and_rounding_is_none_of_them(rest_s: float) -> None:
+    spent = Spent(charged_s=10.1 + rest_s, tasks_s=6.1, startup_s=4.0, rest_s=rest_s, submitted=1)
+    shares = shares_of(spent)
+    assert [shares[part] for part in ("tasks_s", "startup_s", "rest_s")] == [60, 40, 0]
+    assert sum(shares.values()) == 100
+    assert min(shares.values()) == 0

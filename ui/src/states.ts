@@ -3,7 +3,7 @@ import type { components } from "./api/schema";
 export type StateName = components["schemas"]["State"];
 export type StatusName = components["schemas"]["Status"];
 /** What has a colour and a shape of its own: several states share one. */
-export type Tone = "waiting" | "queued" | "running" | "completed" | "failed" | "cancelled";
+export type Tone = "waiting" | "queued" | "running" | "completed" | "failed" | "cancelled" | "skipped";
 
 interface StateFacts {
   readonly name: StateName;
@@ -23,10 +23,12 @@ export const STATES: readonly StateFacts[] = [
   { name: "waiting", letter: "w", tone: "waiting", word: "waiting", means: "Something upstream has not ended yet." },
   { name: "completed", letter: "c", tone: "completed", word: "completed", means: "Its result is there." },
   { name: "cancelled", letter: "x", tone: "cancelled", word: "cancelled", means: "Somebody cancelled it." },
-  { name: "skipped", letter: "s", tone: "cancelled", word: "skipped", means: "Not run, because something upstream was lost." },
+  { name: "skipped", letter: "s", tone: "skipped", word: "skipped", means: "Not run, because something upstream was lost." },
 ];
 
-export const TONES: readonly Tone[] = ["failed", "running", "queued", "waiting", "completed", "cancelled"];
+export const TONES: readonly Tone[] = ["failed", "running", "queued", "waiting", "completed", "cancelled", "skipped"];
+/** A state's shape as a character, where something is drawn or told in text. */
+export const SIGNS: Readonly<Record<Tone, string>> = { waiting: "○", queued: "◷", running: "▶", completed: "✓", failed: "✕", cancelled: "⊘", skipped: "»" };
 /** What can be drawn. No task of a dispatch is new: that is how a graph is seen before there is one. */
 export type Drawn = Omit<StateFacts, "name"> & { readonly name: StateName | "new" };
 export const NEW: Drawn = { name: "new", letter: "n", tone: "waiting", word: "new", means: "Nobody dispatched it yet." };

@@ -1592,6 +1592,8 @@ export interface components {
             held_core_s: number;
             /** Lost */
             lost: number;
+            /** Lost Core S */
+            lost_core_s: number;
             /** Memory Mib */
             memory_mib: number | null;
             /** Name */

@@ -22,6 +22,7 @@ export function Mark({ tone, still = false }: { tone: Tone; still?: boolean }) {
         <path d="M4 12l8-8" className="mark-line" />
       </>
     ),
+    skipped: <path d="M3 3.500L7.500 8 3 12.500m6-9L13.500 8 9 12.500" className="mark-line" />,
   };
   return (
     <svg viewBox="0 0 16 16" className={`mark tone-${tone}${tone === "running" && !still ? " mark-lively" : ""}`} aria-hidden="true">
@@ -64,7 +65,7 @@ type Counts = Readonly<Partial<Record<StateName, number>>>;
 export function Strip({ counts, total, label }: { counts: Counts; total: number; label: string }) {
   const sums = new Map<Tone, number>(TONES.map((tone) => [tone, 0]));
   for (const state of STATES) sums.set(state.tone, sums.get(state.tone)! + (counts[state.name] ?? 0));
-  const order: Tone[] = ["completed", "running", "queued", "waiting", "cancelled", "failed"];
+  const order: Tone[] = ["completed", "running", "queued", "waiting", "skipped", "cancelled", "failed"];
   const said = STATES.filter((state) => counts[state.name]).map((state) => `${count(counts[state.name]!)} ${state.word}`);
   let at = 0;
   return (
@@ -76,7 +77,9 @@ export function Strip({ counts, total, label }: { counts: Counts; total: number;
         const width = value && total ? Math.max(8, (1000 * value) / total) : 0;
         const x = tone === "failed" ? 1000 - width : at;
         at += width;
-        return width ? <rect key={tone} x={x} y="0" width={width} height="10" className={`strip-${tone}`} /> : null;
+        // Told apart without colour as well: what was skipped is thin, what was cancelled is hollow.
+        const bars = tone === "skipped" ? [[3.5, 3]] : tone === "cancelled" ? [[0, 3.3], [6.7, 3.3]] : [[0, 10]];
+        return width ? bars.map(([y, height]) => <rect key={`${tone} ${y}`} x={x} y={y} width={width} height={height} className={`strip-${tone}`} />) : null;
       })}
     </svg>
   );

@@ -8,7 +8,10 @@ interface Props {
   readonly codes: Uint8Array;
   readonly selected: number | null;
   readonly task: number | null;
-  readonly lit: ReadonlySet<number> | null;
+  /** How strongly each group is seen; null: all alike. */
+  readonly seen: Uint8Array | null;
+  /** The group to begin with, where not all can be read. */
+  readonly matters: number;
   readonly label: string;
   readonly onSelect: (group: number | null, task?: number | null) => void;
   readonly onOpen: (group: number) => void;
@@ -21,7 +24,7 @@ const SMALLEST = 0.002;
 const LARGEST = 12;
 
 /** The drawing: painted when something changed, and never otherwise. */
-export function Canvas({ layout, renderer, codes, selected, task, lit, label, onSelect, onOpen, onFailed, onStep }: Props) {
+export function Canvas({ layout, renderer, codes, selected, task, seen, matters, label, onSelect, onOpen, onFailed, onStep }: Props) {
   const side = useRef<HTMLDivElement>(null);
   const canvas = useRef<HTMLCanvasElement>(null);
   const map = useRef<HTMLCanvasElement>(null);
@@ -30,8 +33,9 @@ export function Canvas({ layout, renderer, codes, selected, task, lit, label, on
   /** Somebody asked for all of it. */
   const whole = useRef(false);
   const due = useRef(0);
-  const shown = useRef({ selected, task, lit });
-  shown.current = { selected, task, lit };
+  const shown = useRef({ selected, task, seen });
+  shown.current = { selected, task, seen };
+  const first = useRef(matters);
 
   const paint = useCallback(() => {
     if (due.current) return;
@@ -42,7 +46,7 @@ export function Canvas({ layout, renderer, codes, selected, task, lit, label, on
       const { clientWidth: width, clientHeight: height } = element;
       const ratio = devicePixelRatio || 1;
       size(element, width, height, ratio);
-      if (!view.current || !touched.current) view.current = (whole.current ? fit : opening)(layout, width, height);
+      if (!view.current || !touched.current) view.current = whole.current ? fit(layout, width, height) : opening(layout, width, height, first.current);
       renderer.draw(element.getContext("2d", { alpha: false })!, width, height, ratio, view.current, shown.current);
       const small = map.current;
       // A map of what is seen as a whole would only lie in the way.
@@ -55,7 +59,7 @@ export function Canvas({ layout, renderer, codes, selected, task, lit, label, on
     });
   }, [layout, renderer]);
 
-  useEffect(paint, [paint, codes, selected, task, lit]);
+  useEffect(paint, [paint, codes, selected, task, seen]);
   useEffect(() => () => cancelAnimationFrame(due.current), []);
   useEffect(() => {
     const observer = new ResizeObserver(paint);

@@ -1,9 +1,12 @@
 import { useCallback, useEffect, useMemo, useState, type ReactNode } from "react";
 import { Chips, SearchBox } from "../components/basics";
 import { count, plural } from "../format";
+import { DRAWN, INDEX_OF_CODE } from "../states";
 import { Canvas } from "./Canvas";
 import { palette, Renderer } from "./draw";
-import { around, type GraphColumns, type Layout, type Level, type Slice } from "./layout";
+import { type GraphColumns, type Layout, type Level, type Slice } from "./layout";
+import { BRIGHT, FAINT, failedLens, ofGroups } from "./lens";
+import { Legend } from "./Legend";
 import { Tree } from "./Tree";
 
 /** What is seen of a graph, as the address has it. */
@@ -73,7 +76,14 @@ export function Graph({ name, layout, all, slice, levels, search, acts, children
     return new Set(layout.groups.flatMap((group, index) => (group.name.toLowerCase().includes(wanted) ? [index] : [])));
   }, [layout, text]);
   const lens = search.lens ?? "all";
-  const lit = useMemo(() => matching ?? (lens === "failed" ? around(layout, failed) : null), [matching, lens, layout, failed]);
+  const seen = useMemo(() => {
+    const tasks = lens === "failed" ? failedLens(slice.columns, codes) : null;
+    renderer.look(tasks);
+    const groups = tasks && ofGroups(layout.groupOf, layout.groups.length, tasks);
+    return matching ? Uint8Array.from(layout.groups, (_, group) => (matching.has(group) ? (groups?.[group] ?? BRIGHT) : FAINT)) : groups;
+  }, [matching, lens, layout, slice, codes, renderer]);
+  // What failed is looked for first, then what runs.
+  const matters = useMemo(() => [...failed][0] ?? Math.max(0, layout.groups.findIndex((_, group) => renderer.has(group, "running"))), [failed, layout, renderer]);
   const selected = search.group !== undefined && layout.groups[search.group] ? search.group : null;
   const task = search.sel !== undefined && layout.groupOf[search.sel] === selected ? search.sel : null;
   const step = useCallback((way: "in" | "out", wanted?: number) => {
@@ -89,6 +99,11 @@ export function Graph({ name, layout, all, slice, levels, search, acts, children
     const next = all[(at + step + all.length) % all.length];
     if (next !== undefined) select(next);
   }, [failed, selected, select]);
+  const present = useMemo(() => {
+    const found = new Uint8Array(256);
+    codes.forEach((code) => (found[INDEX_OF_CODE[code]!] = 1));
+    return found;
+  }, [codes]);
   const lost = useMemo(() => codes.reduce((sum, code) => sum + (code === 102 ? 1 : 0), 0), [codes]);
   // What lies deeper is told as well: nothing that is drawn is taken for all there is.
   const below = levels.filter((each) => !slice.level || within(levels, each, slice.level));
@@ -101,9 +116,10 @@ export function Graph({ name, layout, all, slice, levels, search, acts, children
         {setLens && <Chips label="Lens" chosen={[lens]} options={[{ value: "all", text: "All" }, { value: "failed", text: `Failed ${failed.size ? count(lost) : ""}` }]} onChange={(chosen) => setLens(chosen.includes("failed") && lens === "all" ? "failed" : "all")} />}
         <p className="soft howmany" role="status">{says}{matching ? `, ${count(matching.size)} found` : ""}</p>
       </div>
+      <Legend states={DRAWN.filter((_, k) => present[k])} lens={lens} deep={deep.size > 0} numbers={layout.edges.some((edge) => edge.count > 1)} />
       <div className={`graph${selected === null ? "" : " with-panel"}`}>
         <Tree layout={layout} renderer={renderer} codes={codes} only={matching} selected={selected} task={task} onSelect={select} onOpen={openTable} onStep={step} first={first} inner={inner} />
-        <Canvas layout={layout} renderer={renderer} codes={codes} selected={selected} task={task} lit={lit} onSelect={select} onOpen={openTable} onFailed={nextFailed} onStep={step} label={`${slice.level?.name ?? name}: ${says}${setLens ? `, ${count(lost)} failed` : ""}. The tree beside it has the same.`} />
+        <Canvas layout={layout} renderer={renderer} codes={codes} selected={selected} task={task} seen={seen} matters={matters} onSelect={select} onOpen={openTable} onFailed={nextFailed} onStep={step} label={`${slice.level?.name ?? name}: ${says}${setLens ? `, ${count(lost)} failed` : ""}. The tree beside it has the same.`} />
         {selected !== null && children({ renderer, codes, group: selected, task })}
       </div>
     </>

@@ -1,6 +1,8 @@
 import { count } from "../format";
-import { DRAWN, INDEX_OF_CODE, TONES, type Tone } from "../states";
+import { DRAWN, INDEX_OF_CODE, SIGNS, TONES, type Tone } from "../states";
 import { HEAD, PAD, tally, type Group, type Layout } from "./layout";
+import { BRIGHT, FAINT, PALE } from "./lens";
+import { labelsOf, spansOf, trace, type Label } from "./lines";
 
 export interface View {
   /** Px of the screen for one of the layout's, and where the layout's origin lies on the screen. */
@@ -12,13 +14,21 @@ export interface View {
 export interface Shown {
   readonly selected: number | null;
   readonly task: number | null;
-  /** Groups that are not faint; null: all. */
-  readonly lit: ReadonlySet<number> | null;
+  /** How strongly each group is seen, in the words of lens.ts; null: all alike. */
+  readonly seen: Uint8Array | null;
 }
 
-/** Below these zooms a box is a bar, and has no text. */
+/** Below this zoom a box is a bar, and has no text. */
 const BARS = 0.22;
-const TEXT = 0.45;
+/** Below this zoom a box has its name alone, in letters that do not shrink with it; below the other one not even that. */
+const WORDS = 0.75;
+const NAMES = 0.34;
+/** At this zoom all text is read with ease. */
+const READABLE = 0.85;
+/** More edges than these are hairs. */
+const HAIRS = 4_000;
+/** Opacity of what a lens makes faint and pale, and of all else. */
+const ALPHA = { [FAINT]: 0.2, [PALE]: 0.65, [BRIGHT]: 1 } as const;
 
 /** The colours of the page, read once for each theme. */
 export interface Palette {
@@ -29,30 +39,44 @@ export interface Palette {
   readonly ink: string;
   readonly ink2: string;
   readonly accent: string;
+  /** Of words that tell of what failed. */
+  readonly bad: string;
 }
 
 export function palette(): Palette {
   const style = getComputedStyle(document.documentElement);
   const read = (name: string) => style.getPropertyValue(name).trim();
   const tones = Object.fromEntries(TONES.map((tone) => [tone, read(`--s-${tone}`)])) as Record<Tone, string>;
-  return { tones, ground: read("--ground"), line: read("--line"), strong: read("--line-strong"), ink: read("--ink"), ink2: read("--ink-2"), accent: read("--accent") };
+  return { tones, ground: read("--ground"), line: read("--line"), strong: read("--line-strong"), ink: read("--ink"), ink2: read("--ink-2"), accent: read("--accent"), bad: read("--bad-ink") };
 }
 
 const rgb = (hex: string): number => {
-  const value = parseInt(hex.slice(1), 16);
+  // The build shortens #ffffff.
+  const value = parseInt(hex.length === 4 ? [...hex.slice(1)].map((digit) => digit + digit).join("") : hex.slice(1), 16);
   return 0xff000000 | ((value & 0xff) << 16) | (value & 0xff00) | (value >> 16);
 };
+
+/** Returns a colour of `rgb` as it is seen through another one. */
+function mixed(colour: number, ground: number, share: number): number {
+  const part = (shift: number) => Math.round(((colour >> shift) & 0xff) * share + ((ground >> shift) & 0xff) * (1 - share)) << shift;
+  return 0xff000000 | part(16) | part(8) | part(0);
+}
 
 /** Draws groups with a cell for each of their tasks. A strip is kept as a picture, one pixel per task, until a task moves. */
 export class Renderer {
   private strips = new Map<number, OffscreenCanvas | HTMLCanvasElement>();
   private sums: Uint32Array;
-  private faint: string;
+  /** How strongly each task is seen; null: all alike. */
+  private seen: Uint8Array | null = null;
+  /** Of each edge: its highest and its lowest place. */
+  private readonly spans: Float64Array;
+  private readonly labels: readonly Label[];
 
   /** Groups with a sublattice among their tasks have another frame behind their own. */
   constructor(readonly layout: Layout, private codes: Uint8Array, private colours: Palette, private readonly deep: ReadonlySet<number> = new Set()) {
     this.sums = tally(layout, codes, INDEX_OF_CODE, DRAWN.length);
-    this.faint = colours.line;
+    this.spans = spansOf(layout);
+    this.labels = labelsOf(layout);
   }
 
   update(codes: Uint8Array): void {
@@ -64,7 +88,13 @@ export class Renderer {
 
   recolour(colours: Palette): void {
     this.colours = colours;
-    this.faint = colours.line;
+    this.strips.clear();
+  }
+
+  /** Draws tasks as strongly as a lens sees them; null: all alike. */
+  look(seen: Uint8Array | null): void {
+    if (seen === null && this.seen === null) return;
+    this.seen = seen;
     this.strips.clear();
   }
 
@@ -87,8 +117,10 @@ export class Renderer {
     const context = canvas.getContext("2d")!;
     const image = context.createImageData(group.columns, rows);
     const pixels = new Uint32Array(image.data.buffer);
-    const tones = DRAWN.map((state) => (state.tone === "waiting" ? rgb(this.faint) : rgb(this.colours.tones[state.tone])));
-    group.tasks.forEach((task, k) => (pixels[k] = tones[INDEX_OF_CODE[this.codes[task]!]!] ?? 0));
+    const ground = rgb(this.colours.ground);
+    const plain = DRAWN.map((state) => (state.tone === "waiting" ? rgb(this.colours.line) : rgb(this.colours.tones[state.tone])));
+    const tones = [FAINT, PALE, BRIGHT].map((seen) => plain.map((tone) => mixed(tone, ground, ALPHA[seen as keyof typeof ALPHA])));
+    group.tasks.forEach((task, k) => (pixels[k] = tones[this.seen?.[task] ?? BRIGHT]![INDEX_OF_CODE[this.codes[task]!]!] ?? 0));
     context.putImageData(image, 0, 0);
     this.strips.set(index, canvas);
     return canvas;
@@ -107,57 +139,80 @@ export class Renderer {
     this.edges(context, view.zoom, left, top, right, bottom, shown);
     layout.groups.forEach((group, index) => {
       if (group.x > right || group.y > bottom || group.x + group.width < left || group.y + group.height < top) return;
-      context.globalAlpha = shown.lit && !shown.lit.has(index) ? 0.22 : 1;
+      context.globalAlpha = this.alpha(shown, index);
       this.box(context, group, index, view.zoom, shown);
     });
     context.globalAlpha = 1;
   }
 
+  private alpha(shown: Shown, group: number): number {
+    return shown.seen ? ALPHA[shown.seen[group] as keyof typeof ALPHA] : 1;
+  }
+
   private edges(context: CanvasRenderingContext2D, zoom: number, left: number, top: number, right: number, bottom: number, shown: Shown): void {
     const { groups, edges } = this.layout;
-    const straight = zoom < BARS || edges.length > 4_000;
+    const hairs = edges.length > HAIRS;
+    const straight = zoom < BARS || hairs;
+    const plain: number[] = [];
+    const faint: number[] = [];
     const bright: number[] = [];
-    context.strokeStyle = this.colours.strong;
-    context.lineWidth = 1.2 / Math.max(zoom, 0.35);
-    context.globalAlpha = edges.length > 4_000 ? 0.25 : shown.lit ? 0.3 : 0.6;
-    context.beginPath();
+    const ends = new Set<number>();
     edges.forEach((edge, index) => {
       const from = groups[edge.from]!;
       const to = groups[edge.to]!;
-      const x1 = from.x + from.width;
-      const y1 = from.y + from.height / 2;
-      const y2 = to.y + to.height / 2;
-      if (x1 > right || to.x < left || Math.max(y1, y2) < top || Math.min(y1, y2) > bottom) return;
+      if (from.x + from.width > right || to.x < left || this.spans[2 * index + 1]! < top || this.spans[2 * index]! > bottom) return;
+      ends.add(edge.to);
       if (shown.selected === edge.from || shown.selected === edge.to) bright.push(index);
-      else curve(context, x1, y1, to.x, y2, straight);
+      else if (shown.seen && (shown.seen[edge.from] === FAINT || shown.seen[edge.to] === FAINT)) faint.push(index);
+      else plain.push(index);
     });
-    context.stroke();
+    const stroke = (which: readonly number[], colour: string, width: number, alpha: number) => {
+      context.strokeStyle = colour;
+      context.lineWidth = width / Math.max(zoom, 0.35);
+      context.globalAlpha = alpha;
+      context.beginPath();
+      // Of hairs that are seen from afar nobody follows one.
+      for (const index of which) trace(context, groups, edges[index]!, straight, hairs && zoom < BARS);
+      context.stroke();
+    };
+    stroke(faint, this.colours.strong, 1.2, hairs ? 0.1 : 0.25);
+    stroke(plain, this.colours.strong, 1.2, hairs ? 0.25 : 0.75);
+    stroke(bright, this.colours.accent, 2.2, 1);
     context.globalAlpha = 1;
-    context.strokeStyle = this.colours.accent;
-    context.lineWidth = 2.2 / Math.max(zoom, 0.35);
-    context.beginPath();
-    for (const index of bright) {
-      const { from, to } = edges[index]!;
-      curve(context, groups[from]!.x + groups[from]!.width, groups[from]!.y + groups[from]!.height / 2, groups[to]!.x, groups[to]!.y + groups[to]!.height / 2, straight);
+    if (zoom < NAMES || edges.length > 500) return;
+    this.heads(context, ends, bright, shown);
+    if (zoom >= WORDS) this.numbers(context, left, top, right, bottom, shown);
+  }
+
+  /** A head where edges end: one that passes has none. */
+  private heads(context: CanvasRenderingContext2D, ends: ReadonlySet<number>, bright: readonly number[], shown: Shown): void {
+    const chosen = new Set(bright.map((index) => this.layout.edges[index]!.to));
+    for (const index of ends) {
+      const group = this.layout.groups[index]!;
+      const y = group.y + group.height / 2;
+      context.globalAlpha = this.alpha(shown, index);
+      context.fillStyle = chosen.has(index) ? this.colours.accent : this.colours.strong;
+      context.beginPath();
+      context.moveTo(group.x, y);
+      context.lineTo(group.x - 8, y - 4.5);
+      context.lineTo(group.x - 8, y + 4.5);
+      context.fill();
     }
-    context.stroke();
-    if (zoom < TEXT || edges.length > 500) return;
-    context.font = "11px system-ui, sans-serif";
+    context.globalAlpha = 1;
+  }
+
+  private numbers(context: CanvasRenderingContext2D, left: number, top: number, right: number, bottom: number, shown: Shown): void {
+    context.font = NUMBERS;
     context.textAlign = "center";
-    for (const edge of edges) {
-      if (edge.count < 2) continue;
-      const from = groups[edge.from]!;
-      const to = groups[edge.to]!;
-      const x = (from.x + from.width + to.x) / 2;
-      const y = (from.y + from.height / 2 + to.y + to.height / 2) / 2;
+    for (const { edge, text, x, y, half } of this.labels) {
       if (x < left || x > right || y < top || y > bottom) continue;
-      const text = count(edge.count);
-      const half = context.measureText(text).width / 2 + 4;
+      context.globalAlpha = Math.min(this.alpha(shown, edge.from), this.alpha(shown, edge.to));
       context.fillStyle = this.colours.ground;
       context.fillRect(x - half, y - 8, 2 * half, 16);
       context.fillStyle = this.colours.ink2;
       context.fillText(text, x, y + 4);
     }
+    context.globalAlpha = 1;
     context.textAlign = "left";
   }
 
@@ -189,7 +244,8 @@ export class Renderer {
     context.strokeStyle = selected ? colours.accent : failed ? colours.tones.failed : colours.strong;
     context.lineWidth = selected ? 2.5 : failed ? 1.8 : 1;
     context.stroke();
-    if (zoom >= TEXT) this.words(context, group, index);
+    if (zoom >= WORDS) this.words(context, group, index);
+    else if (zoom >= NAMES) this.title(context, group, index, WORDS / zoom);
     const rows = Math.ceil(group.tasks.length / group.columns);
     const x = group.x + PAD;
     const y = group.y + HEAD;
@@ -198,17 +254,23 @@ export class Renderer {
     this.lattice(context, group, rows, x, y, zoom, shown);
   }
 
+  /** The name of a group, and how many tasks it has; seen from afar it takes the room of the words below it. */
+  private title(context: CanvasRenderingContext2D, group: Group, index: number, larger: number): void {
+    const y = group.y + (larger > 1 ? 22 + 5 * larger : 18);
+    context.fillStyle = this.colours.ink;
+    context.font = `600 ${13 * larger}px system-ui, sans-serif`;
+    const number = group.tasks.length > 1 ? count(group.tasks.length) : "";
+    context.textAlign = "right";
+    context.fillText(number, group.x + group.width - PAD, y);
+    const room = group.width - 2 * PAD - context.measureText(number).width - 8;
+    context.textAlign = "left";
+    context.fillText(fitted(context, this.deep.has(index) ? `⤵ ${group.name}` : group.name, room), group.x + PAD, y);
+  }
+
   private words(context: CanvasRenderingContext2D, group: Group, index: number): void {
     const { colours } = this;
     const total = group.tasks.length;
-    context.fillStyle = colours.ink;
-    context.font = "600 13px system-ui, sans-serif";
-    const number = total > 1 ? count(total) : "";
-    context.textAlign = "right";
-    context.fillText(number, group.x + group.width - PAD, group.y + 18);
-    const room = group.width - 2 * PAD - context.measureText(number).width - 8;
-    context.textAlign = "left";
-    context.fillText(fitted(context, this.deep.has(index) ? `⤵ ${group.name}` : group.name, room), group.x + PAD, group.y + 18);
+    this.title(context, group, index, 1);
     let x = group.x + PAD;
     context.font = "11.5px system-ui, sans-serif";
     for (const { state, count: many } of this.counts(index)) {
@@ -239,21 +301,7 @@ export class Renderer {
         context.lineTo(x + columns * cell, y + k * cell);
       }
       context.stroke();
-      if (this.has(shown.selected ?? -1, "failed") || cell * zoom >= 8) {
-        context.strokeStyle = "#ffffff";
-        context.lineWidth = cell / 7;
-        context.beginPath();
-        group.tasks.forEach((task, k) => {
-          if (this.codes[task] !== 102) return;
-          const left = x + (k % columns) * cell;
-          const top = y + Math.floor(k / columns) * cell;
-          context.moveTo(left + cell * 0.28, top + cell * 0.28);
-          context.lineTo(left + cell * 0.72, top + cell * 0.72);
-          context.moveTo(left + cell * 0.72, top + cell * 0.28);
-          context.lineTo(left + cell * 0.28, top + cell * 0.72);
-        });
-        context.stroke();
-      }
+      if (cell * zoom >= 8) this.shapes(context, group, x, y);
     }
     if (shown.task !== null && this.layout.groups[this.layout.groupOf[shown.task] ?? -1] === group) {
       const k = group.tasks.indexOf(shown.task);
@@ -261,6 +309,22 @@ export class Renderer {
       context.lineWidth = 2 / zoom;
       context.strokeRect(x + (k % columns) * cell, y + Math.floor(k / columns) * cell, cell, cell);
     }
+  }
+
+  /** In each cell of a task that gave no result a shape of its own: a cross, a slash, an arrow past it. */
+  private shapes(context: CanvasRenderingContext2D, group: Group, x: number, y: number): void {
+    const { cell, columns } = group;
+    context.strokeStyle = this.colours.ground;
+    context.lineWidth = cell / 7;
+    context.beginPath();
+    group.tasks.forEach((task, k) => {
+      const lines = SHAPES[this.codes[task]!];
+      if (!lines) return;
+      const left = x + (k % columns) * cell;
+      const top = y + Math.floor(k / columns) * cell;
+      lines.forEach(([across, down, begins]) => context[begins ? "moveTo" : "lineTo"](left + across * cell, top + down * cell));
+    });
+    context.stroke();
   }
 
   /** Returns the group at a place of the screen, and the task where cells are large enough to be meant. */
@@ -297,22 +361,29 @@ export class Renderer {
   }
 }
 
-const SIGNS: Readonly<Record<Tone, string>> = { waiting: "○", queued: "◷", running: "▶", completed: "✓", failed: "✕", cancelled: "⊘" };
+const NUMBERS = "11px system-ui, sans-serif";
+/** In parts of a cell's side, by a state's letter; the last of three: a line begins here. */
+const SHAPES: Readonly<Record<number, readonly (readonly [number, number, boolean])[]>> = {
+  [code("f")]: [[0.28, 0.28, true], [0.72, 0.72, false], [0.72, 0.28, true], [0.28, 0.72, false]],
+  [code("x")]: [[0.28, 0.72, true], [0.72, 0.28, false]],
+  [code("s")]: [[0.36, 0.26, true], [0.64, 0.5, false], [0.36, 0.74, false]],
+};
 
-function curve(context: CanvasRenderingContext2D, x1: number, y1: number, x2: number, y2: number, straight: boolean): void {
-  context.moveTo(x1, y1);
-  const bend = Math.min(80, (x2 - x1) / 2);
-  if (straight) context.lineTo(x2, y2);
-  else context.bezierCurveTo(x1 + bend, y1, x2 - bend, y2, x2, y2);
+function code(letter: string): number {
+  return letter.charCodeAt(0);
 }
 
-/** Returns the view to begin with: all of a layout, or on a small screen its beginning where all of it could not be read. */
-export function opening(layout: Layout, width: number, height: number): View {
+/** Returns the view to begin with: all of a layout where it can be read, and else what matters in it, as large as it takes.
+ *
+ *  matters: the group to have in the middle. */
+export function opening(layout: Layout, width: number, height: number, matters: number): View {
   const all = fit(layout, width, height);
-  if (all.zoom >= TEXT || width > 480) return all;
-  const zoom = Math.max(all.zoom, 0.75);
-  const first = layout.groups.reduce((best, group) => (group.x < best.x || (group.x === best.x && group.y < best.y) ? group : best), layout.groups[0]!);
-  return { zoom, x: 12 - first.x * zoom, y: Math.max(12 - first.y * zoom, (height - layout.height * zoom) / 2) };
+  const group = layout.groups[matters];
+  if (all.zoom >= WORDS || !group) return all;
+  const zoom = READABLE;
+  // Beyond the ends of the layout there is nothing to see.
+  const at = (middle: number, whole: number, room: number) => (whole * zoom + 24 <= room ? (room - whole * zoom) / 2 : Math.min(12, Math.max(room - whole * zoom - 12, room / 2 - middle * zoom)));
+  return { zoom, x: at(group.x + group.width / 2, layout.width, width), y: at(group.y + group.height / 2, layout.height, height) };
 }
 
 /** Returns whether a view shows all of a layout. */

@@ -1,6 +1,8 @@
 import { expect, test } from "vitest";
 import { INDEX_OF_CODE, STATES } from "../states";
-import { around, cells, depths, HEAD, layOut, PAD, sliceOf, tally, type GraphColumns } from "./layout";
+import { BOX, cells, depths, HEAD, layOut, PAD, sliceOf, STEP, tally, type GraphColumns, type Layout } from "./layout";
+import { BRIGHT, FAINT, failedLens, ofGroups, PALE } from "./lens";
+import { labelsOf, trace } from "./lines";
 
 /** Chains of some steps, and one task that needs all of their ends. */
 function fan(width: number, steps: number): GraphColumns {
@@ -29,7 +31,8 @@ function* numbers(seed: number): Generator<number> {
 
 function random(seed: number, tasks: number): GraphColumns {
   const next = numbers(seed);
-  const draw = (below: number) => next.next().value! % below;
+  // Of such numbers the lower bits come again and again.
+  const draw = (below: number) => (next.next().value! >> 12) % below;
   const sets: number[][] = [];
   const name: number[] = [];
   const needs: number[] = [];
@@ -49,7 +52,7 @@ test("a task is one deeper than the deepest that it needs, in whatever order the
 test("tasks of one electron at one depth are a group, and every task is in one", () => {
   const layout = layOut(fan(5, 2));
   expect(layout.groups.map((group) => [group.name, group.depth, group.tasks.length])).toEqual([["step0", 0, 5], ["step1", 1, 5], ["collect", 2, 1]]);
-  expect(layout.edges).toEqual([{ from: 0, to: 1, count: 5 }, { from: 1, to: 2, count: 5 }]);
+  expect(layout.edges).toEqual([{ from: 0, to: 1, count: 5, via: [] }, { from: 1, to: 2, count: 5, via: [] }]);
 });
 
 test("groups never overlap, lie inside, and every edge goes to the right", () => {
@@ -86,7 +89,7 @@ test("a strip has a cell for every task, however many, and stays as wide as its 
 test("a barrier of a thousand by a thousand counts a million pairs as one edge", () => {
   const thousand = [...Array(1000).keys()];
   const layout = layOut({ tasks: 2000, name: [...thousand.map(() => 0), ...thousand.map(() => 1)], needs: [...thousand.map(() => 0), ...thousand.map(() => 1)], names: ["a", "b"], sets: [[], thousand], levels: [] });
-  expect(layout.edges).toEqual([{ from: 0, to: 1, count: 1_000_000 }]);
+  expect(layout.edges).toEqual([{ from: 0, to: 1, count: 1_000_000, via: [] }]);
 });
 
 test("ten thousand tasks take little time", () => {
@@ -98,10 +101,87 @@ test("ten thousand tasks take little time", () => {
   expect((user + system) / 1000).toBeLessThan(150);
 });
 
-test("around what failed is all that is upstream or downstream of it", () => {
-  // a → b → c, and d → e beside it
-  const layout = layOut({ tasks: 5, name: [0, 1, 2, 3, 4], needs: [0, 1, 2, 0, 3], names: [..."abcde"], sets: [[], [0], [1], [3]], levels: [] });
-  expect([...around(layout, new Set([layout.groupOf[1]!]))].map((index) => layout.groups[index]!.name).sort()).toEqual(["a", "b", "c"]);
+/** Where an edge is drawn: a point every few px. */
+function pointsOf(layout: Layout, index: number): (readonly [number, number])[] {
+  const points: (readonly [number, number])[] = [];
+  let [x, y] = [0, 0];
+  trace({
+    moveTo: (x2, y2) => { [x, y] = [x2, y2]; },
+    lineTo: (x2, y2) => {
+      for (let k = 0; k <= 40; k++) points.push([x + ((x2 - x) * k) / 40, y + ((y2 - y) * k) / 40]);
+      [x, y] = [x2, y2];
+    },
+    bezierCurveTo: (xa, ya, xb, yb, x2, y2) => {
+      for (let k = 0; k <= 40; k++) {
+        const t = k / 40;
+        const of = (p: number, a: number, b: number, q: number) => p * (1 - t) ** 3 + 3 * a * t * (1 - t) ** 2 + 3 * b * t ** 2 * (1 - t) + q * t ** 3;
+        points.push([of(x, xa, xb, x2), of(y, ya, yb, y2)]);
+      }
+      [x, y] = [x2, y2];
+    },
+  }, layout.groups, layout.edges[index]!, false, false);
+  return points;
+}
+
+test("no edge passes behind a box, and those of one group that pass a column together are one line", () => {
+  for (let seed = 1; seed <= 20; seed++) {
+    const layout = layOut(random(seed, 120));
+    const { groups, edges } = layout;
+    const long = edges.filter((edge) => edge.via.length);
+    expect(long.length).toBeGreaterThan(5);
+    edges.forEach((edge, index) => {
+      expect(edge.via.length).toBe(groups[edge.to]!.depth - groups[edge.from]!.depth - 1);
+      for (const [x, y] of pointsOf(layout, index)) {
+        expect(y).toBeGreaterThanOrEqual(0);
+        expect(y).toBeLessThanOrEqual(layout.height);
+        for (const box of groups) {
+          const inside = x > box.x + 1 && x < box.x + box.width - 1 && y > box.y && y < box.y + box.height;
+          expect(inside && box !== groups[edge.from] && box !== groups[edge.to]).toBe(false);
+        }
+      }
+    });
+    // Two groups never share a line, and lines that are not shared can be told apart.
+    const at = new Map<string, number>();
+    for (const edge of long) {
+      edge.via.forEach((y, k) => {
+        const place = `${groups[edge.from]!.depth + 1 + k} ${y.toFixed(3)}`;
+        expect(at.get(place) ?? edge.from).toBe(edge.from);
+        at.set(place, edge.from);
+      });
+    }
+  }
+});
+
+test("a gap grows with the lines that pass through it, and a number stands before the box that its edge leads to", () => {
+  // Nine groups that all feed the last one, past a column of two large groups.
+  const many = 9;
+  const name = [...Array(many).keys(), ...Array<number>(800).fill(many), ...Array<number>(800).fill(many + 1), many + 2];
+  const needs = name.map((each) => (each < many ? 0 : each < many + 2 ? 1 : 2));
+  const sets = [[], [0], [...Array(many + 1600).keys()]];
+  const layout = layOut({ tasks: name.length, name, needs, names: name.map(String), sets, levels: [] });
+  const column = layout.groups.filter((group) => group.depth === 1).sort((one, other) => one.y - other.y);
+  const past = layout.edges.filter((edge) => edge.via.length).map((edge) => edge.via[0]!);
+  expect(past.length).toBe(many);
+  const inside = past.filter((y) => y > column[0]!.y && y < column[1]!.y);
+  expect(column[1]!.y - column[0]!.y - column[0]!.height).toBeGreaterThanOrEqual(Math.max(28, 6 * (inside.length - 1) + 18) - 1e-6);
+  for (const label of labelsOf(layout)) {
+    const to = layout.groups[label.edge.to]!;
+    expect(label.x + label.half).toBeLessThan(to.x);
+    expect(label.x - label.half).toBeGreaterThanOrEqual(to.x - (STEP - BOX));
+  }
+  expect(labelsOf(layout).map((label) => label.text)).toContain("800");
+});
+
+test("the failed lens leaves bright what failed, and paler what hangs on it", () => {
+  // a → b → c → d, e → f, and g on b in the past of it only
+  const graph: GraphColumns = { tasks: 7, name: [0, 1, 2, 3, 4, 5, 6], needs: [0, 1, 2, 3, 0, 4, 1], names: [..."abcdefg"], sets: [[], [0], [1], [2], [4]], levels: [] };
+  const seen = failedLens(graph, new TextEncoder().encode("cfsscsc"));
+  expect([...seen]).toEqual([FAINT, BRIGHT, PALE, PALE, FAINT, FAINT, FAINT]);
+  expect([...ofGroups(Int32Array.from([0, 0, 1, 1, 2, 2, 2]), 3, seen)]).toEqual([BRIGHT, PALE, FAINT]);
+  expect([...failedLens(graph, new TextEncoder().encode("ccccccc"))]).toEqual(Array(7).fill(FAINT));
+  // Told backwards, what hangs on something comes before it.
+  const backwards: GraphColumns = { tasks: 3, name: [0, 0, 0], needs: [0, 1, 2], names: ["a"], sets: [[1], [2], []], levels: [] };
+  expect([...failedLens(backwards, new TextEncoder().encode("ssf"))]).toEqual([PALE, PALE, BRIGHT]);
 });
 
 test("states are counted by group, and every task in one of them", () => {

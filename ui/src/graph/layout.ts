@@ -1,5 +1,7 @@
 /** Groups of tasks and their places, in time linear in tasks and edges. Pure: runs in a worker, and in tests. */
 
+import { routes } from "./routes";
+
 /** As the API's graph has it: task i is an electron names[name[i]] and needs the tasks sets[needs[i]]. */
 export interface GraphColumns {
   readonly tasks: number;
@@ -70,6 +72,8 @@ export interface Edge {
   readonly to: number;
   /** Pairs of tasks behind it. */
   readonly count: number;
+  /** Where it passes each column between its ends: y, from the left to the right. */
+  readonly via: readonly number[];
 }
 
 export interface Layout {
@@ -81,10 +85,11 @@ export interface Layout {
 }
 
 export const BOX = 220;
+/** From column to column. */
+export const STEP = BOX + 64;
 /** Where the strip begins below the top of a box, and the space around it. */
 export const HEAD = 44;
 export const PAD = 10;
-const GAP_X = 64;
 const GAP_Y = 28;
 const SWEEPS = 6;
 
@@ -142,12 +147,12 @@ export function layOut(graph: GraphColumns): Layout {
     const first = tasks[0]!;
     return { name: graph.names[graph.name[first]!]!, depth: depth[first]!, tasks: Int32Array.from(tasks), columns, cell, x: 0, y: 0, width: BOX, height: HEAD + rows * cell + PAD };
   });
-  const edges = edgesOf(graph, groupOf, groups.length);
-  const size = place(groups, edges);
-  return { groups, edges, groupOf, ...size };
+  const ends = edgesOf(graph, groupOf, groups.length);
+  const { via, ...size } = place(groups, ends);
+  return { groups, edges: ends.map((edge, index) => ({ ...edge, via: via[index]! })), groupOf, ...size };
 }
 
-function edgesOf(graph: GraphColumns, groupOf: Int32Array, groups: number): Edge[] {
+function edgesOf(graph: GraphColumns, groupOf: Int32Array, groups: number): Omit<Edge, "via">[] {
   // How many tasks of each group share a set: a barrier of 1000 × 1000 is walked through once.
   const sharing = new Map<number, number>();
   for (let task = 0; task < graph.tasks; task++) {
@@ -165,8 +170,8 @@ function edgesOf(graph: GraphColumns, groupOf: Int32Array, groups: number): Edge
   return [...counts].map(([pair, count]) => ({ from: Math.floor(pair / groups), to: pair % groups, count }));
 }
 
-/** Puts groups into columns by depth, each column in the order that its neighbours suggest. */
-function place(groups: Group[], edges: readonly Edge[]): { width: number; height: number } {
+/** Puts groups into columns by depth, each column in the order that its neighbours suggest, with room for edges that pass it. */
+function place(groups: Group[], edges: readonly Omit<Edge, "via">[]): { width: number; height: number; via: number[][] } {
   const layers: number[][] = [];
   groups.forEach((group, index) => (layers[group.depth] ??= []).push(index));
   const before: number[][] = groups.map(() => []);
@@ -175,14 +180,17 @@ function place(groups: Group[], edges: readonly Edge[]): { width: number; height
     before[edge.to]!.push(edge.from);
     after[edge.from]!.push(edge.to);
   }
-  const heights = layers.map((layer) => layer.reduce((sum, index) => sum + groups[index]!.height + GAP_Y, -GAP_Y));
-  const height = Math.max(...heights, 0);
+  let extra: readonly (readonly number[])[] = [];
+  const tall = (layer: number[], depth: number) => layer.reduce((sum, index, k) => sum + groups[index]!.height + GAP_Y + (extra[depth]?.[k] ?? 0), -GAP_Y);
+  let heights = layers.map(tall);
+  let height = heights.reduce((most, each) => Math.max(most, each), 0);
   const pack = (layer: number[], depth: number) => {
     let y = (height - heights[depth]!) / 2;
-    for (const index of layer) {
+    layer.forEach((index, k) => {
+      y += extra[depth]?.[k] ?? 0;
       groups[index]!.y = y;
       y += groups[index]!.height + GAP_Y;
-    }
+    });
   };
   layers.forEach(pack);
   const centre = (index: number) => groups[index]!.y + groups[index]!.height / 2;
@@ -198,30 +206,18 @@ function place(groups: Group[], edges: readonly Edge[]): { width: number; height
       pack(layer, depth);
     }
   }
-  for (const group of groups) group.x = group.depth * (BOX + GAP_X);
-  return { width: layers.length * (BOX + GAP_X) - GAP_X, height };
-}
-
-/** Returns the groups that failed, and all that is upstream or downstream of them. */
-export function around(layout: Layout, marked: ReadonlySet<number>): Set<number> {
-  const found = new Set(marked);
-  const walk = (key: "from" | "to", other: "from" | "to") => {
-    const next = new Map<number, number[]>();
-    for (const edge of layout.edges) next.set(edge[key], [...(next.get(edge[key]) ?? []), edge[other]]);
-    const open = [...marked];
-    const seen = new Set(marked);
-    while (open.length) {
-      for (const each of next.get(open.pop()!) ?? []) {
-        if (seen.has(each)) continue;
-        seen.add(each);
-        found.add(each);
-        open.push(each);
-      }
-    }
-  };
-  walk("from", "to");
-  walk("to", "from");
-  return found;
+  const ways = routes(groups, layers, edges, GAP_Y);
+  extra = ways.extra;
+  heights = layers.map(tall);
+  height = heights.reduce((most, each) => Math.max(most, each), 0);
+  layers.forEach(pack);
+  const via = ways.settle();
+  // Some pass above the highest box, or below the lowest one.
+  const all = via.flat();
+  const top = all.reduce((least, y) => Math.min(least, y), 0);
+  const bottom = all.reduce((most, y) => Math.max(most, y), height);
+  for (const group of groups) [group.x, group.y] = [group.depth * STEP, group.y - top];
+  return { width: layers.length * STEP - (STEP - BOX), height: bottom - top, via: via.map((each) => each.map((y) => y - top)) };
 }
 
 /** How many tasks of each group are in each state; rows as long as `states`, in the order of `DRAWN`. */

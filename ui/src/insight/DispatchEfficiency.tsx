@@ -1,7 +1,7 @@
 import { useQuery } from "@tanstack/react-query";
 import { efficiencyQuery } from "../api/insight";
 import { Fault, Loading } from "../components/basics";
-import { Spent, Uses } from "./Uses";
+import { Figures, Spent, Uses } from "./Uses";
 
 /** What a dispatch was charged for and used, and what its electrons had better ask for. Once it has ended, its head says the first in words. */
 export default function DispatchEfficiency({ id, live }: { id: string; live: boolean }) {
@@ -11,6 +11,7 @@ export default function DispatchEfficiency({ id, live }: { id: string; live: boo
   return (
     <>
       {live && <p>{data.usage.sentences.join(" ")}</p>}
+      <Figures sums={data.usage} uses={data.electrons} />
       <Spent sums={data.usage} />
       <Uses uses={data.electrons} enough={data.enough} dispatch={id} />
     </>

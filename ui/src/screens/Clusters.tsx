@@ -27,7 +27,7 @@ export function Clusters() {
 
 const sentence = (words: string) => `${words[0]!.toUpperCase()}${words.slice(1)}.`;
 
-const STEP_TONES = { running: "running", ok: "completed", failed: "failed", skipped: "cancelled" } as const;
+const STEP_TONES = { running: "running", ok: "completed", failed: "failed", skipped: "skipped" } as const;
 
 function Cluster({ cluster, fresh }: { cluster: Schemas["ClusterAnswer"]; fresh: boolean }) {
   const [test, setTest] = useState<{ busy: boolean; result?: Schemas["ClusterTest"]; error?: unknown }>({ busy: false });

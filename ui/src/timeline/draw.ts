@@ -170,7 +170,7 @@ function words(context: CanvasRenderingContext2D, frame: Frame, model: Model, ax
   for (let index = first; index <= last; index++) {
     const row = model.rows[index]!;
     const y = HEAD + index * ROW - frame.scroll;
-    context.fillStyle = row.lost ? colours.tones.failed : colours.ink;
+    context.fillStyle = row.lost ? colours.bad : colours.ink;
     context.fillText(`${row.lost ? "✕ " : ""}${row.name}`, 8, y + 13);
   }
   context.restore();
