@@ -30,7 +30,9 @@ class CancelWatch:
     workers within 100 s.
     """
 
-    def __init__(self, bag: BagDirectory, place: int, count: Callable[[], int]) -> None:
+    def __init__(
+        self, bag: BagDirectory, place: int, count: Callable[[], int], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """Begin to watch.
 
         Args:
@@ -40,17 +42,18 @@ class CancelWatch:
         """
         self._bag = bag
         self._count = count
-        self._peers, self._counted_at = 1, 0.0
+        self._clock = clock
+        self._peers, self._counted_at = 1, float("-inf")
         #: When the next look is due, by the monotonic clock.
-        self.due = time.monotonic() + _SOONEST_S * (1 + place % _TURNS / _TURNS)
+        self.due = clock() + _SOONEST_S * (1 + place % _TURNS / _TURNS)
 
     def look(self) -> None:
         """Look into the inbox when a look is due. One that fails is no news: the task that runs goes on."""
-        now = time.monotonic()
+        now = self._clock()
         if now < self.due:
             return
         with contextlib.suppress(OSError, StrangeFile, DamagedError):
-            if not self._counted_at or now - self._counted_at >= max(_COUNT_S, self._peers / _COUNTS_PER_S):
+            if now - self._counted_at >= max(_COUNT_S, self._peers / _COUNTS_PER_S):
                 self._peers, self._counted_at = self._count(), now
             self._bag.look_for_cancels()
         self.due = now + max(_SOONEST_S, self._peers / _LOOKS_PER_S)

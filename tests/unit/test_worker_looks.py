@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from hpcflow.core.bag import INBOX
+from hpcflow.node.bagdir import open_bag
+from hpcflow.node.cancels import CancelWatch
 from hpcflow.node.worker import pause_between_checks, pause_between_looks, until_look
 from tests.unit.bag_on_disk import Call, start_worker, wait_for, write_bag
 from tests.unit.test_worker_inbox import PATIENCE_S, tell, until
@@ -96,3 +98,53 @@ def test_a_clock_that_is_set_keeps_no_worker_from_looking() -> None:
     # Nor does an index beyond those that wait, as that of a requeued array task can be.
     waits = [until_look(at, place, 16) for at in (0.0, -5.0, 1e9, 2e9 + 1 / 3) for place in (0, 15, 16, 70)]
     assert all(0 < wait <= pause_between_looks(16) + 0.001 for wait in waits)
+
+
+def looks_in(seconds: float, watch: CancelWatch, clock: list[float]) -> list[float]:
+    """Return when a worker that is busy looks for cancels, by a clock that goes in steps of 0.1 s."""
+    looked: list[float] = []
+    for _ in range(round(seconds * 10)):
+        clock[0] += 0.1
+        due = watch.due
+        watch.look()
+        if watch.due != due:
+            looked.append(round(clock[0], 1))
+    return looked
+
+
+@pytest.mark.parametrize(("peers", "pause_s"), [(1, 2.0), (20, 2.0), (64, 6.4), (1000, 100.0)])
+def test_busy_workers_look_for_cancels_ten_times_a_second_together(tmp_path: Path, peers: int, pause_s: float) -> None:
+    bag, clock, counts = write_bag(tmp_path, Call(double, (1,))), [0.0], list[int]()
+
+    def count() -> int:
+        counts.append(peers)
+        return peers
+
+    watch = CancelWatch(open_bag(str(bag.path), str(bag.key_file)), 3, count, lambda: clock[0])
+    looked = looks_in(4 * pause_s + 4, watch, clock)
+    assert 2.0 <= looked[0] < 4.1
+    assert [round(after - before, 1) for before, after in pairwise(looked)] == [
+        pytest.approx(pause_s, abs=0.11) for _ in looked[1:]
+    ]
+    assert len(counts) == 1 if peers < 1000 else len(counts) <= 2  # reading names costs more than a look
+
+
+@pytest.mark.parametrize("instead", ["nothing", "a folder", "a link"])
+def test_a_look_for_cancels_that_fails_is_no_news_and_the_next_one_counts(tmp_path: Path, instead: str) -> None:
+    bag, clock = write_bag(tmp_path, Call(double, (1,))), [0.0]
+    opened = open_bag(str(bag.path), str(bag.key_file))
+    watch = CancelWatch(opened, 0, lambda: 1, lambda: clock[0])
+    inbox, away = bag.path / INBOX, bag.path / "away"
+    tell(bag, ev="cancel", n=0, tasks=[[0, 0]])
+    inbox.rename(away)
+    if instead == "a folder":
+        inbox.mkdir()
+    if instead == "a link":
+        inbox.symlink_to(away)
+    assert looks_in(3, watch, clock) != []
+    assert watch.wants(opened.task(0))
+    if instead == "a folder":
+        inbox.rmdir()
+    away.replace(inbox)
+    assert looks_in(3, watch, clock) != []
+    assert not watch.wants(opened.task(0))
