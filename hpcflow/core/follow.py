@@ -150,8 +150,9 @@ class Ledger:
         #: (task, attempt) pairs that ended, were released or charged: nothing more is expected of them.
         self.settled: set[tuple[int, int]] = set()
         self.claimed: set[int] = set()
-        #: How many units of each range nobody wants any more, as tasks were cancelled.
+        #: How many units of a range nobody wants any more, as tasks were cancelled; once one was, each task's range.
         self._dropped: dict[int, int] = {}
+        self._ranges: dict[tuple[int, int], int] = {}
         self.ended = 0
         self.wall_s = 0.0
         #: For the tasks of units that hold several: their unit, and their place in it.
@@ -171,6 +172,7 @@ class Ledger:
         """Take the bag as it is with a further part."""
         known = len(self.bag.units) if bag is not self.bag else 0
         self.bag = bag
+        self._ranges = {}
         self._places |= {
             bag.tasks[position]: (unit, place)
             for unit in bag.units[known:]
@@ -238,17 +240,12 @@ class Ledger:
         dropped = [key for key in keys if key not in self.settled]
         self.settled.update(dropped)
         self.settled.update(after for key in dropped for after in self.followers(*key))  # the rest is not run
-        if dropped:
-            self._dropped = {
-                k: gone
-                for k in range(len(self.bag.cuts) - 1)
-                if k not in self.claimed
-                and (gone := sum(map(self._is_settled, self.bag.units[self.bag.cuts[k] : self.bag.cuts[k + 1]])))
-            }
+        if dropped and not self._ranges:
+            self._ranges = {key: k for k in range(len(self.bag.cuts) - 1) for key in self._tasks([k])}
+        for k in {self._ranges[key] for key in dropped} - self.claimed:
+            units = self.bag.units[self.bag.cuts[k] : self.bag.cuts[k + 1]]
+            self._dropped[k] = sum(all(self.bag.tasks[place] in self.settled for place in unit) for unit in units)
         return dropped
-
-    def _is_settled(self, unit: Sequence[int]) -> bool:
-        return all(self.bag.tasks[position] in self.settled for position in unit)
 
     def is_idle(self, worker: str) -> bool:
         """A worker that lives has nothing more to do of what it claimed."""
