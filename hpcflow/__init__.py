@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from hpcflow.sdk.client import dispatch as dispatch
     from hpcflow.sdk.client import dispatch_sync as dispatch_sync
     from hpcflow.sdk.client import get_result as get_result
-    from hpcflow.sdk.client import pause as pause
-    from hpcflow.sdk.client import resume as resume
-    from hpcflow.sdk.client import retry as retry
     from hpcflow.sdk.configuration import get_config as get_config
     from hpcflow.sdk.configuration import reload_config as reload_config
     from hpcflow.sdk.configuration import set_config as set_config
@@ -46,6 +43,9 @@ if TYPE_CHECKING:
     from hpcflow.sdk.running import start as start
     from hpcflow.sdk.running import stop as stop
     from hpcflow.sdk.status import Status as Status
+    from hpcflow.sdk.steering import pause as pause
+    from hpcflow.sdk.steering import resume as resume
+    from hpcflow.sdk.steering import retry as retry
     from hpcflow.sdk.trigger import stop_triggers as stop_triggers
     from hpcflow.sdk.workflow import electron as electron
     from hpcflow.sdk.workflow import lattice as lattice
@@ -61,9 +61,9 @@ _HOMES = {
     "dispatch_sync": "hpcflow.sdk.client",
     "get_result": "hpcflow.sdk.client",
     "cancel": "hpcflow.sdk.client",
-    "pause": "hpcflow.sdk.client",
-    "resume": "hpcflow.sdk.client",
-    "retry": "hpcflow.sdk.client",
+    "pause": "hpcflow.sdk.steering",
+    "resume": "hpcflow.sdk.steering",
+    "retry": "hpcflow.sdk.steering",
     "redispatch": "hpcflow.sdk.redispatch",
     "get_result_manager": "hpcflow.sdk.result_manager",
     "Result": "hpcflow.sdk.client",

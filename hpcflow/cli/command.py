@@ -189,6 +189,12 @@ def _parser() -> argparse.ArgumentParser:
     retry = add("retry", dispatches.retry, "try what did not complete once more, also of a dispatch that has ended")
     _id(retry)
     retry.add_argument("--failed", action="store_true", help="only tasks that failed, and what was skipped for them")
+    retry.add_argument("--task", type=_count, action="append", metavar="N", help="only task N; may be repeated")
+    retry.add_argument(
+        "--more",
+        action="store_true",
+        help="what ran out of memory or walltime asks for as much as `hpcflow show` advises, the rest for what it had",
+    )
     retry.add_argument("--memory", metavar="SIZE", help="what failed asks for this much from now on: 24GB")
     retry.add_argument("--walltime", metavar="TIME", help="what failed asks for this long from now on: 2h")
     _json(retry)

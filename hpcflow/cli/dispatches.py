@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from hpcflow.cli.frame import FAILED, OK, the_server, write_json
-from hpcflow.core.words import memory
+from hpcflow.core.states import State
+from hpcflow.core.words import counted, memory
 
 if TYPE_CHECKING:
     from hpcflow.sdk.answers import ArrayLine, Summary, TaskRecord
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["cancel", "list_dispatches", "pause", "redispatch", "resume", "retry", "show"]
 
 _SHOWN_FAILURES: Final = 20
+_NAMED: Final = 8
+_LOST: Final = {"failed": "failed", "cancelled": "was cancelled"}
 #: Home, and all that is there erased (ECMA-48: CUP, ED).
 _CLEAR: Final = "\x1b[H\x1b[2J"
 
@@ -54,7 +57,7 @@ def _status(summary: Summary) -> str:
 
 
 def show(options: argparse.Namespace) -> int:
-    from hpcflow.core.states import State, Status
+    from hpcflow.core.states import Status
     from hpcflow.core.usage import sentences
     from hpcflow.sdk.answers import parse_summary, parse_usage
     from hpcflow.sdk.client import changes, tell, until_ended, whole_id
@@ -84,7 +87,7 @@ def show(options: argparse.Namespace) -> int:
             write_json({**task, "stdout": node.stdout, "stderr": node.stderr})
             return code
         about = server.ask("GET", f"/dispatches/{dispatch_id}/tasks/{options.task}/about")
-        _write_task(node, about["attempts"])
+        _write_task(node, about)
         return code
     shown = None if options.tasks else State.FAILED
     records: list[TaskRecord] = []
@@ -97,6 +100,8 @@ def show(options: argparse.Namespace) -> int:
     if summary.ended and summary.arrays:
         for sentence in sentences(parse_usage(server.ask("GET", f"/dispatches/{dispatch_id}/usage"))):
             print(sentence)
+    if summary.counts.get(State.FAILED):
+        _write_failures(server.ask("GET", f"/dispatches/{dispatch_id}/failures"))
     if records:
         notes = [record.note for record in records]
         print()
@@ -110,6 +115,19 @@ def show(options: argparse.Namespace) -> int:
             if record.sublattice is not None:
                 print(plain(f"Task {record.index} ({record.name}) is sublattice {record.sublattice}."))
     return code
+
+
+def _write_failures(failures: Mapping[str, Any]) -> None:  # Any: JSON
+    """Write which tasks failed of one cause; nothing where each has a cause of its own, as the table tells these."""
+    from hpcflow.sdk.plain import plain
+
+    if all(group["tasks"] == 1 for group in failures["groups"]):
+        return
+    print()
+    for group in failures["groups"]:
+        named = ", ".join(f"{task['name']} {task['index']}" for task in group["first"])
+        more = "" if group["tasks"] == len(group["first"]) else ", …"
+        print(plain(f"{counted(group['tasks'], 'task')} failed: {group['text'].partition(chr(10))[0]} ({named}{more})"))
 
 
 def _write_dispatch(summary: Summary) -> None:
@@ -126,6 +144,8 @@ def _write_dispatch(summary: Summary) -> None:
     for message in summary.messages:
         if not (summary.paused and message.startswith(summary.paused)):
             print(plain(message))
+    if summary.hint:
+        print(plain(summary.hint))
     if summary.paused:
         print(plain(why_paused(summary)))
     if summary.arrays:
@@ -201,17 +221,28 @@ def _task_row(record: TaskRecord) -> tuple[str, ...]:
     return str(record.index), record.name, state, job, record.host or "-", cpu, peak, error
 
 
-def _write_task(node: NodeResult, attempts: Sequence[Mapping[str, Any]]) -> None:  # Any: JSON
+def _write_task(node: NodeResult, about: Mapping[str, Any]) -> None:  # Any: JSON
     from hpcflow.sdk.plain import plain
     from hpcflow.sdk.terminal import table
 
     print(plain(repr(node).strip("<>")))
+    if node.hint:
+        print(plain(node.hint))
+    attempts = about["attempts"]
     rows = [_attempt_row(each) for each in attempts]
-    if node.attempt > len(rows) and node.job_id is not None:  # the one that has not ended
+    # Those that cost nothing leave no end: attempts are told by their numbers.
+    if node.job_id is not None and node.attempt not in {each["attempt"] for each in attempts}:
         job = f"{node.job_id}_{node.array_index}"
         rows.append((str(node.attempt), job, node.host or "-", "-", "-", "-", str(node.state)))
     if rows:
         table(("ATTEMPT", "JOB", "HOST", "WALL", "CPU", "MEMORY", "END"), rows)
+    if node.state is State.QUEUED:
+        for line in about.get("arrays", ()):
+            if line["job_id"] is not None and line["state"] == "submitted":
+                why = f": {line['why'] or line['reason']}" if line["why"] or line["reason"] else ""
+                print(plain(f"It waits for job {line['job_id']} on {line['cluster']}, {line['width']} wide{why}"))
+    for holder in about.get("held_by", ())[:_NAMED]:
+        print(plain(f"{holder['name']} (task {holder['index']}) {_LOST[holder['state']]} before it."))
     if node.workdir is not None:
         print(plain(f"It ran in {node.workdir}"))
     traceback = node.traceback or ""
@@ -249,9 +280,15 @@ def resume(options: argparse.Namespace) -> int:
 
 
 def retry(options: argparse.Namespace) -> int:
-    from hpcflow.sdk.client import retry_request
+    from hpcflow.sdk.steering import retry_request
 
-    request = retry_request(failed_only=options.failed, memory=options.memory, walltime=options.walltime)
+    request = retry_request(
+        failed_only=options.failed,
+        memory=options.memory,
+        walltime=options.walltime,
+        more=options.more,
+        tasks=options.task,
+    )
     return _act(options, "retry", request)
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
+from hpcflow.core.model import Partition
+from hpcflow.core.words import length
 from hpcflow.core.words import memory as amount
 
-__all__ = ["ENOUGH", "Advice", "Runs", "advise", "more_memory", "quantile"]
+__all__ = ["ENOUGH", "Advice", "Ask", "Lack", "Runs", "Shortage", "advise", "beyond", "quantile", "spelled"]
 
 #: So many tasks have to have ended well before less is advised.
 ENOUGH: Final = 5
@@ -28,6 +30,27 @@ _SHORTEST_S: Final = 1.0
 _SHORTEST_WALLTIME_S: Final = 60.0
 #: What ran out is asked for so many times.
 _MORE: Final = 1.5
+
+
+#: What a task can run out of.
+Lack = Literal["memory", "walltime"]
+
+
+class Shortage(NamedTuple):
+    """What one attempt had too little of, in MiB or in seconds."""
+
+    lack: Lack
+    #: What it asked for; ``None``: what the cluster gives to those that say nothing.
+    asked: int | None
+    #: What it is known to have used at least; 0: nobody measured.
+    used: float = 0.0
+
+
+class Ask(NamedTuple):
+    """What a task's next attempt asks for; ``None``: as much as its last one."""
+
+    memory_mib: int | None = None
+    walltime_s: int | None = None
 
 
 @dataclass(slots=True)
@@ -48,6 +71,8 @@ class Runs:
     lost: int = 0
     short_of_memory: int = 0
     short_of_time: int = 0
+    #: The most memory that any had which was ended for it, in KiB.
+    short_kib: float = 0.0
     #: Of all attempts: core-seconds held, and used.
     held_core_s: float = 0.0
     used_core_s: float = 0.0
@@ -63,7 +88,7 @@ class Runs:
             end: how its worker saw it end, as in its journal.
             wall_s: seconds it ran; ``None``: nobody measured.
             cpu_s: core-seconds it used.
-            rss_kib: its peak resident memory.
+            rss_kib: its peak resident memory, or what it had when it was ended for it.
             again: a later attempt of the same task ended as well.
         """
         if wall_s is not None:
@@ -76,7 +101,9 @@ class Runs:
             self.rss_kib.append(rss_kib or 0.0)
             return
         self.lost += end != "ok"
-        self.short_of_memory += end == "memory"
+        if end == "memory":
+            self.short_of_memory += 1
+            self.short_kib = max(self.short_kib, rss_kib or 0.0)
         self.short_of_time += end == "timeout"
 
     def join(self, other: Runs) -> None:
@@ -87,6 +114,7 @@ class Runs:
         self.lost += other.lost
         self.short_of_memory += other.short_of_memory
         self.short_of_time += other.short_of_time
+        self.short_kib = max(self.short_kib, other.short_kib)
         self.held_core_s += other.held_core_s
         self.used_core_s += other.used_core_s
         self.lost_core_s += other.lost_core_s
@@ -125,10 +153,37 @@ def advise(runs: Runs) -> Advice:
     return Advice(cpus=cpus, memory_mib=memory, walltime_s=walltime, why=why)
 
 
-def more_memory(asked_mib: int | None, used_mib: float = 0.0) -> int | None:
-    """Return how much to ask for after memory ran out, in MiB; ``None``: nothing is known to begin with."""
-    least = _least_beyond(asked_mib, used_mib)
-    return _round_up(least) if least else None
+def beyond(shortages: Iterable[Shortage], partition: Partition | None = None) -> int | None:
+    """Return what tasks that ran out of one thing had better ask for next, in MiB or in seconds: all of them the same.
+
+    It is half as much again as was asked for, or more than was used where that is known to be more. This is the only
+    rule for that: whatever names an amount has it from here.
+
+    Args:
+        shortages: attempts that ran out of the same.
+        partition: where they ran, as far as it is known: no more is advised than it gives.
+
+    Returns:
+        ``None`` where nothing is known to begin with, or there is no more to be had.
+    """
+    wanted = most = had = 0
+    for lack, asked, used in shortages:
+        had = max(had, asked or 0)
+        if lack == "memory":
+            least = _least_beyond(asked, used)
+            wanted = max(wanted, _round_up(least) if least else 0)
+            most = (partition.memory_mib_per_node if partition is not None else None) or 0
+        else:
+            wanted = max(wanted, _minutes(max((asked or 0) * _MORE, used * _TIME_MARGIN)))
+            most = (partition.max_walltime_s if partition is not None else None) or 0
+    if most and wanted > most:
+        return most if most > had else None
+    return wanted or None
+
+
+def spelled(lack: Lack, number: int) -> str:
+    """Return an amount of what ran out as it may be asked for."""
+    return amount(number) if lack == "memory" else length(number)
 
 
 def quantile(values: Sequence[float], share: float) -> float | None:
@@ -155,11 +210,14 @@ def _cpus(runs: Runs) -> tuple[int | None, str]:
 def _memory(runs: Runs) -> tuple[int | None, str]:
     peak_mib = max(runs.rss_kib, default=0.0) / 1024
     if runs.short_of_memory:
-        wanted = more_memory(runs.memory_mib, peak_mib)
+        peak_mib = max(peak_mib, runs.short_kib / 1024)
+        wanted = beyond([Shortage("memory", runs.memory_mib, peak_mib)])
         if wanted is None:
             return None, ""
         least = _least_beyond(runs.memory_mib, peak_mib)
         first_try = f"half as much again is a first try, rounded up to {_step(least)}"
+        if least > (runs.memory_mib or 0) * _MORE:
+            first_try = f"the largest had {amount(math.ceil(peak_mib))}; 30 % are added, rounded up to {_step(least)}"
         return wanted, f"{runs.short_of_memory} ran out of memory: {first_try}."
     if runs.memory_mib is None or len(runs.rss_kib) < ENOUGH or not peak_mib:
         return None, ""
@@ -176,7 +234,7 @@ def _memory(runs: Runs) -> tuple[int | None, str]:
 def _walltime(runs: Runs) -> tuple[int | None, str]:
     longest = max(runs.wall_s, default=0.0)
     if runs.short_of_time and runs.walltime_s is not None:
-        wanted = _minutes(max(runs.walltime_s * _MORE, longest * _TIME_MARGIN))
+        wanted = beyond([Shortage("walltime", runs.walltime_s, longest)])
         return wanted, f"{runs.short_of_time} ran out of time: half as much again is a first try, in whole minutes."
     if runs.walltime_s is None or len(runs.wall_s) < ENOUGH:
         return None, ""

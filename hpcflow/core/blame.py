@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from hpcflow.core.advice import more_memory
 from hpcflow.core.follow import EXIT_STORAGE
 from hpcflow.core.model import Cause, Observation, Partition, Resources, Retries
 from hpcflow.core.words import counted, length, memory
@@ -73,11 +72,11 @@ def judge(record: Record, limit_s: int | None, asked_mib: int | None = None) -> 
                 perhaps_memory=record.get("sig") == signal.SIGKILL,
             )
         case "timeout" if limit_s is None:
-            text = "The task used up its array task's walltime. Ask for more with walltime=."
+            text = "The task used up its array task's walltime."
             return Verdict(sentence=text, cause=Cause.TIMEOUT)
         case "timeout":
             assert limit_s is not None
-            text = f"The task ran longer than its walltime of {length(limit_s)}. Ask for more with walltime=."
+            text = f"The task ran longer than its walltime of {length(limit_s)}."
             return Verdict(sentence=text, cause=Cause.TIMEOUT)
         case "memory":
             used_mib = record.get("mem")
@@ -87,7 +86,7 @@ def judge(record: Record, limit_s: int | None, asked_mib: int | None = None) -> 
             used = f": it had {memory(used_mib)} when it was stopped" if used_mib else ""
             if used_mib and used_mib < (asked_mib or 0):  # to the scheduler they are one job
                 used += ", and its worker the rest"
-            text = f"The task used up the {asked}{used}. {_ask_for_more(asked_mib, used_mib)}"
+            text = f"The task used up the {asked}{used}."
             return Verdict(sentence=text, cause=Cause.MEMORY)
         case other:
             text = f"The task ended as {other!r}."
@@ -132,11 +131,11 @@ def judge_death(observation: Observation | None, *, first: bool, losses: int, as
         case Cause.CANCELLED:
             return Verdict(sentence=f"The task's job was cancelled{raw}.", cause=cause, charged=False)
         case Cause.TIMEOUT:
-            text = f"The task used up its array task's walltime{raw}. Ask for more with walltime=."
+            text = f"The task used up its array task's walltime{raw}."
             return Verdict(sentence=text, cause=cause, charged=first)
         case Cause.MEMORY:
             asked = "" if asked_mib is None else f": it had asked for {memory(asked_mib)}"
-            text = f"The task was killed for its memory{raw}{asked}. {_ask_for_more(asked_mib)}"
+            text = f"The task was killed for its memory{raw}{asked}."
             return Verdict(sentence=text, cause=cause)
         case Cause.DEADLINE:
             return Verdict(sentence=f"The deadline of the task's job went by{raw}.", cause=cause)
@@ -201,15 +200,6 @@ def _more_memory(resources: Resources, verdict: Verdict, factor: float, partitio
 def _grown(had: int, factor: float, most: int | None) -> int:
     wanted = max(had, int(had * factor))
     return wanted if most is None else min(wanted, most)
-
-
-def _ask_for_more(asked_mib: int | None, used_mib: int | None = None) -> str:
-    """Return how much to ask for, and where to write it."""
-    wanted = more_memory(asked_mib, used_mib or 0.0)
-    if wanted is None:
-        return "Ask for more than the cluster gives by itself: memory= in @hf.electron(…)."
-    amount = memory(wanted)
-    return f'Ask for more: memory="{amount}" in @hf.electron(…), or `hpcflow retry ID --failed --memory "{amount}"`.'
 
 
 def _named(partition: Partition | None) -> str:

@@ -101,6 +101,10 @@ class Summary:
     #: When schedulers were asked last on which arrays of it wait or run.
     asked: tuple[Asked, ...]
     messages: tuple[str, ...]
+    #: What was asked when it was tried again last; empty: it was not.
+    again: str
+    #: What to do about tasks that ran out of memory or walltime, once it has ended; empty: nothing.
+    hint: str
     #: (major, minor) of the Python that wrote the pickles.
     python: tuple[int, int]
 
@@ -154,6 +158,8 @@ def parse_summary(raw: JsonObject) -> Summary:
             for line in raw.get("asked", ())
         ),
         messages=tuple(message["text"] for message in raw.get("messages", ())),
+        again=(raw.get("again") or {}).get("text", ""),
+        hint=raw.get("hint") or "",
         python=(major, minor),
     )
 
@@ -201,6 +207,8 @@ class TaskRecord:
     #: Why it did not run itself, as in "reused from dispatch 01J…, task 3"; empty where it did.
     note: str = ""
     # Only in the answer about a single task:
+    #: What to do about it, where it ran out of memory or walltime; empty: nothing.
+    hint: str = ""
     error_type: str | None = None
     traceback: str | None = None
     workdir: str | None = None
@@ -231,6 +239,7 @@ def parse_task(raw: JsonObject) -> TaskRecord:
         sublattice=raw.get("sublattice"),
         unknown_since=parse_time(raw.get("unknown_since")),
         note=_note(raw.get("origin")),
+        hint=raw.get("hint") or "",
         error_type=raw.get("error_type"),
         traceback=raw.get("traceback"),
         workdir=raw.get("workdir"),

@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import timedelta
 from functools import cache
 from typing import Any, Final, Literal, ParamSpec, TypedDict, Unpack, overload
 
@@ -31,13 +30,13 @@ from hpcflow.sdk.startup import ServerStartFailed, ensure
 from hpcflow.sdk.stored_call import StoredCall, stored_call
 from hpcflow.sdk.terminal import progress
 from hpcflow.sdk.trace import name_of
-from hpcflow.sdk.units import parse_memory, parse_walltime
 from hpcflow.sdk.waits import Waits
 from hpcflow.sdk.workflow import Lattice, Traced, manifest, refuse_brought
 
 __all__ = [
     "Planned",
     "Result",
+    "act_on",
     "cancel",
     "changes",
     "dispatch",
@@ -45,11 +44,7 @@ __all__ = [
     "get_result",
     "outgoing",
     "packed",
-    "pause",
     "planning",
-    "resume",
-    "retry",
-    "retry_request",
     "send_part",
     "send_traced",
     "server_of_ours",
@@ -277,55 +272,11 @@ def cancel(dispatch_id: str, task_ids: Sequence[int] | None = None) -> str:
     serves other tasks too, workers are told which tasks nobody wants: none of those begins, and one that runs is ended
     within seconds.
     """
-    return _act(dispatch_id, "cancel", {"tasks": None if task_ids is None else list(task_ids)})
+    return act_on(dispatch_id, "cancel", {"tasks": None if task_ids is None else list(task_ids)})
 
 
-def pause(dispatch_id: str) -> str:
-    """Submit nothing more of a dispatch until `resume`; return what was done, as a sentence.
-
-    What runs goes on to its end, and its results are kept.
-    """
-    return _act(dispatch_id, "pause")
-
-
-def resume(dispatch_id: str) -> str:
-    """Go on with a dispatch that `pause`, somebody's `scancel` or its own failures paused; return what was done."""
-    return _act(dispatch_id, "resume")
-
-
-def retry(
-    dispatch_id: str,
-    *,
-    failed_only: bool = False,
-    memory: str | None = None,
-    walltime: str | timedelta | None = None,
-) -> str:
-    """Try the tasks that ended without completing once more, in the same dispatch; return what was done, as a sentence.
-
-    Args:
-        dispatch_id: a dispatch that runs or has ended.
-        failed_only: those that failed, and what was skipped because of them; not what was cancelled.
-        memory: what tasks that had failed ask for from now on, as in ``memory="24 GB"`` of an electron.
-        walltime: the same for their time.
-
-    Raises:
-        UserError: no partition can give as much, or results that the tasks need are gone.
-    """
-    return _act(dispatch_id, "retry", retry_request(failed_only=failed_only, memory=memory, walltime=walltime))
-
-
-def retry_request(
-    *, failed_only: bool, memory: str | None, walltime: str | timedelta | None
-) -> dict[str, bool | int | None]:
-    """Return what the server is asked for a retry, in its units; `UserError` for an amount that is none."""
-    return {
-        "failed_only": failed_only,
-        "memory_mib": None if memory is None else parse_memory("memory", memory),
-        "walltime_s": None if walltime is None else parse_walltime("walltime", walltime),
-    }
-
-
-def _act(dispatch_id: str, verb: str, body: Mapping[str, object] | None = None) -> str:
+def act_on(dispatch_id: str, verb: str, body: Mapping[str, object] | None = None) -> str:
+    """Ask the server to do something with a dispatch; return what it did, as a sentence."""
     server = server_of_ours()
     return str(server.ask("POST", f"/dispatches/{whole_id(server, dispatch_id)}/{verb}", body=body)["message"])
 

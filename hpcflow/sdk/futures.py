@@ -425,7 +425,7 @@ class Executor(futures.Executor):
             error = node.exception
         except HpcflowError:  # its class is not here
             error = None
-        error = error or TaskFailed(node.error or "It failed.")
+        error = error or TaskFailed(f"{node.error or 'It failed.'} {node.hint}".rstrip())
         error.add_note(
             f"In task {task} of dispatch {result.dispatch_id}: `hpcflow show {result.dispatch_id} --task {task}`."
         )

@@ -134,6 +134,11 @@ class NodeResult(Fields):
         return self._record.error
 
     @property
+    def hint(self) -> str:
+        """What to ask for the next time, as a sentence, where it ran out of memory or walltime; empty elsewhere."""
+        return self._record.hint
+
+    @property
     def note(self) -> str:
         """Why it did not run itself, as in "reused from dispatch 01J…, task 3"; empty where it did."""
         return self._record.note

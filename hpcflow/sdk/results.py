@@ -113,6 +113,11 @@ class Result:
         return self._summary.error
 
     @property
+    def hint(self) -> str:
+        """What to do about tasks that ran out of memory or walltime, as sentences; empty where none did."""
+        return self._summary.hint
+
+    @property
     def paused(self) -> str | None:
         """Why nothing more of it is submitted until `hpcflow.resume`, as a sentence; ``None`` unless it is paused."""
         return self._summary.paused
@@ -288,6 +293,7 @@ class Result:
             "started": self.start_time,
             "ended": self.end_time,
             "error": self.error,
+            "hint": self.hint or None,
         }
         return "\n".join(f"{name}: {value}" for name, value in said.items() if value is not None)
 

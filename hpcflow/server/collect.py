@@ -9,9 +9,10 @@ from typing import Final
 
 from hpcflow.core.blame import LOSSES, Verdict, judge, judge_death, likeness, next_resources
 from hpcflow.core.follow import Ended, Fact, Lost, Started
-from hpcflow.core.model import BagId, Cause, Observation, Partition
+from hpcflow.core.model import BagId, Cause, Observation, Partition, Resources
 from hpcflow.core.plan import partition_of
 from hpcflow.core.states import FINAL, Event, State
+from hpcflow.core.words import length, memory
 from hpcflow.server.bags import LiveBag
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.live import LiveDispatch
@@ -131,8 +132,11 @@ class Collector:
             record = {
                 "st": "killed",
                 "raw": end.raw if end else "",
+                "cause": verdict.cause,
                 "said": verdict.sentence,
                 "sig": end.signal if end else None,
+                "host": (end.host if end else None) or bag.ledger.workers[worker].host or None,
+                **_had(bag, str(verdict.cause), end),
                 # It was its worker's last one: what it wrote is the rest of the logs.
                 "from": list(bag.ledger.workers[worker].log_ends),
             }
@@ -195,10 +199,30 @@ class Collector:
             end = "" if not further or verdict.sentence.endswith((".", "!", "?")) else "."
             self.move(bag, index, attempt, event, f"{verdict.sentence}{end} {further}".rstrip())
             return
+        self._tell_retry(live, index, verdict, further)
         live.ask_for(index, further.memory_mib, further.walltime_s)
         self.move(bag, index, attempt, Event.RETRIED, verdict.sentence)
         for follower, number in bag.ledger.followers(index, attempt):
             self.move(bag, follower, number, Event.RELEASED, None)
+
+    def _tell_retry(self, live: LiveDispatch, index: int, verdict: Verdict, further: Resources) -> None:
+        """Tell the first retry of a kind that `retries=` made: of ten thousand of them, one line."""
+        name, had = live.tasks[index].task.name, live.tasks[index].shape.resources
+        key = f"{name} {verdict.cause} {verdict.raised[:1]}"
+        if key in live.said or live.one_by_one:
+            return
+        live.said.add(key)
+        asks = ""
+        if further.memory_mib is not None and further.memory_mib != had.memory_mib:
+            asks = f", with {memory(further.memory_mib)} of memory"
+        elif further.walltime_s is not None and further.walltime_s != had.walltime_s:
+            asks = f", with a walltime of {length(further.walltime_s)}"
+        end = "" if verdict.sentence.endswith((".", "!", "?")) else "."
+        self._writer.say(
+            live,
+            f"Tried again by itself, as its retries= allows{asks}: {name} (task {index}). {verdict.sentence}{end} "
+            f"Others of {name} that end like that are not told.",
+        )
 
     def _partition(self, bag: LiveBag) -> Partition | None:
         cluster: Cluster = self._shared.clusters[bag.bag.shape.cluster]
@@ -260,12 +284,14 @@ class Collector:
             logger.info("dispatch %s: %s", live.id, live.status)
 
 
-def _had(bag: LiveBag, end: str) -> dict[str, int | None]:
+def _had(bag: LiveBag, end: str, seen: Observation | None = None) -> dict[str, int | None]:
     """Return what an attempt had of that which it ran out of: a later one may ask for more."""
     match end:
-        case "memory":
-            return {"asked": bag.bag.shape.resources.memory_mib}
-        case "timeout":
-            return {"limit": bag.bag.limit_s}
+        case "memory" | Cause.MEMORY:
+            # What accounting saw of an array task is this task's, unless several ran in it at once.
+            rss = {"rss": seen.max_rss_kib} if seen is not None and seen.max_rss_kib and bag.bag.slots == 1 else {}
+            return {"asked": bag.bag.shape.resources.memory_mib, **rss}
+        case "timeout" | Cause.TIMEOUT:
+            return {"limit": bag.bag.limit_s, "worker_s": bag.bag.worker_walltime_s}
         case _:
             return {}

@@ -11,6 +11,7 @@ from fastapi import Path as PathParameter
 
 from hpcflow.core.states import State, Status
 from hpcflow.server import schema
+from hpcflow.server.again_schema import CancelPlan, Failures, RetryPlan
 from hpcflow.server.answer import (
     PROBLEM_OF_BYTES,
     DispatchPath,
@@ -62,6 +63,8 @@ class QuestionDesk(Shown, Protocol):
 
     async def task(self, dispatch: str, index: int) -> Json: ...
 
+    async def failures(self, dispatch: str) -> Json: ...
+
     async def usage(self, dispatch: str) -> Json: ...
 
     async def job(self, name: str) -> Json:
@@ -98,8 +101,13 @@ class SteeringDesk(Protocol):
         failed_only: bool,
         memory_mib: int | None,
         walltime_s: int | None,
+        more: bool = False,
         tasks: Sequence[int] | None = None,
     ) -> Json: ...
+
+    async def retry_plan(self, dispatch: str, *, failed_only: bool, tasks: Sequence[int] | None = None) -> Json: ...
+
+    async def cancel_plan(self, dispatch: str, tasks: list[int] | None) -> Json: ...
 
 
 _Apart = Annotated[bool, Query(description="Large values are named here, and fetched by themselves.")]
@@ -152,6 +160,10 @@ def question_routes(questions: QuestionDesk, stopping: Callable[[], bool]) -> AP
             answer = await questions.changed(known, since, max(0.0, min(ends - loop.time(), _SLICE_S)))
             if answer["version"] != since or loop.time() >= ends or stopping():
                 return JsonAnswer(answer)
+
+    @api.get("/dispatches/{dispatch_id}/failures", response_model=Failures)
+    async def failures(dispatch_id: DispatchPath) -> Response:
+        return JsonAnswer(await questions.failures(known_id(dispatch_id)))
 
     @api.get("/dispatches/{dispatch_id}/usage", response_model=schema.Usage)
     async def usage(dispatch_id: DispatchPath) -> Response:
@@ -228,8 +240,22 @@ def steering_routes(steering: SteeringDesk) -> APIRouter:
             failed_only=asked.failed_only,
             memory_mib=asked.memory_mib,
             walltime_s=asked.walltime_s,
+            more=asked.more,
             tasks=asked.tasks,
         )
         return JsonAnswer(answer)
+
+    @api.post("/dispatches/{dispatch_id}/retry/plan", response_model=RetryPlan)
+    async def retry_plan(dispatch_id: DispatchPath, body: schema.RetryRequest | None = None) -> Response:
+        """Say what a retry would do; nothing moves."""
+        asked = body or schema.RetryRequest()
+        plan = await steering.retry_plan(known_id(dispatch_id), failed_only=asked.failed_only, tasks=asked.tasks)
+        return JsonAnswer(plan)
+
+    @api.post("/dispatches/{dispatch_id}/cancel/plan", response_model=CancelPlan)
+    async def cancel_plan(dispatch_id: DispatchPath, body: schema.CancelRequest | None = None) -> Response:
+        """Say what a cancel would end, and which jobs serve that; nothing is cancelled."""
+        asked = body or schema.CancelRequest()
+        return JsonAnswer(await steering.cancel_plan(known_id(dispatch_id), asked.tasks))
 
     return api

@@ -9,10 +9,11 @@ from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from hpcflow.core.advice import ENOUGH, Runs, advise, quantile
-from hpcflow.core.model import BagId, DispatchId, Task
+from hpcflow.core.causes import shortage
+from hpcflow.core.model import BagId, DispatchId, Shape, Task
 from hpcflow.server.bags import LiveBag
 from hpcflow.server.reports import spelled, usage
-from hpcflow.server.store import EndRow, Kept, Store
+from hpcflow.server.store import Kept, Store
 
 __all__ = ["Efficiency", "Facts", "Parts"]
 
@@ -21,7 +22,6 @@ Json = dict[str, Any]  # Any: JSON, described in insight_schema.py
 _KEPT: Final = 200
 #: Attempts that one answer is made of, at most: the newest dispatches first.
 _MOST: Final = 200_000
-_MEMORY_WORDS: Final = ("OUT_OF_MEMORY", "OOM", "MEMLIMIT")
 _SUMS: Final = (
     "charged_s",
     "tasks_s",
@@ -39,8 +39,8 @@ class Parts(NamedTuple):
     """What of a dispatch says what each of its tasks asked for, which changes with its sublattices alone."""
 
     tasks: Sequence[Task]
-    #: The cluster of each attempt's bag.
-    cluster: Mapping[BagId, str]
+    #: Where the tasks of each bag ran, and what each of them asked for then.
+    shapes: Mapping[BagId, Shape]
 
 
 #: The version of what is known of a dispatch, its parts, and the bags that are not over.
@@ -141,39 +141,30 @@ class Efficiency:
             for end in attempts:
                 if end.index in borrowed:  # another dispatch ran it
                     continue
-                task = parts.tasks[end.index]
-                asked = task.resources
+                task, shape = parts.tasks[end.index], parts.shapes.get(end.bag)
+                asked = task.resources if shape is None else shape.resources
                 kind = _Kind(
                     name=task.name,
-                    cluster=parts.cluster.get(end.bag, task.executor or ""),
+                    cluster=(task.executor or "") if shape is None else shape.cluster,
                     cores=asked.cores,
                     ntasks=asked.ntasks,
                     memory_mib=asked.memory_mib,
                     walltime_s=asked.walltime_s,
                 )
                 runs = known.runs.setdefault(kind, Runs(kind.cores, kind.ntasks, kind.memory_mib, kind.walltime_s))
-                cpu = end.record.get("cpu")
-                runs.add(
-                    _how(end),
-                    end.record.get("wall"),
-                    sum(cpu) if cpu else None,
-                    end.record.get("rss"),
-                    again=end.attempt < newest[end.index],
-                )
+                cpu, lacked = end.record.get("cpu"), shortage(end.record)
+                how, rss_kib = str(end.record["st"]), end.record.get("rss")
+                if lacked is not None:
+                    how = "memory" if lacked.lack == "memory" else "timeout"
+                    rss_kib = lacked.used * 1024 if lacked.lack == "memory" else rss_kib
+                again = end.attempt < newest[end.index]
+                runs.add(how, end.record.get("wall"), sum(cpu) if cpu else None, rss_kib, again=again)
                 known.attempts += 1
             self._known[dispatch] = known
             while len(self._known) > _KEPT:
                 self._known.popitem(last=False)
         self._known.move_to_end(dispatch)
         return known
-
-
-def _how(end: EndRow) -> str:
-    """Return how an attempt ended; the scheduler's word counts where a worker died with its task."""
-    raw = str(end.record.get("raw") or "")
-    if end.record["st"] == "killed" and any(word in raw for word in _MEMORY_WORDS):
-        return "memory"
-    return str(end.record["st"])
 
 
 def _told(runs: Iterable[tuple[_Kind, Runs]]) -> Json:

@@ -12,10 +12,13 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import Final
 
+from hpcflow.core.advice import Ask
+from hpcflow.core.again import runs_again
 from hpcflow.core.model import BagId, ClusterName, HpcflowError, Limits, Shape
-from hpcflow.core.plan import PlanSettings, Ready, check_resources, is_worth_waiting, plan_bags, waves
+from hpcflow.core.plan import PlanSettings, Ready, check_resources, is_worth_waiting, plan_bags
 from hpcflow.core.states import FINAL, Event, State
 from hpcflow.server.bags import LiveArray, LiveBag
 from hpcflow.server.bringing import Bringer
@@ -254,6 +257,8 @@ class Engine:
         memory_mib: int | None = None,
         walltime_s: int | None = None,
         only: Collection[int] | None = None,
+        more: Mapping[int, Ask] = MappingProxyType({}),
+        said: str = "",
     ) -> int:
         """Give tasks that ended without completing a further attempt, with more memory or time if asked for.
 
@@ -263,6 +268,8 @@ class Engine:
             memory_mib: what those that had failed ask for now; ``None``: what they asked for last.
             walltime_s: likewise.
             only: these tasks, and what was skipped because of them; ``None``: all.
+            more: what single ones of those that had failed ask for now, where not all of them ask for the same.
+            said: what the dispatch's messages tell of it.
 
         Returns:
             The number of tasks that run again, those included that had been skipped.
@@ -270,45 +277,30 @@ class Engine:
         Raises:
             UserError: a cluster has not so much.
         """
-        ends = {State.FAILED} if failed_only else {State.FAILED, State.CANCELLED}
-        lost = FINAL - {State.COMPLETED}
-        chosen: list[int] = []
-        wanted: set[int] = set()
-        for wave in waves(live.graph):
-            for index in wave:
-                task = live.tasks[index]
-                revived = task.state is State.SKIPPED and all(
-                    upstream in wanted or task.task.accept_failed or live.tasks[upstream].state not in lost
-                    for upstream in (*task.task.deps, *task.task.after)
-                )
-                if (task.state in ends and (only is None or index in only)) or revived:
-                    chosen.append(index)
-                    wanted.add(index)
+        states = [task.state for task in live.tasks]
+        chosen = runs_again(live.graph, states, failed_only=failed_only, only=only)
         if not chosen:
             return 0
-        more = (
-            [index for index in chosen if live.tasks[index].state is State.FAILED] if memory_mib or walltime_s else []
-        )
-        self._check_room(live, more, memory_mib, walltime_s)
-        for index in more:
-            live.ask_for(index, memory_mib, walltime_s)
+        failed = [index for index in chosen if states[index] is State.FAILED]
+        asked = Ask(memory_mib, walltime_s)
+        asks = dict.fromkeys(failed, asked) if any(asked) else {k: more[k] for k in failed if k in more}
+        self._check_room(live, asks)
+        for index, ask in asks.items():
+            live.ask_for(index, *ask)
         live.again(chosen, self.now())
         live.dirty.add(-1)
+        if said:
+            self.writer.say(live, said)
         self.add(live)
         await self.writer.flush()
         return len(chosen)
 
-    def _check_room(
-        self, live: LiveDispatch, tasks: Sequence[int], memory_mib: int | None, walltime_s: int | None
-    ) -> None:
-        for shape in {live.tasks[index].shape for index in tasks}:
-            cluster = self.clusters[shape.cluster]
-            asked = replace(
-                shape.resources,
-                memory_mib=memory_mib or shape.resources.memory_mib,
-                walltime_s=walltime_s or shape.resources.walltime_s,
-            )
+    def _check_room(self, live: LiveDispatch, asks: Mapping[int, Ask]) -> None:
+        for shape, ask in {(live.tasks[index].shape, ask) for index, ask in asks.items()}:
+            cluster, had = self.clusters[shape.cluster], shape.resources
+            memory_mib, walltime_s = ask.memory_mib or had.memory_mib, ask.walltime_s or had.walltime_s
             if cluster.limits is not None:
+                asked = replace(had, memory_mib=memory_mib, walltime_s=walltime_s)
                 check_resources(asked, cluster.name, cluster.limits)
 
     # ---- the three loops of a cluster

@@ -74,8 +74,8 @@ class Insight:
     def _facts(self, dispatch: DispatchId) -> Facts:
         """Return a dispatch's version, what its tasks asked for, and the bags that are not over."""
         version = self._engine.writer.version(dispatch)
-        clusters = {row.bag.id: str(row.bag.shape.cluster) for row in self._store.bags(dispatch)}
-        return version, Parts(self._views.tasks(dispatch), clusters), dict(self._engine.bags)
+        shapes = {row.bag.id: row.bag.shape for row in self._store.bags(dispatch)}
+        return version, Parts(self._views.tasks(dispatch), shapes), dict(self._engine.bags)
 
     async def settings(self) -> Json:
         clusters = {str(name): cluster.settings for name, cluster in self._engine.clusters.items()}

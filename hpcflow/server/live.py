@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
+from hpcflow.core.again import why_skipped
 from hpcflow.core.bag import Stream
 from hpcflow.core.model import (
     Bag,
@@ -23,6 +24,7 @@ from hpcflow.core.needs import Need, followers, needs, waiting
 from hpcflow.core.plan import PlanSettings, chain
 from hpcflow.core.states import FINAL, Event, State, Status, step
 from hpcflow.server.manifest import Manifest, blob_offsets, function_files, function_imports, function_keys
+from hpcflow.server.outcome import explain_skipped, outcome, told_cancelled, told_failed
 from hpcflow.server.store import PART, DispatchRow, EndRow, RunTimeKey, TaskRow
 from hpcflow.server.tasks import Child, Gathering, LiveTask, Stored
 
@@ -374,9 +376,9 @@ class LiveDispatch:
         child = task.child
         if child is None or task.state in FINAL or self.left_of[index]:
             return
-        failed, cancelled = self._outcome(child.tasks, child.output_deps)
+        failed, cancelled = outcome(self, child.tasks, child.output_deps)
         if failed:
-            told = self._told(failed, child.tasks)
+            told = told_failed(self, failed, child.tasks)
             text = f"Of the sublattice {child.name} ({child.id}) {told[0].lower()}{told[1:]}"
             if len(text) > _MOST_SAID:  # each level quotes the one below: the outermost and the innermost tell most
                 text = f"{text[: _MOST_SAID // 2]} … {text[-_MOST_SAID // 2 :]}"
@@ -406,8 +408,7 @@ class LiveDispatch:
                         continue
                     task.state = step(task.state, Event.UPSTREAM_LOST)
                     # What was lost first is told of all that hangs on it.
-                    verb = "was cancelled" if self.tasks[index].state is State.CANCELLED else "failed"
-                    text = f"Not run, because {self.graph.tasks[index].name} (task {index}) {verb}."
+                    text = why_skipped(self.graph.tasks[index].name, index, self.tasks[index].state)
                     task.ended_at, task.error = now, text
                     self.dirty.add(child)
                     self.left -= 1
@@ -456,6 +457,7 @@ class LiveDispatch:
                 self.move(index, Event.UPSTREAMS_DONE, now)
         for index in sorted(indices, reverse=True):
             self.end_sublattice(index, now)  # of which nothing else was to be tried again
+        explain_skipped(self)
         self.status, self.error, self.ended_at, self.cancel_wanted = Status.RUNNING, None, None, False
 
     def without_result(self, index: int) -> Failed:
@@ -555,7 +557,7 @@ class LiveDispatch:
 
     def close(self, now: datetime) -> None:
         """Set the final status; call it when no task is left."""
-        failed, cancelled = self._outcome(range(self.own), self.graph.output_deps)
+        failed, cancelled = outcome(self, range(self.own), self.graph.output_deps)
         self.ended_at = now
         self.paused = None
         self.pauses.clear()
@@ -564,43 +566,9 @@ class LiveDispatch:
             self.error = "The dispatch was cancelled."
         elif failed:
             self.status = Status.FAILED
-            self.error = self._told(failed, range(self.own))
+            self.error = told_failed(self, failed, range(self.own))
         elif cancelled:
             self.status = Status.CANCELLED
-            self.error = self.tasks[cancelled[0]].error
+            self.error = told_cancelled(self, cancelled, range(self.own))
         else:
             self.status = Status.COMPLETED
-
-    def _told(self, failed: Sequence[int], level: range) -> str:
-        """Return in Covalent's words which tasks of a lattice failed, and why the first of them did."""
-        first = "; ".join(
-            f"{index - level.start}: {self.graph.tasks[index].name}: {(self.tasks[index].error or '').rstrip('.')}"
-            for index in failed[:3]
-        )
-        more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
-        return f"The following tasks failed: {first}{more}"
-
-    def _outcome(self, level: range, output_deps: Iterable[int]) -> tuple[list[int], list[int]]:
-        """Return the tasks of a lattice that failed or were cancelled, without those that nobody misses."""
-        lost = [index for index in level if self.tasks[index].state is not State.COMPLETED]
-        accepted = self._accepted(lost, set(output_deps))
-        missed = [index for index in lost if index not in accepted]
-        return (
-            [index for index in missed if self.tasks[index].state is State.FAILED],
-            [index for index in missed if self.tasks[index].state is State.CANCELLED],
-        )
-
-    def _accepted(self, lost: Sequence[int], wanted: set[int]) -> set[int]:
-        """Return the tasks without a result that nobody misses: all that waited for it accepts failures."""
-        accepted: set[int] = set()
-        grew = True
-        while grew:
-            grew = False
-            for index in reversed(lost):
-                children = self.downstream[index]
-                if index in accepted or index in wanted or not children:
-                    continue
-                if all(self.graph.tasks[child].accept_failed or child in accepted for child in children):
-                    accepted.add(index)
-                    grew = True
-        return accepted

@@ -111,6 +111,8 @@ class AboutTask(Described):
     upstream_total: int
     downstream: list[Neighbour]
     downstream_total: int
+    #: Of a skipped one: the failed and cancelled tasks because of which it does not run, the first fifty.
+    held_by: list[Neighbour]
     #: Those that ended.
     attempts: list[Attempt]
     #: Of the last attempt that ended: the first twenty arguments, and what it returned.

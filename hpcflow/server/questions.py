@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import datetime
 from typing import Any, Final, Literal
 
 from hpcflow.core.model import ClusterName, DispatchId, NotFound
@@ -13,6 +14,7 @@ from hpcflow.server.fetching import workdir_of
 from hpcflow.server.levels import Level, Levels, find_level
 from hpcflow.server.logs import span
 from hpcflow.server.news import News
+from hpcflow.server.prospects import TRIED_AGAIN, Prospects
 from hpcflow.server.reports import array_task, spelled, usage, which
 from hpcflow.server.shared import how_to_go_on
 from hpcflow.server.store import ArrayRow, ArrayState, DispatchRow, Kept, TaskRow
@@ -48,6 +50,8 @@ class Questions:
         self._heard = heard
         #: Tasks in tables.
         self.views = Views(self._store, engine.writer, self._unknown_since)
+        #: What failed, and what a retry would do.
+        self.prospects = Prospects(self._store, self.views, engine.clusters)
 
     async def listed(
         self,
@@ -116,6 +120,7 @@ class Questions:
             bag = self._store.bag(end.bag) if end is not None else None
             return {
                 **detail,
+                "hint": self.prospects.hint_of(level.root, row),
                 "error_type": record.get("exc"),
                 "traceback": record.get("tb"),
                 "stdout_bytes": span(record, "out")[1],
@@ -124,6 +129,11 @@ class Questions:
             }
 
         return await asyncio.to_thread(read)
+
+    async def failures(self, dispatch: str) -> Json:
+        """Return what failed, those tasks together that failed of one cause."""
+        level = await self._levels.level(dispatch)
+        return await asyncio.to_thread(self.prospects.failures, level.root, level.within())
 
     async def usage(self, dispatch: str) -> Json:
         """Say what the arrays of a dispatch cost, and what became of it."""
@@ -175,12 +185,16 @@ class Questions:
         goes_on = live is not None and not live.pauses and not live.paused
         advice = how_to_go_on(root) if goes_on or row.status is not Status.RUNNING else ""
         told = self._store.messages(root)
-        messages = [{"at": spelled(at), "text": text.removesuffix(advice)} for at, text in told]
+        messages = [_dated(at, text.removesuffix(advice)) for at, text in told]
         if self._engine.writer.problem is not None and root in self._engine.writer.dispatches:
             text = f"Nothing new can be stored: {self._engine.writer.problem} Trying again."
-            messages.append({"at": spelled(self._engine.now()), "text": text})
+            messages.append(_dated(self._engine.now(), text))
         summary = self._summary(level.seen(row, self._store), self._store.arrays(root), messages)
-        return {**summary, "version": version, "base": level.tasks.start, "root": root, "parent": level.parent()}
+        again = next(((at, text) for at, text in reversed(told) if text.startswith(TRIED_AGAIN)), None)
+        lost = row.status is not Status.RUNNING and row.counts.get(State.FAILED)
+        hint = self.prospects.hint(root, level.within()) if lost else None
+        place = {"base": level.tasks.start, "root": root, "parent": level.parent()}
+        return {**summary, **place, "version": version, "again": _dated(*again) if again else None, "hint": hint}
 
     def _summary(self, row: DispatchRow, arrays: Sequence[ArrayRow], messages: Sequence[Json]) -> Json:
         return {
@@ -249,3 +263,7 @@ class Questions:
             return None
         cluster = self._engine.clusters.get(ClusterName(row.cluster))
         return None if cluster is None else spelled(cluster.unknown_since)
+
+
+def _dated(at: datetime, text: str) -> Json:
+    return {"at": spelled(at), "text": text}

@@ -148,6 +148,10 @@ class Summary(Described):
     #: When schedulers were asked last on which arrays of it wait or run.
     asked: list[Asked]
     messages: list[DatedMessage]
+    #: When it was tried again last, and what was asked then.
+    again: DatedMessage | None = None
+    #: What to do about tasks that ran out of memory or walltime, once it has ended.
+    hint: str | None = None
 
 
 class Dispatches(Described):
@@ -277,6 +281,8 @@ class TaskDetail(Described):
     sublattice: str | None
     #: Whose result it has, where it did not run itself.
     origin: TaskOrigin | None = None
+    #: What to do about it, where it ran out of memory or walltime.
+    hint: str | None
     error_type: str | None
     traceback: str | None
     stdout_bytes: int
@@ -306,6 +312,8 @@ class RetryRequest(BaseModel):
     #: What tasks that had failed ask for now; ``None``: what they asked for last.
     memory_mib: Annotated[int, Field(ge=1, le=2**40)] | None = None
     walltime_s: Annotated[int, Field(ge=1, le=2**40)] | None = None
+    #: Those that ran out of memory or walltime ask for as much as is advised, the others for what they asked for last.
+    more: StrictBool = False
     #: Only these, and what was skipped because of them; ``None``: all.
     tasks: list[Annotated[int, Field(ge=0, le=MOST)]] | None = None
 

@@ -212,6 +212,7 @@ class Service:
             refuse_busy=cleaner.refuse_busy,
             not_begun=self.parts.not_begun,
             stop_triggers=self.triggers.stop_all_of,
+            prospects=self.questions.prospects,
         )
         #: What the API asks about what was, and about the server itself.
         self.insight = Insight(engine, self.questions.views, where, environ, self._levels.level)

@@ -7,13 +7,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from hpcflow.core.model import DispatchId, HpcflowError
+from hpcflow.core.model import DispatchId, HpcflowError, UserError
 from hpcflow.core.states import FINAL, State
+from hpcflow.core.words import length
+from hpcflow.core.words import memory as amount
 from hpcflow.server.again import check_at_hand, nothing_to_retry, number_of
 from hpcflow.server.cleaning import use_again
 from hpcflow.server.engine import Engine
 from hpcflow.server.levels import Levels
 from hpcflow.server.live import LiveDispatch
+from hpcflow.server.prospects import TRIED_AGAIN, Prospects, told_retry
 from hpcflow.server.reports import spelled
 
 __all__ = ["Steering"]
@@ -34,6 +37,7 @@ class Steering:
         refuse_busy: Callable[[DispatchId], Awaitable[None]],
         not_begun: Callable[[DispatchId, list[int]], list[int]],
         stop_triggers: Callable[[DispatchId], Awaitable[int]],
+        prospects: Prospects,
     ) -> None:
         """Steer from now on.
 
@@ -45,6 +49,7 @@ class Steering:
             refuse_busy: raises `HpcflowError` while a dispatch is being cleaned.
             not_begun: returns those of some tasks that no worker is known to have begun.
             stop_triggers: ends what would run copies of a dispatch.
+            prospects: says what a retry would do.
         """
         self._engine = engine
         self._store = engine.writer.store
@@ -54,6 +59,7 @@ class Steering:
         self._refuse_busy = refuse_busy
         self._not_begun = not_begun
         self._stop_triggers = stop_triggers
+        self._prospects = prospects
 
     async def cancel(self, dispatch: str, tasks: list[int] | None, *, begun: bool = True) -> Json:
         level = await self._levels.level(dispatch)
@@ -75,6 +81,29 @@ class Steering:
         cancelled = await self._engine.cancel(live, wanted)
         message = f"Cancelled {number_of(cancelled)}; what had ended keeps its result."
         return {"cancelled": cancelled, "message": message}
+
+    async def cancel_plan(self, dispatch: str, tasks: list[int] | None) -> Json:
+        """Say what a cancel would end: tasks that have not ended, and the jobs that serve them."""
+        level = await self._levels.level(dispatch)
+        live = self._engine.writer.dispatches.get(level.root)
+        if live is None:
+            return {"running": 0, "waiting": 0, "jobs": []}
+        wanted = level.numbers(tasks) if tasks is not None else range(level.tasks.start, level.tasks.stop)
+        states = {index: live.tasks[index].state for index in live.family(wanted)}
+        left = {index for index, state in states.items() if state not in FINAL}
+        running = sum(states[index] is State.RUNNING for index in left)
+        jobs: list[Json] = []
+        for name in dict.fromkeys(live.tasks[index].bag for index in sorted(left)):
+            bag = self._engine.bags.get(name) if name is not None else None
+            if bag is None:
+                continue
+            ends = all(index in left or live.tasks[index].state in FINAL for index, _ in bag.bag.tasks)
+            jobs += [
+                {"cluster": array.array.cluster, "job_id": array.array.job_id, "ends": ends}
+                for array in bag.arrays
+                if array.open
+            ]
+        return {"running": running, "waiting": len(left) - running, "jobs": jobs}
 
     async def pause(self, dispatch: str) -> Json:
         """Submit nothing more of a dispatch; what a scheduler has goes on."""
@@ -107,6 +136,12 @@ class Steering:
             "release them.",
         }
 
+    async def retry_plan(self, dispatch: str, *, failed_only: bool, tasks: Sequence[int] | None = None) -> Json:
+        """Say what `retry` would do."""
+        known = await self._levels.whole(dispatch, "retried")
+        only = None if tasks is None else frozenset((await self._levels.level(dispatch)).numbers(list(tasks)))
+        return await asyncio.to_thread(self._prospects.retry, known, failed_only=failed_only, only=only)
+
     async def retry(
         self,
         dispatch: str,
@@ -114,15 +149,18 @@ class Steering:
         failed_only: bool,
         memory_mib: int | None,
         walltime_s: int | None,
+        more: bool = False,
         tasks: Sequence[int] | None = None,
     ) -> Json:
         """Try what ended without completing once more, also of a dispatch that has ended: all, or these tasks.
 
         Raises:
-            UserError: no partition can give so much.
+            UserError: no partition can give so much, or what ran out was to ask for two amounts.
             HpcflowError: something that the tasks need is gone.
         """
         known = await self._levels.whole(dispatch, "retried")
+        if more and (memory_mib or walltime_s):
+            raise UserError("What ran out asks for as much as is advised, or for an amount that you name: not both.")
         async with self._retrying:  # a dispatch that has ended must not be made live twice
             await self._refuse_busy(known)
             live = self._engine.writer.dispatches.get(known)
@@ -136,12 +174,28 @@ class Steering:
                 with suppress(HpcflowError):  # a cluster that does not answer now judges by itself, later
                     await self._engine.clusters[name].known_limits(self._engine.now())
             await asyncio.to_thread(use_again, self._store, known)
+            states = [task.state for task in live.tasks]
+            plan = await asyncio.to_thread(
+                self._prospects.retry, known, failed_only=failed_only, only=only, graph=live.graph, states=states
+            )
+            asked = [f"{amount(memory_mib)} of memory"] if memory_mib else []
+            asked += [f"{length(walltime_s)} of walltime"] if walltime_s else []
+            told = told_retry(plan, more=more, asked=asked)
             moved = await self._engine.retry(
-                live, failed_only=failed_only, memory_mib=memory_mib, walltime_s=walltime_s, only=only
+                live,
+                failed_only=failed_only,
+                memory_mib=memory_mib,
+                walltime_s=walltime_s,
+                only=only,
+                more=await asyncio.to_thread(self._prospects.asks, known) if more else {},
+                said=f"{TRIED_AGAIN}{told}",
             )
         waits = ""
         if live.paused is not None:
             waits = f" It is paused: they wait for `hpcflow resume {dispatch}`."
         elif any(live.why_paused(task.shape) and task.state not in FINAL for task in live.tasks):
             waits = f" Some tasks are paused: they wait for `hpcflow resume {dispatch}`."
-        return {"moved": moved, "message": f"{number_of(moved)} to run again; results that exist are kept.{waits}"}
+        asks = told.partition(". ")[2].rstrip(".")
+        more_of_it = f": {asks[0].lower()}{asks[1:]}" if asks else ""
+        message = f"{number_of(moved)} to run again{more_of_it}; results that exist are kept.{waits}"
+        return {"moved": moved, "message": message}

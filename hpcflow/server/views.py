@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
+from hpcflow.core.again import holders
 from hpcflow.core.blame import sentence_of
 from hpcflow.core.follow import array_task_of
 from hpcflow.core.model import DispatchId, Graph, NotFound, Task, UserError
@@ -76,7 +77,7 @@ class _Outline:
     """What of a dispatch changes with its sublattices alone: kept for those that were asked for last."""
 
     children: int
-    tasks: tuple[Task, ...]
+    whole: Graph
     cores: array[int]
     names: tuple[str, ...]
     graph: bytes
@@ -109,7 +110,7 @@ class Views:
             upstream = upstream_of(graph.tasks)
             self._outlines[dispatch] = _Outline(
                 children=len(children),
-                tasks=graph.tasks,
+                whole=graph,
                 cores=array("I", (task.resources.cores for task in graph.tasks)),
                 names=tuple(task.name for task in graph.tasks),
                 graph=in_columns([task.name for task in graph.tasks], upstream, children),
@@ -136,7 +137,11 @@ class Views:
 
     def tasks(self, dispatch: DispatchId) -> Sequence[Task]:
         """Return what each task of a dispatch was dispatched with."""
-        return self._outline(dispatch).tasks
+        return self._outline(dispatch).whole.tasks
+
+    def whole(self, dispatch: DispatchId) -> Graph:
+        """Return the graph of a dispatch with those of its sublattices."""
+        return self._outline(dispatch).whole
 
     def graph(self, dispatch: DispatchId) -> bytes:
         """Return names and dependencies as JSON, each distinct name and each distinct set of upstreams once."""
@@ -259,7 +264,7 @@ class Views:
         if row is None:
             raise NotFound(f"Dispatch {dispatch} has no task {index}.")
         outline = self._outline(dispatch)
-        task = outline.tasks[index]
+        task = outline.whole.tasks[index]
         child = next((each for each in self._store.children(dispatch) if index in each.tasks), None)
         manifest = self._store.manifest(dispatch) if child is None else self._store.child_manifest(child.id)
         asked = {key: value for key, value in asdict(task.resources).items() if value not in {None, ()}}
@@ -278,6 +283,7 @@ class Views:
             "upstream_total": len(outline.upstream[index]),
             "downstream": self._neighbours(dispatch, outline, downstream),
             "downstream_total": len(downstream),
+            "held_by": self._neighbours(dispatch, outline, self._held_by(row, outline)),
             "attempts": [_attempt(end) for end in attempts],
             **previews(attempts[-1].record if attempts else {}),
             "arrays": [
@@ -287,6 +293,11 @@ class Views:
                 if row.bag is not None and each.array.bag == row.bag
             ],
         }
+
+    def _held_by(self, row: TaskRow, outline: _Outline) -> list[int]:
+        if row.state is not State.SKIPPED:
+            return []
+        return holders(outline.whole.tasks, self._store.states(row.dispatch), row.index)
 
     def _neighbours(self, dispatch: DispatchId, outline: _Outline, indices: Sequence[int]) -> list[Json]:
         shown = list(indices[:50])

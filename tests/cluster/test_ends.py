@@ -463,9 +463,11 @@ def story():
     (task,) = story.ends("FAILED")
     assert re.fullmatch(
         r"The task was killed for its memory \((FAILED 0:9, MaxRSS \d+K, ReqMem \d+M|OUT_OF_MEMORY.*)\): "
-        r"it had asked for \d+ MiB\. Ask for more: memory=\"\d+ MiB\" in @hf\.electron\(…\), or .*",
+        r"it had asked for 95 MiB\.",
         task["error"],
     )
+    # What accounting saw of it counts, where it is known: then it is more than half as much again.
+    assert (task["host"] or "").startswith("node") and task["max_rss_kib"]
     assert story.submissions == 1
 
 
@@ -489,9 +491,7 @@ def story():
     # Slurm's shortest limit: ours has a minute of margin.
     slurm("scontrol", "update", f"jobid={story.job()}", "timelimit=1")
     (task,) = story.ends("FAILED")
-    assert re.fullmatch(
-        r"The task used up its array task's walltime \(TIMEOUT.*\)\. Ask for more with walltime=\.", task["error"]
-    )
+    assert re.fullmatch(r"The task used up its array task's walltime \(TIMEOUT.*\)\.", task["error"])
     assert story.submissions == 1
 
 

@@ -38,9 +38,21 @@ def wait(gate):
 def starving():
     return hungry()
 
+@hf.electron(executor="local")
+def after(first, second):
+    return first
+
 @hf.lattice
 def doomed(gate):
     return wait(gate)
+
+@hf.electron(executor="local")
+def fails():
+    raise ValueError("no convergence")
+
+@hf.lattice
+def parted(gate):
+    return after(fails(), wait(gate))
 
 def odd():
     name = sys.argv[2]
@@ -54,8 +66,8 @@ def odd():
     return hf.lattice(flow)
 
 what = sys.argv[1]
-lattice = {"starving": starving, "doomed": doomed}.get(what) or odd()
-print(hf.dispatch(lattice)(*sys.argv[2:] if what == "doomed" else ()))
+lattice = {"starving": starving, "doomed": doomed, "parted": parted}.get(what) or odd()
+print(hf.dispatch(lattice)(*sys.argv[2:] if what in {"doomed", "parted"} else ()))
 """
 
 
@@ -66,6 +78,25 @@ def test_a_task_that_was_too_large_is_tried_again_with_more_and_the_dispatch_as_
     site.user.waits_for(dispatch)
     page = show(f"/d/{dispatch}/e/0")
     expect(page.locator(".notice").first).to_contain_text("used up the 62 MiB of memory that it asked for")
+    first = page.get_by_role("button", name=re.compile(r"^Retry with \d+ MiB$"))
+    amount = first.inner_text().removeprefix("Retry with ")
+    # The same amount wherever one looks, and before anything else.
+    expect(page.locator(".notice").first).to_contain_text(f"Ask for {amount}")
+    assert f"ask for {amount} instead of 62 MiB" in site.user.asks("show", dispatch)["hint"]
+    for screen, group in (
+        (f"/d/{dispatch}?view=table", page),
+        (f"/d/{dispatch}?group=0", page.get_by_label("Group hungry")),
+    ):
+        show(screen)
+        group.get_by_role("button", name=f"Retry 1 failed, with {amount}").last.click()
+        dialog = page.get_by_role("dialog")
+        expect(dialog).to_contain_text(f"{amount} of memory instead of 62 MiB for 1 of hungry")
+        expect(dialog.get_by_role("radio", name="what 1 task ran out of:")).to_be_checked()
+        expect(dialog.get_by_role("radio", name="as it was")).not_to_be_checked()
+        page.keyboard.press("Escape")
+    show(f"/d/{dispatch}?view=logs")
+    expect(page.get_by_role("list", name="Failures")).to_contain_text(f"hungry: Ask for {amount} instead of 62 MiB.")
+    show(f"/d/{dispatch}/e/0")
     page.get_by_role("button", name=re.compile(r"Retry with \d+ MiB")).click()
     page.get_by_role("button", name="Undo").click()
     expect(page.get_by_text("Taken back: nothing was sent.")).to_be_visible()
@@ -77,6 +108,8 @@ def test_a_task_that_was_too_large_is_tried_again_with_more_and_the_dispatch_as_
     task = site.user.asks("show", dispatch, "--task", "0")
     assert task["attempt"] == 2
     page.get_by_role("link", name="← starving").click()
+    told = f"Tried again by you: 1 task. 1 of hungry asks for {amount} of memory instead of 62 MiB."
+    expect(page.locator(".dispatch-head")).to_contain_text(told)
     page.get_by_role("button", name="Redispatch").click()
     expect(page.get_by_role("dialog")).to_contain_text("1 task with the same functions and arguments")
     page.get_by_role("dialog").get_by_role("button", name="Redispatch").click()
@@ -86,6 +119,34 @@ def test_a_task_that_was_too_large_is_tried_again_with_more_and_the_dispatch_as_
     again = page.url.partition("#/d/")[2][:26]
     assert again != dispatch
     site.user.hpcflow("cancel", again)
+
+
+def test_a_skipped_task_names_all_that_holds_it_and_has_a_way_on(show: Show, site: Site) -> None:
+    gate = site.user.folder / "parted"
+    os.mkfifo(gate)
+    dispatch = site.user.runs(OTHERS, "parted", str(gate))
+    until(lambda: site.user.asks("show", dispatch)["counts"] == {"failed": 1, "running": 1, "skipped": 1})
+    page = show(f"/d/{dispatch}?group=1")
+    page.get_by_label("Group wait").get_by_role("button", name="Cancel 1 task").click()
+    expect(page.get_by_role("dialog")).to_contain_text(re.compile(r"1 job \S+ serves? (no others|other tasks too)"))
+    page.get_by_role("dialog").get_by_role("button", name="Cancel 1 task").click()
+    page.get_by_role("button", name="Now", exact=True).click()
+    site.user.waits_for(dispatch)
+    show(f"/d/{dispatch}?view=table")
+    page.get_by_role("button", name="Retry 1 failed").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("1 task stays skipped, because wait 1 was cancelled too.")
+    dialog.get_by_role("radio", name="these, and 1 cancelled task").check()
+    expect(dialog).to_contain_text("1 task that was skipped because of them runs as well.")
+    page.keyboard.press("Escape")
+    show(f"/d/{dispatch}/e/2")
+    notice = page.locator(".notice").first
+    expect(notice).to_contain_text("It runs when these have completed: fails 0 (failed), wait 1 (cancelled).")
+    assert faults_by_axe(page) == []
+    notice.get_by_role("button", name="Retry the 2 tasks that hold it").click()
+    page.get_by_role("button", name="Now", exact=True).click()
+    expect(page.get_by_text("3 tasks to run again")).to_be_visible()
+    site.user.hpcflow("cancel", dispatch)
 
 
 def test_several_dispatches_are_cancelled_and_deleted_by_name(show: Show, site: Site) -> None:

@@ -91,6 +91,8 @@ def test_why_a_task_waits_is_found_and_what_failed_is_retried_without_a_mouse(
     page.keyboard.press("Enter")
     tab_to(page, "button", "Retry")
     page.keyboard.press("Enter")
+    tab_to(page, "button", "Now")
+    page.keyboard.press("Enter")
     expect(page.get_by_text(re.compile(r"^1 task to run again"))).to_be_visible()
     expect(page.locator(".dispatch-head")).to_contain_text("3 completed", timeout=3 * PATIENCE_MS)
     tab_to(page, "button", "Cancel")

@@ -195,6 +195,7 @@ class MiniPlugin:
                 by=more.get("by"),
                 stuck=Stuck(more["stuck"]) if "stuck" in more else None,
                 core_seconds=float(more["core_seconds"]) if "core_seconds" in more else None,
+                max_rss_kib=int(more["max_rss_kib"]) if "max_rss_kib" in more else None,
             )
             for token, job, index, phase, cause, raw, exit_code, more in json.loads(replies[0].stdout)
         )

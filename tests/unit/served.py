@@ -454,6 +454,10 @@ class MemoryService:
             raise NotFound(f"Dispatch {dispatch} has no task {index}.")
         return {"index": index, "name": "square", **self.extra}
 
+    async def failures(self, dispatch: str) -> Json:
+        await self.summary(dispatch)
+        return {"failed": 0, "groups": []}
+
     async def usage(self, dispatch: str) -> Json:
         await self.summary(dispatch)
         return {"id": dispatch, "charged_s": 0.0, "complete": True, "sentences": ["Nothing was submitted."]}
@@ -493,12 +497,22 @@ class MemoryService:
         failed_only: bool,
         memory_mib: int | None,
         walltime_s: int | None,
+        more: bool = False,
         tasks: Sequence[int] | None = None,
     ) -> Json:
         await self.summary(dispatch)
         if memory_mib == 2**40:
             raise UserError("No partition has so much memory.")
         return {"moved": 1, "message": f"failed_only={failed_only} {memory_mib} MiB {walltime_s} s"}
+
+    async def retry_plan(self, dispatch: str, *, failed_only: bool, tasks: Sequence[int] | None = None) -> Json:
+        await self.summary(dispatch)
+        numbers = dict.fromkeys(("tasks", "failed", "rest"), 1) | dict.fromkeys(("cancelled", "skipped", "held"), 0)
+        return {**numbers, "held_by": [], "more": []}
+
+    async def cancel_plan(self, dispatch: str, tasks: list[int] | None) -> Json:
+        await self.summary(dispatch)
+        return {"running": 0, "waiting": 1, "jobs": []}
 
 
 _conforms: type[Service] = MemoryService

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hpcflow.core.advice import ENOUGH, Runs, advise, quantile
+from hpcflow.core.advice import ENOUGH, Runs, Shortage, advise, beyond, quantile
+from hpcflow.core.model import Partition
 
 
 def ran(runs: Runs, count: int = 10, *, wall_s: float = 100.0, cores: float = 1.0, rss_mib: float = 100.0) -> Runs:
@@ -66,6 +67,39 @@ def test_what_ran_out_is_asked_for_half_as_much_again_at_once() -> None:
     assert advice.why[0] == (
         "1 ran out of memory: half as much again is a first try, rounded up to a multiple of 1 GiB."
     )
+
+
+def test_what_was_used_by_one_that_ran_out_counts_where_it_is_more_than_half_as_much_again() -> None:
+    runs = Runs(1, memory_mib=128)
+    for rss_mib in (300.0, 340.0, None):
+        runs.add("memory", 10.0, 9.0, None if rss_mib is None else rss_mib * 1024)
+    advice = advise(runs)
+    assert advice.options == 'memory="448 MiB"'
+    assert advice.why == (
+        "3 ran out of memory: the largest had 340 MiB; 30 % are added, rounded up to a multiple of 64 MiB.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("shortages", "advised"),
+    [
+        ([("memory", 128, 0.0)], 192),
+        ([("memory", 128, 0.0), ("memory", 128, 340.0), ("memory", 128, 310.0)], 448),
+        ([("memory", None, 0.0)], None),
+        ([("memory", None, 500.0)], 704),
+        ([("memory", 1800, 0.0)], 2000),
+        ([("memory", 2000, 2100.0)], None),
+        ([("walltime", 60, 0.0)], 120),
+        ([("walltime", 600, 601.0)], 960),
+        ([("walltime", 3600, 3600.0)], 5000),
+        ([("walltime", 5000, 5000.0)], None),
+    ],
+)
+def test_tasks_that_ran_out_of_one_thing_are_told_one_amount_and_no_more_than_there_is(
+    shortages: list[Shortage], advised: int | None
+) -> None:
+    batch = Partition(name="batch", memory_mib_per_node=2000, max_walltime_s=5000)
+    assert beyond([Shortage(*each) for each in shortages], batch) == advised
 
 
 def test_without_a_limit_that_was_asked_for_a_death_for_memory_says_nothing_without_a_peak() -> None:

@@ -54,16 +54,14 @@ def test_a_worker_that_could_not_write_costs_nothing() -> None:
         (end("exit", code=3), "The task's process ended with exit code 3 before the function returned."),
         (end("exit", code=75), "The task could not report: the function closed descriptors that were not its own."),
         (end("signal", sig=11), "The task's process was killed by signal 11 (SIGSEGV)."),
-        (end("timeout"), "The task ran longer than its walltime of 1 min. Ask for more with walltime=."),
+        (end("timeout"), "The task ran longer than its walltime of 1 min."),
         (
             end("memory"),
-            "The task used up the memory that it asked for. "
-            "Ask for more than the cluster gives by itself: memory= in @hf.electron(…).",
+            "The task used up the memory that it asked for.",
         ),
         (
             end("memory", mem=512),
-            "The task used up the memory that it asked for: it had 512 MiB when it was stopped. "
-            'Ask for more: memory="704 MiB" in @hf.electron(…), or `hpcflow retry ID --failed --memory "704 MiB"`.',
+            "The task used up the memory that it asked for: it had 512 MiB when it was stopped.",
         ),
     ],
 )
@@ -73,31 +71,25 @@ def test_an_end_is_told_in_a_sentence(record: Record, sentence: str) -> None:
     assert verdict.sentence == sentence
 
 
-def test_who_ran_out_of_memory_is_told_what_was_asked_what_was_used_and_what_to_write() -> None:
+def test_who_ran_out_of_memory_is_told_what_was_asked_and_what_was_used() -> None:
     verdict = judge(end("memory", mem=1100), None, 1000)
     assert verdict is not None
     assert verdict.sentence == (
-        "The task used up the 1000 MiB of memory that it asked for: it had 1.1 GiB when it was stopped. "
-        'Ask for more: memory="1.5 GiB" in @hf.electron(…), or `hpcflow retry ID --failed --memory "1.5 GiB"`.'
+        "The task used up the 1000 MiB of memory that it asked for: it had 1.1 GiB when it was stopped."
     )
     within = judge(end("memory", mem=88), None, 96)
     assert within is not None
-    assert within.sentence.startswith(
+    assert within.sentence == (
         "The task used up the 96 MiB of memory that it asked for: it had 88 MiB when it was stopped, and its worker "
-        "the rest. Ask for more: "
+        "the rest."
     )
     killed = judge_death(an_end(Cause.MEMORY, raw="OUT_OF_MEMORY"), first=True, losses=0, asked_mib=2048)
-    assert killed.sentence == (
-        "The task was killed for its memory (OUT_OF_MEMORY): it had asked for 2 GiB. "
-        'Ask for more: memory="3 GiB" in @hf.electron(…), or `hpcflow retry ID --failed --memory "3 GiB"`.'
-    )
+    assert killed.sentence == ("The task was killed for its memory (OUT_OF_MEMORY): it had asked for 2 GiB.")
 
 
 def test_what_is_kept_of_an_end_tells_the_same_later() -> None:
     assert sentence_of(end("ok")) is None
-    assert sentence_of(end("timeout", limit=90)) == (
-        "The task ran longer than its walltime of 1 min 30 s. Ask for more with walltime=."
-    )
+    assert sentence_of(end("timeout", limit=90)) == ("The task ran longer than its walltime of 1 min 30 s.")
     assert sentence_of(end("memory", mem=1100, asked=1000)) == getattr(
         judge(end("memory", mem=1100), None, 1000), "sentence", None
     )
@@ -114,7 +106,7 @@ def test_a_result_is_nobodys_fault() -> None:
 def test_a_timeout_without_a_walltime_of_its_own_blames_the_array_tasks() -> None:
     verdict = judge(end("timeout"), None)
     assert verdict is not None
-    assert verdict.sentence == "The task used up its array task's walltime. Ask for more with walltime=."
+    assert verdict.sentence == "The task used up its array task's walltime."
 
 
 @pytest.mark.parametrize(

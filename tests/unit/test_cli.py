@@ -31,6 +31,7 @@ from tests.unit.fake_server import (
 )
 
 OTHER = "01K0000000000000000000000B"
+AS_IT_WAS = {"failed_only": True, "memory_mib": None, "walltime_s": None, "more": False, "tasks": None}
 
 
 @pytest.fixture
@@ -39,6 +40,7 @@ def fake(hpcflow_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSe
     with FakeServer(hpcflow_home) as server:
         for dispatch in (DISPATCH, OTHER):
             server.answers["GET", f"/dispatches/{dispatch}/usage"] = (200, a_usage(id=dispatch))
+            server.answers["GET", f"/dispatches/{dispatch}/failures"] = (200, {"failed": 0, "groups": []})
         yield server
 
 
@@ -345,6 +347,61 @@ def test_show_names_what_failed_and_where_the_jobs_are(fake: FakeServer, capsys:
     assert fake.sent("GET", f"/dispatches/{DISPATCH}/tasks")[0].query["state"] == "failed"
 
 
+def a_group(text: str, *indices: int) -> dict[str, object]:
+    first = [{"index": index, "name": "fit", "state": "failed"} for index in indices[:2]]
+    return {"text": text, "lack": None, "tasks": len(indices), "first": first, "more": []}
+
+
+def test_show_tells_failures_of_one_cause_together_and_what_to_do(
+    fake: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hint = "3 tasks of fit ran out of memory: ask for 448 MiB. `hpcflow retry ID --more` does that."
+    summary = a_summary(status="FAILED", error="The following tasks failed.", counts={"failed": 4}, hint=hint)
+    summary["messages"] = [{"at": "2026-11-27T04:00:00Z", "text": "Tried again by you: 1 task, as it was."}]
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, summary)
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks"] = (200, a_page(a_task(0, state="failed", error="no")))
+    groups = [a_group("They ran out of memory.", 0, 1, 2), a_group("ValueError: no\nat all", 3)]
+    fake.answers["GET", f"/dispatches/{DISPATCH}/failures"] = (200, {"failed": 4, "groups": groups})
+    assert main(["show", DISPATCH]) == 0
+    lines = _lines(capsys)
+    assert lines[3:6] == ["The following tasks failed.", "Tried again by you: 1 task, as it was.", hint]
+    assert [line for line in lines if " failed: " in line] == [
+        "3 tasks failed: They ran out of memory. (fit 0, fit 1, …)",
+        "1 task failed: ValueError: no (fit 3)",
+    ]
+
+
+def test_show_task_tells_a_later_attempt_once_what_to_ask_for_and_which_job_is_waited_for(
+    fake: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary(status="FAILED"))
+    for stream in ("stdout", "stderr"):
+        fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1/{stream}"] = (200, b"")
+    hint = "Ask for 448 MiB: `hpcflow retry ID --task 1 --more` tries it again so."
+    task = a_task(1, state="failed", error="It ran out of memory.", attempt=2, hint=hint)
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1"] = (200, task)
+    # The first one cost nothing, as its node failed, and left no end.
+    about = {"attempts": [an_attempt(2, job="41_3", error="It ran out of memory.")], "arrays": [], "held_by": []}
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1/about"] = (200, about)
+    assert main(["show", DISPATCH, "--task", "1"]) == 0
+    lines = _lines(capsys)
+    assert lines[1] == hint
+    assert [line.split()[:2] for line in lines[3:]] == [["2", "41_3"]]
+    waits = {"cluster": "slurm", "job_id": "52", "width": 6, "state": "submitted", "reason": "Priority", "why": None}
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1"] = (
+        200,
+        a_task(1, state="queued", job_id=None, array_index=None, error=None),
+    )
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1/about"] = (200, {"attempts": [], "arrays": [waits]})
+    assert main(["show", DISPATCH, "--task", "1"]) == 0
+    assert _lines(capsys)[1] == "It waits for job 52 on slurm, 6 wide: Priority"
+    held = [{"index": 0, "name": "load", "state": "cancelled"}, {"index": 7, "name": "fit", "state": "failed"}]
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1"] = (200, a_task(1, state="skipped", job_id=None))
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1/about"] = (200, {"attempts": [], "held_by": held})
+    assert main(["show", DISPATCH, "--task", "1"]) == 0
+    assert _lines(capsys)[1:] == ["load (task 0) was cancelled before it.", "fit (task 7) failed before it."]
+
+
 def an_attempt(number: int, **fields: object) -> dict[str, object]:
     nothing = dict.fromkeys(("error", "job", "host", "wall_s", "cpu_s", "max_rss_kib", "exit_code", "signal"))
     return {"attempt": number, "end": "error", **nothing, **fields}
@@ -607,11 +664,13 @@ def test_cancel_passes_the_tasks_on(fake: FakeServer, capsys: pytest.CaptureFixt
     [
         (["pause", DISPATCH], None),
         (["resume", DISPATCH], None),
-        (["retry", DISPATCH], {"failed_only": False, "memory_mib": None, "walltime_s": None}),
+        (["retry", DISPATCH], {**AS_IT_WAS, "failed_only": False}),
         (
             ["retry", DISPATCH, "--failed", "--memory", "24GB", "--walltime", "2h"],
-            {"failed_only": True, "memory_mib": 22889, "walltime_s": 7200},
+            {**AS_IT_WAS, "memory_mib": 22889, "walltime_s": 7200},
         ),
+        (["retry", DISPATCH, "--failed", "--more"], {**AS_IT_WAS, "more": True}),
+        (["retry", DISPATCH, "--failed", "--task", "1", "--task", "5"], {**AS_IT_WAS, "tasks": [1, 5]}),
     ],
 )
 def test_what_shall_become_of_a_dispatch_is_passed_on(

@@ -584,7 +584,16 @@ def test_pausing_resuming_and_trying_again_return_what_was_done(fake: FakeServer
     assert [hpcflow.pause(DISPATCH), hpcflow.resume(DISPATCH)] == ["pause: 2 tasks.", "resume: 2 tasks."]
     asked = hpcflow.retry(DISPATCH, failed_only=True, memory="24 GiB", walltime=timedelta(minutes=90))
     assert asked == "retry: 2 tasks."
-    assert json.loads(fake.requests[-1].body) == {"failed_only": True, "memory_mib": 24576, "walltime_s": 5400}
+    nothing = {"more": False, "tasks": None}
+    assert json.loads(fake.requests[-1].body) == {
+        "failed_only": True,
+        "memory_mib": 24576,
+        "walltime_s": 5400,
+        **nothing,
+    }
+    hpcflow.retry(DISPATCH, more=True, task_ids=[3])
+    nothing = {"memory_mib": None, "walltime_s": None}
+    assert json.loads(fake.requests[-1].body) == {"failed_only": False, **nothing, "more": True, "tasks": [3]}
 
 
 def test_a_retry_with_an_amount_that_is_none_asks_nobody(fake: FakeServer) -> None:

@@ -260,12 +260,13 @@ async def test_a_retry_says_that_tasks_of_a_paused_bag_wait_for_resume(tmp_path:
         }
         reason = "The first 2 tasks all failed: ValueError: no minimum."
         advice = f" Nothing is submitted for these tasks; `hpcflow resume {dispatch}` goes on."
-        assert (await service.questions.summary(dispatch))["messages"][-1]["text"] == reason + advice
+        said = [message["text"] for message in (await service.questions.summary(dispatch))["messages"]]
+        assert said[-2:] == [reason + advice, "Tried again by you: 2 tasks, as they were."]
         await service.steering.resume(dispatch)
         assert reason in [message["text"] for message in (await service.questions.summary(dispatch))["messages"]]
         await service.steering.cancel(dispatch, None)
         await ended(service, dispatch)
-        assert (await service.questions.summary(dispatch))["messages"][-1]["text"] == reason
+        assert (await service.questions.summary(dispatch))["messages"][-2]["text"] == reason
 
 
 @in_loop
@@ -382,6 +383,99 @@ async def test_one_task_is_tried_again_with_what_hangs_on_it_and_no_other(tmp_pa
         assert [row[state] for row in rows["rows"]][1] == "failed"
         with pytest.raises(NotFound, match="has no task 9"):
             await service.steering.retry(dispatch, **NOTHING, tasks=[9])
+
+
+@in_loop
+async def test_what_ran_out_of_memory_gets_one_amount_everywhere_and_the_others_keep_theirs(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        service = a_service(stage)
+        none = {"times": 0, "memory": 2.0, "walltime": 2.0, "exceptions": []}
+        manifest = a_manifest([], [], [], [], [0], [4, 3], retries=none, memory_mib=128, walltime_s=60)
+        for task in manifest["tasks"][:2]:
+            task[0] = "fit"
+        payload = stage.folder / "upload"
+        payload.write_bytes(b"blob")
+        dispatch = DispatchId((await service.accept(manifest, str(payload)))["id"])
+        job = await stage.job()
+        worker = PlayedWorker(job, 0)
+        worker.claim(0)
+        worker.start(0)
+        worker.end(0, "memory", mem=250)  # by our own watch
+        worker.claim(2)
+        worker.start(2)
+        worker.end(2, "error", exc="ValueError", msg="no minimum", kinds=["ValueError"])
+        await stage.until(lambda: stage.store.ends(dispatch).keys() == {0, 2})
+        plan = await service.steering.cancel_plan(dispatch, [3])
+        assert (plan["waiting"], [(job["job_id"], job["ends"]) for job in plan["jobs"]]) == (1, [(job.id, False)])
+        await service.steering.cancel(dispatch, [3])
+        worker.claim(1)
+        worker.start(1)
+        await stage.until(lambda: stage.store.states(dispatch)[1] is State.RUNNING)
+        for index in range(len(job.tasks)):  # by Slurm, that says how much it had
+            stage.world.end(job, index, Cause.MEMORY, "OUT_OF_MEMORY", host="node7", max_rss_kib=str(340 << 10))
+        summary = await ended(service, dispatch)
+        await stage.until(lambda: dispatch not in stage.engine.writer.dispatches)
+        advice = (
+            "2 tasks of fit ran out of memory: ask for 448 MiB instead of 128 MiB. "
+            f"`hpcflow retry {dispatch} --more` does that, and tries the others again as they were."
+        )
+        assert summary["hint"] == advice
+        killed = await service.questions.task(dispatch, 1)
+        assert (killed["host"], killed["max_rss_kib"], killed["raw"]) == ("node7", 340 << 10, "OUT_OF_MEMORY")
+        for index in (0, 1):
+            assert (await service.questions.task(dispatch, index))["hint"] == (
+                f"Ask for 448 MiB: `hpcflow retry {dispatch} --task {index} --more` tries it again so, and "
+                'memory="448 MiB" in @hf.electron(…) asks for it from the start.'
+            )
+        assert (await service.questions.task(dispatch, 2))["hint"] is None
+        fit = {"name": "fit", "lack": "memory", "tasks": 2, "asked": 128, "advised": 448}
+        fit["what"] = "Ask for 448 MiB instead of 128 MiB."
+        failures = await service.questions.failures(dispatch)
+        assert [(group["text"], group["tasks"], group["more"]) for group in failures["groups"]] == [
+            ("They ran out of memory: up to 340 MiB were in use when one was ended.", 2, [fit]),
+            ("ValueError: no minimum", 1, []),
+        ]
+        plan = await service.steering.retry_plan(dispatch, failed_only=True)
+        assert plan == {
+            **{"tasks": 4, "failed": 3, "cancelled": 0, "skipped": 1, "held": 1, "rest": 1, "more": [fit]},
+            "held_by": [{"index": 3, "name": "step3", "state": "cancelled"}],
+        }
+        about = await service.questions.about(dispatch, 5)
+        assert [each["index"] for each in about["held_by"]] == [0, 3]
+        with pytest.raises(UserError, match="not both"):
+            await service.steering.retry(dispatch, failed_only=True, memory_mib=1, walltime_s=None, more=True)
+        told = await service.steering.retry(dispatch, **RETRY_FAILED, more=True)
+        asks = "2 of fit ask for 448 MiB of memory instead of 128 MiB, 1 other for what it had"
+        assert told == {"moved": 4, "message": f"4 tasks to run again: {asks}; results that exist are kept."}
+        live = stage.engine.writer.dispatches[dispatch]
+        assert [task.shape.resources.memory_mib for task in live.tasks] == [448, 448, *[128] * 4]
+        again = (await service.questions.summary(dispatch))["again"]
+        assert again["text"] == (f"Tried again by you: 3 tasks, and 1 that was skipped because of them. {asks}.")
+        left = await service.questions.task(dispatch, 5)
+        assert (left["state"], left["error"]) == ("skipped", "Not run, because step3 (task 3) was cancelled.")
+        plan = await service.steering.cancel_plan(dispatch, [4])
+        assert plan == {"running": 0, "waiting": 1, "jobs": []}
+        await stage.until(lambda: len(stage.world.jobs) == 3)
+        plan = await service.steering.cancel_plan(dispatch, [0])
+        assert [job["ends"] for job in plan["jobs"]] == [True]
+
+
+@in_loop
+async def test_a_dispatch_of_which_single_tasks_were_cancelled_says_how_many_and_what_became_of_the_rest(
+    tmp_path: Path,
+) -> None:
+    async with a_stage(tmp_path) as stage:
+        service = a_service(stage)
+        dispatch = await dispatched(service, stage, [], [], [0])
+        worker = PlayedWorker(await stage.job(), 0)
+        await service.steering.cancel(dispatch, [0])
+        worker.run(1, 1)
+        summary = await ended(service, dispatch)
+        assert (summary["status"], summary["error"]) == (
+            "CANCELLED",
+            "1 task was cancelled by you, 1 was not run because of it, 1 completed.",
+        )
+        assert await service.steering.cancel_plan(dispatch, None) == {"running": 0, "waiting": 0, "jobs": []}
 
 
 @in_loop

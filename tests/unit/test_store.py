@@ -224,6 +224,14 @@ def test_a_final_task_never_moves(filled: Store, final: State) -> None:
     assert len(filled.events(DISPATCH)) == 2
 
 
+def test_a_skipped_task_that_stays_so_may_name_another_that_holds_it(filled: Store) -> None:
+    skipped = a_task(0, State.SKIPPED, ended_at=NOW, error="Not run, because step1 (task 1) failed.")
+    filled.apply(Changes(NOW, tasks=[skipped]))
+    now = replace(skipped, error="Not run, because step2 (task 2) was cancelled.")
+    filled.apply(Changes(NOW, tasks=[now]))
+    assert filled.task(DISPATCH, 0) == now
+
+
 def test_a_final_task_moves_to_a_higher_attempt_and_never_back(filled: Store) -> None:
     filled.apply(Changes(NOW, tasks=[a_task(0, State.FAILED)]))
     again = a_task(0, State.COMPLETED, attempt=2)

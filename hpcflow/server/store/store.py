@@ -599,17 +599,24 @@ def _by_dispatch(pairs: Iterable[tuple[_Keyed, _Value]]) -> dict[_Keyed, list[_V
 
 
 def _movable(connection: sa.Connection, tasks: Sequence[TaskRow]) -> list[TaskRow]:
-    """Return the rows that may be written: those whose task is not final, or that belong to a higher attempt."""
+    """Return the rows that may be written: those whose task is not final, or that belong to a higher attempt.
+
+    Of a skipped task that stays so, what holds it may become another one.
+    """
     final: dict[tuple[str, int], int] = {}
+    skipped: dict[tuple[str, int], int | None] = {}
     for dispatch, indices in _by_dispatch((task.dispatch, task.index) for task in tasks).items():
         ended = TASK.c.dispatch == dispatch, TASK.c.state.in_(sorted(FINAL))
-        statement: _Select = sa.select(TASK.c.index, TASK.c.attempt).where(*ended)
-        for index, attempt in _chunked(connection, statement, TASK.c.index, indices):
+        statement: _Select = sa.select(TASK.c.index, TASK.c.attempt, TASK.c.state, TASK.c.ended_at).where(*ended)
+        for index, attempt, state, ended_at in _chunked(connection, statement, TASK.c.index, indices):
             final[dispatch, index] = attempt
+            if state == State.SKIPPED:
+                skipped[dispatch, index] = ended_at
     movable: list[TaskRow] = []
     for task in tasks:
         key = task.dispatch, task.index
-        if task.attempt <= final.get(key, 0):
+        stays = task.state is State.SKIPPED and skipped.get(key) == columns.micros_or_none(task.ended_at)
+        if task.attempt <= final.get(key, 0) and not (stays and key in skipped and task.attempt == final[key]):
             continue
         movable.append(task)
         if task.state in FINAL:

@@ -66,6 +66,33 @@ export function summaryQuery(id: string) {
   });
 }
 
+export type RetryPlan = Schemas["RetryPlan"];
+
+/** What a retry would do. Of many tasks the key is long, and there is one of them. */
+export function retryPlanQuery(id: string, asked: { failed_only: boolean; tasks: number[] | null }) {
+  return queryOptions({
+    queryKey: ["dispatch", id, "retry plan", asked.failed_only, asked.tasks?.join() ?? null],
+    queryFn: () => answer(api.POST("/api/v1/dispatches/{dispatch_id}/retry/plan", { params: { path: { dispatch_id: id } }, body: { more: false, ...asked } })),
+    placeholderData: keepPreviousData,
+  });
+}
+
+/** Which jobs a cancel of some tasks would touch. */
+export function cancelPlanQuery(id: string, tasks: number[]) {
+  return queryOptions({
+    queryKey: ["dispatch", id, "cancel plan", tasks.join()],
+    queryFn: () => answer(api.POST("/api/v1/dispatches/{dispatch_id}/cancel/plan", { params: { path: { dispatch_id: id } }, body: { tasks, begun: true } })),
+  });
+}
+
+/** What failed, tasks of one cause together. */
+export function failuresQuery(id: string) {
+  return queryOptions({
+    queryKey: ["dispatch", id, "failures"],
+    queryFn: () => answer(api.GET("/api/v1/dispatches/{dispatch_id}/failures", { params: { path: { dispatch_id: id } } })),
+  });
+}
+
 export function usageQuery(id: string) {
   return queryOptions({
     queryKey: ["dispatch", id, "usage"],

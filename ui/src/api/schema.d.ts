@@ -295,6 +295,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/dispatches/{dispatch_id}/cancel/plan": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Cancel Plan
+         * @description Say what a cancel would end, and which jobs serve that; nothing is cancelled.
+         */
+        post: operations["cancel_plan_api_v1_dispatches__dispatch_id__cancel_plan_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/dispatches/{dispatch_id}/completed": {
         parameters: {
             query?: never;
@@ -321,6 +341,23 @@ export interface paths {
         };
         /** Efficiency */
         get: operations["efficiency_api_v1_dispatches__dispatch_id__efficiency_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/dispatches/{dispatch_id}/failures": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Failures */
+        get: operations["failures_api_v1_dispatches__dispatch_id__failures_get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -476,6 +513,26 @@ export interface paths {
         put?: never;
         /** Retry */
         post: operations["retry_api_v1_dispatches__dispatch_id__retry_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/dispatches/{dispatch_id}/retry/plan": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Retry Plan
+         * @description Say what a retry would do; nothing moves.
+         */
+        post: operations["retry_plan_api_v1_dispatches__dispatch_id__retry_plan_post"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1041,6 +1098,8 @@ export interface components {
             downstream_total: number;
             /** Executor */
             executor: string | null;
+            /** Held By */
+            held_by: components["schemas"]["Neighbour"][];
             /** Index */
             index: number;
             /** Inputs */
@@ -1216,6 +1275,15 @@ export interface components {
             message: string;
             /** Tasks */
             tasks?: number[] | null;
+        };
+        /** CancelPlan */
+        CancelPlan: {
+            /** Jobs */
+            jobs: components["schemas"]["TouchedJob"][];
+            /** Running */
+            running: number;
+            /** Waiting */
+            waiting: number;
         };
         /** CancelRequest */
         CancelRequest: {
@@ -1637,6 +1705,29 @@ export interface components {
             /** Target */
             target: string | null;
         };
+        /**
+         * FailureGroup
+         * @description Failures of one cause.
+         */
+        FailureGroup: {
+            /** First */
+            first: components["schemas"]["NamedTask"][];
+            /** Lack */
+            lack: ("memory" | "walltime") | null;
+            /** More */
+            more: components["schemas"]["Shortfall"][];
+            /** Tasks */
+            tasks: number;
+            /** Text */
+            text: string;
+        };
+        /** Failures */
+        Failures: {
+            /** Failed */
+            failed: number;
+            /** Groups */
+            groups: components["schemas"]["FailureGroup"][];
+        };
         /** FireAnswer */
         FireAnswer: {
             /** Fenced */
@@ -1836,6 +1927,14 @@ export interface components {
             message: string;
             /** Moved */
             moved: number;
+        };
+        /** NamedTask */
+        NamedTask: {
+            /** Index */
+            index: number;
+            /** Name */
+            name: string;
+            state: components["schemas"]["State"];
         };
         /** Neighbour */
         Neighbour: {
@@ -2106,6 +2205,25 @@ export interface components {
              */
             reuse: boolean;
         };
+        /** RetryPlan */
+        RetryPlan: {
+            /** Cancelled */
+            cancelled: number;
+            /** Failed */
+            failed: number;
+            /** Held */
+            held: number;
+            /** Held By */
+            held_by: components["schemas"]["NamedTask"][];
+            /** More */
+            more: components["schemas"]["Shortfall"][];
+            /** Rest */
+            rest: number;
+            /** Skipped */
+            skipped: number;
+            /** Tasks */
+            tasks: number;
+        };
         /** RetryRequest */
         RetryRequest: {
             /**
@@ -2115,6 +2233,11 @@ export interface components {
             failed_only: boolean;
             /** Memory Mib */
             memory_mib?: number | null;
+            /**
+             * More
+             * @default false
+             */
+            more: boolean;
             /** Tasks */
             tasks?: number[] | null;
             /** Walltime S */
@@ -2218,6 +2341,27 @@ export interface components {
             };
         };
         /**
+         * Shortfall
+         * @description Tasks of one electron that ran out of the same.
+         */
+        Shortfall: {
+            /** Advised */
+            advised: number | null;
+            /** Asked */
+            asked: number | null;
+            /**
+             * Lack
+             * @enum {string}
+             */
+            lack: "memory" | "walltime";
+            /** Name */
+            name: string;
+            /** Tasks */
+            tasks: number;
+            /** What */
+            what: string;
+        };
+        /**
          * Sketch
          * @description A graph that was not dispatched, and what its electrons ask for.
          */
@@ -2316,6 +2460,7 @@ export interface components {
         };
         /** Summary */
         Summary: {
+            again?: components["schemas"]["DatedMessage"] | null;
             /** Arrays */
             arrays: components["schemas"]["ArrayAnswer"][];
             /** Asked */
@@ -2335,6 +2480,8 @@ export interface components {
             ended_at: string | null;
             /** Error */
             error: string | null;
+            /** Hint */
+            hint?: string | null;
             /** Id */
             id: string;
             /** Messages */
@@ -2385,6 +2532,8 @@ export interface components {
             error_type: string | null;
             /** Exit Code */
             exit_code: number | null;
+            /** Hint */
+            hint: string | null;
             /** Host */
             host: string | null;
             /** Index */
@@ -2513,6 +2662,15 @@ export interface components {
             waiting: number;
             /** Width */
             width: number;
+        };
+        /** TouchedJob */
+        TouchedJob: {
+            /** Cluster */
+            cluster: string;
+            /** Ends */
+            ends: boolean;
+            /** Job Id */
+            job_id: string | null;
         };
         /** TriggerAnswer */
         TriggerAnswer: {
@@ -3327,6 +3485,42 @@ export interface operations {
             };
         };
     };
+    cancel_plan_api_v1_dispatches__dispatch_id__cancel_plan_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The dispatch's id. */
+                dispatch_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["CancelRequest"] | null;
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CancelPlan"];
+                };
+            };
+            /** @description Not done; the sentence says why. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     completed_api_v1_dispatches__dispatch_id__completed_get: {
         parameters: {
             query?: never;
@@ -3378,6 +3572,38 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["EfficiencyOfDispatch"];
+                };
+            };
+            /** @description Not done; the sentence says why. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    failures_api_v1_dispatches__dispatch_id__failures_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The dispatch's id. */
+                dispatch_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failures"];
                 };
             };
             /** @description Not done; the sentence says why. */
@@ -3693,6 +3919,42 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Moved"];
+                };
+            };
+            /** @description Not done; the sentence says why. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    retry_plan_api_v1_dispatches__dispatch_id__retry_plan_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The dispatch's id. */
+                dispatch_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["RetryRequest"] | null;
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RetryPlan"];
                 };
             };
             /** @description Not done; the sentence says why. */

@@ -1,8 +1,8 @@
 import { useCallback, useEffect, useRef, useState, useSyncExternalStore, type ReactNode } from "react";
 import { answer, api, Refused } from "../api/client";
 import { client, type Summary } from "../api/queries";
-import { Redispatch } from "./again";
-import { parseMemory, parseWalltime, plural } from "../format";
+import { Redispatch, RetrySome, TouchedJobs } from "./again";
+import { plural } from "../format";
 import { ended } from "../states";
 
 /** How long a cancel may be taken back before anything of it leaves this page, in ms. */
@@ -109,11 +109,12 @@ export interface Again {
   readonly failed_only?: boolean;
   readonly memory_mib?: number | null;
   readonly walltime_s?: number | null;
+  readonly more?: boolean;
   readonly tasks?: number[] | null;
 }
 
 export function retryCall(id: string, asked: Again, keepalive = false) {
-  return api.POST("/api/v1/dispatches/{dispatch_id}/retry", { params: { path: { dispatch_id: id } }, body: { failed_only: false, ...asked }, keepalive });
+  return api.POST("/api/v1/dispatches/{dispatch_id}/retry", { params: { path: { dispatch_id: id } }, body: { failed_only: false, more: false, ...asked }, keepalive });
 }
 
 /** A modal question: the browser's own dialog keeps the focus inside, and closes at Escape. */
@@ -179,55 +180,10 @@ export function CancelButton({ summary, tasks, running, waiting, what, disabled 
         <Question title={`Cancel ${plural(left, "task")} of “${what}”?`} yes={`Cancel ${plural(left, "task")}`} danger onYes={act} onClose={() => setAsking(false)}>
           <p>
             {running} running, {waiting} waiting. What has ended keeps its result.
-            {jobs.length > 0 && ` ${tasks === null ? plural(jobs.length, "job") : `They are served by ${plural(jobs.length, "job")}`}: ${jobs.slice(0, 5).map((job) => job.job_id ?? "not submitted yet").join(", ")}${jobs.length > 5 ? "…" : ""}${tasks === null ? "" : ", which other tasks may share"}.`}
+            {tasks === null && jobs.length > 0 && ` ${plural(jobs.length, "job")}: ${jobs.slice(0, 5).map((job) => job.job_id ?? "not submitted yet").join(", ")}${jobs.length > 5 ? "…" : ""}.`}
           </p>
+          {tasks !== null && <TouchedJobs id={summary.id} tasks={tasks()} />}
           <p className="soft">You have five seconds to take it back.</p>
-        </Question>
-      )}
-    </>
-  );
-}
-
-export function RetryButton({ summary, disabled }: { summary: Summary; disabled: boolean }) {
-  const [asking, setAsking] = useState(false);
-  const failed = summary.counts.failed ?? 0;
-  const cancelled = summary.counts.cancelled ?? 0;
-  const skipped = summary.counts.skipped ?? 0;
-  if (failed + cancelled === 0) return null;
-  const act = (form: FormData) => {
-    setAsking(false);
-    const memory = String(form.get("memory") ?? "").trim();
-    const walltime = String(form.get("walltime") ?? "").trim();
-    const memory_mib = memory ? parseMemory(memory) : null;
-    const walltime_s = walltime ? parseWalltime(walltime) : null;
-    if ((memory && !memory_mib) || (walltime && !walltime_s)) {
-      say(memory && !memory_mib ? `“${memory}” is no amount of memory: write 24 GB, or 24 GiB.` : `“${walltime}” is no time: write 2 h, or 90 min.`, "bad");
-      return;
-    }
-    void settle(retryCall(summary.id, { failed_only: form.get("which") !== "all", memory_mib, walltime_s }), message);
-  };
-  return (
-    <>
-      <button type="button" className="button primary" disabled={disabled} onClick={() => setAsking(true)}>
-        {failed ? `Retry ${failed} failed` : `Retry ${cancelled} cancelled`}
-      </button>
-      {asking && (
-        <Question title={`Try ${plural(failed || cancelled, failed ? "failed task" : "cancelled task")} of “${summary.name}” again?`} yes="Retry" onYes={act} onClose={() => setAsking(false)}>
-          <p>{skipped > 0 ? `${plural(skipped, "task that was", "tasks that were")} skipped because of ${failed + cancelled === 1 ? "it" : "them"} ${skipped === 1 ? "runs" : "run"} as well. ` : ""}Results that exist are kept.</p>
-          {cancelled > 0 && failed > 0 && (
-            <fieldset>
-              <legend>Which</legend>
-              <label><input type="radio" name="which" value="failed" defaultChecked /> {plural(failed, "failed task")}</label>
-              <label><input type="radio" name="which" value="all" /> these, and {plural(cancelled, "cancelled task")}</label>
-            </fieldset>
-          )}
-          {failed === 0 && <input type="hidden" name="which" value="all" />}
-          {failed > 0 && (
-            <div className="row">
-              <label className="field">Memory of each<input name="memory" placeholder="as last time, or 24 GB" autoComplete="off" /></label>
-              <label className="field">Walltime of each<input name="walltime" placeholder="as last time, or 2 h" autoComplete="off" /></label>
-            </div>
-          )}
         </Question>
       )}
     </>
@@ -248,7 +204,7 @@ export function DispatchActions({ summary, disabled }: { summary: Summary; disab
   const running = summary.counts.running ?? 0;
   return (
     <div className="actions">
-      <RetryButton summary={summary} disabled={disabled} />
+      <RetrySome id={summary.id} what={summary.name} failed={summary.counts.failed ?? 0} cancelled={summary.counts.cancelled ?? 0} disabled={disabled} />
       <Redispatch summary={summary} disabled={disabled} />
       {live && (summary.paused ? (
         <button type="button" className="button primary" disabled={disabled || busy} onClick={() => void act("resume")}>Resume</button>

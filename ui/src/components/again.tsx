@@ -1,48 +1,177 @@
-import { useNavigate } from "@tanstack/react-router";
+import { useQuery } from "@tanstack/react-query";
+import { Link, useNavigate } from "@tanstack/react-router";
 import { useState } from "react";
-import { api } from "../api/client";
-import type { Summary, TaskDetail } from "../api/queries";
-import { count, duration, mebibytes, plural } from "../format";
-import { later, Question, retryCall, settle } from "./actions";
+import { api, type Schemas } from "../api/client";
+import { cancelPlanQuery, retryPlanQuery, type RetryPlan, type Summary, type TaskDetail } from "../api/queries";
+import { count, limit, mebibytes, parseMemory, parseWalltime, plural } from "../format";
+import { later, Question, retryCall, say, settle, type Again } from "./actions";
 
-/** What a task that ran out of memory or time should ask for next; null where more of either would not help. */
-export function suggested(task: Pick<TaskDetail, "end" | "raw" | "max_rss_kib">, asked: Readonly<Record<string, unknown>>): { memory_mib: number } | { walltime_s: number } | null {
-  const raw = task.raw ?? "";
-  const memory = asked["memory_mib"];
-  const walltime = asked["walltime_s"];
-  // The same factor as that of retries.
-  if ((task.end === "memory" || /OUT_OF_ME|OOM|MEMLIMIT/i.test(raw)) && typeof memory === "number") {
-    // What it had when it was ended, and a quarter more: it may have wanted more than that.
-    const wanted = Math.max(2 * memory, 1.25 * (task.max_rss_kib ?? 0) / 1024);
-    const step = wanted > 4096 ? 1024 : 64;
-    return { memory_mib: Math.ceil(wanted / step) * step };
-  }
-  if ((task.end === "timeout" || /TIMEOUT|RUNLIMIT|walltime/i.test(raw)) && typeof walltime === "number") return { walltime_s: 2 * walltime };
-  return null;
+type Shortfall = Schemas["Shortfall"];
+
+export function amountOf(lack: Shortfall["lack"], amount: number | null): string {
+  return lack === "memory" ? mebibytes(amount) : limit(amount);
 }
 
-/** Tries one task again, as it was or with what it lacked; what was skipped because of it runs as well. */
-export function RetryTask({ id, task, asked, disabled }: { id: string; task: TaskDetail; asked: Readonly<Record<string, unknown>>; disabled: boolean }) {
-  if (task.state !== "failed" && task.state !== "cancelled") return null;
-  const more = suggested(task, asked);
-  const what = `${task.name} ${task.index}`;
-  const retry = (words: string, extra: object) => later(`Trying ${what} again${words} in 5 s.`, (keepalive) => retryCall(id, { tasks: [task.index], ...extra }, keepalive));
-  const words = !more ? "" : "memory_mib" in more ? ` with ${mebibytes(more.memory_mib)}` : ` with ${duration(more.walltime_s)}`;
+/** What those that ran out of something get with the first choice, in a word or two; null: none of them did. */
+export function moreWords(plan: Pick<RetryPlan, "more" | "failed" | "cancelled"> | undefined): string | null {
+  const more = plan?.more ?? [];
+  if (!plan || more.length === 0) return null;
+  const amounts = new Set(more.map((each) => amountOf(each.lack, each.advised)));
+  const many = more.reduce((sum, each) => sum + each.tasks, 0);
+  const what = amounts.size === 1 ? [...amounts][0]! : "more";
+  return many === plan.failed + plan.cancelled ? `with ${what}` : `${count(many)} with ${what}`;
+}
+
+/** What else a retry reaches, and what it does not. */
+export function reach(plan: RetryPlan): string {
+  const them = plan.failed + plan.cancelled === 1 ? "it" : "them";
+  const said: string[] = [];
+  if (plan.skipped > 0) said.push(`${plural(plan.skipped, "task that was", "tasks that were")} skipped because of ${them} ${plan.skipped === 1 ? "runs" : "run"} as well.`);
+  const first = plan.held_by[0];
+  if (plan.held > 0 && first) {
+    const others = plan.held_by.length - 1;
+    said.push(`${plural(plan.held, "task stays", "tasks stay")} skipped, because ${first.name} ${first.index} ${first.state === "cancelled" ? "was cancelled" : "failed"}${others ? ` and ${plural(others, "other was", "others were")} lost` : ""} too.`);
+  }
+  return said.join(" ");
+}
+
+/** Tries one task again, with what it lacked or as it was; what was skipped because of it runs as well. */
+export function RetryTask({ id, task, disabled }: { id: string; task: TaskDetail; disabled: boolean }) {
+  const lost = task.state === "failed" || task.state === "cancelled";
+  const { data: plan } = useQuery({ ...retryPlanQuery(id, { failed_only: false, tasks: [task.index] }), enabled: lost });
+  if (!lost) return null;
+  const more = moreWords(plan);
+  const behind = plan?.skipped ? `, and ${plural(plan.skipped, "task")} that ${plan.skipped === 1 ? "was" : "were"} skipped because of it` : "";
+  const retry = (words: string, extra: Again) => later(`Trying ${task.name} ${task.index} again${words}${behind} in 5 s.`, (keepalive) => retryCall(id, { tasks: [task.index], ...extra }, keepalive));
   return (
     <>
-      {more && <button type="button" className="button primary" disabled={disabled} onClick={() => retry(words, more)}>Retry{words}</button>}
+      {more && <button type="button" className="button primary" disabled={disabled} onClick={() => retry(` ${more}`, { more: true })}>Retry {more}</button>}
       <button type="button" className={more ? "button" : "button primary"} disabled={disabled} onClick={() => retry("", {})}>{more ? "Retry as it was" : "Retry"}</button>
     </>
   );
 }
 
-/** Tries some tasks again that have failed. */
-export function RetryTasks({ id, tasks, what, disabled }: { id: string; tasks: number[]; what: string; disabled: boolean }) {
-  if (tasks.length === 0) return null;
+/** The way on from a skipped task: what holds it is tried again. */
+export function RetryHolders({ id, holders, disabled }: { id: string; holders: Schemas["Neighbour"][]; disabled: boolean }) {
+  const tasks = holders.map((each) => each.index);
+  const { data: plan } = useQuery({ ...retryPlanQuery(id, { failed_only: false, tasks }), enabled: tasks.length > 0 });
+  const first = holders[0];
+  if (!first) return null;
+  const what = holders.length === 1 ? `${first.name} ${first.index}` : `the ${count(holders.length)} tasks that hold it`;
+  const more = moreWords(plan);
+  const retry = (words: string, extra: Again) => later(`Trying ${what} again${words} in 5 s.`, (keepalive) => retryCall(id, { tasks, ...extra }, keepalive));
   return (
-    <button type="button" className="button" disabled={disabled} onClick={() => later(`Trying ${plural(tasks.length, "failed task")} of ${what} again in 5 s.`, (keepalive) => retryCall(id, { failed_only: true, tasks }, keepalive))}>
-      Retry {tasks.length} failed
-    </button>
+    <>
+      <p>
+        It runs when {holders.length === 1 ? "this has" : "these have"} completed:{" "}
+        {holders.slice(0, 8).map((each, k) => <span key={each.index}>{k ? ", " : ""}<Link to="/d/$id/e/$index" params={{ id, index: String(each.index) }}>{each.name} {each.index}</Link> <span className="soft">({each.state})</span></span>)}
+        {holders.length > 8 && ` and ${count(holders.length - 8)} more`}.
+      </p>
+      <p className="actions">
+        {more && <button type="button" className="button primary small" disabled={disabled} onClick={() => retry(` ${more}`, { more: true })}>Retry {what}, {more}</button>}
+        <button type="button" className={`button small ${more ? "" : "primary"}`} disabled={disabled} onClick={() => retry("", {})}>Retry {what}{more ? " as it was" : ""}</button>
+      </p>
+    </>
+  );
+}
+
+type How = "more" | "same" | "amounts";
+
+/** What is asked before several tasks are tried again: which, and with what. */
+function RetryQuestion({ id, what, tasks, failed, cancelled, onClose }: { id: string; what: string; tasks: number[] | null; failed: number; cancelled: number; onClose: () => void }) {
+  const [all, setAll] = useState(failed === 0);
+  const [chosen, setHow] = useState<How | null>(null);
+  const { data: plan } = useQuery(retryPlanQuery(id, { failed_only: !all, tasks }));
+  const short = plan?.more ?? [];
+  const many = short.reduce((sum, each) => sum + each.tasks, 0);
+  const how = chosen ?? (short.length > 0 ? "more" : "same");
+  const rest = plan ? plan.failed + plan.cancelled - many : 0;
+  const act = (form: FormData) => {
+    onClose();
+    const memory = how === "amounts" ? String(form.get("memory") ?? "").trim() : "";
+    const walltime = how === "amounts" ? String(form.get("walltime") ?? "").trim() : "";
+    const memory_mib = memory ? parseMemory(memory) : null;
+    const walltime_s = walltime ? parseWalltime(walltime) : null;
+    if ((memory && !memory_mib) || (walltime && !walltime_s)) {
+      say(memory && !memory_mib ? `“${memory}” is no amount of memory: write 24 GB, or 24 GiB.` : `“${walltime}” is no time: write 2 h, or 90 min.`, "bad");
+      return;
+    }
+    const words = how === "more" ? moreWords(plan) : how === "amounts" ? [memory, walltime].filter(Boolean).join(" and ") : null;
+    const own = plan ? plan.failed + plan.cancelled : failed || cancelled;
+    const asked = { failed_only: !all, tasks, memory_mib, walltime_s, more: how === "more" };
+    later(`Trying ${plural(own, "task")} of ${what} again${words ? `, ${how === "amounts" ? `with ${words}` : words},` : ""} in 5 s.`, (keepalive) => retryCall(id, asked, keepalive));
+  };
+  return (
+    <Question title={`Try ${plural(failed || cancelled, failed ? "failed task" : "cancelled task")} of “${what}” again?`} yes="Retry" onYes={act} onClose={onClose}>
+      <p>{plan ? `${reach(plan)} ` : ""}Results that exist are kept.</p>
+      {cancelled > 0 && failed > 0 && (
+        <fieldset>
+          <legend>Which</legend>
+          <label><input type="radio" name="which" value="failed" checked={!all} onChange={() => setAll(false)} /> {plural(failed, "failed task")}</label>
+          <label><input type="radio" name="which" value="all" checked={all} onChange={() => setAll(true)} /> these, and {plural(cancelled, "cancelled task")}</label>
+        </fieldset>
+      )}
+      {short.length > 0 && (
+        <fieldset>
+          <legend>With what</legend>
+          <label><input type="radio" name="how" value="more" checked={how === "more"} onChange={() => setHow("more")} /> what {plural(many, "task")} ran out of:</label>
+          <ul className="plain choice-more">
+            {short.map((each) => <li key={`${each.name} ${each.lack}`}><strong>{amountOf(each.lack, each.advised)}</strong> of {each.lack}{each.asked === null ? "" : ` instead of ${amountOf(each.lack, each.asked)}`} for {count(each.tasks)} of {each.name}</li>)}
+            {rest > 0 && <li>{plural(rest, "other keeps", "others keep")} what {rest === 1 ? "it" : "they"} asked for</li>}
+          </ul>
+          <label><input type="radio" name="how" value="same" checked={how === "same"} onChange={() => setHow("same")} /> as {failed + cancelled === 1 ? "it was" : "they were"}</label>
+          <label><input type="radio" name="how" value="amounts" checked={how === "amounts"} onChange={() => setHow("amounts")} /> {plan?.failed === 1 ? "another amount" : "other amounts, for each that failed"}</label>
+        </fieldset>
+      )}
+      {failed > 0 && (
+        <div className="row" onInput={() => setHow("amounts")}>
+          <label className="field">Memory of each<input name="memory" placeholder="as last time, or 24 GB" autoComplete="off" /></label>
+          <label className="field">Walltime of each<input name="walltime" placeholder="as last time, or 2 h" autoComplete="off" /></label>
+        </div>
+      )}
+      <p className="soft">You have five seconds to take it back.</p>
+    </Question>
+  );
+}
+
+/** Tries the tasks again that failed, or were cancelled: of a group, or of a dispatch. */
+export function RetrySome({ id, what, tasks = null, failed, cancelled = 0, disabled }: {
+  id: string;
+  what: string;
+  /** null: of all of the dispatch. */
+  tasks?: number[] | null;
+  failed: number;
+  cancelled?: number;
+  disabled: boolean;
+}) {
+  const [asking, setAsking] = useState(false);
+  const some = failed + cancelled > 0;
+  const { data: plan } = useQuery({ ...retryPlanQuery(id, { failed_only: failed > 0, tasks }), enabled: some });
+  if (!some) return null;
+  const more = failed > 0 ? moreWords(plan) : null;
+  const ask = tasks === null || more !== null;
+  const act = () => later(`Trying ${plural(failed, "failed task")} of ${what} again in 5 s.`, (keepalive) => retryCall(id, { failed_only: true, tasks }, keepalive));
+  return (
+    <>
+      <button type="button" className={tasks === null || more ? "button primary" : "button"} disabled={disabled} onClick={() => (ask ? setAsking(true) : act())}>
+        {failed ? `Retry ${failed} failed${more ? `, ${more}` : ""}` : `Retry ${cancelled} cancelled`}
+      </button>
+      {asking && <RetryQuestion id={id} what={what} tasks={tasks} failed={failed} cancelled={cancelled} onClose={() => setAsking(false)} />}
+    </>
+  );
+}
+
+/** The jobs that a cancel of some tasks touches, and no others. */
+export function TouchedJobs({ id, tasks }: { id: string; tasks: number[] }) {
+  const { data: plan } = useQuery(cancelPlanQuery(id, tasks));
+  if (!plan || plan.jobs.length === 0) return null;
+  const named = (jobs: Schemas["TouchedJob"][]) => `${plural(jobs.length, "job")} ${jobs.slice(0, 5).map((job) => job.job_id ?? "(not submitted yet)").join(", ")}${jobs.length > 5 ? "…" : ""}`;
+  const [own, shared] = [plan.jobs.filter((job) => job.ends), plan.jobs.filter((job) => !job.ends)];
+  return (
+    <p>
+      {own.length > 0 && `${named(own)} ${own.length === 1 ? "serves" : "serve"} no others, and ${own.length === 1 ? "ends" : "end"} as well. `}
+      {shared.length > 0 && `${named(shared)} ${shared.length === 1 ? "serves" : "serve"} other tasks too, and ${shared.length === 1 ? "goes" : "go"} on for these.`}
+    </p>
   );
 }
 

@@ -3,7 +3,7 @@ import { Link, useNavigate } from "@tanstack/react-router";
 import { useMemo } from "react";
 import { graphQuery, lettersQuery, type Summary } from "../api/queries";
 import { CancelButton } from "../components/actions";
-import { RetryTasks } from "../components/again";
+import { RetrySome } from "../components/again";
 import { Fault, Loading, StateBadge, useLink } from "../components/basics";
 import { count, plural } from "../format";
 import { dispatch as route } from "../router";
@@ -74,6 +74,7 @@ function Panel({ id, summary, layout, renderer, codes, all, slice, group: index,
   const inState = (wanted: (name: string) => boolean) => [...group.tasks].filter((each) => wanted(stateOfCode(codes[each]!).name));
   const open = inState((name) => !FINAL.has(name));
   const running = open.filter((each) => stateOfCode(codes[each]!).name === "running").length;
+  const lost = inState((name) => name === "failed").map((each) => slice.first + each);
   const first = [...inState((name) => name === "failed"), ...inState((name) => name === "running"), ...inState((name) => name !== "failed" && name !== "running")].slice(0, SHOWN);
   return (
     <aside className="panel" aria-label={`Group ${group.name}`}>
@@ -84,7 +85,7 @@ function Panel({ id, summary, layout, renderer, codes, all, slice, group: index,
       <div className="actions">
         <Link className="button" to="/d/$id" params={{ id }} search={{ view: "table", name: group.name }}>Open as table</Link>
         {summary.status === "RUNNING" && <CancelButton summary={summary} tasks={() => inState((name) => !FINAL.has(name)).map((each) => slice.first + each)} running={running} waiting={open.length - running} what={group.name} disabled={offline} />}
-        <RetryTasks id={id} tasks={inState((name) => name === "failed").map((each) => slice.first + each)} what={group.name} disabled={offline} />
+        <RetrySome id={id} tasks={lost} failed={lost.length} what={group.name} disabled={offline} />
       </div>
       {task !== null && (
         <p><StateBadge state={stateOfCode(codes[task]!).name} /> <Link to="/d/$id/e/$index" params={{ id, index: String(slice.first + task) }} className="strong">{group.name} {slice.first + task}</Link> {slice.inner.has(task) && <StepInto id={id} level={slice.inner.get(task)!} all={all} />}</p>

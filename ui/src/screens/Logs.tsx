@@ -1,15 +1,13 @@
 import { useInfiniteQuery, useQuery } from "@tanstack/react-query";
 import { Link, useNavigate } from "@tanstack/react-router";
-import { useMemo, useState } from "react";
+import { useState } from "react";
 import { downloadLogs } from "../api/output";
-import { taskQuery, tasksQuery, type Summary, type TaskFilter, type TaskRow } from "../api/queries";
+import { failuresQuery, taskQuery, tasksQuery, type Summary, type TaskFilter } from "../api/queries";
 import { say } from "../components/actions";
 import { StateBadge, useLink, When, Words } from "../components/basics";
 import { Output } from "../components/Output";
 import { count, plural } from "../format";
 import { dispatch as route } from "../router";
-
-const FAILED: TaskFilter = { state: ["failed"], q: "", name: null, sort: "index", descending: false };
 
 /** What was said about a dispatch, and its failures, alike ones together. */
 export function Logs({ summary }: { summary: Summary }) {
@@ -19,7 +17,7 @@ export function Logs({ summary }: { summary: Summary }) {
       {(summary.counts.failed ?? 0) > 0 && <Failures id={summary.id} failed={summary.counts.failed ?? 0} />}
       <OutputOf summary={summary} />
       <h2>What hpcflow did</h2>
-      {summary.messages.length === 0 ? <p className="empty">Nothing worth a word happened.</p> : (
+      {summary.messages.length === 0 ? <p className="empty">It ran your tasks. No retry, no pause and no trouble with a cluster is to be told.</p> : (
         <ol className="plain messages">
           {[...summary.messages].reverse().map((message, index) => (
             <li key={index}><span className="soft nowrap"><When time={message.at} /></span> <span><Words text={message.text} /></span></li>
@@ -99,41 +97,27 @@ function OutputOf({ summary }: { summary: Summary }) {
   );
 }
 
+/** Failures of one cause are one, whoever noticed. */
 function Failures({ id, failed }: { id: string; failed: number }) {
-  const { data } = useInfiniteQuery(tasksQuery(id, FAILED));
-  const rows = useMemo(() => data?.pages.flatMap((page) => page.rows) ?? [], [data]);
-  const alike = useMemo(() => groupErrors(rows), [rows]);
+  const { data } = useQuery(failuresQuery(id));
   return (
     <>
       <h2>{plural(failed, "failed task")}</h2>
-      {rows.length < failed && rows.length > 0 && <p className="soft">Of the first {count(rows.length)} of {count(failed)}:</p>}
-      <ul className="plain stack">
-        {alike.map((group) => (
-          <li key={group.error} className="card line">
-            <p className="error-text">{group.error}</p>
+      <ul className="plain stack" aria-label="Failures">
+        {data?.groups.map((group) => (
+          <li key={group.text} className="card line">
+            <p className="error-text">{group.text}</p>
+            {group.more.map((each) => <p key={`${each.name} ${each.lack}`}>{each.name}: <Words text={each.what} /></p>)}
             <p className="soft">
-              {plural(group.tasks.length, "task")}:{" "}
-              {group.tasks.slice(0, 8).map((task, k) => (
+              {plural(group.tasks, "task")}:{" "}
+              {group.first.map((task, k) => (
                 <span key={task.index}>{k ? ", " : ""}<Link to="/d/$id/e/$index" params={{ id, index: String(task.index) }}>{task.name} {task.index}</Link></span>
               ))}
-              {group.tasks.length > 8 && <> and <Link to="/d/$id" params={{ id }} search={{ view: "table", state: "failed" }}>{count(group.tasks.length - 8)} more</Link></>}
+              {group.tasks > group.first.length && <> and <Link to="/d/$id" params={{ id }} search={{ view: "table", state: "failed" }}>{count(group.tasks - group.first.length)} more</Link></>}
             </p>
           </li>
         ))}
       </ul>
     </>
   );
-}
-
-/** Errors that differ in numbers alone are one, the most frequent first. */
-export function groupErrors(rows: readonly TaskRow[]): { error: string; tasks: TaskRow[] }[] {
-  const groups = new Map<string, { error: string; tasks: TaskRow[] }>();
-  for (const row of rows) {
-    const error = row.error ?? "No reason is known.";
-    const key = error.replace(/0x[0-9a-f]+|\d+(\.\d+)?/gi, "#");
-    const group = groups.get(key);
-    if (group) group.tasks.push(row);
-    else groups.set(key, { error, tasks: [row] });
-  }
-  return [...groups.values()].sort((one, other) => other.tasks.length - one.tasks.length);
 }

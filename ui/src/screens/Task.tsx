@@ -4,10 +4,10 @@ import type { ReactNode } from "react";
 import { aboutQuery, summaryQuery, taskQuery, type TaskDetail } from "../api/queries";
 import type { Schemas } from "../api/client";
 import { CancelButton } from "../components/actions";
-import { RetryTask } from "../components/again";
-import { Code, CopyButton, Fault, Loading, Notice, StateBadge, Title, useLink, useNow, When } from "../components/basics";
+import { RetryHolders, RetryTask } from "../components/again";
+import { Code, CopyButton, Fault, Loading, Notice, StateBadge, Title, useLink, useNow, When, Words } from "../components/basics";
 import { Output } from "../components/Output";
-import { absolute, between, bytes, count, duration, limit, mebibytes, percent, visible } from "../format";
+import { absolute, between, bytes, count, duration, limit, mebibytes, percent, plural, visible } from "../format";
 import { task as route } from "../router";
 import { FINAL, stateOf } from "../states";
 
@@ -31,13 +31,13 @@ export function Task() {
         <StateBadge state={task.state} unknownSince={task.unknown_since ?? null} />
         <div className="actions">
           <CopyButton text={`import hpcflow as hf\n\ntask = hf.get_result("${id}").get_node_result(${index})\nprint(task.result)\n`} label="Copy as Python">Copy as Python</CopyButton>
-          {about && <RetryTask id={id} task={task} asked={about.asked} disabled={offline} />}
+          <RetryTask id={id} task={task} disabled={offline} />
           {summary && !FINAL.has(task.state) && (
             <CancelButton summary={summary} tasks={() => [index]} running={task.state === "running" ? 1 : 0} waiting={task.state === "running" ? 0 : 1} what={`${task.name} ${index}`} disabled={offline} />
           )}
         </div>
       </div>
-      <Why task={task} about={about} />
+      <Why id={id} task={task} about={about} disabled={offline} />
       <div className="columns">
         <div className="column-main">
           <nav className="tabs" aria-label="Views of the task">
@@ -109,11 +109,11 @@ function Values({ task, about }: { task: TaskDetail; about: Schemas["AboutTask"]
 }
 
 /** Why it ended, or why it has not begun: first of all. */
-function Why({ task, about }: { task: TaskDetail; about: Schemas["AboutTask"] | undefined }) {
+function Why({ id, task, about, disabled }: { id: string; task: TaskDetail; about: Schemas["AboutTask"] | undefined; disabled: boolean }) {
   if (task.error) {
-    const tone = task.state === "failed" ? "bad" : "warn";
+    const tone = task.state === "failed" ? "bad" : task.state === "cancelled" ? "info" : "warn";
     const more = [task.exit_code !== null && task.exit_code !== 0 ? `exit code ${task.exit_code}` : "", task.signal ? `signal ${task.signal}` : "", task.raw ? `the scheduler says ${task.raw}` : ""].filter(Boolean).join(", ");
-    return <Notice tone={tone}><span className="error-text">{task.error}</span>{more && <p className="soft">{more}</p>}</Notice>;
+    return <Notice tone={tone}><span className="error-text">{task.error}</span>{more && <p className="soft">{more}</p>}{task.hint && <p className="soft"><Words text={task.hint} /></p>}{task.state === "skipped" && about && <RetryHolders id={id} holders={about.held_by} disabled={disabled} />}</Notice>;
   }
   const waits = about?.arrays.filter((array) => array.state === "submitted" && (array.why ?? array.reason)) ?? [];
   const first = waits[0];
@@ -168,10 +168,12 @@ function spelled(key: string, value: unknown): string {
 
 function Facts({ task, about }: { task: TaskDetail; about: Schemas["AboutTask"] | undefined }) {
   const now = useNow();
+  const waits = task.state === "queued" ? (about?.arrays.filter((array) => array.state === "submitted" && array.job_id !== null) ?? []) : [];
   const job = task.job_id === null ? null : task.array_index === null ? task.job_id : `${task.job_id}_${task.array_index}`;
   const rows: (readonly [string, ReactNode])[] = [
     ["Cluster", task.cluster],
     ["Job", job && <><span className="id">{job}</span> <CopyButton text={job} label="Copy id of the job">Copy</CopyButton></>],
+    ["Waits for", waits.length > 0 && <>{waits.map((array) => <span key={array.job_id} className="id">job {array.job_id} </span>)}<span className="soft">({plural(waits.reduce((sum, array) => sum + array.width, 0), "array task")}, the first that is free runs it)</span></>],
     ["Array index", task.array_index],
     ["Host", task.host],
     ["Began", task.started_at && <span title={absolute(task.started_at)}><When time={task.started_at} /></span>],

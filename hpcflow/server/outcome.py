@@ -1,0 +1,77 @@
+"""How a lattice ended, from how its tasks did, and in which words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from hpcflow.core.again import held_by, why_skipped
+from hpcflow.core.states import State
+from hpcflow.core.words import counted, these
+
+if TYPE_CHECKING:
+    from hpcflow.server.live import LiveDispatch
+
+__all__ = ["explain_skipped", "outcome", "told_cancelled", "told_failed"]
+
+
+def outcome(live: LiveDispatch, level: range, output_deps: Iterable[int]) -> tuple[list[int], list[int]]:
+    """Return the tasks of a lattice that failed or were cancelled, without those that nobody misses."""
+    lost = [index for index in level if live.tasks[index].state is not State.COMPLETED]
+    accepted = _accepted(live, lost, set(output_deps))
+    missed = [index for index in lost if index not in accepted]
+    return (
+        [index for index in missed if live.tasks[index].state is State.FAILED],
+        [index for index in missed if live.tasks[index].state is State.CANCELLED],
+    )
+
+
+def _accepted(live: LiveDispatch, lost: Sequence[int], wanted: set[int]) -> set[int]:
+    """Return the tasks without a result that nobody misses: all that waited for it accepts failures."""
+    accepted: set[int] = set()
+    grew = True
+    while grew:
+        grew = False
+        for index in reversed(lost):
+            children = live.downstream[index]
+            if index in accepted or index in wanted or not children:
+                continue
+            if all(live.graph.tasks[child].accept_failed or child in accepted for child in children):
+                accepted.add(index)
+                grew = True
+    return accepted
+
+
+def told_failed(live: LiveDispatch, failed: Sequence[int], level: range) -> str:
+    """Return in Covalent's words which tasks of a lattice failed, and why the first of them did."""
+    first = "; ".join(
+        f"{index - level.start}: {live.graph.tasks[index].name}: {(live.tasks[index].error or '').rstrip('.')}"
+        for index in failed[:3]
+    )
+    more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
+    return f"The following tasks failed: {first}{more}"
+
+
+def told_cancelled(live: LiveDispatch, cancelled: Sequence[int], level: range) -> str:
+    """Return in a sentence what became of a lattice of which some tasks were cancelled, and by whom."""
+    counts = Counter(live.tasks[index].state for index in level)
+    number = counts[State.CANCELLED]
+    reasons = {live.tasks[index].error or "" for index in cancelled}
+    if not all(reason.startswith("Cancelled by you") for reason in reasons):
+        return live.tasks[cancelled[0]].error or "Cancelled."
+    said = [f"{counted(number, 'task')} {these(number, 'was', 'were')} cancelled by you"]
+    if skipped := counts[State.SKIPPED]:
+        said.append(f"{skipped} {these(skipped, 'was', 'were')} not run because of {these(number, 'it', 'them')}")
+    said.append(f"{counts[State.COMPLETED]} completed")
+    return f"{', '.join(said)}."
+
+
+def explain_skipped(live: LiveDispatch) -> None:
+    """Let skipped tasks name what holds them now: what did so first may run again, or have completed."""
+    states = [task.state for task in live.tasks]
+    for index, holder in held_by(live.graph, states).items():
+        text = why_skipped(live.graph.tasks[holder].name, holder, states[holder])
+        if live.tasks[index].error != text:
+            live.tasks[index].error = text
+            live.dirty.add(index)
