@@ -8,6 +8,7 @@ from typing import Final
 
 from hpcflow.core.batch import check_texts
 from hpcflow.core.model import JobArray, UserError
+from hpcflow.core.submit_options import near_option
 
 __all__ = ["check_array", "checked_extra", "selection"]
 
@@ -104,6 +105,8 @@ def check_array(array: JobArray) -> None:
 def _checked(word: str, source: str) -> list[str]:
     if _CONTROL.search(word):
         raise UserError(f"{source} has {word!r}: a control character can't be passed to bsub.")
+    if word.startswith("--"):
+        raise UserError(f"{source} has {word!r}: bsub's options have one dash.{_meant(word[2:].partition('=')[0])}")
     if not re.match(r"-[A-Za-z]", word):
         # bsub would take a bare word for the job's command, and forget the script.
         raise UserError(f'{source} has {word!r}: write an option and its value as one text, such as "-sp 50" or "-x".')
@@ -111,6 +114,9 @@ def _checked(word: str, source: str) -> list[str]:
     name, value = option[1:], value.strip()
     if name in _RESERVED:
         raise UserError(f"{source} has {word!r}, which sets bsub's -{name}: {_RESERVED[name]}.")
+    near = near_option("bsub", name)
+    if near is not None and near in _RESERVED:
+        raise UserError(f"{source} has {word!r}: bsub has no such option.{_meant(name)}")
     if name == "R":
         for resource, instead in _RESOURCES.items():
             if re.search(rf"\b{resource}\s*[\[=]", value):
@@ -122,3 +128,11 @@ def _checked(word: str, source: str) -> list[str]:
     if not value:
         raise UserError(f"{source} has {word!r}: bsub's -{name} needs a value behind it, in the same text.")
     return [option, value]
+
+
+def _meant(name: str) -> str:
+    """Return what somebody probably meant who wrote another system's name of an option; empty where nobody can tell."""
+    near = near_option("bsub", name)
+    if near is None:
+        return ""
+    return f" That is -{near} of bsub's: {_RESERVED[near]}." if near in _RESERVED else f" Did you mean -{near}?"

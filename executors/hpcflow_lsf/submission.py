@@ -9,6 +9,7 @@ from psij import SubmitException
 
 from hpcflow.core.batch import decoded, not_found
 from hpcflow.core.plugin import Accepted, Ambiguous, Refused, Reply, Submission
+from hpcflow.core.submit_options import near_option
 from hpcflow.core.words import counted
 from hpcflow_lsf.jobs import LsfJobs
 from hpcflow_lsf.text import first_words
@@ -18,6 +19,8 @@ __all__ = ["classify"]
 # bsub's exit status is 255 for everything. It says "Job not submitted." when it knows that; what it says besides tells
 # whether it asked.
 _NOT_SUBMITTED: Final = re.compile(r"\b[Jj]ob not submitted\b")
+# Its own words about an option, before it asked anybody; then it says nothing of a job.
+_NO_OPTION: Final = re.compile(r"illegal option -- (\S+)|option requires an argument -- (\S+)")
 _UNSURE: Final = re.compile(
     r"library call|daemon|timed? ?out|connect|not respond|LSF is down|try(?:ing)? again|Communication", re.IGNORECASE
 )
@@ -45,6 +48,14 @@ def classify(jobs: LsfJobs, width: int, reply: Reply) -> Submission:
         return Refused(
             f"LSF's limit on pending jobs leaves no room for {counted(width, 'array task')} now: {first_words(said)}",
             retry_later=True,
+        )
+    if (option := _NO_OPTION.search(said)) is not None:
+        name = option[1] or option[2]
+        near = near_option("bsub", name)
+        meant = f" Did you mean -{near}?" if near is not None else ""
+        return Refused(
+            f"LSF refused the job array: bsub has no option -{name}, or not without a value: look at extra= and "
+            f"at clusters.toml.{meant}"
         )
     if _NOT_SUBMITTED.search(said) and not _UNSURE.search(said):
         hint = _hint(said, width)

@@ -8,6 +8,7 @@ from typing import Final
 
 from hpcflow.core.batch import check_texts
 from hpcflow.core.model import JobArray, UserError
+from hpcflow.core.submit_options import near_option
 
 __all__ = ["check_array", "checked_extra", "job_resources", "own_place"]
 
@@ -31,7 +32,6 @@ _RESERVED: Final[Mapping[str, str]] = {
     "f": "hpcflow reads qsub's answer",
     "q": "write partition=",
     "A": "write account=",
-    "-": "hpcflow sends a script of its own",
 }
 #: Resources of ``-l`` that are hpcflow's own (the value, as far as its "="), and what to write instead.
 _RESOURCES: Final[Mapping[str, str]] = {
@@ -115,6 +115,9 @@ def _check(word: str, source: str) -> None:
     if not re.match(r"-[A-Za-z-]", word):
         # qsub would take a bare word for the script's file.
         raise UserError(f'{source} has {word!r}: write an option and its value as one argument, such as "-p100".')
+    if word.startswith("--"):
+        meant = _meant(word[2:].partition("=")[0])
+        raise UserError(f"{source} has {word!r}: qsub's options have one dash and one letter.{meant}")
     letter, value = word[1], word[2:].strip()
     if letter in _RESERVED:
         raise UserError(f"{source} has {word!r}, which sets qsub's -{letter}: {_RESERVED[letter]}.")
@@ -123,3 +126,13 @@ def _check(word: str, source: str) -> None:
         name = part.partition("=")[0].strip()
         if name in table:
             raise UserError(f"{source} has {word!r}, which sets {name}: {table[name]}.")
+
+
+def _meant(name: str) -> str:
+    """Return what somebody probably meant who wrote another system's name of an option; empty where nobody can tell."""
+    if name in _RESOURCES:
+        return f" That is a resource: {_RESOURCES[name]}."
+    near = near_option("qsub", name)
+    if near is None:
+        return ""
+    return f" That is -{near} of qsub's: {_RESERVED[near]}." if near in _RESERVED else f" Did you mean -{near}?"

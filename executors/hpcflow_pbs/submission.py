@@ -36,6 +36,7 @@ _REFUSED: Final = frozenset(
 _TEXT: Final = re.compile(r"^qsub: ", re.MULTILINE)
 # Room comes back when somebody's jobs have ended (svr_func.c: limits on queued jobs and on their resources).
 _FULL: Final = re.compile(r"would exceed|Maximum number of jobs already", re.IGNORECASE)
+_NO_OPTION: Final = re.compile(r"(?:invalid option|option requires an argument) -- '(\S)'|illegal -(\S) value")
 _LOST: Final = re.compile(
     r"cannot connect to server|Connection (?:refused|reset)|timed? ?out|End of File", re.IGNORECASE
 )
@@ -75,4 +76,6 @@ def _hint(said: str, width: int) -> str:
         return f". {width} array tasks are more than max_array_size allows: lower max_width in clusters.toml."
     if "invalid option -- 'J'" in said:
         return ". This qsub knows no -J: it is Torque or older than PBS Pro 8, which hpcflow does not serve."
+    if (letter := _NO_OPTION.search(said)) is not None:
+        return f". qsub has no -{letter[1] or letter[2]}, or not with that: look at extra= and at clusters.toml."
     return ""

@@ -42,6 +42,18 @@ _RESERVED: Final[Mapping[str, str]] = {
     "licenses": "write licenses=",
     "exclude": "write exclude=",
 }
+#: The same of a task, which has annotations for them; clusters.toml may set them for all of a cluster's tasks.
+_OF_TASKS: Final[Mapping[str, str]] = {
+    "error": "hpcflow keeps each array task's output beside its bag",
+    "input": "hpcflow's script has its own input",
+    "requeue": "arrays are always requeued",
+    "no-requeue": "arrays are always requeued",
+    "export": "hpcflow's script has its own environment",
+    "uid": "tasks run as you",
+    "gid": "tasks run as you",
+    "time-min": "write walltime=",
+    "ntasks-per-node": "write nodes= and ntasks=",
+}
 #: Options that collide only with an annotation that is there: memory= and gpus=.
 _WITH_MEMORY: Final = ("mem", "mem-per-cpu", "mem-per-gpu")
 _WITH_GPUS: Final = ("gres", "gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket")
@@ -51,6 +63,8 @@ _SHORT: Final[Mapping[str, str]] = {
     "J": "job-name",
     "a": "array",
     "o": "output",
+    "e": "error",
+    "i": "input",
     "D": "chdir",
     "d": "dependency",
     "W": "wait",
@@ -93,7 +107,9 @@ def checked_extra(array: JobArray) -> tuple[str, ...]:
         taken |= dict.fromkeys(_WITH_GPUS, "gpus= is set already")
     for source, words in (("clusters.toml", array.extra), ("extra=", array.resources.extra)):
         for word in words:
-            if source != "clusters.toml" or not _CLUSTER.fullmatch(word):
+            if source == "extra=":
+                _check(word, source, {**_OF_TASKS, **taken})
+            elif not _CLUSTER.fullmatch(word):
                 _check(word, source, taken)
     return (*array.extra, *array.resources.extra)
 

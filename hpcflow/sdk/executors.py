@@ -136,13 +136,9 @@ class NamedExecutor:
             raise UserError(f"{where}: executor= and max_running= belong to electrons and lattices.")
         done = self._translated()
         extra = self.annotations.get("extra") or ()
-        theirs = done.extra if self._scheduler in {"", "slurm"} else []
-        further = {"extra": [*theirs, *cast("Sequence[str]", extra)]} if theirs or extra else {}
+        further = {"extra": [*done.extra, *cast("Sequence[str]", extra)]} if done.extra or extra else {}
         # What is written as an annotation of hpcflow's says it better than an option of a scheduler.
         parsed = parse_options({**done.annotations, **self.annotations, **further}, where)
-        if done.extra and not theirs:
-            # A letter of qsub's or bsub's means something else to sbatch: their plugins look at what it is.
-            parsed = replace(parsed, extra=(*done.extra, *(parsed.extra or ())))
         retries, limit_s = _given(self, "retries"), _given(self, "time_limit")
         if retries and parsed.retries is None:
             rules = retries if isinstance(retries, model.Retries) else Retries(cast(int, retries), exceptions=True)

@@ -231,22 +231,6 @@ def _workdir(name: str, value: object) -> str:
     return path
 
 
-#: Options of sbatch that hpcflow writes itself, and the annotation to use instead, if there is one.
-_OURS: Final[Mapping[str, str]] = {
-    "--job-name": "", "-J": "", "--array": "", "-a": "", "--output": "", "-o": "", "--error": "", "-e": "",
-    "--input": "", "-i": "", "--parsable": "", "--wrap": "", "--chdir": "workdir", "-D": "workdir", "--comment": "",
-    "--time": "walltime", "-t": "walltime", "--time-min": "walltime", "--nodes": "nodes", "-N": "nodes",
-    "--ntasks": "ntasks", "-n": "ntasks", "--ntasks-per-node": "ntasks", "--cpus-per-task": "cpus", "-c": "cpus",
-    "--mem": "memory", "--mem-per-cpu": "memory", "--mem-per-gpu": "memory", "--gpus": "gpus", "-G": "gpus",
-    "--gpus-per-node": "gpus", "--gpus-per-task": "gpus", "--partition": "partition", "-p": "partition",
-    "--account": "account", "-A": "account", "--qos": "qos", "-q": "qos", "--constraint": "constraint",
-    "-C": "constraint", "--reservation": "reservation", "--licenses": "licenses", "-L": "licenses",
-    "--exclude": "exclude", "-x": "exclude", "--requeue": "", "--no-requeue": "", "--signal": "", "--open-mode": "",
-    "--export": "", "--wait": "", "-W": "", "--clusters": "executor", "-M": "executor", "--test-only": "",
-    "--uid": "", "--gid": "", "--help": "", "-h": "", "--usage": "", "--version": "", "-V": "",
-}  # fmt: skip
-
-
 def _extra(name: str, value: object) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise UserError(f"{name}={value!r} must be a list of texts, one for each argument: {name}=['--nice=100'].")
@@ -255,19 +239,9 @@ def _extra(name: str, value: object) -> tuple[str, ...]:
 
 
 def _argument(name: str, value: object) -> str:
+    # What it means is for the cluster's own scheduler to say: -p is a partition of sbatch's and a priority of qsub's.
     if not isinstance(value, str) or not re.match(r"--?[A-Za-z]", value) or not value.isprintable():
         raise UserError(f"{name}: {value!r} must be one text that begins with '-', its value included: '--nice=100'.")
-    if value.startswith("--"):
-        option = value.partition("=")[0]
-    else:
-        # LSF's have longer names and a blank before the value: "-app dft".
-        word, blank, _ = value.partition(" ")
-        option = word if blank else value[:2]
-    # getopt takes any unambiguous beginning of a long option for the option itself.
-    ours = [own for own in _OURS if own == option or (option.startswith("--") and own.startswith(option))]
-    if ours:
-        instead = f"write {_OURS[ours[0]]}= instead" if _OURS[ours[0]] else "leave it out"
-        raise UserError(f"{name}: {value!r} collides with {ours[0]}, which hpcflow sets itself; {instead}.")
     return value
 
 

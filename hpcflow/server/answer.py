@@ -6,18 +6,17 @@ import gzip
 import json
 import math
 from collections.abc import AsyncIterator, Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import Path, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from hpcflow.core.model import NotFound
-from hpcflow.server.schema import MOST, Problem
+from hpcflow.server.schema import MOST
 from hpcflow.server.upload import is_ulid
 
 __all__ = [
-    "PROBLEM",
-    "PROBLEM_OF_BYTES",
+    "UNCHANGED",
     "DispatchPath",
     "IndexPath",
     "JsonAnswer",
@@ -32,17 +31,8 @@ DispatchPath = Annotated[str, Path(description="The dispatch's id.")]
 #: Of a task in its dispatch.
 IndexPath = Annotated[int, Path(ge=0, le=MOST)]
 
-#: What any route may answer instead.
-PROBLEM: Final[dict[int | str, dict[str, Any]]] = {  # Any: FastAPI's own type
-    "4XX": {"model": Problem, "description": "Not done; the sentence says why."}
-}
-# Where an answer is no JSON, FastAPI would give the error the answer's media type.
-PROBLEM_OF_BYTES: Final[dict[int | str, dict[str, Any]]] = {  # Any: FastAPI's own type
-    "4XX": {
-        "description": PROBLEM["4XX"]["description"],
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
-    }
-}
+#: What a route answers to who has all of it already.
+UNCHANGED: Final[dict[int | str, dict[str, str]]] = {304: {"description": "It is as it was when you got its ETag."}}
 _TO_JSON: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 #: What is shorter costs more time to pack than to send.
 _SHORT: Final = 2**14

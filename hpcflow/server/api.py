@@ -16,11 +16,12 @@ from starlette.routing import BaseRoute, Match
 
 from hpcflow.core.model import HpcflowError, NotFound, UserError
 from hpcflow.server import schema
-from hpcflow.server.answer import PROBLEM, JsonAnswer, known_id
+from hpcflow.server.answer import JsonAnswer, known_id
 from hpcflow.server.arguments import ArgumentsDesk, argument_routes
 from hpcflow.server.cache_api import CacheDesk, cache_routes
 from hpcflow.server.cluster_api import ClusterDesk, cluster_routes
 from hpcflow.server.configured import SettingsDesk, settings_routes
+from hpcflow.server.description import completed
 from hpcflow.server.dispatch_api import QuestionDesk, SteeringDesk, question_routes, steering_routes
 from hpcflow.server.file_api import FileDesk, file_routes
 from hpcflow.server.guard import Guard, Sessions, Token
@@ -30,7 +31,7 @@ from hpcflow.server.log_api import ArchiveDesk, LogDesk, archive_routes, log_rou
 from hpcflow.server.origins import Origins
 from hpcflow.server.page import page_files, page_routes, view_routes
 from hpcflow.server.redispatch_api import RedispatchDesk, redispatch_routes
-from hpcflow.server.routing import Router, described, if_described
+from hpcflow.server.routing import Router, described
 from hpcflow.server.sketch_api import SKETCHES, SketchDesk, sketch_routes
 from hpcflow.server.trigger_api import TriggerDesk, trigger_routes
 from hpcflow.server.upload import MEDIA_TYPE, TooLarge, Upload
@@ -141,7 +142,7 @@ def application(service: Service, desk: Desk, *, uid: int) -> Guard:
     @cache
     def description() -> dict[str, Any]:  # Any: JSON
         with described():
-            return _application(service, desk).openapi()
+            return completed(_application(service, desk).openapi())
 
     app.openapi = description  # type: ignore[method-assign]  # FastAPI's own way to another description
     uploads = [("/api/v1/dispatches", MEDIA_TYPE), (f"/api/v1{SKETCHES}", MEDIA_TYPE)]
@@ -171,13 +172,13 @@ def _application(service: Service, desk: Desk) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _fault)
     app.include_router(routes(service, desk))
-    app.include_router(page_routes(desk.sessions), responses=if_described(PROBLEM))
+    app.include_router(page_routes(desk.sessions))
     return app
 
 
 def routes(service: Service, desk: Desk) -> APIRouter:
     """Return the routes of ``/api/v1``."""
-    api = Router(prefix="/api/v1", responses=PROBLEM, default_response_class=JsonAnswer)
+    api = Router(prefix="/api/v1", default_response_class=JsonAnswer)
     arriving: set[str] = set()
 
     @api.get("/status", response_model=schema.ServerStatus)
@@ -258,10 +259,10 @@ def routes(service: Service, desk: Desk) -> APIRouter:
     api.include_router(question_routes(service.questions, desk.stopping))
     api.include_router(steering_routes(service.steering))
     # Before the logs, whose path would take their last part for a stream's name.
-    api.include_router(view_routes(service.questions, desk.notice.started_at, desk.stopping), responses=PROBLEM)
+    api.include_router(view_routes(service.questions, desk.notice.started_at, desk.stopping))
 
     api.include_router(archive_routes(service.log_archive))
-    api.include_router(log_routes(service.logs, desk.stopping), responses=PROBLEM)
+    api.include_router(log_routes(service.logs, desk.stopping))
 
     @api.post("/ui", response_model=schema.UiAddress)
     async def ui() -> Response:
@@ -299,7 +300,7 @@ async def _accepted(questions: QuestionDesk, dispatch: str) -> Json | None:
 async def _refused(_: Request, error: Exception) -> Response:
     match error:
         case UserError():
-            code = 400
+            code = 422
         case NotFound():
             code = 404
         case TooLarge():

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Protocol
 from fastapi import APIRouter, Query, Response
 
 from hpcflow.core.model import DispatchId
-from hpcflow.server.answer import PROBLEM_OF_BYTES, DispatchPath, StreamAnswer, known_id, streamed
+from hpcflow.server.answer import DispatchPath, StreamAnswer, known_id, streamed
 from hpcflow.server.levels import Level
 from hpcflow.server.manifest import blob_offsets
 from hpcflow.server.routing import Router
@@ -107,7 +107,7 @@ def argument_routes(desk: ArgumentsDesk) -> APIRouter:
     """Return the route, below whatever the caller puts before it."""
     api = Router()
 
-    @api.get("/dispatches/{dispatch_id}/arguments", response_class=StreamAnswer, responses=PROBLEM_OF_BYTES)
+    @api.get("/dispatches/{dispatch_id}/arguments", response_class=StreamAnswer)
     async def arguments(
         dispatch_id: DispatchPath,
         tasks: Annotated[

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from hpcflow.server import cluster_schema as schema
 from hpcflow.server.routing import Router
 from hpcflow.server.schema import MOST
+from hpcflow.server.settings_schema import CLUSTER_NAME
 from hpcflow.server.trial import Asked
 
 __all__ = ["ClusterDesk", "cluster_routes"]
@@ -57,6 +58,7 @@ class ClusterDesk(Protocol):
 
 
 _Name = Annotated[str, PathParameter(description="The cluster's name in clusters.toml.")]
+_NewName = Annotated[str, PathParameter(description="What it shall be called.", json_schema_extra=CLUSTER_NAME)]
 _PREFIX: Final = "/clusters"
 
 
@@ -107,7 +109,7 @@ def cluster_routes(desk: ClusterDesk) -> APIRouter:
         return await desk.answer(name, body.login, body.number, answers)
 
     @api.post("/{name}/draft", response_model=schema.ClusterDraftAnswer)
-    async def draft(name: _Name, body: schema.ClusterDraft) -> Json:
+    async def draft(name: _NewName, body: schema.ClusterDraft) -> Json:
         return await desk.draft(name, body.settings, body.accept_host_keys)
 
     @api.post("/{name}/add", response_model=schema.ClusterChange)

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from hpcflow.core.model import HpcflowError, UserError
+from hpcflow.core.model import HpcflowError
 
 if TYPE_CHECKING:
     from tomlkit.items import Table
@@ -24,8 +24,7 @@ def add_table(path: str, name: str, settings: Mapping[str, object]) -> None:
         settings: strings, numbers, booleans and lists of them.
 
     Raises:
-        UserError: the file can't be read, or has such a table.
-        HpcflowError: it can't be written.
+        HpcflowError: the file can't be read, has such a table, or can't be written.
     """
     # 30 ms that a server needs only when somebody adds a cluster.
     import tomlkit
@@ -33,7 +32,7 @@ def add_table(path: str, name: str, settings: Mapping[str, object]) -> None:
     text = _read(path)
     tables = _tables(path, text)
     if name in tables:
-        raise UserError(f"{path} has a table [{name}] already: change it there, then `hpcflow restart`.")
+        raise HpcflowError(f"{path} has a table [{name}] already: change it there, then `hpcflow restart`.")
     document = tomlkit.document()
     document.add(name, _table(settings))
     before = text if not text or text.endswith("\n") else f"{text}\n"
@@ -46,15 +45,14 @@ def remove_table(path: str, name: str) -> None:
     """Take a table out of the file.
 
     Raises:
-        UserError: the file can't be read, or has no such table.
-        HpcflowError: it can't be written.
+        HpcflowError: the file can't be read, has no such table, or can't be written.
     """
     import tomlkit
 
     text = _read(path)
     tables = _tables(path, text)
     if tables.pop(name, None) is None:
-        raise UserError(f"{path} has no table [{name}].")
+        raise HpcflowError(f"{path} has no table [{name}].")
     document = tomlkit.parse(text)
     document.remove(name)
     left = tomlkit.dumps(document).rstrip("\n")
@@ -82,14 +80,14 @@ def _read(path: str) -> str:
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} can't be read: {error}") from None
+        raise HpcflowError(f"{path} can't be read: {error}") from None
 
 
 def _tables(path: str, text: str) -> dict[str, object]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} can't be read: {error}") from None
+        raise HpcflowError(f"{path} can't be read: {error}") from None
 
 
 def write_toml(path: str, text: str, meant: Mapping[str, object]) -> None:

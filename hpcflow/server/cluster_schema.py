@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, Strict, StrictBool
 
 from hpcflow.server.routing import Described
+from hpcflow.server.settings_schema import describe_draft
 
 __all__ = [
     "ClusterChange",
@@ -55,11 +56,14 @@ class Clusters(Described):
     clusters: list[ClusterAnswer]
 
 
+_Version = Annotated[int, Strict(), Field(ge=0, le=1000)]
+
+
 class ClusterTestRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     #: (major, minor) of the Python that will dispatch, and its path; ``None``: the server's own.
-    python: tuple[int, int] | None = None
+    python: tuple[_Version, _Version] | None = None
     executable: str | None = None
     #: Whether jobs are submitted, and how long each may wait in the queue, in seconds.
     jobs: StrictBool = True
@@ -235,7 +239,7 @@ class Queue(Described):
 class ClusterDraft(BaseModel):
     """A cluster to be: a table of clusters.toml as JSON, and what a person has accepted."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=describe_draft)
 
     settings: dict[str, JsonValue]
     #: Fingerprints of host keys, ``SHA256:…``, that are written to known_hosts if a host that is unknown shows one.

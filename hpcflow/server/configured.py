@@ -12,11 +12,12 @@ from typing import Annotated, Any, Final, Protocol
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from hpcflow.core.model import UserError
+from hpcflow.core.model import HpcflowError, UserError
 from hpcflow.core.places import Places
 from hpcflow.server.cluster_file import write_toml
 from hpcflow.server.routing import Described, Router
 from hpcflow.server.settings import Settings, first_fault, read_settings
+from hpcflow.server.settings_schema import describe_change, typed
 
 __all__ = ["Configured", "SettingsDesk", "settings_routes"]
 
@@ -58,6 +59,7 @@ class Configured:
             if name not in Settings.model_fields:
                 near = get_close_matches(name, Settings.model_fields, n=1)
                 raise UserError(f"There is no setting {name!r}{f'; did you mean {near[0]!r}?' if near else '.'}")
+        set_ones = typed(Settings, {name: value for name, value in values.items() if value is not None}, "")
         path = self._where.config
         try:
             with open(path, encoding="utf-8") as file:
@@ -65,10 +67,10 @@ class Configured:
         except FileNotFoundError:
             document = tomlkit.document()
         except (OSError, ValueError) as error:  # tomlkit's own errors are ValueErrors
-            raise UserError(f"{path} can't be read: {error}") from None
-        for name, value in values.items():
-            if value is not None:
-                document[name] = value
+            raise HpcflowError(f"{path} can't be read: {error}") from None
+        for name in values:
+            if name in set_ones:
+                document[name] = set_ones[name]
             elif name in document:
                 del document[name]
         text = tomlkit.dumps(document)
@@ -99,7 +101,7 @@ class ServerSettings(Described):
 
 
 class SettingsChange(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=describe_change)
 
     #: ``null`` takes a setting out of the file.
     settings: Annotated[dict[str, JsonValue], Field(min_length=1)]

@@ -13,7 +13,6 @@ from hpcflow.core.states import State, Status
 from hpcflow.server import schema
 from hpcflow.server.again_schema import CancelPlan, Failures, RetryPlan
 from hpcflow.server.answer import (
-    PROBLEM_OF_BYTES,
     DispatchPath,
     IndexPath,
     JsonAnswer,
@@ -196,11 +195,11 @@ def question_routes(questions: QuestionDesk, stopping: Callable[[], bool]) -> AP
     async def task(dispatch_id: DispatchPath, index: IndexPath) -> Response:
         return JsonAnswer(await questions.task(known_id(dispatch_id), index))
 
-    @api.get("/dispatches/{dispatch_id}/output", response_class=StreamAnswer, responses=PROBLEM_OF_BYTES)
+    @api.get("/dispatches/{dispatch_id}/output", response_class=StreamAnswer)
     async def output(dispatch_id: DispatchPath, apart: _Apart = False) -> Response:
         return await streamed(questions.results(known_id(dispatch_id), None, True, apart=apart))
 
-    @api.get("/dispatches/{dispatch_id}/results", response_class=StreamAnswer, responses=PROBLEM_OF_BYTES)
+    @api.get("/dispatches/{dispatch_id}/results", response_class=StreamAnswer)
     async def results(
         dispatch_id: DispatchPath,
         tasks: Annotated[

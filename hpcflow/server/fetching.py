@@ -148,7 +148,7 @@ class Files:
 
         Raises:
             NotFound: there is nothing, or the task has no directory of its own.
-            UserError: it leads out of that directory.
+            HpcflowError: it leads out of that directory, or the cluster does not answer.
         """
         end, bag = await self._end(dispatch, index)
         base = workdir_of(bag, end.record) if end is not None and bag is not None else None
@@ -169,7 +169,7 @@ class Files:
             case 66:
                 raise NotFound(f"There is no {path} in {base or '/'} on {cluster.name}.")
             case 78:
-                raise UserError(
+                raise HpcflowError(
                     f"{path} leads out of the directory of task {index}. If that is what you want, give its absolute "
                     f"path on {cluster.name}."
                 )
@@ -239,7 +239,7 @@ def _parsed(stdout: bytes) -> Json:
             entry |= {"size": int(size) if what == "-" else 0, "executable": "x" in mode[:3], "target": target}
             entries.append(entry)
     if len(entries) > _ENTRIES_AT_MOST:
-        raise UserError(f"{real} holds {len(entries)} files and folders; fetch it in parts, or as one archive.")
+        raise HpcflowError(f"{real} holds {len(entries)} files and folders; fetch it in parts, or as one archive.")
     sums = {found[2]: found[1] for line in lines[cut:] if (found := _SUM.fullmatch(line)) is not None}
     for entry in entries:
         entry["sha256"] = sums.get(entry["name"])

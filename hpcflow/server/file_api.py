@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Final, Protocol
 from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from hpcflow.server import file_schema as schema
-from hpcflow.server.answer import PROBLEM_OF_BYTES, DispatchPath, IndexPath, known_id, streamed
+from hpcflow.server.answer import DispatchPath, IndexPath, known_id, streamed
 from hpcflow.server.routing import Router
 from hpcflow.server.schema import MOST
 
@@ -61,11 +61,15 @@ class DeleteAnswer(BaseModel):
     message: str
 
 
+#: Described, not checked: who gets it wrong is told what a path is.
+_ONE_LINE: Final[dict[str, Any]] = {"minLength": 1, "pattern": r"^[^\x00\n]+$"}  # Any: pydantic's own type
+
+
 def file_routes(desk: FileDesk) -> APIRouter:
     """Return the routes, below whatever the caller puts before them."""
     api = Router()
 
-    @api.get("/dispatches/{dispatch_id}/tasks/{index}/value", response_class=Response, responses=PROBLEM_OF_BYTES)
+    @api.get("/dispatches/{dispatch_id}/tasks/{index}/value", response_class=Response)
     async def value(
         dispatch_id: DispatchPath, index: IndexPath, offset: Annotated[int, Query(ge=0, le=MOST)] = 0
     ) -> Response:
@@ -81,7 +85,9 @@ def file_routes(desk: FileDesk) -> APIRouter:
         request: Request,
         dispatch_id: DispatchPath,
         index: IndexPath,
-        path: Annotated[str, Query(max_length=4096, description="Below its directory, or absolute.")] = ".",
+        path: Annotated[
+            str, Query(max_length=4096, description="Below its directory, or absolute.", json_schema_extra=_ONE_LINE)
+        ] = ".",
     ) -> Response:
         # A name that is no UTF-8 passes as surrogates: the framework's own reading of a query loses them, and its JSON
         # has no escapes for them.
@@ -89,7 +95,7 @@ def file_routes(desk: FileDesk) -> APIRouter:
         found = await desk.listing(known_id(dispatch_id), index, asked.get("path", [path])[-1])
         return Response(json.dumps(found), media_type="application/json")
 
-    @api.post("/dispatches/{dispatch_id}/tasks/{index}/files", response_class=Response, responses=PROBLEM_OF_BYTES)
+    @api.post("/dispatches/{dispatch_id}/tasks/{index}/files", response_class=Response)
     async def content(dispatch_id: DispatchPath, index: IndexPath, body: schema.Spans) -> Response:
         size, pieces = await desk.content(known_id(dispatch_id), index, body.root, body.files)
         response = await streamed(pieces)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, Strict, StrictBool, WithJsonSchema
 
@@ -48,8 +48,10 @@ def _absolute(value: object) -> str:
     return path
 
 
+#: Of a file below a folder, as listings give it; no part of it is "..".
+_NAME: Final = r"^\./(?!\.\.(/|$))([^/\x00\n]|/(?!\.\.(/|$)))*$"
 #: Paths on a cluster: what is no UTF-8 in them stands as surrogates, which pydantic's own strings refuse.
-_AnyPath = Annotated[str, PlainValidator(_path), WithJsonSchema({"type": "string"})]
+_AnyPath = Annotated[str, PlainValidator(_path), WithJsonSchema({"type": "string", "pattern": _NAME})]
 
 
 _AbsolutePath = Annotated[
@@ -65,8 +67,19 @@ class Spans(BaseModel):
     files: list[tuple[_AnyPath, Annotated[int, Field(ge=0, le=MOST)], Annotated[int, Field(ge=0, le=MOST)]]]
 
 
+#: Described, not checked: who says nothing is told what to say.
+_ONE_OF_THEM: Final[dict[str, Any]] = {  # Any: pydantic's own type
+    "anyOf": [
+        {"required": ["dispatches"], "properties": {"dispatches": {"type": "array"}}},
+        {"required": ["older_than_s"], "properties": {"older_than_s": {"type": "number"}}},
+    ]
+}
+
+
 class CleanRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    """At least one of `dispatches` and `older_than_s` says which."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_ONE_OF_THEM)
 
     #: ``None``: all that `older_than_s` allows.
     dispatches: list[str] | None = None

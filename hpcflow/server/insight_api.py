@@ -7,7 +7,7 @@ from typing import Annotated, Any, Protocol
 from fastapi import APIRouter, Query, Request, Response
 
 from hpcflow.server import insight_schema as schema
-from hpcflow.server.answer import DispatchPath, JsonAnswer, known_id, packed
+from hpcflow.server.answer import UNCHANGED, DispatchPath, JsonAnswer, known_id, packed
 from hpcflow.server.routing import Router
 
 __all__ = ["InsightDesk", "insight_routes"]
@@ -53,7 +53,7 @@ def insight_routes(desk: InsightDesk) -> APIRouter:
     async def settings() -> Response:
         return JsonAnswer(await desk.settings())
 
-    @api.get("/log", response_model=schema.ServerLog)
+    @api.get("/log", response_model=schema.ServerLog, responses=UNCHANGED)
     async def log(request: Request, asked: Annotated[schema.LogQuery, Query()]) -> Response:
         # The browser keeps what it has: a page that looks again costs a line, unless something was written.
         tag = f'"{desk.log_version()}"'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
@@ -13,6 +13,7 @@ from hpcflow.core.model import (
     DispatchId,
     Graph,
     HpcflowError,
+    JobArray,
     Limits,
     Resources,
     Shape,
@@ -88,6 +89,10 @@ class Intake:
             except SiteError as error:
                 raise UserError(str(error)) from None
             except HpcflowError as error:
+                try:
+                    self._refuse_what_its_scheduler_has_not(cluster, shape)
+                except UserError as mistake:
+                    raise _at(graph, shapes, shape, mistake) from None
                 hint = _begin_anew(manifest, cluster.settings.scheduler if cluster.link is None else "ssh")
                 messages.append(
                     f"{cluster.name} does not answer now ({error}); its tasks wait until it does. {hint}".rstrip()
@@ -96,11 +101,11 @@ class Intake:
             try:
                 cluster.check_interpreter(shape)
                 check_resources(shape.resources, cluster.name, limits)
+                self._refuse_what_its_scheduler_has_not(cluster, shape)
                 imports = imports_of(shape, graph.tasks, shapes, functions)
                 messages += await self._environments.check(cluster, shape, imports, own_python=manifest["executable"])
             except UserError as error:
-                name = graph.tasks[shapes.index(shape)].name
-                raise UserError(f"Electron {name!r} can't run. {error}") from None
+                raise _at(graph, shapes, shape, error) from None
             if shape.resources.walltime_s is None and limits.bounded:
                 most_s = plan_settings(self._settings, cluster).worker_walltime_s
                 messages.append(_no_walltime(cluster, shape, limits, most_s))
@@ -113,6 +118,25 @@ class Intake:
             if (too_many := _too_many_slots(cluster, shape, limits)) is not None:
                 messages.append(too_many)
         return graph, shapes, list(dict.fromkeys(messages))
+
+    def _refuse_what_its_scheduler_has_not(self, cluster: Cluster, shape: Shape) -> None:
+        """Let the cluster's own scheduler judge what its submit command would be told, before anything is stored."""
+        cluster.plugin.submit(
+            JobArray(
+                token="hpcflow",
+                bag=BagId("hpcflow"),
+                dispatch=DispatchId("hpcflow"),
+                cluster=cluster.name,
+                resources=shape.resources,
+                width=1,
+                worker_walltime_s=shape.resources.walltime_s or 60,
+                command=("true",),
+                path="/",
+                extra=cluster.settings.extra,
+                exclusive=cluster.settings.whole_nodes,
+                intent_at=self._now(),
+            )
+        )
 
     def read(self, manifest: Manifest, *, sublattice: bool = False) -> tuple[Graph, list[Shape]]:
         """Return graph and shapes as `checked`, without a look at any cluster."""
@@ -221,6 +245,11 @@ class Intake:
             "script": command.stdin.decode(),
             "core_hours_bound": round(core_hours_bound(plan), 3) if bounded else None,
         }
+
+
+def _at(graph: Graph, shapes: Sequence[Shape], shape: Shape, error: UserError) -> UserError:
+    """Return an error that names the first electron that asks so."""
+    return UserError(f"Electron {graph.tasks[shapes.index(shape)].name!r} can't run. {error}")
 
 
 def _too_many_slots(cluster: Cluster, shape: Shape, limits: Limits) -> str | None:

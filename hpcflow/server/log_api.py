@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Protocol
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel
 
-from hpcflow.server.answer import PROBLEM_OF_BYTES, DispatchPath, IndexPath, JsonAnswer, TextAnswer, known_id, streamed
+from hpcflow.server.answer import DispatchPath, IndexPath, JsonAnswer, TextAnswer, known_id, streamed
 from hpcflow.server.logs import Name
 from hpcflow.server.routing import Router
 from hpcflow.server.schema import MOST
@@ -86,7 +86,7 @@ def archive_routes(desk: ArchiveDesk) -> APIRouter:
     """Return the route of all logs at once, below whatever the caller puts before it."""
     api = Router()
 
-    @api.get("/dispatches/{dispatch_id}/logs", response_class=ArchiveAnswer, responses=PROBLEM_OF_BYTES)
+    @api.get("/dispatches/{dispatch_id}/logs", response_class=ArchiveAnswer)
     async def archive(
         dispatch_id: DispatchPath,
         failed: Annotated[bool, Query(description="Only of tasks that have failed.")] = False,
@@ -143,7 +143,7 @@ def log_routes(desk: LogDesk, stopping: Callable[[], bool]) -> APIRouter:
     ) -> Response:
         return JsonAnswer(await desk.search(known_id(dispatch_id), index, stream, q, offset=offset, limit=limit))
 
-    @api.get("/{stream}", response_class=TextAnswer, responses=PROBLEM_OF_BYTES)
+    @api.get("/{stream}", response_class=TextAnswer)
     async def log(
         dispatch_id: DispatchPath,
         index: IndexPath,

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["Origins", "PageAddress", "how_to_allow", "page_address"]
+__all__ = ["ADDRESS", "Origins", "PageAddress", "how_to_allow", "page_address"]
 
-_ADDRESS: Final = re.compile(
+ADDRESS: Final = re.compile(
     r"(?P<origin>https?://(?P<host>(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?))"
     r"(?P<path>(?:/(?:\*|[A-Za-z0-9._~@+-]+))*)/?"
 )
@@ -34,7 +34,7 @@ def page_address(text: str) -> PageAddress:
     Raises:
         ValueError: it is none.
     """
-    found = _ADDRESS.fullmatch(text)
+    found = ADDRESS.fullmatch(text)
     if found is None:
         raise ValueError(f"{text!r} is no address of a page: write https://host, and a path if the proxy leaves it")
     origin, host, path = found["origin"].lower(), found["host"].lower(), found["path"]

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from hpcflow.core.model import UserError
 from hpcflow.core.states import State
 from hpcflow.server import page_schema as schema
-from hpcflow.server.answer import PROBLEM, PROBLEM_OF_BYTES, DispatchPath, IndexPath, JsonAnswer, known_id, packed
+from hpcflow.server.answer import UNCHANGED, DispatchPath, IndexPath, JsonAnswer, known_id, packed
 from hpcflow.server.guard import KEY_HEADER, Sessions, cookie_name
 from hpcflow.server.news import News
 from hpcflow.server.routing import Router
@@ -89,7 +89,7 @@ def page_files(folder: Path = _STATIC) -> dict[str, Path]:
 
 def page_routes(sessions: Sessions) -> APIRouter:
     """Return what lies outside ``/api/v1``: the page, its login, and the sign of life."""
-    page = Router(responses=PROBLEM)
+    page = Router()
 
     @page.get("/healthz", response_model=Health)
     async def healthz() -> Response:
@@ -153,7 +153,7 @@ def view_routes(shown: Shown, epoch: str, stopping: Callable[[], bool]) -> APIRo
     """
     api = Router()
 
-    @api.get("/dispatches/{dispatch_id}/graph", response_model=schema.GraphColumns)
+    @api.get("/dispatches/{dispatch_id}/graph", response_model=schema.GraphColumns, responses=UNCHANGED)
     async def graph(dispatch_id: DispatchPath, request: Request) -> Response:
         known = known_id(dispatch_id)
         content = await shown.graph(known)
@@ -191,7 +191,7 @@ def view_routes(shown: Shown, epoch: str, stopping: Callable[[], bool]) -> APIRo
     async def about(dispatch_id: DispatchPath, index: IndexPath) -> Response:
         return JsonAnswer(await shown.about(known_id(dispatch_id), index))
 
-    @api.get("/events", response_class=_Events, responses=_NEWS | PROBLEM_OF_BYTES)
+    @api.get("/events", response_class=_Events, responses=_NEWS)
     async def events(
         last_event_id: Annotated[str | None, Header(max_length=100)] = None,
         once: Annotated[

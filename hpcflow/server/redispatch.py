@@ -7,7 +7,7 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from hpcflow.core.model import DispatchId, HpcflowError, NotFound, UserError
+from hpcflow.core.model import DispatchId, HpcflowError, NotFound
 from hpcflow.core.reuse import surroundings
 from hpcflow.core.states import State
 from hpcflow.server.live import LiveDispatch
@@ -121,13 +121,15 @@ class Redispatcher:
             await self.refuse_running(known)
         manifest = await asyncio.to_thread(self._store.manifest, known)
         if manifest.get("open"):
-            raise UserError(f"The tasks of {known} were sent one by one, by hf.Executor: only that program can again.")
+            raise HpcflowError(
+                f"The tasks of {known} were sent one by one, by hf.Executor: only that program can again."
+            )
         copy = {name: value for name, value in manifest.items() if name not in {"held", "reuse"}}
         if reuse:
             copy["reuse"] = {"dispatch": known, "tasks": [[index, index] for index in range(len(manifest["tasks"]))]}
         copy["id"] = identifier or self._new_id()
         if copy["id"] == known:
-            raise UserError(f"A redispatch of {known} needs an id of its own.")
+            raise HpcflowError(f"A redispatch of {known} needs an id of its own.")
         payload = f"{self._payload(known)}.{os.urandom(4).hex()}.part"
         await asyncio.to_thread(second_name, self._payload(known), payload, known)
         return await self._accept(copy, payload)

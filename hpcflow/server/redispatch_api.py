@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from hpcflow.server import schema
-from hpcflow.server.answer import PROBLEM_OF_BYTES, DispatchPath, JsonAnswer, known_id
+from hpcflow.server.answer import DispatchPath, JsonAnswer, known_id
 from hpcflow.server.routing import Router
 
 __all__ = ["RedispatchDesk", "redispatch_routes"]
@@ -61,7 +61,7 @@ def redispatch_routes(desk: RedispatchDesk) -> APIRouter:
     """Return the routes, below whatever the caller puts before them."""
     api = Router()
 
-    @api.get("/dispatches/{dispatch_id}/call/{part}", response_class=Response, responses=PROBLEM_OF_BYTES)
+    @api.get("/dispatches/{dispatch_id}/call/{part}", response_class=Response)
     async def call(dispatch_id: DispatchPath, part: Literal["lattice", "arguments"]) -> Response:
         return Response(await desk.call(known_id(dispatch_id), part), media_type="application/octet-stream")
 

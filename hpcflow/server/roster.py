@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Final
 
-from hpcflow.core.model import ClusterName, HpcflowError, NotFound, UserError
+from hpcflow.core.model import ClusterName, HpcflowError, NotFound
 from hpcflow.core.places import Places
 from hpcflow.server.cluster_file import add_table, remove_table
 from hpcflow.server.clusters import Cluster, Default
@@ -19,6 +19,7 @@ from hpcflow.server.remote.known_hosts import remember
 from hpcflow.server.remote.login import Logins, Question
 from hpcflow.server.reports import spelled
 from hpcflow.server.settings import ClusterSettings, cluster_settings
+from hpcflow.server.settings_schema import typed
 from hpcflow.server.trial import Asked, Trial
 
 __all__ = ["Roster"]
@@ -128,11 +129,14 @@ class Roster:
 
         Raises:
             UserError: it can't be called so, or the table holds what it can't.
-            HpcflowError: it can't be reached, its host key changed, or it is another than the accepted one.
+            HpcflowError: there is one already, it can't be reached, its host key changed, or is not the accepted one.
         """
         if ClusterName(name) in self._engine.clusters:
-            raise UserError(f"There is a cluster {name!r} already; its table in {self._where.clusters} can be changed.")
-        table = cluster_settings(f"Cluster {name!r}", name, settings)
+            raise HpcflowError(
+                f"There is a cluster {name!r} already; its table in {self._where.clusters} can be changed."
+            )
+        where = f"Cluster {name!r}"
+        table = cluster_settings(where, name, typed(ClusterSettings, settings, f"{where}: "))
         cluster = self._drafts.get(name)
         if cluster is None or cluster.settings != table:
             cluster = await self._new_draft(name, table)
@@ -163,7 +167,7 @@ class Roster:
 
         Raises:
             NotFound: there is no such draft.
-            UserError: clusters.toml can't be read, or names it already.
+            HpcflowError: clusters.toml can't be read or written, or names it already.
         """
         async with self._changing:
             cluster = self._drafts.get(name)

@@ -10,9 +10,7 @@ from typing import Any, Final
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Described", "Router", "described", "if_described"]
-
-Responses = dict[int | str, dict[str, Any]]  # Any: FastAPI's own type
+__all__ = ["Described", "Router", "described"]
 
 _DESCRIBED: Final = ContextVar("described", default=False)
 #: What FastAPI builds models for: every route answers with a response that is finished, so they only describe.
@@ -33,11 +31,6 @@ def described() -> Generator[None]:
         yield
     finally:
         _DESCRIBED.reset(token)
-
-
-def if_described(responses: Responses) -> Responses:
-    """Return what a description says of answers, nothing of it while none is wanted."""
-    return responses if _DESCRIBED.get() else {}
 
 
 class Router(APIRouter):

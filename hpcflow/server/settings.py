@@ -23,6 +23,7 @@ from hpcflow.server.origins import page_address
 from hpcflow.server.site_templates import site_template
 
 __all__ = [
+    "NAME",
     "ClusterSettings",
     "Seconds",
     "Settings",
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 #: Cluster names are names of files as well.
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 Word = Annotated[str, Field(pattern=r"^[^\s-]\S*$")]
 Unit = Literal["s", "days", "bytes", "MiB"]
@@ -259,7 +260,7 @@ def cluster_settings(at: str, name: str, table: object) -> ClusterSettings:
     Raises:
         UserError: the name is none, or the table holds an unknown key or an impossible value.
     """
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise UserError(f"{at}: a cluster can't be called {name!r}; use letters, digits, - and _.")
     try:
         settings = ClusterSettings.model_validate(_with_defaults(table))

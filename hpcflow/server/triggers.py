@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 
-from hpcflow.core.model import DispatchId, HpcflowError, NotFound, UserError
+from hpcflow.core.model import DispatchId, HpcflowError, NotFound
 from hpcflow.core.places import Places
 from hpcflow.core.words import counted
 from hpcflow.server.children import kill_session
@@ -185,7 +185,7 @@ class Triggers:
         executable = asked.executable if os.path.isabs(asked.executable) else ""
         if not os.access(executable, os.X_OK):
             if python != here:
-                raise UserError(
+                raise HpcflowError(
                     f"The trigger was made by Python {python}, and the server has Python {here} alone: attach it from "
                     "that, or from a Python on the server's machine."
                 )

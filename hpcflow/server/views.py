@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from hpcflow.core.again import holders
 from hpcflow.core.blame import sentence_of
 from hpcflow.core.follow import array_task_of
-from hpcflow.core.model import DispatchId, Graph, NotFound, Task, UserError
+from hpcflow.core.model import DispatchId, Graph, HpcflowError, NotFound, Task
 from hpcflow.core.states import State
 from hpcflow.server.levels import Level, find_level
 from hpcflow.server.manifest import moved, read_graph
@@ -204,7 +204,7 @@ class Views:
         """Return a page of the tasks that fit, sorted, those without a value last.
 
         Raises:
-            UserError: the last task of the page before is not among those that fit any more.
+            HpcflowError: the last task of the page before is not among those that fit any more.
         """
         text = wanted.text.casefold()
 
@@ -227,7 +227,7 @@ class Views:
         if wanted.after is not None:
             start = next((at + 1 for at, row in enumerate(found) if row["index"] == wanted.after), -1)
             if start < 0:
-                raise UserError(f"Task {wanted.after} is not among these any more: begin with the first page again.")
+                raise HpcflowError(f"Task {wanted.after} is not among these any more: begin with the first page again.")
         rows = found[start : start + wanted.limit]
         return {
             "columns": list(COLUMNS),

@@ -369,9 +369,10 @@ def test_a_refusal_comes_in_the_sites_own_words(own: Callable[..., Place]) -> No
         ({"cpus": 500}, "there are at most 4"),
         ({"qos": "high"}, "means nothing to"),
         ({"extra": ["-J 5"]}, "hpcflow"),
+        ({"extra": ["-y 5"]}, "look at extra="),
         ({"extra": ["script.sh"]}, "begins with '-'"),
     ],
-    ids=["queue", "cores", "qos", "option", "word"],
+    ids=["queue", "cores", "qos", "option", "nobody's option", "word"],
 )
 def test_what_can_never_be_is_refused_in_a_sentence(
     own: Callable[..., Place], annotations: dict[str, object], words: str

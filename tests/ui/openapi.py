@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from hpcflow.server.api import Desk, routes
+from hpcflow.server.description import completed
 from hpcflow.server.guard import Sessions, Token
 from hpcflow.server.home import Notice
 from hpcflow.server.page import page_routes
@@ -43,7 +44,7 @@ def described() -> dict[str, Any]:  # Any: JSON
     with of_answers():
         app.include_router(routes(MemoryService(), desk))
         app.include_router(page_routes(desk.sessions))
-    return app.openapi()
+    return completed(app.openapi())
 
 
 def written() -> str:

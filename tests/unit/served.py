@@ -8,12 +8,14 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import socket
 import threading
 import zlib
 from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -575,6 +577,7 @@ class Served:
                 end.sendall(body or b"")
             response = http.client.HTTPResponse(end, method=method)
             response.begin()
+            assert _is_described(method, target, response.status), f"{method} {target} answers {response.status}"
             found = {name.lower(): value for name, value in response.getheaders()}
             return Answer(response.status, found, response.read())
 
@@ -590,6 +593,28 @@ class Served:
         assert answer.status == 200, answer.body
         cookie = answer.headers["set-cookie"].partition(";")[0]
         return {"Cookie": cookie, "x-hpcflow-key": answer.json["key"], "Origin": origin}
+
+
+def _is_described(method: str, target: str, status: int) -> bool:
+    """Return whether the API's description has this status for what was asked; it has no word on other paths."""
+    path = target.partition("?")[0]
+    for pattern, codes in _described_codes().get(method, ()):
+        if pattern.fullmatch(path):
+            return str(status) in codes
+    return True
+
+
+@cache
+def _described_codes() -> dict[str, list[tuple[re.Pattern[str], frozenset[str]]]]:
+    """Return by method the paths of the description, those without parameters first, and their status codes."""
+    from tests.ui.openapi import described  # which needs this module
+
+    codes: dict[str, list[tuple[re.Pattern[str], frozenset[str]]]] = {}
+    for path, operations in sorted(described()["paths"].items(), key=lambda pair: str(pair[0]).count("{")):
+        pattern = re.compile(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(path)))
+        for method, operation in operations.items():
+            codes.setdefault(method.upper(), []).append((pattern, frozenset(operation["responses"])))
+    return codes
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def test_what_shall_become_of_a_dispatch_reaches_the_service(
         ({"walltime_s": -5}, 422, "walltime_s: "),
         ({"failed_only": "maybe"}, 422, "failed_only: "),
         ({"memory": "24 GB"}, 422, "memory: "),
-        ({"memory_mib": 2**40}, 400, "No partition has so much memory."),
+        ({"memory_mib": 2**40}, 422, "No partition has so much memory."),
     ],
 )
 def test_a_retry_that_can_not_be_is_refused(shared: Served, body: Json, status: int, sentence: str) -> None:
@@ -150,7 +150,7 @@ def test_arguments_are_a_stream_of_all_tasks_or_of_those_that_are_named(shared: 
 
 def test_what_the_service_refuses_is_told_and_removed(server: Served) -> None:
     answer = server.upload(an_upload(a_manifest(name="refused")))
-    assert (answer.status, answer.error) == (400, "There is no cluster called 'slrum'.")
+    assert (answer.status, answer.error) == (422, "There is no cluster called 'slrum'.")
     assert left_behind(server) == []
 
 
@@ -181,7 +181,7 @@ def test_a_bomb_is_refused_before_it_unfolds(tmp_path: Path) -> None:
         assert honest.error.startswith("The dispatch unpacks to more than 1000000 bytes.")
         liar = zlib.compress(b"".join(stream_parts(a_manifest(), BLOBS)) + b"\0" * 50_000_000)
         assert len(liar) < 60_000
-        assert server.upload(liar).status in {400, 413}
+        assert server.upload(liar).status in {413, 422}
         assert server.upload(zlib.compress(b"HFDISP1\n" + b"\xff" * 7 + b"\0")).status == 413
         assert left_behind(server) == []
 
@@ -205,7 +205,7 @@ def test_an_upload_that_is_cut_is_refused(server: Served) -> None:
     raw = an_upload()
     for end in (0, 5, 40, len(raw) // 2, len(raw) - 1):
         answer = server.upload(raw[:end])
-        assert answer.status in {400, 415}, end
+        assert answer.status in {422, 415}, end
     assert left_behind(server) == []
 
 
@@ -274,7 +274,7 @@ def test_every_changed_byte_is_noticed(tmp_path: Path) -> None:
 )
 def test_a_manifest_that_can_not_be_is_refused_with_the_place(shared: Served, changes: Json, sentence: str) -> None:
     answer = shared.upload(an_upload(a_manifest(**{"id": OTHER, **changes})))
-    assert answer.status == 400
+    assert answer.status == 422
     assert sentence in answer.error
     assert left_behind(shared) == []
 
@@ -284,7 +284,7 @@ def test_a_manifest_that_can_not_be_is_refused_with_the_place(shared: Served, ch
 )
 def test_a_manifest_that_is_no_object_is_refused(shared: Served, manifest: bytes) -> None:
     raw = zlib.compress(b"HFDISP1\n" + len(manifest).to_bytes(8, "little") + manifest)
-    assert shared.upload(raw).status == 400
+    assert shared.upload(raw).status == 422
 
 
 def test_bytes_after_the_end_are_refused(shared: Served) -> None:
@@ -523,10 +523,11 @@ def test_the_description_is_whole_and_names_one_error_shape(shared: Served) -> N
     described = shared.ask("GET", "/api/v1/openapi.json").json
     for path, methods in described["paths"].items():
         for operation in methods.values():
-            assert "422" not in operation["responses"], path
-            assert operation["responses"]["4XX"]["content"]["application/json"]["schema"] == {
-                "$ref": "#/components/schemas/Problem"
-            }
+            refusals = {code: each for code, each in operation["responses"].items() if code >= "4"}
+            assert {"400", "403", "500"} <= set(refusals), path
+            assert refusals == {code: {"$ref": f"#/components/responses/Refused{code}"} for code in refusals}
+    for refusal in described["components"]["responses"].values():
+        assert refusal["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Problem"}
     summary = described["paths"]["/api/v1/dispatches/{dispatch_id}"]["get"]["responses"]["200"]["content"]
     assert summary == {"application/json": {"schema": {"$ref": "#/components/schemas/Summary"}}}
     assert "HTTPValidationError" not in described["components"]["schemas"]

@@ -227,7 +227,7 @@ def test_pausing_and_resuming_what_has_ended_is_no_error(client: Client, verb: s
 )
 def test_what_can_not_run_is_refused_and_not_kept(client: Client, changes: dict[str, Any], sentence: str) -> None:
     status, answer = client.upload(OTHER, **changes)
-    assert status == 400
+    assert status == 422
     assert sentence in answer["error"]
     assert client.ask("GET", f"/dispatches/{OTHER}")[0] == 404
 
@@ -276,6 +276,6 @@ def test_what_failed_is_tried_again_in_a_dispatch_that_has_ended(client: Client)
     assert client.ended(THIRD)["counts"] == {"completed": 2, "failed": 1}
     assert [client.get(f"/dispatches/{THIRD}/tasks/{index}")["attempt"] for index in range(3)] == [1, 1, 2]
     status, raw = client.ask("POST", f"/dispatches/{THIRD}/retry", b'{"failed_only": true, "memory_mib": 1000000000}')
-    assert status == 400
+    assert status == 422
     assert "953.7 TiB" in json.loads(raw)["error"]
     assert client.get(f"/dispatches/{THIRD}")["status"] == "FAILED"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcflow.core.model import HpcflowError, UserError
+from hpcflow.core.model import HpcflowError
 from hpcflow.server.cluster_file import add_table, remove_table
 
 OWN = """# My clusters.
@@ -72,7 +72,7 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
 def test_what_can_not_be_added_changes_nothing(tmp_path: Path, text: str, sentence: str) -> None:
     file = tmp_path / "clusters.toml"
     file.write_text(text, "latin-1")
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(HpcflowError, match=sentence):
         add_table(str(file), "far", {"scheduler": "slurm"})
     assert file.read_text("latin-1") == text
 
@@ -87,7 +87,7 @@ def test_a_folder_that_takes_no_file_leaves_the_old_one(tmp_path: Path) -> None:
 
 
 def test_a_table_that_is_not_there_can_not_go(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no table \[far\]"):
+    with pytest.raises(HpcflowError, match=r"no table \[far\]"):
         remove_table(str(tmp_path / "clusters.toml"), "far")
 
 

@@ -94,6 +94,10 @@ def test_a_single_worker_is_an_array_too() -> None:
         (Resources(extra=("-x rm",)), "takes 'rm' for the command"),
         (Resources(extra=("-sp",)), "needs a value"),
         (Resources(extra=("rm",)), "write an option and its value"),
+        (Resources(extra=("--app=dft",)), "bsub's options have one dash."),
+        (Resources(extra=("--queue=long",)), "That is -q of bsub's: write partition="),
+        (Resources(extra=("-queue long",)), "That is -q of bsub's: write partition="),
+        (Resources(extra=("--datagrpp=x",)), "Did you mean -datagrp?"),
     ],
 )
 def test_what_lsf_has_not_or_hpcflow_needs_is_refused_in_a_sentence(resources: Resources, words: str) -> None:
@@ -188,6 +192,20 @@ def test_a_sites_own_words_come_whole() -> None:
 )
 def test_what_is_on_no_list_is_in_doubt(stdout: str, stderr: str, code: int | None) -> None:
     assert isinstance(PLUGIN.parse_submit(an_array(), a_reply(stdout, stderr, code)), Ambiguous)
+
+
+@pytest.mark.parametrize(
+    ("option", "meant"), [("datagrpp", " Did you mean -datagrp?"), ("y", ""), ("memory", " Did you mean -M?")]
+)
+def test_an_option_that_bsub_has_not_is_a_refusal_and_no_doubt(option: str, meant: str) -> None:
+    said = f"bsub: illegal option -- {option}\nUsage: bsub [options] command [arguments]\n"
+
+    meaning = PLUGIN.parse_submit(an_array(), a_reply("", said, 255))
+
+    assert meaning == Refused(
+        f"LSF refused the job array: bsub has no option -{option}, or not without a value: look at extra= and at "
+        f"clusters.toml.{meant}"
+    )
 
 
 def test_chatter_around_the_id_is_borne() -> None:

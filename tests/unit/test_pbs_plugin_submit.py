@@ -110,7 +110,10 @@ def test_a_reservation_is_a_queue() -> None:
         (Resources(extra=("-l", "x")), "write an option and its value as one argument"),
         (Resources(extra=("-lsite=1,select=2",)), "write nodes="),
         (Resources(extra=("-Wdepend=afterok:1",)), "orders tasks by itself"),
-        (Resources(extra=("--", "rm")), "a script of its own"),
+        (Resources(extra=("--", "rm")), "one dash and one letter"),
+        (Resources(extra=("--queue=long",)), "That is -q of qsub's: write partition="),
+        (Resources(extra=("--walltime=10",)), "That is a resource: write walltime="),
+        (Resources(extra=("--priority=100",)), "Did you mean -p?"),
         (Resources(extra=("script.sh",)), "write an option"),
     ],
 )
@@ -196,6 +199,15 @@ def test_a_sites_own_words_come_whole() -> None:
 
     assert meaning == Refused(
         "PBS refused the job array: site policy: walltime required; see https://docs.example/walltime"
+    )
+
+
+@pytest.mark.parametrize("said", ["invalid option -- 't'", "option requires an argument -- 't'", "illegal -t value"])
+def test_an_option_that_qsub_has_not_leads_to_extra(said: str) -> None:
+    meaning = PLUGIN.parse_submit(an_array(), a_reply("", f"qsub: {said}\nusage: qsub [-a date_time]\n", 2))
+
+    assert meaning == Refused(
+        f"PBS refused the job array: {said}. qsub has no -t, or not with that: look at extra= and at clusters.toml."
     )
 
 

@@ -105,9 +105,9 @@ def test_a_sketch_is_an_upload_of_which_no_file_is_left(tmp_path: Path) -> None:
         assert server.ask("GET", f"/api/v1/sketches/{OTHER}").status == 404
         wrong = an_upload(a_sent_manifest(name="refused"))
         refused = server.ask("POST", "/api/v1/sketches", body=wrong, headers=media)
-        assert (refused.status, refused.error) == (400, "There is no executor 'slrum'.")
+        assert (refused.status, refused.error) == (422, "There is no executor 'slrum'.")
         cut = server.ask("POST", "/api/v1/sketches", body=an_upload()[:-9], headers=media)
-        assert cut.status == 400
+        assert cut.status == 422
         assert list((server.folder / "dispatches").iterdir()) == []
         assert server.service.manifests == {}
 

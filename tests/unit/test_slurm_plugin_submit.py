@@ -212,6 +212,25 @@ def test_an_extra_argument_that_is_nobodys_comes_last(word: str) -> None:
     assert options(an_array(resources=Resources(extra=(word,))))[-1] == word
 
 
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        ("--error=x", "beside its bag"),
+        ("-e/tmp/x", "beside its bag"),
+        ("--input=x", "its own input"),
+        ("--no-requeue", "always requeued"),
+        ("--export=NONE", "its own environment"),
+        ("--uid=0", "run as you"),
+        ("--time-min=5", "write walltime="),
+        ("--ntasks-per-node=2", "write nodes= and ntasks="),
+    ],
+)
+def test_what_hpcflow_decides_for_tasks_is_left_to_clusters_toml(word: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        PLUGIN.submit(an_array(resources=Resources(extra=(word,))))
+    assert word in options(an_array(extra=(word,)))
+
+
 def test_clusters_toml_may_name_one_other_cluster_and_a_task_none() -> None:
     assert options(an_array(extra=("--clusters=joltik",)))[-1] == "--clusters=joltik"
     for extra in ("--clusters=all", "--clusters=joltik,doduo", "-Mall", "-M"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcflow.core.model import NotFound, UserError
+from hpcflow.core.model import HpcflowError, NotFound
 from hpcflow.core.plugin import Command
 from hpcflow.server.remote import Ask, Challenge, NeedsLogin
 from hpcflow.server.remote.login import Logins, Question
@@ -62,7 +62,7 @@ async def test_who_begins_again_ends_the_first_login(tmp_path: Path) -> None:
         assert question == Question(1, Challenge("ada@cluster", "", (("Password: ", False),)))
         with pytest.raises(NotFound):
             await logins.answer("far", first, 1, ["sesame"])
-        with pytest.raises(UserError, match="asks 1 things, and 2 were answered"):
+        with pytest.raises(HpcflowError, match="asks 1 things, and 2 were answered"):
             await logins.answer("far", second, 1, ["sesame", "sesame"])
         assert await logins.answer("far", second, 1, ["sesame"]) is None
 
@@ -74,7 +74,7 @@ async def test_nobody_answers_and_others_go_on(tmp_path: Path) -> None:
         login, question = await logins.begin("far", transport)
         assert question is not None
         assert (await transport.run(Command(("true",)), 60)).exit_code is None
-        with pytest.raises((UserError, NotFound)):
+        with pytest.raises((HpcflowError, NotFound)):
             await logins.answer("far", login, 1, ["sesame"])
         assert transport.needs_login
 
@@ -91,7 +91,7 @@ async def test_a_server_that_ends_waits_for_nobody_at_a_prompt(tmp_path: Path) -
 
 @in_loop
 async def test_this_machine_asks_nobody() -> None:
-    with pytest.raises(UserError, match="nothing to log in to"):
+    with pytest.raises(HpcflowError, match="nothing to log in to"):
         await Logins().begin("local", None)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from hpcflow.core.model import NotFound, UserError
+from hpcflow.core.model import HpcflowError, NotFound
 from hpcflow.server.remote.transport import Challenge, Link
 
 __all__ = ["Login", "Logins", "Question"]
@@ -77,16 +77,16 @@ class Login:
         An answer that comes again, because the reply to it was lost, is never taken for one to the next question.
 
         Raises:
-            UserError: nothing was asked, or another number of answers.
+            HpcflowError: nothing was asked, or another number of answers.
         """
         if number < self.number or (number == self.number and self._asked is None and not self.over):
             return await self.next()
         asked, self._asked = self._asked, None
         if asked is None or self.over:
-            raise UserError("Nothing is asked of you: begin the login anew.")
+            raise HpcflowError("Nothing is asked of you: begin the login anew.")
         if len(answers) != len(asked.prompts):
             self._asked = asked
-            raise UserError(f"{asked.host} asks {len(asked.prompts)} things, and {len(answers)} were answered.")
+            raise HpcflowError(f"{asked.host} asks {len(asked.prompts)} things, and {len(answers)} were answered.")
         self._answers.put_nowait(answers)
         return await self.next()
 
@@ -116,12 +116,12 @@ class Logins:
         """Begin a login, and return its id and the first question, ``None`` where there is none.
 
         Raises:
-            UserError: the cluster is reached from this machine.
+            HpcflowError: the cluster is reached from this machine.
             NeedsLogin: nothing is asked, and no key is accepted either.
             TransportError: it can't be reached, or is not who it should be.
         """
         if link is None:
-            raise UserError(f"{cluster!r} is reached from this machine: there is nothing to log in to.")
+            raise HpcflowError(f"{cluster!r} is reached from this machine: there is nothing to log in to.")
         if (earlier := self._open.pop(cluster, None)) is not None:
             await earlier.cancel()
         login = self._open[cluster] = Login(link, self._patience_s)
@@ -132,7 +132,7 @@ class Logins:
 
         Raises:
             NotFound: no such login is under way.
-            UserError: another number of answers than prompts.
+            HpcflowError: another number of answers than prompts.
             NeedsLogin: an answer was wrong. It is not tried again by itself.
         """
         login = self._open.get(cluster)
