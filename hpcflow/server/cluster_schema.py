@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, Strict, StrictBool
 
 from hpcflow.server.routing import Described
+from hpcflow.server.schema import Whole
 from hpcflow.server.settings_schema import describe_draft
 
 __all__ = [
@@ -56,7 +57,7 @@ class Clusters(Described):
     clusters: list[ClusterAnswer]
 
 
-_Version = Annotated[int, Strict(), Field(ge=0, le=1000)]
+_Version = Annotated[Whole, Field(ge=0, le=1000)]
 
 
 class ClusterTestRequest(BaseModel):
@@ -117,7 +118,7 @@ class LoginRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     login: str
-    number: Annotated[int, Field(ge=1)]
+    number: Annotated[Whole, Field(ge=1)]
     #: One for each prompt. Used once, and kept nowhere.
     answers: list[SecretStr]
 

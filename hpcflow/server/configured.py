@@ -59,8 +59,9 @@ class Configured:
             if name not in Settings.model_fields:
                 near = get_close_matches(name, Settings.model_fields, n=1)
                 raise UserError(f"There is no setting {name!r}{f'; did you mean {near[0]!r}?' if near else '.'}")
-        set_ones = typed(Settings, {name: value for name, value in values.items() if value is not None}, "")
         path = self._where.config
+        given = {name: value for name, value in values.items() if value is not None}
+        set_ones = typed(Settings, given, f"{path} was left as it is: ")
         try:
             with open(path, encoding="utf-8") as file:
                 document = tomlkit.parse(file.read())

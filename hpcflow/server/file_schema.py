@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, Strict, StrictBool, WithJsonSchema
 
 from hpcflow.server.routing import Described
-from hpcflow.server.schema import MOST
+from hpcflow.server.schema import MOST, Whole
 
 __all__ = ["CleanAnswer", "CleanRequest", "Listing", "Spans"]
 
@@ -64,7 +64,7 @@ class Spans(BaseModel):
 
     root: _AbsolutePath
     #: Name, offset and bytes of each.
-    files: list[tuple[_AnyPath, Annotated[int, Field(ge=0, le=MOST)], Annotated[int, Field(ge=0, le=MOST)]]]
+    files: list[tuple[_AnyPath, Annotated[Whole, Field(ge=0, le=MOST)], Annotated[Whole, Field(ge=0, le=MOST)]]]
 
 
 #: Described, not checked: who says nothing is told what to say.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, StrictBool
 
 from hpcflow.core.states import State, Status
 from hpcflow.server.routing import Described
@@ -28,11 +28,24 @@ __all__ = [
     "TaskTable",
     "UiAddress",
     "Usage",
+    "Whole",
 ]
 
 
 #: What every reader of JSON has to the last digit; the store's integers are longer.
 MOST: Final = 2**53 - 1
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool | str):
+        raise ValueError("a whole number is wanted")
+    return value
+
+
+#: A whole number of a body: JSON has types, and neither "5" nor true is one. 5.0 is.
+Whole = Annotated[int, BeforeValidator(_number)]
+#: Of a task in its dispatch.
+Index = Annotated[Whole, Field(ge=0, le=MOST)]
 
 
 class Problem(Described):
@@ -292,7 +305,7 @@ class TaskDetail(Described):
 
 class CancelRequest(BaseModel):
     #: ``None``: the whole dispatch.
-    tasks: list[int] | None = None
+    tasks: list[Index] | None = None
     #: Also those that run.
     begun: StrictBool = True
 
@@ -310,12 +323,12 @@ class RetryRequest(BaseModel):
     #: Only tasks that failed, and what was skipped because of them; not what was cancelled.
     failed_only: StrictBool = False
     #: What tasks that had failed ask for now; ``None``: what they asked for last.
-    memory_mib: Annotated[int, Field(ge=1, le=2**40)] | None = None
-    walltime_s: Annotated[int, Field(ge=1, le=2**40)] | None = None
+    memory_mib: Annotated[Whole, Field(ge=1, le=2**40)] | None = None
+    walltime_s: Annotated[Whole, Field(ge=1, le=2**40)] | None = None
     #: Those that ran out of memory or walltime ask for as much as is advised, the others for what they asked for last.
     more: StrictBool = False
     #: Only these, and what was skipped because of them; ``None``: all.
-    tasks: list[Annotated[int, Field(ge=0, le=MOST)]] | None = None
+    tasks: list[Index] | None = None
 
 
 class Moved(Described):

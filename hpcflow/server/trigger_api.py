@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hpcflow.server.answer import DispatchPath, JsonAnswer, known_id
 from hpcflow.server.routing import Router
+from hpcflow.server.schema import Whole
 from hpcflow.server.triggers import AskedTrigger
 
 __all__ = ["TriggerDesk", "trigger_routes"]
@@ -44,7 +45,7 @@ class TriggerRequest(BaseModel):
     #: In base 64.
     pickle: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]+={0,2}$")]
     #: What opens it.
-    python: tuple[Annotated[int, Field(ge=0, le=1000)], Annotated[int, Field(ge=0, le=1000)]]
+    python: tuple[Annotated[Whole, Field(ge=0, le=1000)], Annotated[Whole, Field(ge=0, le=1000)]]
     executable: Annotated[str, Field(max_length=4096)]
 
 

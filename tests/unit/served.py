@@ -738,3 +738,9 @@ BLOBS = (b"a function", b"its arguments", b"")
 
 def an_upload(manifest: Json | None = None, blobs: Sequence[bytes] = BLOBS) -> bytes:
     return zlib.compress(b"".join(stream_parts(manifest or a_manifest(), blobs)), 1)
+
+
+if __name__ == "__main__":
+    import sys
+
+    Path(sys.argv[1]).write_bytes(an_upload())

@@ -216,6 +216,28 @@ def test_pausing_and_resuming_what_has_ended_is_no_error(client: Client, verb: s
 
 
 @pytest.mark.parametrize(
+    ("path", "body", "status", "sentence"),
+    [
+        ("/clean", {}, 422, "Say what to remove"),
+        ("/settings", {"settings": {"lingr": 1}}, 422, "did you mean 'linger'"),
+        ("/settings", {"settings": {"linger": "1"}}, 422, "linger is '1'"),
+        ("/clusters/local/login", None, 409, "there is nothing to log in to"),
+        ("/clusters/local/draft", {"settings": {"scheduler": "local"}}, 409, "There is a cluster 'local' already"),
+        ("/clusters/far/draft", {"settings": {"scheduler": "local", "channels": "5"}}, 422, "channels is '5'"),
+        ("/clusters/far/draft", {"settings": {"scheduler": "cron"}}, 422, "no plugin for the scheduler 'cron'"),
+        ("/clusters/nosuch/remove", None, 404, "There is no cluster 'nosuch'"),
+        (f"/dispatches/{FIRST}/redispatch", {"id": FIRST}, 409, "needs an id of its own"),
+    ],
+)
+def test_a_mistake_and_a_state_that_forbids_it_are_told_apart(
+    client: Client, path: str, body: dict[str, Any] | None, status: int, sentence: str
+) -> None:
+    answered, raw = client.ask("POST", path, None if body is None else json.dumps(body).encode())
+    assert answered == status
+    assert sentence in json.loads(raw)["error"]
+
+
+@pytest.mark.parametrize(
     ("changes", "sentence"),
     [
         ({"shapes": [a_shape(executor="slrum")]}, "slrum"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcflow.core.model import UserError
+from hpcflow.core.model import HpcflowError, UserError
 from hpcflow.core.places import Places
 from hpcflow.server.configured import Configured
 from hpcflow.server.settings import Settings, read_settings
@@ -45,6 +45,7 @@ def test_a_variable_that_wins_is_named(where: Places, monkeypatch: pytest.Monkey
         ({"lingr": 5}, "There is no setting 'lingr'; did you mean 'linger'"),
         ({"linger": -1}, "was left as it is: linger"),
         ({"linger": [1]}, "was left as it is: linger"),
+        ({"linger": "5"}, "was left as it is: linger is '5': input should be a valid number"),
         ({"linger": {"a": 1}}, "was left as it is: linger"),
     ],
 )
@@ -57,6 +58,6 @@ def test_what_no_server_could_start_with_is_not_written(where: Places, values: d
 def test_a_file_that_is_no_toml_stays(where: Places) -> None:
     desk = Configured(where, Settings())
     Path(where.config).write_text("linger = = 3\n")
-    with pytest.raises(UserError, match="can't be read"):
+    with pytest.raises(HpcflowError, match="can't be read"):
         asyncio.run(desk.change({"linger": 5}))
     assert Path(where.config).read_text() == "linger = = 3\n"

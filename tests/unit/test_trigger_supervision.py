@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from hpcflow.core.model import DispatchId, HpcflowError, NotFound, UserError
+from hpcflow.core.model import DispatchId, HpcflowError, NotFound
 from hpcflow.core.places import Places
 from hpcflow.server.store import Lease, Store
 from hpcflow.server.triggers import AskedTrigger, Triggers, pause_s
@@ -228,7 +228,7 @@ def test_what_can_not_be_run_here_is_refused(server: Server) -> None:
         async with running(triggers):
             with pytest.raises(NotFound):
                 await triggers.add(MADE, server.asked(FIRST, "watch"))
-            with pytest.raises(UserError, match=r"made by Python 2\.7, and the server has Python 3"):
+            with pytest.raises(HpcflowError, match=r"made by Python 2\.7, and the server has Python 3"):
                 await triggers.add(TEMPLATE, server.asked(FIRST, "watch", python=(2, 7), executable="/no/python"))
             assert triggers.listed() == {"triggers": []}
 
