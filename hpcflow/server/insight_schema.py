@@ -56,7 +56,7 @@ class Bars(Described):
     from_: list[float] = Field(alias="from")
     #: ``None``: it goes on.
     to: list[float | None]
-    #: "c": it returned; "f": it did not; "r": it runs.
+    #: "c": it returned; "f": it did not; "x": somebody cancelled it; "r": it runs.
     end: list[str]
 
 

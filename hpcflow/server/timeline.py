@@ -19,8 +19,9 @@ Json = dict[str, Any]  # Any: JSON, described in insight_schema.py
 #: When an attempt began and ended; ``None``: nobody knows, or it goes on.
 _Span = tuple[float | None, float | None]
 
-#: How an attempt ended, as one letter: well, not, or it goes on.
-_WELL, _LOST, _RUNS = "c", "f", "r"
+#: How an attempt ended, as one letter: well, not, somebody cancelled it, or it goes on.
+_WELL, _LOST, _STOPPED, _RUNS = "c", "f", "x", "r"
+_HOW: Final = {"ok": _WELL, "cancelled": _STOPPED}
 _TAKEN: Final = frozenset({ArrayState.INTENT, ArrayState.REFUSED})
 
 
@@ -113,15 +114,20 @@ def timeline(store: Store, level: Level, bags: Mapping[BagId, LiveBag], now: dat
         return 0
 
     borrowed = Kept(store).origins(level.root)
+    told: set[tuple[int, int]] = set()
     for end in store.attempts(level.root):
         task = tasks.get(end.index)
         if task is None or end.index in borrowed:  # another dispatch ran it
             continue
-        how = _WELL if end.record["st"] == "ok" else _LOST
+        told.add((end.index, end.attempt))
+        how = _HOW.get(end.record["st"], _LOST)
         unplaced += add(end.worker, task, end.attempt, _span(end, task), how)
     for task in tasks.values():
         if task.state is State.RUNNING and task.started_at is not None:
             unplaced += add(task.worker, task, task.attempt, (task.started_at.timestamp(), None), _RUNS)
+        elif task.state is State.CANCELLED and task.started_at is not None and (task.index, task.attempt) not in told:
+            until = None if task.ended_at is None else task.ended_at.timestamp()
+            unplaced += add(task.worker, task, task.attempt, (task.started_at.timestamp(), until), _STOPPED)
     seen = {(lane["array"], lane["index"]) for lane in lanes.rows}
     return {
         "base": spelled(row.created_at),

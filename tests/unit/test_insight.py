@@ -63,7 +63,14 @@ async def test_a_timeline_has_a_lane_for_each_worker_and_a_bar_for_each_attempt(
         await stage.until(lambda: store.running_in(store.arrays(dispatch)[0].array))
         running = await service.insight.timeline(dispatch)
         assert [running["bars"][column][-1] for column in ("lane", "task", "to", "end")] == [0, 2, None, "r"]
-        one.end(2, t=base + 40, r={"b": "gASIiC4="})
+        await service.steering.cancel(dispatch, [2])
+        cancelled = await service.insight.timeline(dispatch)
+        assert [cancelled["bars"][column][-1] for column in ("task", "end")] == [2, "x"]
+        assert cancelled["bars"]["to"][-1] >= cancelled["bars"]["from"][-1]
+        one.end(2, "cancelled", t=base + 40, wall=8, sig=15)
+        await stage.until(lambda: len(store.attempts(dispatch)) == 3)
+        told = (await service.insight.timeline(dispatch))["bars"]
+        assert (told["end"], told["from"][-1], told["to"][-1]) == (["c", "f", "x"], 32, 40)
         one.write(ev="exit", why="drained", n=2, t=base + 41, idle=0.5)
         await ended(service, dispatch)
         stage.world.end(job, 0, Cause.DONE, core_seconds="60")
@@ -73,9 +80,10 @@ async def test_a_timeline_has_a_lane_for_each_worker_and_a_bar_for_each_attempt(
         await stage.until(lambda: not stage.engine.writer.pending)
         over = await service.insight.timeline(dispatch)
         assert [array["waiting"] for array in over["arrays"]] == [0]
-        assert (over["live"], over["lanes"][0]["cause"], over["unplaced"]) == (False, "done", 0)
+        assert (over["live"], over["lanes"][0]["cause"], over["unplaced"]) == (False, "cancelled", 0)
         used = await service.insight.efficiency(dispatch)
-        assert {use["name"]: use["lost_core_s"] for use in used["electrons"] if use["lost_core_s"]} == {"step1": 10.0}
+        lost = {use["name"]: use["lost_core_s"] for use in used["electrons"]}
+        assert lost == {"step0": 0.0, "step1": 10.0, "step2": 8.0}
         with pytest.raises(NotFound):
             await service.insight.timeline(UNKNOWN)
 

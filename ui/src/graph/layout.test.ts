@@ -56,7 +56,7 @@ test("tasks of one electron at one depth are a group, and every task is in one",
 });
 
 test("groups never overlap, lie inside, and every edge goes to the right", () => {
-  for (let seed = 1; seed <= 20; seed++) {
+  for (let seed = 1; seed <= 8; seed++) {
     const layout = layOut(random(seed, 120));
     const { groups } = layout;
     expect(groups.reduce((sum, group) => sum + group.tasks.length, 0)).toBe(120);
@@ -108,12 +108,12 @@ function pointsOf(layout: Layout, index: number): (readonly [number, number])[] 
   trace({
     moveTo: (x2, y2) => { [x, y] = [x2, y2]; },
     lineTo: (x2, y2) => {
-      for (let k = 0; k <= 40; k++) points.push([x + ((x2 - x) * k) / 40, y + ((y2 - y) * k) / 40]);
+      for (let k = 0; k <= 20; k++) points.push([x + ((x2 - x) * k) / 20, y + ((y2 - y) * k) / 20]);
       [x, y] = [x2, y2];
     },
     bezierCurveTo: (xa, ya, xb, yb, x2, y2) => {
-      for (let k = 0; k <= 40; k++) {
-        const t = k / 40;
+      for (let k = 0; k <= 20; k++) {
+        const t = k / 20;
         const of = (p: number, a: number, b: number, q: number) => p * (1 - t) ** 3 + 3 * a * t * (1 - t) ** 2 + 3 * b * t ** 2 * (1 - t) + q * t ** 3;
         points.push([of(x, xa, xb, x2), of(y, ya, yb, y2)]);
       }
@@ -124,21 +124,18 @@ function pointsOf(layout: Layout, index: number): (readonly [number, number])[] 
 }
 
 test("no edge passes behind a box, and those of one group that pass a column together are one line", () => {
-  for (let seed = 1; seed <= 20; seed++) {
-    const layout = layOut(random(seed, 120));
+  for (let seed = 1; seed <= 10; seed++) {
+    const layout = layOut(random(seed, 60));
     const { groups, edges } = layout;
     const long = edges.filter((edge) => edge.via.length);
     expect(long.length).toBeGreaterThan(5);
     edges.forEach((edge, index) => {
       expect(edge.via.length).toBe(groups[edge.to]!.depth - groups[edge.from]!.depth - 1);
-      for (const [x, y] of pointsOf(layout, index)) {
-        expect(y).toBeGreaterThanOrEqual(0);
-        expect(y).toBeLessThanOrEqual(layout.height);
-        for (const box of groups) {
-          const inside = x > box.x + 1 && x < box.x + box.width - 1 && y > box.y && y < box.y + box.height;
-          expect(inside && box !== groups[edge.from] && box !== groups[edge.to]).toBe(false);
-        }
-      }
+      const points = pointsOf(layout, index);
+      expect(points.filter(([, y]) => y < 0 || y > layout.height)).toEqual([]);
+      const others = groups.filter((box) => box !== groups[edge.from] && box !== groups[edge.to]);
+      const behind = others.filter((box) => points.some(([x, y]) => x > box.x + 1 && x < box.x + box.width - 1 && y > box.y && y < box.y + box.height));
+      expect(behind).toEqual([]);
     });
     // Two groups never share a line, and lines that are not shared can be told apart.
     const at = new Map<string, number>();

@@ -72,7 +72,7 @@ export function Figures({ sums, uses, children }: { sums: Sums; uses: readonly E
       <Figure label="Charged" value={sums.charged_s > 0 ? coreTime(sums.charged_s) : "–"}>{children ?? "by the schedulers, for all cores of all array tasks"}</Figure>
       <Figure label="A task was running" value={sums.charged_s > 0 ? `${sharesOf(sums)[0]!} %` : "–"}>of the core-hours charged</Figure>
       <Figure label="The CPU worked" value={held > 0 ? `${percents([Math.min(used, held), Math.max(0, held - used)])[0]!} %` : "–"}>of the core-hours in which a task was running</Figure>
-      <Figure label="Lost" value={lost > 0 ? coreTime(lost) : "none"}>{again ? `by ${plural(again, "attempt")} that failed, and those that were repeated` : "by attempts that failed or were repeated"}{lost > 0 && `: ${percents([lost, Math.max(0, held - lost)])[0]!} % of the core-hours in which a task was running`}</Figure>
+      <Figure label="Lost" value={lost > 0 ? coreTime(lost) : "none"}>{again ? `by ${plural(again, "attempt")} that failed or ${again === 1 ? "was" : "were"} cancelled, and those that were repeated` : "by attempts that failed, were cancelled or repeated"}{lost > 0 && `: ${percents([lost, Math.max(0, held - lost)])[0]!} % of the core-hours in which a task was running`}</Figure>
     </div>
   );
 }
@@ -158,7 +158,7 @@ export function Uses({ uses, enough, dispatch = null }: { uses: ElectronUse[]; e
     <>
       <div className="title-line"><h2>Asked and used</h2><HowMany found={uses.length} total={uses.length} word="electron" /></div>
       <div className="uses"><DataTable label="Electrons" columns={columns} rows={rows} found={rows.length} keyOf={(use) => [use.name, use.cluster, use.cores, use.ntasks, use.memory_mib, use.walltime_s].join(" ")} sort={sort} onSort={(column, descending) => setSort({ column, descending })} /></div>
-      <p className="soft">Cores: what 95 % of the tasks of a second and more keep busy. Memory and time: the most of any that returned. Tasks ran: run time times cores, of all attempts. CPU idle: what of that no core was busy for. Lost: attempts that failed, and the core-hours of these and of those that were repeated. Advice needs {enough} of them, adds a margin, and is for the same input again: its least is 1 core, 256 MiB and 1 min.</p>
+      <p className="soft">Cores: what 95 % of the tasks of a second and more keep busy. Memory and time: the most of any that returned. Tasks ran: run time times cores, of all attempts. CPU idle: what of that no core was busy for. Lost: attempts that failed or were cancelled, and the core-hours of these and of those that were repeated. Advice needs {enough} of them, adds a margin, and is for the same input again: its least is 1 core, 256 MiB and 1 min.</p>
     </>
   );
 }

@@ -38,9 +38,10 @@ function Legend() {
     <ul className="legend plain" aria-label="What is drawn">
       <li><svg viewBox="0 0 26 12" aria-hidden="true"><rect x="0.500" y="2.500" width="25" height="7" className="legend-wait" /></svg>in the queue</li>
       <li><svg viewBox="0 0 26 12" aria-hidden="true"><path d="M1 10l4-8m2 8l4-8m2 8l4-8m2 8l4-8" className="legend-start" /></svg>starts</li>
-      <li><svg viewBox="0 0 26 12" aria-hidden="true"><rect width="26" height="12" className="strip-completed" /></svg>a task that returned</li>
+      <li><svg viewBox="0 0 26 12" aria-hidden="true"><rect width="26" height="12" className="strip-completed" /></svg>✓ a task that returned</li>
       <li><svg viewBox="0 0 26 12" aria-hidden="true"><rect width="26" height="12" className="strip-failed" /></svg>✕ one that did not</li>
-      <li><svg viewBox="0 0 26 12" aria-hidden="true"><rect width="26" height="12" className="strip-running" /></svg>one that runs</li>
+      <li><svg viewBox="0 0 26 12" aria-hidden="true"><rect width="26" height="12" className="strip-running" /></svg>▶ one that runs</li>
+      <li><svg viewBox="0 0 26 12" aria-hidden="true"><rect x="1" y="1" width="24" height="10" className="legend-cancelled" /></svg>⊘ one that was cancelled</li>
       <li><svg viewBox="0 0 26 12" aria-hidden="true"><rect y="5" width="26" height="2" className="legend-idle" /></svg>idle</li>
     </ul>
   );
@@ -211,7 +212,7 @@ function Told({ id, timeline, row, bar }: { id: string; timeline: Timeline; row:
   if (bar === null || bars.task[bar] === undefined) {
     return <><span className="id">{row.name}</span>{row.host ? ` on ${row.host}` : ""}{row.waited !== null ? `, waited ${duration(row.waited)}` : ""}{row.lane !== null ? `, ${plural(row.bars.length, "attempt")}` : ""}{row.cause ? ` (${row.cause})` : ""}</>;
   }
-  const how = { c: "took", f: "did not return, after", r: "runs for" }[bars.end[bar]!] ?? "took";
+  const how = { c: "took", f: "did not return, after", x: "was cancelled after", r: "runs for" }[bars.end[bar]!] ?? "took";
   return (
     <>
       <Link to="/d/$id/e/$index" params={{ id, index: String(bars.task[bar]) }}>{timeline.names[bars.name[bar]!]} {bars.task[bar]}</Link>

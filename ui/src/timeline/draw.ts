@@ -26,7 +26,10 @@ export function timeOf(frame: Frame, x: number): number {
   return frame.span.from + ((x - frame.names) / (frame.width - frame.names)) * (frame.span.to - frame.span.from);
 }
 
-/** Draws what is seen of a timeline: hollow while it waits, hatched while it starts, thin while idle, solid in a task. */
+/** The colours of attempts by how they ended. */
+const ENDS = { c: "completed", r: "running", x: "cancelled", f: "failed" } as const;
+
+/** Draws what is seen of a timeline: hollow while it waits, hatched while it starts, thin while idle, solid in a task, framed where somebody cancelled it. */
 export function draw(context: CanvasRenderingContext2D, ratio: number, frame: Frame, model: Model, bars: Timeline["bars"], now: number, colours: Palette, chosen: { row: number; bar: number } | null): void {
   const { width, height, names, span } = frame;
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
@@ -127,11 +130,14 @@ function lane(context: CanvasRenderingContext2D, frame: Frame, row: Row, top: nu
       }
     }
   }
-  for (const tone of ["c", "r", "f"] as const) {
-    context.fillStyle = colours.tones[tone === "c" ? "completed" : tone === "r" ? "running" : "failed"];
+  for (const tone of ["c", "r", "x", "f"] as const) {
+    context.fillStyle = context.strokeStyle = colours.tones[ENDS[tone]];
     let open: [number, number] | null = null;
     const flush = () => {
-      if (open) context.fillRect(open[0], tone === "f" ? y - 2 : y, Math.max(1, open[1] - open[0]), tone === "f" ? high + 4 : high);
+      if (open && tone === "x") {
+        context.lineWidth = 2;
+        context.strokeRect(open[0] + 1, y + 1, Math.max(1, open[1] - open[0] - 2), high - 2);
+      } else if (open) context.fillRect(open[0], tone === "f" ? y - 2 : y, Math.max(1, open[1] - open[0]), tone === "f" ? high + 4 : high);
     };
     for (const bar of row.bars) {
       if (bars.end[bar] !== tone) continue;
