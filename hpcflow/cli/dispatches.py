@@ -23,7 +23,6 @@ __all__ = ["cancel", "list_dispatches", "pause", "redispatch", "resume", "retry"
 
 _SHOWN_FAILURES: Final = 20
 _NAMED: Final = 8
-_LOST: Final = {"failed": "failed", "cancelled": "was cancelled"}
 #: Home, and all that is there erased (ECMA-48: CUP, ED).
 _CLEAR: Final = "\x1b[H\x1b[2J"
 
@@ -87,7 +86,7 @@ def show(options: argparse.Namespace) -> int:
             write_json({**task, "stdout": node.stdout, "stderr": node.stderr})
             return code
         about = server.ask("GET", f"/dispatches/{dispatch_id}/tasks/{options.task}/about")
-        _write_task(node, about)
+        _write_task(node, about, summary.root)
         return code
     shown = None if options.tasks else State.FAILED
     records: list[TaskRecord] = []
@@ -221,7 +220,7 @@ def _task_row(record: TaskRecord) -> tuple[str, ...]:
     return str(record.index), record.name, state, job, record.host or "-", cpu, peak, error
 
 
-def _write_task(node: NodeResult, about: Mapping[str, Any]) -> None:  # Any: JSON
+def _write_task(node: NodeResult, about: Mapping[str, Any], root: str) -> None:  # Any: JSON
     from hpcflow.sdk.plain import plain
     from hpcflow.sdk.terminal import table
 
@@ -241,8 +240,10 @@ def _write_task(node: NodeResult, about: Mapping[str, Any]) -> None:  # Any: JSO
             if line["job_id"] is not None and line["state"] == "submitted":
                 why = f": {line['why'] or line['reason']}" if line["why"] or line["reason"] else ""
                 print(plain(f"It waits for job {line['job_id']} on {line['cluster']}, {line['width']} wide{why}"))
-    for holder in about.get("held_by", ())[:_NAMED]:
-        print(plain(f"{holder['name']} (task {holder['index']}) {_LOST[holder['state']]} before it."))
+    if held_by := about.get("held_by", ())[:_NAMED]:
+        names = ", ".join(f"{each['name']} (task {each['index']}, {each['state']})" for each in held_by)
+        tasks = " ".join(f"--task {each['index']}" for each in held_by)
+        print(plain(f"It runs once these have completed: {names}. `hpcflow retry {root} {tasks}` tries that."))
     if node.workdir is not None:
         print(plain(f"It ran in {node.workdir}"))
     traceback = node.traceback or ""

@@ -120,6 +120,7 @@ class Questions:
             bag = self._store.bag(end.bag) if end is not None else None
             return {
                 **detail,
+                "host": detail["host"] or self._host(row),
                 "hint": self.prospects.hint_of(level.root, row),
                 "error_type": record.get("exc"),
                 "traceback": record.get("tb"),
@@ -257,6 +258,12 @@ class Questions:
             for name in sorted(names)
             if (cluster := self._engine.clusters.get(name)) is not None
         ]
+
+    def _host(self, row: TaskRow) -> str | None:
+        """Return where a task runs; what has ended says so itself."""
+        bag = self._engine.bags.get(row.bag) if row.bag is not None else None
+        worker = bag.ledger.workers.get(row.worker or "") if bag is not None else None
+        return (worker.host or None) if worker is not None else None
 
     def _unknown_since(self, row: TaskRow) -> str | None:
         if row.state not in {State.QUEUED, State.RUNNING} or row.cluster is None:

@@ -97,7 +97,8 @@ class Steering:
             bag = self._engine.bags.get(name) if name is not None else None
             if bag is None:
                 continue
-            ends = all(index in left or live.tasks[index].state in FINAL for index, _ in bag.bag.tasks)
+            others = (index for index, _ in bag.bag.tasks if live.tasks[index].bag == name and index not in left)
+            ends = all(live.tasks[index].state in FINAL for index in others)
             jobs += [
                 {"cluster": array.array.cluster, "job_id": array.array.job_id, "ends": ends}
                 for array in bag.arrays

@@ -251,7 +251,7 @@ def test_a_dispatch_is_paused_resumed_and_tried_again(user: User) -> None:
     good.touch()
     assert user.asks("retry", dispatch, "--failed", "--memory", "200MB") == {
         "moved": 1,
-        "message": "1 task to run again; results that exist are kept.",
+        "message": "1 task to run again: what had failed asks for 191 MiB of memory; results that exist are kept.",
     }
     ended = user.waits_for(dispatch)
     assert (ended["status"], ended["error"], ended["paused"]) == ("COMPLETED", None, None)

@@ -29,7 +29,8 @@ def test_the_program_about_failures_says_what_the_page_says(hpcflow_home: Path, 
     status, rows, error, moved, _, last = done.stdout.splitlines()
     said = re.findall(r"print\(result\.\w+\)  # (.*)", page)
     assert [status, rows, error] == [said[0].partition(":")[0], *said[1:]]
-    assert moved == "1 task to run again; results that exist are kept."
+    amounts = "954 MiB of memory and 2 h of walltime"
+    assert moved == f"1 task to run again: what had failed asks for {amounts}; results that exist are kept."
     assert (waited["status"], last) == ("COMPLETED", "COMPLETED")
     assert surveyed["counts"] == {"completed": 3, "failed": 1}
     assert [(task["state"], task["attempt"]) for task in after["tasks_shown"]] == [

@@ -91,7 +91,7 @@ def test_a_task_that_was_too_large_is_tried_again_with_more_and_the_dispatch_as_
         group.get_by_role("button", name=f"Retry 1 failed, with {amount}").last.click()
         dialog = page.get_by_role("dialog")
         expect(dialog).to_contain_text(f"{amount} of memory instead of 62 MiB for 1 of hungry")
-        expect(dialog.get_by_role("radio", name="what 1 task ran out of:")).to_be_checked()
+        expect(dialog.get_by_role("radio", name="more of what 1 task ran out of:")).to_be_checked()
         expect(dialog.get_by_role("radio", name="as it was")).not_to_be_checked()
         page.keyboard.press("Escape")
     show(f"/d/{dispatch}?view=logs")

@@ -399,7 +399,10 @@ def test_show_task_tells_a_later_attempt_once_what_to_ask_for_and_which_job_is_w
     fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1"] = (200, a_task(1, state="skipped", job_id=None))
     fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1/about"] = (200, {"attempts": [], "held_by": held})
     assert main(["show", DISPATCH, "--task", "1"]) == 0
-    assert _lines(capsys)[1:] == ["load (task 0) was cancelled before it.", "fit (task 7) failed before it."]
+    assert _lines(capsys)[1:] == [
+        "It runs once these have completed: load (task 0, cancelled), fit (task 7, failed). "
+        f"`hpcflow retry {DISPATCH} --task 0 --task 7` tries that."
+    ]
 
 
 def an_attempt(number: int, **fields: object) -> dict[str, object]:

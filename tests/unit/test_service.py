@@ -411,6 +411,7 @@ async def test_what_ran_out_of_memory_gets_one_amount_everywhere_and_the_others_
         worker.claim(1)
         worker.start(1)
         await stage.until(lambda: stage.store.states(dispatch)[1] is State.RUNNING)
+        assert (await service.questions.task(dispatch, 1))["host"] == "node1"
         for index in range(len(job.tasks)):  # by Slurm, that says how much it had
             stage.world.end(job, index, Cause.MEMORY, "OUT_OF_MEMORY", host="node7", max_rss_kib=str(340 << 10))
         summary = await ended(service, dispatch)

@@ -69,7 +69,7 @@ export function RetryHolders({ id, holders, disabled }: { id: string; holders: S
       </p>
       <p className="actions">
         {more && <button type="button" className="button primary small" disabled={disabled} onClick={() => retry(` ${more}`, { more: true })}>Retry {what}, {more}</button>}
-        <button type="button" className={`button small ${more ? "" : "primary"}`} disabled={disabled} onClick={() => retry("", {})}>Retry {what}{more ? " as it was" : ""}</button>
+        <button type="button" className={`button small ${more ? "" : "primary"}`} disabled={disabled} onClick={() => retry("", {})}>Retry {what}{more ? (holders.length === 1 ? " as it was" : " as they were") : ""}</button>
       </p>
     </>
   );
@@ -114,7 +114,7 @@ function RetryQuestion({ id, what, tasks, failed, cancelled, onClose }: { id: st
       {short.length > 0 && (
         <fieldset>
           <legend>With what</legend>
-          <label><input type="radio" name="how" value="more" checked={how === "more"} onChange={() => setHow("more")} /> what {plural(many, "task")} ran out of:</label>
+          <label><input type="radio" name="how" value="more" checked={how === "more"} onChange={() => setHow("more")} /> more of what {plural(many, "task")} ran out of:</label>
           <ul className="plain choice-more">
             {short.map((each) => <li key={`${each.name} ${each.lack}`}><strong>{amountOf(each.lack, each.advised)}</strong> of {each.lack}{each.asked === null ? "" : ` instead of ${amountOf(each.lack, each.asked)}`} for {count(each.tasks)} of {each.name}</li>)}
             {rest > 0 && <li>{plural(rest, "other keeps", "others keep")} what {rest === 1 ? "it" : "they"} asked for</li>}
