@@ -7,9 +7,10 @@ import os
 from collections import Counter
 from collections.abc import Collection, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from hpcflow.core import words
+from hpcflow.core.again import holders
 from hpcflow.core.model import ClusterName, HpcflowError
 from hpcflow.core.states import State
 from hpcflow.server.cleaning import cleaned_of
@@ -21,6 +22,9 @@ from hpcflow.server.store import Kept, Store
 __all__ = ["check_at_hand", "nothing_to_retry", "number_of"]
 
 
+_NAMED: Final = 8
+
+
 def nothing_to_retry(live: LiveDispatch, *, failed_only: bool, only: Collection[int] | None = None) -> str | None:
     """Return in a sentence why no task, or none of ``only``, can be tried again; ``None`` when one can."""
     states = Counter(task.state for task in live.tasks)
@@ -28,6 +32,12 @@ def nothing_to_retry(live: LiveDispatch, *, failed_only: bool, only: Collection[
         ends = {State.FAILED} if failed_only else {State.FAILED, State.CANCELLED}
         if any(live.tasks[index].state in ends for index in only):
             return None
+        named = sorted(index for index in only if live.tasks[index].state is State.SKIPPED)
+        if named:
+            held = holders(live.graph.tasks, [task.state for task in live.tasks], named[0])
+            tasks = " ".join(f"--task {index}" for index in held[:_NAMED])
+            name = f"{live.graph.tasks[named[0]].name} (task {named[0]})"
+            return f"{name} was skipped, and runs again with what holds it: `hpcflow retry {live.id} {tasks}`."
         how = "has failed" if failed_only else "has failed or was cancelled"
         return f"None of the {number_of(len(only))} that were named {how}."
     if states[State.FAILED] or (states[State.CANCELLED] and not failed_only):

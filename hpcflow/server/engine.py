@@ -258,7 +258,7 @@ class Engine:
         walltime_s: int | None = None,
         only: Collection[int] | None = None,
         more: Mapping[int, Ask] = MappingProxyType({}),
-        said: str = "",
+        said: Sequence[str] = (),
     ) -> int:
         """Give tasks that ended without completing a further attempt, with more memory or time if asked for.
 
@@ -269,7 +269,7 @@ class Engine:
             walltime_s: likewise.
             only: these tasks, and what was skipped because of them; ``None``: all.
             more: what single ones of those that had failed ask for now, where not all of them ask for the same.
-            said: what the dispatch's messages tell of it.
+            said: what the dispatch's messages tell of it, each.
 
         Returns:
             The number of tasks that run again, those included that had been skipped.
@@ -282,15 +282,15 @@ class Engine:
         if not chosen:
             return 0
         failed = [index for index in chosen if states[index] is State.FAILED]
-        asked = Ask(memory_mib, walltime_s)
-        asks = dict.fromkeys(failed, asked) if any(asked) else {k: more[k] for k in failed if k in more}
+        alike = Ask(memory_mib, walltime_s)
+        asks = dict.fromkeys(failed, alike) if any(alike) else {k: more[k] for k in failed if k in more}
         self._check_room(live, asks)
         for index, ask in asks.items():
             live.ask_for(index, *ask)
         live.again(chosen, self.now())
         live.dirty.add(-1)
-        if said:
-            self.writer.say(live, said)
+        for text in said:
+            self.writer.say(live, text)
         self.add(live)
         await self.writer.flush()
         return len(chosen)
@@ -298,10 +298,9 @@ class Engine:
     def _check_room(self, live: LiveDispatch, asks: Mapping[int, Ask]) -> None:
         for shape, ask in {(live.tasks[index].shape, ask) for index, ask in asks.items()}:
             cluster, had = self.clusters[shape.cluster], shape.resources
-            memory_mib, walltime_s = ask.memory_mib or had.memory_mib, ask.walltime_s or had.walltime_s
             if cluster.limits is not None:
-                asked = replace(had, memory_mib=memory_mib, walltime_s=walltime_s)
-                check_resources(asked, cluster.name, cluster.limits)
+                asked = {name: number for name, number in ask._asdict().items() if number}
+                check_resources(replace(had, **asked), cluster.name, cluster.limits)
 
     # ---- the three loops of a cluster
 

@@ -6,8 +6,8 @@ the SDK, and the retry itself.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
@@ -22,13 +22,14 @@ from hpcflow.server.clusters import Cluster
 from hpcflow.server.store import Store, TaskRow
 from hpcflow.server.views import Views
 
-__all__ = ["TRIED_AGAIN", "Prospects", "told_retry"]
+__all__ = ["TRIED_AGAIN", "Prospects", "told_end", "told_retry"]
 
 Json = dict[str, Any]  # Any: JSON, described in again_schema.py
 
 #: How a message begins that tells of a retry.
 TRIED_AGAIN: Final = "Tried again by you: "
 _NAMED: Final = 8
+_KEPT: Final = 4
 
 
 class _Kind(NamedTuple):
@@ -75,17 +76,27 @@ class _Failed:
 class Prospects:
     """Reads the store; each method is called in a thread."""
 
-    def __init__(self, store: Store, views: Views, clusters: Mapping[ClusterName, Cluster]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        views: Views,
+        clusters: Mapping[ClusterName, Cluster],
+        *,
+        version: Callable[[DispatchId], int],
+    ) -> None:
         """Read from a store.
 
         Args:
             store: what is known.
             views: knows the graphs.
             clusters: know what their partitions give.
+            version: returns a number that grows whenever a dispatch changes.
         """
         self._store = store
         self._views = views
         self._clusters = clusters
+        self._version = version
+        self._kept: OrderedDict[DispatchId, tuple[int, _Failed]] = OrderedDict()
 
     def failures(self, root: DispatchId, tasks: Collection[range]) -> Json:
         """Return the failures among some tasks of a dispatch, those of one cause together, the most frequent first."""
@@ -192,6 +203,17 @@ class Prospects:
         return None
 
     def _failed(self, root: DispatchId) -> _Failed:
+        """Return what has failed; kept until the dispatch changes."""
+        version = self._version(root)
+        known = self._kept.pop(root, None)
+        if known is None or known[0] != version:
+            known = version, self._read(root)
+        self._kept[root] = known
+        while len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
+        return known[1]
+
+    def _read(self, root: DispatchId) -> _Failed:
         rows = self._store.tasks(root, state=State.FAILED)
         ends = self._store.ends(root, [row.index for row in rows])
         failed = _Failed(rows, {})
@@ -237,6 +259,13 @@ def _what_to_ask(kind: _Kind, short: _Short) -> str:
 
 def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
+
+
+def told_end(states: Sequence[State]) -> str:
+    """Return how a dispatch had ended before it was tried again: "It had ended with 2 failed, 1 completed."."""
+    counts = Counter(states)
+    ends = (State.FAILED, State.CANCELLED, State.SKIPPED, State.COMPLETED)
+    return f"It had ended with {', '.join(f'{counts[state]} {state}' for state in ends if counts[state])}."
 
 
 def told_retry(plan: Mapping[str, Any], *, more: bool, asked: Iterable[str] = ()) -> str:  # Any: JSON

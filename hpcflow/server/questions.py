@@ -51,7 +51,7 @@ class Questions:
         #: Tasks in tables.
         self.views = Views(self._store, engine.writer, self._unknown_since)
         #: What failed, and what a retry would do.
-        self.prospects = Prospects(self._store, self.views, engine.clusters)
+        self.prospects = Prospects(self._store, self.views, engine.clusters, version=engine.writer.version)
 
     async def listed(
         self,

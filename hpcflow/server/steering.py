@@ -16,7 +16,7 @@ from hpcflow.server.cleaning import use_again
 from hpcflow.server.engine import Engine
 from hpcflow.server.levels import Levels
 from hpcflow.server.live import LiveDispatch
-from hpcflow.server.prospects import TRIED_AGAIN, Prospects, told_retry
+from hpcflow.server.prospects import TRIED_AGAIN, Prospects, told_end, told_retry
 from hpcflow.server.reports import spelled
 
 __all__ = ["Steering"]
@@ -165,6 +165,7 @@ class Steering:
         async with self._retrying:  # a dispatch that has ended must not be made live twice
             await self._refuse_busy(known)
             live = self._engine.writer.dispatches.get(known)
+            before = live is None
             if live is None:
                 live = await self._old(known)
             only = None if tasks is None else frozenset((await self._levels.level(dispatch)).numbers(list(tasks)))
@@ -189,7 +190,7 @@ class Steering:
                 walltime_s=walltime_s,
                 only=only,
                 more=await asyncio.to_thread(self._prospects.asks, known) if more else {},
-                said=f"{TRIED_AGAIN}{told}",
+                said=[*([told_end(states)] if before else []), f"{TRIED_AGAIN}{told}"],
             )
         waits = ""
         if live.paused is not None:

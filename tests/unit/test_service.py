@@ -375,7 +375,8 @@ async def test_one_task_is_tried_again_with_what_hangs_on_it_and_no_other(tmp_pa
             worker.end(k, "error", exc="ValueError", msg="no minimum", kinds=["ValueError"])
         await ended(service, dispatch)
         told = await service.steering.retry(dispatch, **NOTHING, tasks=[2])
-        assert told == {"moved": 0, "message": "None of the 1 task that were named has failed or was cancelled."}
+        way_on = f"step2 (task 2) was skipped, and runs again with what holds it: `hpcflow retry {dispatch} --task 0`."
+        assert told == {"moved": 0, "message": way_on}
         told = await service.steering.retry(dispatch, **NOTHING, tasks=[0])
         assert told["moved"] == 2
         rows = await service.questions.tasks(dispatch, None, -1, 10)
@@ -450,7 +451,10 @@ async def test_what_ran_out_of_memory_gets_one_amount_everywhere_and_the_others_
         assert told == {"moved": 4, "message": f"4 tasks to run again: {asks}; results that exist are kept."}
         live = stage.engine.writer.dispatches[dispatch]
         assert [task.shape.resources.memory_mib for task in live.tasks] == [448, 448, *[128] * 4]
-        again = (await service.questions.summary(dispatch))["again"]
+        summary = await service.questions.summary(dispatch)
+        ended_with = "It had ended with 3 failed, 1 cancelled, 2 skipped."
+        assert [message["text"] for message in summary["messages"]][-2:] == [ended_with, summary["again"]["text"]]
+        again = summary["again"]
         assert again["text"] == (f"Tried again by you: 3 tasks, and 1 that was skipped because of them. {asks}.")
         left = await service.questions.task(dispatch, 5)
         assert (left["state"], left["error"]) == ("skipped", "Not run, because step3 (task 3) was cancelled.")

@@ -68,12 +68,17 @@ export function summaryQuery(id: string) {
 
 export type RetryPlan = Schemas["RetryPlan"];
 
-/** What a retry would do. Of many tasks the key is long, and there is one of them. */
+const PLAN_MS = 4_000;
+
+/** What a retry would do. It looks at all tasks, so it is not asked with each that moves; of many tasks the key is long. */
 export function retryPlanQuery(id: string, asked: { failed_only: boolean; tasks: number[] | null }) {
+  const live = client.getQueryData<Summary>(["dispatch", id, "summary"])?.status === "RUNNING";
   return queryOptions({
-    queryKey: ["dispatch", id, "retry plan", asked.failed_only, asked.tasks?.join() ?? null],
+    queryKey: ["retry plan", id, live, asked.failed_only, asked.tasks?.join() ?? null],
     queryFn: () => answer(api.POST("/api/v1/dispatches/{dispatch_id}/retry/plan", { params: { path: { dispatch_id: id } }, body: { more: false, ...asked } })),
-    placeholderData: keepPreviousData,
+    refetchInterval: live ? PLAN_MS : false,
+    // What was said of another task is not true of this one.
+    ...(asked.tasks === null ? { placeholderData: keepPreviousData } : {}),
   });
 }
 

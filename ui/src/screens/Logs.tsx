@@ -8,6 +8,7 @@ import { StateBadge, useLink, When, Words } from "../components/basics";
 import { Output } from "../components/Output";
 import { count, plural } from "../format";
 import { dispatch as route } from "../router";
+import { STATES } from "../states";
 
 /** What was said about a dispatch, and its failures, alike ones together. */
 export function Logs({ summary }: { summary: Summary }) {
@@ -17,13 +18,13 @@ export function Logs({ summary }: { summary: Summary }) {
       {(summary.counts.failed ?? 0) > 0 && <Failures id={summary.id} failed={summary.counts.failed ?? 0} />}
       <OutputOf summary={summary} />
       <h2>What hpcflow did</h2>
-      {summary.messages.length === 0 ? <p className="empty">It ran your tasks. No retry, no pause and no trouble with a cluster is to be told.</p> : (
-        <ol className="plain messages">
-          {[...summary.messages].reverse().map((message, index) => (
-            <li key={index}><span className="soft nowrap"><When time={message.at} /></span> <span><Words text={message.text} /></span></li>
-          ))}
-        </ol>
-      )}
+      <ol className="plain messages">
+        {summary.ended_at && <li><span className="soft nowrap"><When time={summary.ended_at} /></span> <span>It ended with {STATES.filter((state) => summary.counts[state.name]).map((state) => `${count(summary.counts[state.name]!)} ${state.word}`).join(", ") || "no task"}.</span></li>}
+        {[...summary.messages].reverse().map((message, index) => (
+          <li key={index}><span className="soft nowrap"><When time={message.at} /></span> <span><Words text={message.text} /></span></li>
+        ))}
+        <li><span className="soft nowrap"><When time={summary.created_at} /></span> <span>It was dispatched, with {plural(summary.tasks, "task")}.</span></li>
+      </ol>
     </>
   );
 }
