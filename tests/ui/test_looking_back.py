@@ -65,7 +65,7 @@ def test_a_bar_of_a_timeline_leads_to_its_task(show: Show, site: Site) -> None:
 
 def test_efficiency_says_what_was_asked_and_used_and_what_to_ask(show: Show, site: Site) -> None:
     page = show(f"/d/{site.screening}?view=efficiency")
-    expect(page.get_by_role("img", name=re.compile(r"^Of .* charged: .*tasks"))).to_be_visible()
+    expect(page.get_by_role("img", name=re.compile(r"^Of .* charged: .*a task was running"))).to_be_visible()
     relax = page.get_by_role("table", name="Electrons").get_by_role("row").filter(has_text="relax")
     expect(relax).to_contain_text("2 lost")
     expect(relax).to_contain_text("of 10 min")
