@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Response
 from fastapi import Path as PathParameter
 
 from hpcflow.core.states import State, Status
-from hpcflow.server import schema
+from hpcflow.server import page_schema, schema
 from hpcflow.server.again_schema import CancelPlan, Failures, RetryPlan
 from hpcflow.server.answer import (
     DispatchPath,
@@ -65,6 +65,10 @@ class QuestionDesk(Shown, Protocol):
     async def failures(self, dispatch: str) -> Json: ...
 
     async def usage(self, dispatch: str) -> Json: ...
+
+    async def arrays(self, dispatch: str) -> Json:
+        """Say which electrons the arrays of a dispatch work for, how their tasks ended, and what they ask for."""
+        ...
 
     async def job(self, name: str) -> Json:
         """Return what is known of "8123", or of "8123_7"."""
@@ -167,6 +171,10 @@ def question_routes(questions: QuestionDesk, stopping: Callable[[], bool]) -> AP
     @api.get("/dispatches/{dispatch_id}/usage", response_model=schema.Usage)
     async def usage(dispatch_id: DispatchPath) -> Response:
         return JsonAnswer(await questions.usage(known_id(dispatch_id)))
+
+    @api.get("/dispatches/{dispatch_id}/arrays", response_model=page_schema.Arrays)
+    async def arrays(dispatch_id: DispatchPath) -> Response:
+        return JsonAnswer(await questions.arrays(known_id(dispatch_id)))
 
     @api.get("/jobs/{job}", response_model=schema.Job)
     async def job(

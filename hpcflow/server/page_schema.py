@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 
 from pydantic import BaseModel, Field, JsonValue
@@ -12,7 +13,7 @@ from hpcflow.server.routing import Described
 from hpcflow.server.schema import MOST, TaskTable
 from hpcflow.server.views import Sort
 
-__all__ = ["AboutTask", "Code", "GraphColumns", "PageKey", "States", "TaskPage", "TaskQuery"]
+__all__ = ["AboutTask", "Arrays", "Code", "GraphColumns", "PageKey", "States", "TaskPage", "TaskQuery"]
 
 
 # Described, not checked: who gets it wrong is told the states.
@@ -96,6 +97,33 @@ class ServingArray(Described):
     state: str
     reason: str | None
     why: str | None
+    #: Of each of its array tasks; ``None``: without end.
+    walltime_s: int | None
+    #: A sentence; ``None``: it is what the task asked for.
+    why_walltime: str | None
+
+
+class ServedElectron(Described):
+    name: str
+    #: That the array was submitted for, it or others with it, and how many of them wait for the scheduler.
+    tasks: int
+    queued: int
+
+
+class DispatchArray(ServingArray):
+    token: str
+    submitted_at: datetime | None
+    ended_at: datetime | None
+    #: Those with most tasks, and how many there are.
+    electrons: list[ServedElectron]
+    electrons_total: int
+    #: How tasks ended that ran in it; without attempts after which another was made.
+    ends: dict[State, int]
+    tried_again: int
+
+
+class Arrays(Described):
+    arrays: list[DispatchArray]
 
 
 class AboutTask(Described):

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 from hpcflow.core.model import ClusterName, DispatchId, NotFound
 from hpcflow.core.states import TEMPLATE, State, Status
+from hpcflow.server.arrays import arrays_of
 from hpcflow.server.engine import Engine
 from hpcflow.server.fetching import workdir_of
 from hpcflow.server.levels import Level, Levels, find_level
@@ -141,6 +142,11 @@ class Questions:
         known = (await self._levels.level(dispatch)).root
         arrays = await asyncio.to_thread(self._store.arrays, known)
         return {"id": known, **usage(arrays, self._engine.bags)}
+
+    async def arrays(self, dispatch: str) -> Json:
+        """Say which electrons the arrays of a dispatch work for, how their tasks ended, and what they ask for."""
+        known = (await self._levels.level(dispatch)).root
+        return {"arrays": await asyncio.to_thread(arrays_of, self._store, known, self._why)}
 
     async def job(self, name: str) -> Json:
         """Say which dispatch a job is of, and what ran in an array task of it."""

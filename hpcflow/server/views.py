@@ -14,6 +14,7 @@ from hpcflow.core.blame import sentence_of
 from hpcflow.core.follow import array_task_of
 from hpcflow.core.model import DispatchId, Graph, HpcflowError, NotFound, Task
 from hpcflow.core.states import State
+from hpcflow.server.arrays import serving
 from hpcflow.server.levels import Level, find_level
 from hpcflow.server.manifest import moved, read_graph
 from hpcflow.server.news import CODES
@@ -270,6 +271,7 @@ class Views:
         asked = {key: value for key, value in asdict(task.resources).items() if value not in {None, ()}}
         asked |= {key: value for key, value in row.again.items() if key in {"memory_mib", "walltime_s"}}
         attempts = self._store.attempts(dispatch, index)
+        bag = self._store.bag(row.bag) if row.bag is not None else None
         downstream = [other for other, needs in enumerate(outline.upstream) if index in needs]
         function = manifest.get("functions", {}).get(str(task.fn), {})
         return {
@@ -287,10 +289,9 @@ class Views:
             "attempts": [_attempt(end) for end in attempts],
             **previews(attempts[-1].record if attempts else {}),
             "arrays": [
-                {"job_id": each.array.job_id, "width": each.array.width, "state": each.state, "reason": each.reason}
-                | {"why": why(each), "cluster": each.array.cluster}
+                serving(each, bag.bag, why)
                 for each in self._store.arrays(dispatch)
-                if row.bag is not None and each.array.bag == row.bag
+                if bag is not None and each.array.bag == bag.bag.id
             ],
         }
 

@@ -464,6 +464,10 @@ class MemoryService:
         await self.summary(dispatch)
         return {"id": dispatch, "charged_s": 0.0, "complete": True, "sentences": ["Nothing was submitted."]}
 
+    async def arrays(self, dispatch: str) -> Json:
+        await self.summary(dispatch)
+        return {"arrays": []}
+
     async def job(self, name: str) -> Json:
         if name != "8123_7":
             raise NotFound(f"No dispatch here has had a job {name}.")

@@ -7,8 +7,22 @@ from typing import Any
 
 import pytest
 
-from hpcflow.core.model import Cause, NotFound, Phase, UserError
+from hpcflow.core.model import (
+    Bag,
+    BagId,
+    Cause,
+    ClusterName,
+    DispatchId,
+    NotFound,
+    Phase,
+    Resources,
+    Shape,
+    UserError,
+)
+from hpcflow.core.plan import UNBOUNDED_S
 from hpcflow.server import schema
+from hpcflow.server.arrays import why_walltime
+from hpcflow.server.page_schema import Arrays as schema_of_arrays
 from hpcflow.server.reports import array_task
 from hpcflow.server.service import Service
 from hpcflow.server.store import ArrayState
@@ -182,3 +196,85 @@ async def test_an_array_that_waits_says_why_in_plain_words_beside_the_schedulers
         [line] = (await service.questions.summary(dispatch))["arrays"]
         assert (line["reason"], line["why"]) == ("PENDING Moonphase", None)
         await service.steering.cancel(dispatch, None)
+
+
+@in_loop
+async def test_an_array_tells_for_which_electrons_it_works_and_how_their_tasks_ended(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        service = a_service(stage)
+        dispatch = await dispatched(service, stage, [], [], [])
+        job = await stage.job()
+        [waits] = (await service.questions.arrays(dispatch))["arrays"]
+        assert waits["electrons"] == [{"name": f"step{k}", "tasks": 1, "queued": 1} for k in range(3)]
+        assert (waits["electrons_total"], waits["ends"], waits["tried_again"]) == (3, {}, 0)
+        worker = PlayedWorker(job, 0)
+        worker.run(0, 0)
+        worker.claim(1)
+        worker.start(1)
+        worker.end(1, st="error", exc="ValueError", msg="no")
+        worker.run(2, 2)
+        worker.write(ev="exit", why="drained", n=3, t=5.0, idle=2.0)
+        await ended(service, dispatch)
+        await stage.until(lambda: not stage.engine.writer.pending)
+        [over] = schema_of_arrays.model_validate(await service.questions.arrays(dispatch)).arrays
+        assert over.ends == {"completed": 2, "failed": 1}
+        assert [(each.name, each.tasks, each.queued) for each in over.electrons] == [
+            ("step0", 1, 0),
+            ("step1", 1, 0),
+            ("step2", 1, 0),
+        ]
+        about = await service.questions.about(dispatch, 0)
+        assert about["arrays"] == [
+            {name: value for name, value in over.model_dump(mode="json").items() if name in about["arrays"][0]}
+        ]
+        with pytest.raises(NotFound):
+            await service.questions.arrays(UNKNOWN)
+
+
+def a_bag(units: int, *, links: int = 1, limit_s: int | None, need_s: int, walltime_s: int) -> Bag:
+    tasks = tuple((index, 1) for index in range(units * links))
+    return Bag(
+        id=BagId("b"),
+        dispatch=DispatchId("d"),
+        shape=Shape(cluster=ClusterName("mini"), resources=Resources(), python="python3", python_version=(3, 12)),
+        tasks=tasks,
+        units=tuple(tuple(range(unit * links, (unit + 1) * links)) for unit in range(units)),
+        cuts=(0, units),
+        path="/x",
+        limit_s=limit_s,
+        need_s=need_s,
+        worker_walltime_s=walltime_s,
+    )
+
+
+@pytest.mark.parametrize(
+    ("bag", "sentence"),
+    [
+        (
+            a_bag(8, limit_s=120, need_s=210, walltime_s=720),
+            "It asks for 12 min, because one worker runs several tasks of at most 2 min, one after another.",
+        ),
+        (
+            a_bag(1, limit_s=120, need_s=210, walltime_s=210),
+            "It asks for 3 min 30 s: time for a task of 2 min, and 1 min 30 s more to start and to end in.",
+        ),
+        (
+            a_bag(1, links=3, limit_s=120, need_s=450, walltime_s=450),
+            "It asks for 7 min 30 s: time for 3 tasks of 2 min, which run one after another, and 1 min 30 s "
+            "more to start and to end in.",
+        ),
+        (
+            a_bag(4, limit_s=None, need_s=90, walltime_s=3600),
+            "It asks for 1 h: its tasks name no walltime, and one worker runs several of them, as long as "
+            "time is left (worker_walltime).",
+        ),
+        (
+            a_bag(1, limit_s=7200, need_s=3600, walltime_s=3600),
+            "It asks for 1 h, which is all that its partition gives.",
+        ),
+        (a_bag(1, limit_s=3600, need_s=3600, walltime_s=3600), None),
+        (a_bag(1, limit_s=60, need_s=150, walltime_s=UNBOUNDED_S), None),
+    ],
+)
+def test_why_an_array_asks_for_more_time_than_its_task_is_a_sentence(bag: Bag, sentence: str | None) -> None:
+    assert why_walltime(bag, bag.worker_walltime_s) == sentence

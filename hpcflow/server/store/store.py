@@ -464,6 +464,14 @@ class Store:
             rows = _chunked(connection, statement, END.c.worker, workers)
             return [(columns.end_row(row[1:]), row[0]) for row in rows]
 
+    def tried_again(self, dispatch: DispatchId) -> list[tuple[BagId, str]]:
+        """Return bag and worker of each attempt that ended before another one of its task began."""
+        own = TASK.c.dispatch == END.c.dispatch, TASK.c.index == END.c.index, END.c.attempt < TASK.c.attempt
+        statement: _Select = sa.select(END.c.bag, END.c.worker).join(TASK, sa.and_(*own))
+        with self.reading() as connection:
+            found = connection.execute(statement.where(END.c.dispatch == dispatch))
+            return [(BagId(bag), worker) for bag, worker in found]
+
     def running_in(self, array: JobArray) -> list[TaskRow]:
         """Return the tasks that run in an array's workers."""
         statement = sa.select(TASK).where(*_in_array(TASK, array), TASK.c.state == State.RUNNING)

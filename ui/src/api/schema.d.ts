@@ -261,6 +261,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/dispatches/{dispatch_id}/arrays": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Arrays */
+        get: operations["arrays_api_v1_dispatches__dispatch_id__arrays_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/dispatches/{dispatch_id}/call/{part}": {
         parameters: {
             query?: never;
@@ -1186,6 +1203,11 @@ export interface components {
             /** Tasks */
             tasks: number;
         };
+        /** Arrays */
+        Arrays: {
+            /** Arrays */
+            arrays: components["schemas"]["DispatchArray"][];
+        };
         /** Asked */
         Asked: {
             /** At */
@@ -1625,6 +1647,41 @@ export interface components {
              * @default false
              */
             files: boolean;
+        };
+        /** DispatchArray */
+        DispatchArray: {
+            /** Cluster */
+            cluster: string;
+            /** Electrons */
+            electrons: components["schemas"]["ServedElectron"][];
+            /** Electrons Total */
+            electrons_total: number;
+            /** Ended At */
+            ended_at: string | null;
+            /** Ends */
+            ends: {
+                [key: string]: number;
+            };
+            /** Job Id */
+            job_id: string | null;
+            /** Reason */
+            reason: string | null;
+            /** State */
+            state: string;
+            /** Submitted At */
+            submitted_at: string | null;
+            /** Token */
+            token: string;
+            /** Tried Again */
+            tried_again: number;
+            /** Walltime S */
+            walltime_s: number | null;
+            /** Why */
+            why: string | null;
+            /** Why Walltime */
+            why_walltime: string | null;
+            /** Width */
+            width: number;
         };
         /** DispatchCost */
         DispatchCost: {
@@ -2311,6 +2368,15 @@ export interface components {
             /** Walltime S */
             walltime_s?: number | null;
         };
+        /** ServedElectron */
+        ServedElectron: {
+            /** Name */
+            name: string;
+            /** Queued */
+            queued: number;
+            /** Tasks */
+            tasks: number;
+        };
         /** ServerLog */
         ServerLog: {
             /** Bytes */
@@ -2377,8 +2443,12 @@ export interface components {
             reason: string | null;
             /** State */
             state: string;
+            /** Walltime S */
+            walltime_s: number | null;
             /** Why */
             why: string | null;
+            /** Why Walltime */
+            why_walltime: string | null;
             /** Width */
             width: number;
         };
@@ -3604,6 +3674,38 @@ export interface operations {
             409: components["responses"]["Refused409"];
             422: components["responses"]["Refused422"];
             500: components["responses"]["Refused500"];
+        };
+    };
+    arrays_api_v1_dispatches__dispatch_id__arrays_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The dispatch's id. */
+                dispatch_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Arrays"];
+                };
+            };
+            /** @description Not done; the sentence says why. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
         };
     };
     call_api_v1_dispatches__dispatch_id__call__part__get: {

@@ -1,0 +1,116 @@
+"""The job arrays of a dispatch, as JSON: for which electrons, how their tasks ended, why so much walltime."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from typing import Any, Final
+
+from hpcflow.core.follow import array_task_of
+from hpcflow.core.model import Bag, BagId, DispatchId
+from hpcflow.core.plan import UNBOUNDED_S
+from hpcflow.core.states import FINAL, State
+from hpcflow.core.words import length
+from hpcflow.server.reports import spelled
+from hpcflow.server.store import ArrayRow, Store
+
+__all__ = ["arrays_of", "serving", "why_walltime"]
+
+Json = dict[str, Any]  # Any: JSON, described in schema.py and page_schema.py
+Why = Callable[[ArrayRow], str | None]
+
+#: More electrons of one array are counted, not named.
+_NAMED: Final = 20
+
+
+def arrays_of(store: Store, dispatch: DispatchId, why: Why) -> list[Json]:
+    """Return all arrays of a dispatch, in the order of their submission.
+
+    Args:
+        store: what is known.
+        dispatch: a whole one.
+        why: returns in plain words why an array waits.
+    """
+    bags = {row.bag.id: row.bag for row in store.bags(dispatch)}
+    names: dict[int, str] = {}
+    queued: defaultdict[BagId | None, Counter[str]] = defaultdict(Counter)
+    ends: defaultdict[tuple[BagId | None, str], Counter[str]] = defaultdict(Counter)
+    for task in store.tasks(dispatch):
+        names[task.index] = task.name
+        if task.state is State.QUEUED:
+            queued[task.bag][task.name] += 1
+        elif task.state in FINAL and task.worker is not None:
+            ends[task.bag, _job_of(task.worker)][task.state] += 1
+    again = Counter((bag, _job_of(worker)) for bag, worker in store.tried_again(dispatch))
+    told: list[Json] = []
+    for row in store.arrays(dispatch):
+        bag = bags[row.array.bag]
+        works = Counter(names[index] for index, _ in bag.tasks)
+        key = bag.id, row.array.job_id or ""
+        told.append(
+            {
+                **serving(row, bag, why),
+                "token": row.array.token,
+                "submitted_at": spelled(row.submitted_at),
+                "ended_at": spelled(row.ended_at),
+                "electrons": [
+                    {"name": name, "tasks": tasks, "queued": queued[bag.id][name]}
+                    for name, tasks in works.most_common(_NAMED)
+                ],
+                "electrons_total": len(works),
+                "ends": dict(ends[key]),
+                "tried_again": again[key],
+            }
+        )
+    return told
+
+
+def serving(row: ArrayRow, bag: Bag, why: Why) -> Json:
+    """Return one array as a task's own page tells of it."""
+    walltime_s = row.array.worker_walltime_s
+    return {
+        "cluster": row.array.cluster,
+        "job_id": row.array.job_id,
+        "width": row.array.width,
+        "state": row.state,
+        "reason": row.reason,
+        "why": why(row),
+        "walltime_s": None if walltime_s >= UNBOUNDED_S else walltime_s,
+        "why_walltime": why_walltime(bag, walltime_s),
+    }
+
+
+def why_walltime(bag: Bag, walltime_s: int) -> str | None:
+    """Return why an array asks for this walltime, as a sentence; ``None`` where it is what its task asked for.
+
+    Args:
+        bag: what it serves.
+        walltime_s: of each of its array tasks.
+    """
+    limit = bag.limit_s
+    if walltime_s >= UNBOUNDED_S or limit == walltime_s:
+        return None
+    asked = length(walltime_s)
+    if limit is None:
+        return (
+            f"It asks for {asked}: its tasks name no walltime, and one worker runs several of them, as long "
+            "as time is left (worker_walltime)."
+        )
+    if walltime_s < limit:
+        return f"It asks for {asked}, which is all that its partition gives."
+    links = max((len(unit) for unit in bag.units), default=1)
+    several = (walltime_s - max(0, bag.need_s - limit)) // limit if bag.need_s < walltime_s else 1
+    if several > 1:
+        return (
+            f"It asks for {asked}, because one worker runs several tasks of at most {length(limit)}, one after another."
+        )
+    what = (
+        f"{links} tasks of {length(limit)}, which run one after another" if links > 1 else f"a task of {length(limit)}"
+    )
+    rest = walltime_s - links * limit
+    more = f", and {length(rest)} more to start and to end in" if rest > 0 else ""
+    return f"It asks for {asked}: time for {what}{more}."
+
+
+def _job_of(worker: str) -> str:
+    return array_task_of(worker).rpartition("_")[0]
