@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from bisect import bisect_left
 from collections import Counter, defaultdict
@@ -230,13 +231,15 @@ def with_ahead(jobs: Sequence[QueuedJob]) -> list[QueuedJob]:
 def in_order(jobs: Iterable[QueuedJob]) -> list[QueuedJob]:
     """Return the jobs as they are to start: those in line, others that wait, and those that run.
 
-    Where the scheduler tells no order, and of what is not in line, its own order stays.
+    Where the scheduler tells no priorities, and of what is not in line, those whose start is known come first.
     """
 
-    def key(job: QueuedJob) -> tuple[int, _Place]:
+    def key(job: QueuedJob) -> tuple[int, _Place, float]:
         if job.phase is not Phase.PENDING:
-            return 2, (0, 0, 0)
-        return (1, (0, 0, 0)) if job.priority is None else (0, _place(job, job.priority))
+            return 2, (0, 0, 0), 0.0
+        if job.priority is not None:
+            return 0, _place(job, job.priority), 0.0
+        return 1, (0, 0, 0), math.inf if job.starts_at is None else job.starts_at.timestamp()
 
     return sorted(jobs, key=key)
 

@@ -51,7 +51,6 @@ def arrays_of(store: Store, dispatch: DispatchId, why: Why) -> list[Json]:
             {
                 **serving(row, bag, why),
                 "token": row.array.token,
-                "submitted_at": spelled(row.submitted_at),
                 "ended_at": spelled(row.ended_at),
                 "electrons": [
                     {"name": name, "tasks": tasks, "queued": queued[bag.id][name]}
@@ -73,6 +72,7 @@ def serving(row: ArrayRow, bag: Bag, why: Why) -> Json:
         "job_id": row.array.job_id,
         "width": row.array.width,
         "state": row.state,
+        "submitted_at": spelled(row.submitted_at),
         "reason": row.reason,
         "why": why(row),
         "walltime_s": None if walltime_s >= UNBOUNDED_S else walltime_s,
@@ -81,7 +81,9 @@ def serving(row: ArrayRow, bag: Bag, why: Why) -> Json:
 
 
 def why_walltime(bag: Bag, walltime_s: int) -> str | None:
-    """Return why an array asks for this walltime, as a sentence; ``None`` where it is what its task asked for.
+    """Return why an array asks for this walltime, as what follows "It asks for".
+
+    ``None``: it is what its task asked for.
 
     Args:
         bag: what it serves.
@@ -93,23 +95,20 @@ def why_walltime(bag: Bag, walltime_s: int) -> str | None:
     asked = length(walltime_s)
     if limit is None:
         return (
-            f"It asks for {asked}: its tasks name no walltime, and one worker runs several of them, as long "
+            f"{asked}, because its tasks name no walltime: one worker runs several of them, as long "
             "as time is left (worker_walltime)."
         )
     if walltime_s < limit:
-        return f"It asks for {asked}, which is all that its partition gives."
+        return f"{asked}, which is all that its partition gives."
     links = max((len(unit) for unit in bag.units), default=1)
-    several = (walltime_s - max(0, bag.need_s - limit)) // limit if bag.need_s < walltime_s else 1
-    if several > 1:
-        return (
-            f"It asks for {asked}, because one worker runs several tasks of at most {length(limit)}, one after another."
-        )
+    if bag.need_s < walltime_s:
+        return f"{asked}, because one worker runs several tasks of at most {length(limit)}, one after another."
     what = (
         f"{links} tasks of {length(limit)}, which run one after another" if links > 1 else f"a task of {length(limit)}"
     )
     rest = walltime_s - links * limit
     more = f", and {length(rest)} more to start and to end in" if rest > 0 else ""
-    return f"It asks for {asked}: time for {what}{more}."
+    return f"{asked}: time for {what}{more}."
 
 
 def _job_of(worker: str) -> str:

@@ -95,11 +95,12 @@ class ServingArray(Described):
     job_id: str | None
     width: int
     state: str
+    submitted_at: datetime | None
     reason: str | None
     why: str | None
     #: Of each of its array tasks; ``None``: without end.
     walltime_s: int | None
-    #: A sentence; ``None``: it is what the task asked for.
+    #: What follows "It asks for"; ``None``: it is what the task asked for.
     why_walltime: str | None
 
 
@@ -112,7 +113,6 @@ class ServedElectron(Described):
 
 class DispatchArray(ServingArray):
     token: str
-    submitted_at: datetime | None
     ended_at: datetime | None
     #: Those with most tasks, and how many there are.
     electrons: list[ServedElectron]

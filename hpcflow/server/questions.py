@@ -229,6 +229,7 @@ class Questions:
                     "job_id": row.array.job_id,
                     "width": row.array.width,
                     "state": row.state,
+                    "submitted_at": spelled(row.submitted_at),
                     "reason": row.reason,
                     "why": self._why(row),
                 }

@@ -108,6 +108,7 @@ class ArrayAnswer(Described):
     job_id: str | None
     width: int
     state: str
+    submitted_at: datetime | None
     #: In the scheduler's words, and in plain ones where hpcflow knows them.
     reason: str | None
     why: str | None

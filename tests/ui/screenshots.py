@@ -16,7 +16,7 @@ from playwright.sync_api import Page
 
 from tests.ui.browser import browser, chromium
 
-WIDTHS = {1440: 900, 768: 1024, 320: 640}
+WIDTHS = {1440: 900, 1280: 800, 768: 1024, 320: 640}
 #: What comes late (a graph from its worker, a log) is there by then, in ms.
 _SETTLE_MS = 700
 #: As many tasks are too many to look at one by one.
@@ -99,7 +99,8 @@ def go_online(page: Page) -> None:
 
 def task_in(dispatch: str, state: str) -> int | None:
     table = told("show", dispatch, "--tasks")
-    return next((int(task["index"]) for task in table["tasks_shown"] if task["state"] == state), None)
+    # The last: of those that wait, it is the first ones that begin while pictures are taken.
+    return max((int(task["index"]) for task in table["tasks_shown"] if task["state"] == state), default=None)
 
 
 def screens_of(
@@ -136,12 +137,13 @@ def screens_of(
     live = next((each for each in dispatches if each["counts"].get("running")), None)
     if live is not None:
         views["live"] = live
+        screens["graph-live-group"] = Screen(f"#/d/{live['id']}?group=0")
     for name, dispatch in views.items():
         for view in ("graph", "table", "timeline", "logs", "jobs", "efficiency"):
             screens[f"{view}-{name}"] = Screen(f"#/d/{dispatch['id']}?view={view}")
     screens["graph-group"] = Screen(f"#/d/{failed['id']}?group=1&lens=failed")
     screens["graph-big-group"] = Screen(f"#/d/{views['big']['id']}?group=0")
-    for state, owner in (("failed", failed), ("completed", failed), ("running", live)):
+    for state, owner in (("failed", failed), ("completed", failed), ("running", live), ("queued", live)):
         index = None if owner is None else task_in(owner["id"], state)
         if owner is not None and index is not None:
             at = f"#/d/{owner['id']}/e/{index}"

@@ -72,6 +72,14 @@ def test_why_a_task_waits_is_found_and_what_failed_is_retried_without_a_mouse(
     row = page.get_by_role("row").filter(has_text=words)
     expect(row.get_by_role("cell").first).to_contain_text(job, timeout=3 * PATIENCE_MS)
     expect(row).to_contain_text("BeginTime")
+    # For what it works, where the queue has it, when it is to start, and why it asks for so much time.
+    expect(row.get_by_role("link", name="tomorrow")).to_be_visible()
+    expect(row).to_contain_text("1 pending")
+    expect(row).to_contain_text(re.compile(r"~.*\d\d:\d\d .+, in .*\(its begin time\)"))
+    expect(page.locator(".screen")).to_contain_text("because its tasks name no walltime")
+    # An array of which a task failed is no success.
+    over = page.get_by_role("row").filter(has=page.get_by_role("link", name="relax"))
+    expect(over).to_contain_text(re.compile("1 failed, 2 completed"))
     # And in the queue, beside the workflow, with when it is to start and who says so.
     tab_to(page, "link", "slurm")
     page.keyboard.press("Enter")
@@ -80,6 +88,15 @@ def test_why_a_task_waits_is_found_and_what_failed_is_retried_without_a_mouse(
     expect(queued).to_contain_text("its begin time")
     tab_to(page, "link", "tomorrow")
     page.keyboard.press("Enter")
+    # The group and the task say it as well, with the job that is to run it.
+    page.get_by_role("treeitem").filter(has_text="tomorrow").first.click()
+    panel = page.get_by_role("region", name="Why it waits")
+    expect(panel).to_contain_text(words)
+    expect(panel).to_contain_text("1 job array, 1 array task")
+    page.get_by_role("complementary", name="Group tomorrow").get_by_role("link", name="task 3").click()
+    expect(page.locator(".notice")).to_contain_text("Earliest start: ~")
+    expect(page.get_by_role("complementary", name="Facts").get_by_role("link", name=job)).to_be_visible()
+    page.go_back()
     # What failed, and once more when that is mended.
     tab_to(page, "link", "Table")
     page.keyboard.press("Enter")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,19 @@ def test_those_that_go_first_are_ahead_by_priority_and_then_by_age() -> None:
 
     assert ahead == {"1": 0, "2": 1, "3": 101, "4": 102, "5": None, "6": 0, "7": None}
     assert [job.job_id for job in in_order(jobs)] == ["1", "6", "2", "3", "4", "5", "7"]
+
+
+def test_without_priorities_jobs_are_in_the_order_of_their_planned_starts() -> None:
+    noon = datetime(2026, 11, 27, 12, tzinfo=UTC)
+    jobs = [
+        a_job("1", phase=Phase.RUNNING),
+        a_job("2"),
+        a_job("3", starts_at=noon),
+        a_job("4", starts_at=noon - timedelta(hours=1)),
+        a_job("5"),
+    ]
+
+    assert [job.job_id for job in in_order(jobs)] == ["4", "3", "2", "5", "1"]
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 9)), max_size=30))

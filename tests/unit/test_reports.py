@@ -216,7 +216,8 @@ async def test_an_array_tells_for_which_electrons_it_works_and_how_their_tasks_e
         worker.write(ev="exit", why="drained", n=3, t=5.0, idle=2.0)
         await ended(service, dispatch)
         await stage.until(lambda: not stage.engine.writer.pending)
-        [over] = schema_of_arrays.model_validate(await service.questions.arrays(dispatch)).arrays
+        answer = await service.questions.arrays(dispatch)
+        [over] = schema_of_arrays.model_validate(answer).arrays
         assert over.ends == {"completed": 2, "failed": 1}
         assert [(each.name, each.tasks, each.queued) for each in over.electrons] == [
             ("step0", 1, 0),
@@ -224,9 +225,7 @@ async def test_an_array_tells_for_which_electrons_it_works_and_how_their_tasks_e
             ("step2", 1, 0),
         ]
         about = await service.questions.about(dispatch, 0)
-        assert about["arrays"] == [
-            {name: value for name, value in over.model_dump(mode="json").items() if name in about["arrays"][0]}
-        ]
+        assert about["arrays"][0].items() <= answer["arrays"][0].items()
         with pytest.raises(NotFound):
             await service.questions.arrays(UNKNOWN)
 
@@ -252,25 +251,25 @@ def a_bag(units: int, *, links: int = 1, limit_s: int | None, need_s: int, wallt
     [
         (
             a_bag(8, limit_s=120, need_s=210, walltime_s=720),
-            "It asks for 12 min, because one worker runs several tasks of at most 2 min, one after another.",
+            "12 min, because one worker runs several tasks of at most 2 min, one after another.",
         ),
         (
             a_bag(1, limit_s=120, need_s=210, walltime_s=210),
-            "It asks for 3 min 30 s: time for a task of 2 min, and 1 min 30 s more to start and to end in.",
+            "3 min 30 s: time for a task of 2 min, and 1 min 30 s more to start and to end in.",
         ),
         (
             a_bag(1, links=3, limit_s=120, need_s=450, walltime_s=450),
-            "It asks for 7 min 30 s: time for 3 tasks of 2 min, which run one after another, and 1 min 30 s "
+            "7 min 30 s: time for 3 tasks of 2 min, which run one after another, and 1 min 30 s "
             "more to start and to end in.",
         ),
         (
             a_bag(4, limit_s=None, need_s=90, walltime_s=3600),
-            "It asks for 1 h: its tasks name no walltime, and one worker runs several of them, as long as "
+            "1 h, because its tasks name no walltime: one worker runs several of them, as long as "
             "time is left (worker_walltime).",
         ),
         (
             a_bag(1, limit_s=7200, need_s=3600, walltime_s=3600),
-            "It asks for 1 h, which is all that its partition gives.",
+            "1 h, which is all that its partition gives.",
         ),
         (a_bag(1, limit_s=3600, need_s=3600, walltime_s=3600), None),
         (a_bag(1, limit_s=60, need_s=150, walltime_s=UNBOUNDED_S), None),

@@ -55,6 +55,18 @@ export function absolute(time: string): string {
   });
 }
 
+/** A length of time that is only estimated: no seconds beside minutes. */
+export function roughly(seconds: number): string {
+  return limit(seconds < 60 ? Math.round(seconds) : 60 * Math.round(seconds / 60));
+}
+
+/** A time of today as "16:20 UTC", of another day with its date; in local time. */
+export function moment(time: string, now: number): string {
+  const at = new Date(time);
+  const today = at.toDateString() === new Date(now).toDateString();
+  return at.toLocaleString("en-GB", { ...(today ? {} : { day: "numeric", month: "short" }), hour: "2-digit", minute: "2-digit", timeZoneName: "short" });
+}
+
 export function mebibytes(mib: number | null | undefined): string {
   if (mib === null || mib === undefined) return "";
   if (mib < 1) return `${Math.round(mib * 1024)} KiB`;

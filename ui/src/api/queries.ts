@@ -17,6 +17,7 @@ export const client = new QueryClient({
 });
 
 export type Summary = Schemas["Summary"];
+export type DispatchArray = Schemas["DispatchArray"];
 export type TaskDetail = Schemas["TaskDetail"];
 
 export const statusQuery = queryOptions({
@@ -102,6 +103,15 @@ export function usageQuery(id: string) {
   return queryOptions({
     queryKey: ["dispatch", id, "usage"],
     queryFn: () => answer(api.GET("/api/v1/dispatches/{dispatch_id}/usage", { params: { path: { dispatch_id: id } } })),
+  });
+}
+
+export function arraysQuery(id: string) {
+  return queryOptions({
+    queryKey: ["dispatch", id, "arrays"],
+    queryFn: () => answer(api.GET("/api/v1/dispatches/{dispatch_id}/arrays", { params: { path: { dispatch_id: id } } })),
+    // That an array ends is no news of a task.
+    refetchInterval: (query) => (query.state.data?.arrays.some((array) => array.ended_at === null && array.state !== "refused") ? LOOK_MS : false),
   });
 }
 

@@ -1168,6 +1168,8 @@ export interface components {
             reason: string | null;
             /** State */
             state: string;
+            /** Submitted At */
+            submitted_at: string | null;
             /** Token */
             token: string;
             /** Why */
@@ -2443,6 +2445,8 @@ export interface components {
             reason: string | null;
             /** State */
             state: string;
+            /** Submitted At */
+            submitted_at: string | null;
             /** Walltime S */
             walltime_s: number | null;
             /** Why */

@@ -10,6 +10,8 @@ declare module "@tanstack/react-table" {
     readonly numeric?: boolean;
     /** Left out first on small screens: 1 stays longest. */
     readonly rank?: 1 | 2 | 3;
+    /** Its text has several lines where there is little room. */
+    readonly wraps?: "why" | "start";
   }
 }
 
@@ -91,8 +93,8 @@ export function DataTable<T>({ label, columns, rows, found, keyOf, sort, onSort,
   );
 }
 
-function classes(meta: { readonly numeric?: boolean; readonly rank?: number } | undefined): string {
-  return [meta?.numeric ? "numeric" : "", meta?.rank ? `rank-${meta.rank}` : ""].filter(Boolean).join(" ");
+function classes(meta: { readonly numeric?: boolean; readonly rank?: number; readonly wraps?: string } | undefined): string {
+  return [meta?.numeric ? "numeric" : "", meta?.rank ? `rank-${meta.rank}` : "", meta?.wraps ? `${meta.wraps}-cell` : ""].filter(Boolean).join(" ");
 }
 
 /** "12 of 10 000 tasks": what is shown is never taken for all there is. */

@@ -1,12 +1,14 @@
 import { useQuery } from "@tanstack/react-query";
 import { Link, useNavigate } from "@tanstack/react-router";
 import { useMemo } from "react";
-import { graphQuery, lettersQuery, type Summary } from "../api/queries";
+import { arraysQuery, graphQuery, lettersQuery, type Summary } from "../api/queries";
 import { CancelButton } from "../components/actions";
 import { RetrySome } from "../components/again";
 import { Fault, Loading, StateBadge, useLink } from "../components/basics";
 import { count, plural } from "../format";
 import { dispatch as route } from "../router";
+import { Reasons, Starts, useLooks } from "../screens/queued";
+import { firstStart, reasons } from "../screens/waiting";
 import { FINAL, stateOfCode } from "../states";
 import type { Renderer } from "./draw";
 import { Graph, useLayout, type GraphActs } from "./Graph";
@@ -87,6 +89,7 @@ function Panel({ id, summary, layout, renderer, codes, all, slice, group: index,
         {summary.status === "RUNNING" && <CancelButton summary={summary} tasks={() => inState((name) => !FINAL.has(name)).map((each) => slice.first + each)} running={running} waiting={open.length - running} what={group.name} disabled={offline} />}
         <RetrySome id={id} tasks={lost} failed={lost.length} what={group.name} disabled={offline} />
       </div>
+      {summary.status === "RUNNING" && counts.some(({ state }) => state.name === "queued") && <WhyGroupWaits id={id} name={group.name} />}
       {task !== null && (
         <p><StateBadge state={stateOfCode(codes[task]!).name} /> <Link to="/d/$id/e/$index" params={{ id, index: String(slice.first + task) }} className="strong">{group.name} {slice.first + task}</Link> {slice.inner.has(task) && <StepInto id={id} level={slice.inner.get(task)!} all={all} />}</p>
       )}
@@ -101,6 +104,23 @@ function Panel({ id, summary, layout, renderer, codes, all, slice, group: index,
       </ul>
       {group.tasks.length > first.length && <p className="soft">{count(first.length)} of {count(group.tasks.length)} shown, failed ones first.</p>}
     </aside>
+  );
+}
+
+/** Why tasks of an electron are queued: the reasons of the arrays that are to run them. */
+function WhyGroupWaits({ id, name }: { id: string; name: string }) {
+  const { data } = useQuery(arraysQuery(id));
+  const serving = (data?.arrays ?? []).filter((array) => array.state === "submitted" && array.electrons.some((each) => each.name === name && each.queued > 0));
+  const looks = useLooks([...new Set(serving.map((array) => array.cluster))]);
+  const why = reasons(serving, looks);
+  const start = firstStart(serving, looks);
+  if (!why.length) return null;
+  return (
+    <section aria-label="Why it waits">
+      <h3>Why it waits</h3>
+      <Reasons reasons={why} />
+      <p className="soft">{start && <>Earliest start: <Starts start={start} />. </>}<Link to="/d/$id" params={{ id }} search={{ view: "jobs" }}>Jobs</Link></p>
+    </section>
   );
 }
 

@@ -9,7 +9,8 @@ import { dispatch as route, VIEWS, type View } from "../router";
 import { ended } from "../states";
 import { Jobs } from "./Jobs";
 import { TaskTable } from "./TaskTable";
-import { whyWaiting } from "./waiting";
+import { Starts, useLooks } from "./queued";
+import { firstStart, waitingAt, whyWaiting } from "./waiting";
 
 const Logs = lazy(() => import("./Logs").then((made) => ({ default: made.Logs })));
 const GraphView = lazy(() => import("../graph/GraphView"));
@@ -58,7 +59,9 @@ function Head({ summary, offline }: { summary: Summary; offline: boolean }) {
   const now = useNow();
   const done = ended(summary.counts);
   const live = summary.status === "RUNNING";
-  const why = whyWaiting(summary);
+  const looks = useLooks(waitingAt([summary]));
+  const why = whyWaiting(summary, looks);
+  const start = why === null ? null : firstStart(summary.arrays, looks);
   const away = summary.asked.filter((each) => each.problem || each.unknown_since);
   return (
     <header className="dispatch-head">
@@ -85,7 +88,7 @@ function Head({ summary, offline }: { summary: Summary; offline: boolean }) {
           <Words text={each.problem ?? ""} /> {live ? "What it runs" : "All tasks had ended before; what the jobs cost"} is unknown {each.unknown_since ?? each.at ? <>since <When time={each.unknown_since ?? each.at} /></> : "since the server's start"}{live ? ": states are as they were last seen." : "."}
         </Notice>
       ))}
-      {why && <p className="why"><strong>Why it waits.</strong> <Words text={why} /> <Link from={route.fullPath} to="/d/$id" params={{ id: summary.id }} search={(old) => ({ ...old, view: "jobs" })}>Jobs</Link></p>}
+      {why && <p className="why"><strong>Why it waits.</strong> <Words text={why} /> {start && <>Earliest start: <Starts start={start} />. </>}<Link from={route.fullPath} to="/d/$id" params={{ id: summary.id }} search={(old) => ({ ...old, view: "jobs" })}>Jobs</Link></p>}
       {!live && <Cost id={summary.id} />}
     </header>
   );

@@ -5,10 +5,12 @@ import { Fault, Loading, Notice, StatusBadge, Strip, Title, useNow, When, Words 
 import { between, count, duration, plural } from "../format";
 import { CLUSTER_WORDS, ended, type StateName } from "../states";
 import { FirstDispatch } from "./FirstDispatch";
-import { whyWaiting } from "./waiting";
+import { Starts, useLooks } from "./queued";
+import { firstStart, waitingAt, whyWaiting, type Looks } from "./waiting";
 
 const LIVE: DispatchFilter = { status: ["RUNNING"], q: "", sort: "created_at", ascending: false };
 const LATEST: DispatchFilter = { status: [], q: "", sort: "created_at", ascending: false };
+const SHOWN = 20;
 const DAY_MS = 86_400_000;
 
 export function Now() {
@@ -17,6 +19,7 @@ export function Now() {
   const { data: status } = useQuery(statusQuery);
   const { data: clusters } = useQuery(clustersQuery);
   const now = useNow();
+  const looks = useLooks(waitingAt((live.data?.pages.flatMap((page) => page.dispatches) ?? []).slice(0, SHOWN)));
   if (live.error && !live.data) return <Fault error={live.error} retry={() => void live.refetch()} />;
   if (!live.data || !latest.data) return <section className="screen"><Title text="Now" /><Loading what="what is going on" /></section>;
   const running = live.data.pages.flatMap((page) => page.dispatches);
@@ -64,12 +67,12 @@ export function Now() {
         </>
       )}
       <h2>Live</h2>
-      {running.length === 0 ? <p className="empty">Nothing is live. <Link to="/dispatches">All dispatches</Link></p> : <ul className="plain stack">{running.slice(0, 20).map((each) => <Card key={each.id} summary={each} />)}</ul>}
-      {found > 20 && <p><Link to="/dispatches" search={{ status: "RUNNING" }}>All {count(found)} that are live</Link></p>}
+      {running.length === 0 ? <p className="empty">Nothing is live. <Link to="/dispatches">All dispatches</Link></p> : <ul className="plain stack">{running.slice(0, SHOWN).map((each) => <Card key={each.id} summary={each} looks={looks} />)}</ul>}
+      {found > SHOWN && <p><Link to="/dispatches" search={{ status: "RUNNING" }}>All {count(found)} that are live</Link></p>}
       {others.length > 0 && (
         <>
           <h2>Ended last</h2>
-          <ul className="plain stack">{others.slice(0, 5).map((each) => <Card key={each.id} summary={each} />)}</ul>
+          <ul className="plain stack">{others.slice(0, 5).map((each) => <Card key={each.id} summary={each} looks={looks} />)}</ul>
         </>
       )}
     </section>
@@ -86,9 +89,10 @@ function Tile({ tone, label, value, note }: { tone: string; label: string; value
   );
 }
 
-function Card({ summary }: { summary: Summary }) {
+function Card({ summary, looks }: { summary: Summary; looks: Looks }) {
   const now = useNow();
-  const why = whyWaiting(summary);
+  const why = whyWaiting(summary, looks);
+  const start = why === null ? null : firstStart(summary.arrays, looks);
   return (
     <li className="card live">
       <div className="live-head">
@@ -97,7 +101,7 @@ function Card({ summary }: { summary: Summary }) {
         <span className="soft push">{count(ended(summary.counts))} of {plural(summary.tasks, "task")} · {duration(between(summary.started_at, summary.ended_at, now)) || "not begun"}</span>
       </div>
       <Strip counts={summary.counts} total={summary.tasks} label={summary.name} />
-      {why && <p className="soft"><Words text={why} /></p>}
+      {why && <p className="soft"><Words text={why} /> {start && <>Earliest start: <Starts start={start} />.</>}</p>}
       {summary.template && <p className="soft">{summary.paused}</p>}
     </li>
   );

@@ -1,30 +1,21 @@
-import { queryOptions, useQuery } from "@tanstack/react-query";
+import { useQuery } from "@tanstack/react-query";
 import { Link, useNavigate } from "@tanstack/react-router";
 import type { ColumnDef } from "@tanstack/react-table";
 import { useCallback, useMemo } from "react";
-import { answer, api, type Schemas } from "../api/client";
+import type { Schemas } from "../api/client";
 import { clustersQuery } from "../api/queries";
 import { Chips, Fault, Loading, Mark, Notice, SearchBox, Title, useNow, When, Words } from "../components/basics";
 import { DataTable, HowMany } from "../components/DataTable";
 import { absolute, ago, count, duration, limit, plural } from "../format";
 import { queue as route } from "../router";
+import { queueQuery, Starts } from "./queued";
+import { codeOf } from "./waiting";
 
 type Job = Schemas["QueuedJobAnswer"];
 type Partition = Schemas["QueuePartitionAnswer"];
 
-const ROWS = 5_000;
 /** Three looks without an answer. */
 const STALE = 3;
-
-function queueQuery(name: string, mine: boolean) {
-  return queryOptions({
-    queryKey: ["queue", name, mine],
-    // As declared: the answer is checked by its own tests, and described by this schema.
-    queryFn: () => answer(api.GET("/api/v1/clusters/{name}/queue", { params: { path: { name }, query: { mine, nodes: false, limit: ROWS } } })),
-    // However many browsers ask, the server looks once in `poll_s`.
-    refetchInterval: (query) => Math.max(5_000, Math.min(60_000, (query.state.data?.poll_s ?? 10) * 1_000)),
-  });
-}
 
 /** A cluster's queue beside the workflow: what is ours, why it waits, and when it is to start, with who says so. */
 export function Queue() {
@@ -45,6 +36,9 @@ export function Queue() {
       (!wanted || [job.job_id, job.name, job.user, job.account, job.reason, job.why, job.hosts].some((text) => text?.toLowerCase().includes(wanted)));
     return (data?.jobs ?? []).filter(fits).map((job, order) => ({ ...job, order })).sort(sorter(search.sort ?? "order", search.down ?? false));
   }, [data, states, search.partition, search.sort, search.down, wanted]);
+  const scheduler = data?.scheduler ?? "";
+  const whole = !data?.problems.length;
+  const columns = useMemo(() => columnsOf(scheduler, whole), [scheduler, whole]);
   const age = data?.asked_at ? (now - Date.parse(data.asked_at)) / 1_000 : null;
   const stale = data && age !== null && age > STALE * Math.max(data.poll_s, 5);
   return (
@@ -77,7 +71,7 @@ export function Queue() {
       )}
       {data && data.jobs === null && <p className="empty">The scheduler did not tell its jobs.</p>}
       {data?.jobs && (rows.length ? (
-        <DataTable label="Jobs" columns={COLUMNS} rows={rows} found={rows.length} keyOf={(job) => `${job.job_id} ${job.indices ?? ""} ${job.state} ${job.order}`} sort={{ column: search.sort ?? "order", descending: search.down ?? false }} onSort={(sort, down) => void navigate({ search: (old) => ({ ...old, sort, down }) })} rowClass={(job) => (job.mine ? "" : "row-others")} />
+        <DataTable label="Jobs" columns={columns} rows={rows} found={rows.length} keyOf={(job) => `${job.job_id} ${job.indices ?? ""} ${job.state} ${job.order}`} sort={{ column: search.sort ?? "order", descending: search.down ?? false }} onSort={(sort, down) => void navigate({ search: (old) => ({ ...old, sort, down }) })} rowClass={(job) => (job.mine ? "" : "row-others")} />
       ) : (
         <p className="empty">{wanted || states.length || search.partition ? "No job fits." : mine ? "Nothing of yours is in this queue." : "This queue is empty."} {mine && <Link to="/queue/$cluster" params={{ cluster }} search={{ mine: false }}>Show everybody’s</Link>}</p>
       ))}
@@ -105,26 +99,62 @@ function sorter(column: string, down: boolean): (one: Row, other: Row) => number
 
 function Start({ job }: { job: Job }) {
   const now = useNow();
-  if (job.state === "running") return job.started_at ? <span title={absolute(job.started_at)}>runs {duration((now - Date.parse(job.started_at)) / 1_000)}</span> : null;
-  if (job.stuck === "never") return <strong className="ink-failed">never, as it is</strong>;
-  if (job.stuck === "held") return <>after a release</>;
-  if (!job.starts_at) return <span className="soft">not known</span>;
-  const seconds = (Date.parse(job.starts_at) - now) / 1_000;
-  return <span title={absolute(job.starts_at)}>{seconds > 0 ? `in ~${duration(seconds)}` : "any moment"} <span className="soft">({job.starts_from === "scheduler" ? "the scheduler’s plan" : "its begin time"})</span></span>;
+  if (job.state === "pending") return <Starts start={{ at: job.starts_at, from: job.starts_from, stuck: job.stuck }} />;
+  return job.started_at ? <span title={absolute(job.started_at)}>runs {duration((now - Date.parse(job.started_at)) / 1_000)}</span> : null;
 }
 
-const COLUMNS: ColumnDef<Row>[] = [
-  { id: "job", header: "Job", cell: ({ row: { original: job } }) => <><span className="id">{job.job_id}{job.indices ? `_[${job.indices}]` : ""}</span>{job.state === "pending" && <span className="narrow-note">{job.why ?? job.reason}</span>}</> },
-  { id: "name", header: "Name", enableSorting: false, meta: { rank: 2 }, cell: ({ row: { original: job } }) => (job.dispatch ? <Link to="/d/$id" params={{ id: job.dispatch }} className="clip" title={job.name}>{job.name}</Link> : <span className="clip" title={job.name}>{job.name}</span>) },
-  { id: "user", header: "User", meta: { rank: 3 }, cell: ({ row: { original: job } }) => <span title={job.account ?? ""}>{job.mine ? "you" : job.user}</span> },
-  { id: "partition", header: "Partition", meta: { rank: 2 }, cell: ({ row: { original: job } }) => job.partition },
-  { id: "state", header: "State", cell: ({ row: { original: job } }) => <span className="badge"><Mark tone={job.stuck === "never" ? "failed" : job.state === "running" ? "running" : "queued"} still />{job.tasks > 1 ? `${count(job.tasks)} ` : ""}{job.state}</span> },
-  { id: "why", header: "Why", enableSorting: false, meta: { rank: 1 }, cell: ({ row: { original: job } }) => (job.state === "running" ? <span className="soft clip">{job.hosts}</span> : <span className="clip wide" title={`${job.why ?? ""} ${job.reason ?? ""}`}>{job.why ?? job.reason ?? ""} {job.why && job.reason && job.why.toLowerCase() !== job.reason.toLowerCase() && <span className="soft id">({job.reason})</span>}</span>) },
-  { id: "ahead", header: "Ahead", meta: { numeric: true, rank: 2 }, cell: ({ row: { original: job } }) => (job.ahead === null ? "" : count(job.ahead)) },
-  { id: "start", header: "Starts", cell: ({ row: { original: job } }) => <Start job={job} /> },
-  { id: "cores", header: "Cores", meta: { numeric: true, rank: 3 }, cell: ({ row: { original: job } }) => <span title={job.gpus ? plural(job.gpus, "GPU") : ""}>{job.cores ?? ""}{job.gpus ? ` + ${job.gpus} GPU` : ""}</span> },
-  { id: "walltime", header: "Walltime", meta: { numeric: true, rank: 3 }, cell: ({ row: { original: job } }) => limit(job.walltime_s) },
-];
+/** Why nobody can say how many go first. */
+function unplaced(job: Job, scheduler: string, whole: boolean): string {
+  if (job.priority !== null) return whole ? "" : "Part of the scheduler’s answer can’t be read: who goes first is not known.";
+  if (scheduler !== "slurm") return `${scheduler.toUpperCase()} does not tell in which order jobs are to start.`;
+  return "It is not in line: it waits for something else than room.";
+}
+
+function Ahead({ job, scheduler, whole }: { job: Job; scheduler: string; whole: boolean }) {
+  if (job.state !== "pending") return null;
+  if (job.ahead !== null) return <>{count(job.ahead)}</>;
+  const why = unplaced(job, scheduler, whole);
+  return <span className="soft" title={why}>–<span className="visually-hidden"> {why}</span></span>;
+}
+
+function Why({ job }: { job: Job }) {
+  if (job.state === "running") return <span className="soft">{job.hosts}</span>;
+  const code = job.reason === null ? "" : codeOf(job.reason);
+  return <>{job.why ?? code} {job.why && code && job.why.toLowerCase() !== code.toLowerCase() && <span className="soft id">({code})</span>}</>;
+}
+
+const named = (job: Job) => (job.dispatch ? <Link to="/d/$id" params={{ id: job.dispatch }} className="clip short" title={job.name}>{job.name}</Link> : <span className="clip short" title={job.name}>{job.name}</span>);
+const whose = (job: Job) => (job.mine ? "you" : job.user);
+const cores = (job: Job) => `${job.cores ?? ""}${job.gpus ? ` + ${job.gpus} GPU` : ""}`;
+
+const AHEAD = "Jobs and array tasks in line for the same partition that go first: those of a higher priority, and of the same one those that came earlier";
+
+/** What is left out on a small screen is on a second line: see `note-1` to `note-3`. */
+function columnsOf(scheduler: string, whole: boolean): ColumnDef<Row>[] {
+  return [
+    {
+      id: "job",
+      header: "Job",
+      cell: ({ row: { original: job } }) => (
+        <>
+          <span className="id">{job.job_id}{job.indices ? `_[${job.indices}]` : ""}</span>
+          <span className="note-2">{named(job)} in {job.partition}</span>
+          <span className="note-3">{whose(job)}{job.cores ? `, ${plural(job.cores, "core")}` : ""}{job.gpus ? ` + ${plural(job.gpus, "GPU")}` : ""}{job.walltime_s ? `, ${limit(job.walltime_s)}` : ""}</span>
+          <span className="note-1"><Why job={job} />{job.state === "pending" ? <>. Starts </> : job.hosts ? ", " : ""}<Start job={job} />{job.ahead === null || job.state !== "pending" ? "" : `, ${count(job.ahead)} ahead`}</span>
+        </>
+      ),
+    },
+    { id: "name", header: "Name", enableSorting: false, meta: { rank: 2 }, cell: ({ row: { original: job } }) => named(job) },
+    { id: "partition", header: "Partition", meta: { rank: 2 }, cell: ({ row: { original: job } }) => job.partition },
+    { id: "state", header: "State", cell: ({ row: { original: job } }) => <span className="badge"><Mark tone={job.stuck === "never" ? "failed" : job.state === "running" ? "running" : "queued"} still />{job.tasks > 1 ? `${count(job.tasks)} ` : ""}{job.state}</span> },
+    { id: "ahead", header: () => <span title={AHEAD}>Ahead</span>, meta: { numeric: true, rank: 1 }, cell: ({ row: { original: job } }) => <Ahead job={job} scheduler={scheduler} whole={whole} /> },
+    { id: "start", header: "Starts", meta: { rank: 1, wraps: "start" }, cell: ({ row: { original: job } }) => <Start job={job} /> },
+    { id: "why", header: "Why", enableSorting: false, meta: { rank: 1, wraps: "why" }, cell: ({ row: { original: job } }) => <Why job={job} /> },
+    { id: "user", header: "User", meta: { rank: 3 }, cell: ({ row: { original: job } }) => <span title={job.account ?? ""}>{whose(job)}</span> },
+    { id: "cores", header: "Cores", meta: { numeric: true, rank: 3 }, cell: ({ row: { original: job } }) => cores(job) },
+    { id: "walltime", header: "Walltime", meta: { numeric: true, rank: 3 }, cell: ({ row: { original: job } }) => limit(job.walltime_s) },
+  ];
+}
 
 function Partitions({ partitions, chosen, onChoose }: { partitions: Partition[]; chosen: string | null; onChoose: (name: string | null) => void }) {
   return (

@@ -10,6 +10,8 @@ import { Output } from "../components/Output";
 import { absolute, between, bytes, count, duration, limit, mebibytes, percent, plural, visible } from "../format";
 import { task as route } from "../router";
 import { FINAL, stateOf } from "../states";
+import { Starts, useLooks } from "./queued";
+import { firstStart, reasons, spelled as spelledReason, type Looks } from "./waiting";
 
 export function Task() {
   const { id, index: raw } = route.useParams();
@@ -19,6 +21,8 @@ export function Task() {
   const { data: task, error, refetch } = useQuery(taskQuery(id, index));
   const { data: about } = useQuery(aboutQuery(id, index));
   const { data: summary } = useQuery(summaryQuery(id));
+  const serving = task?.state === "queued" ? (about?.arrays ?? []).filter((array) => array.state === "submitted" && array.job_id !== null) : [];
+  const looks = useLooks([...new Set(serving.map((array) => array.cluster))]);
   const offline = useLink() !== "ok";
   const crumb = <p className="crumb"><Link to="/d/$id" params={{ id }}>← {summary?.name ?? "Dispatch"}</Link></p>;
   if (!task) return error ? <section className="screen">{crumb}<Title text="Task" /><Fault error={error} retry={() => void refetch()} /></section> : <Loading what="the task" />;
@@ -37,7 +41,7 @@ export function Task() {
           )}
         </div>
       </div>
-      <Why id={id} task={task} about={about} disabled={offline} />
+      <Why id={id} task={task} about={about} serving={serving} looks={looks} disabled={offline} />
       <div className="columns">
         <div className="column-main">
           <nav className="tabs" aria-label="Views of the task">
@@ -57,7 +61,7 @@ export function Task() {
         </div>
         <aside className="column-side" aria-label="Facts">
           <Used task={task} asked={about?.asked} />
-          <Facts task={task} about={about} />
+          <Facts task={task} about={about} serving={serving} looks={looks} />
           {about && about.attempts.length > 0 && <Attempts about={about} current={task.attempt} />}
           {about && <Neighbours id={id} title="Needs" total={about.upstream_total} tasks={about.upstream} />}
           {about && <Neighbours id={id} title="Needed by" total={about.downstream_total} tasks={about.downstream} />}
@@ -108,17 +112,19 @@ function Values({ task, about }: { task: TaskDetail; about: Schemas["AboutTask"]
   );
 }
 
+type Serving = Schemas["ServingArray"];
+
 /** Why it ended, or why it has not begun: first of all. */
-function Why({ id, task, about, disabled }: { id: string; task: TaskDetail; about: Schemas["AboutTask"] | undefined; disabled: boolean }) {
+function Why({ id, task, about, serving, looks, disabled }: { id: string; task: TaskDetail; about: Schemas["AboutTask"] | undefined; serving: readonly Serving[]; looks: Looks; disabled: boolean }) {
   if (task.error) {
     const tone = task.state === "failed" ? "bad" : task.state === "cancelled" ? "info" : "warn";
     const more = [task.exit_code !== null && task.exit_code !== 0 ? `exit code ${task.exit_code}` : "", task.signal ? `signal ${task.signal}` : "", task.raw ? `the scheduler says ${task.raw}` : ""].filter(Boolean).join(", ");
     return <Notice tone={tone}><span className="error-text">{task.error}</span>{more && <p className="soft">{more}</p>}{task.hint && <p className="soft"><Words text={task.hint} /></p>}{task.state === "skipped" && about && <RetryHolders id={id} holders={about.held_by} disabled={disabled} />}</Notice>;
   }
-  const waits = about?.arrays.filter((array) => array.state === "submitted" && (array.why ?? array.reason)) ?? [];
-  const first = waits[0];
-  if (task.state === "queued" && first) {
-    return <Notice tone="warn" title="Why it waits.">{first.why ?? first.reason} {first.why && <span className="soft id">({first.reason})</span>}</Notice>;
+  const why = reasons(serving, looks);
+  if (task.state === "queued" && why.length) {
+    const start = firstStart(serving, looks);
+    return <Notice tone="warn" title="Why it waits.">{why.map(spelledReason).join(" ")} {start && <>Earliest start: <Starts start={start} />.</>}</Notice>;
   }
   if (task.state === "waiting" && about) {
     const open = about.upstream.filter((other) => !FINAL.has(other.state)).length;
@@ -166,14 +172,30 @@ function spelled(key: string, value: unknown): string {
   return Array.isArray(value) ? value.join(" ") : String(value);
 }
 
-function Facts({ task, about }: { task: TaskDetail; about: Schemas["AboutTask"] | undefined }) {
+/** Which arrays it is submitted with: the first worker with room for it takes it. */
+function jobsOf(serving: readonly Serving[]): ReactNode {
+  if (!serving.length) return null;
+  return (
+    <>
+      {serving.slice(0, 3).map((array, k) => (
+        <span key={array.job_id}>{k ? ", " : ""}job <Link to="/queue/$cluster" params={{ cluster: array.cluster }} search={{ q: array.job_id ?? "" }} className="id">{array.job_id}</Link></span>
+      ))}
+      {serving.length > 3 && ` and ${count(serving.length - 3)} more`}
+      <span className="soft"> ({plural(serving.reduce((sum, array) => sum + array.width, 0), "array task")}; the first that is free runs it)</span>
+    </>
+  );
+}
+
+function Facts({ task, about, serving, looks }: { task: TaskDetail; about: Schemas["AboutTask"] | undefined; serving: readonly Serving[]; looks: Looks }) {
   const now = useNow();
-  const waits = task.state === "queued" ? (about?.arrays.filter((array) => array.state === "submitted" && array.job_id !== null) ?? []) : [];
+  const own = serving[0] ?? about?.arrays.find((array) => array.job_id !== null && array.job_id === task.job_id);
+  const waits = jobsOf(serving);
   const job = task.job_id === null ? null : task.array_index === null ? task.job_id : `${task.job_id}_${task.array_index}`;
   const rows: (readonly [string, ReactNode])[] = [
     ["Cluster", task.cluster],
     ["Job", job && <><span className="id">{job}</span> <CopyButton text={job} label="Copy id of the job">Copy</CopyButton></>],
-    ["Waits for", waits.length > 0 && <>{waits.map((array) => <span key={array.job_id} className="id">job {array.job_id} </span>)}<span className="soft">({plural(waits.reduce((sum, array) => sum + array.width, 0), "array task")}, the first that is free runs it)</span></>],
+    ["Waits for", waits],
+    ["Starts", serving.length > 0 && firstStart(serving, looks) && <Starts start={firstStart(serving, looks)} />],
     ["Array index", task.array_index],
     ["Host", task.host],
     ["Began", task.started_at && <span title={absolute(task.started_at)}><When time={task.started_at} /></span>],
@@ -189,6 +211,7 @@ function Facts({ task, about }: { task: TaskDetail; about: Schemas["AboutTask"] 
         <section>
           <h2>Asked for</h2>
           <dl className="facts">{asked.map(([key, value]) => <div key={key}><dt>{ASKED[key] ?? key}</dt><dd>{spelled(key, value)}</dd></div>)}</dl>
+          {own?.why_walltime && <p className="soft">Its job array asks for {own.why_walltime}</p>}
         </section>
       )}
       <section>

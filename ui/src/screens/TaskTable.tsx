@@ -61,16 +61,33 @@ function Wall({ task }: { task: TaskRow }) {
   return <>{duration(task.wall_s ?? (task.state === "running" ? between(task.started_at, null, now) : null))}</>;
 }
 
+function jobOf(task: TaskRow): string {
+  return task.job_id === null ? "" : `${task.job_id}${task.array_index === null ? "" : `_${task.array_index}`}`;
+}
+
+/** On a small screen, what has no column there. */
+function Notes({ task }: { task: TaskRow }) {
+  const where = [task.host ?? task.cluster, jobOf(task) && `job ${jobOf(task)}`, task.attempt > 1 && `try ${task.attempt}`].filter(Boolean).join(", ");
+  const used = [task.cpu_s !== null && task.wall_s ? `CPU ${percent(task.cpu_s, task.wall_s * task.cores)}` : "", task.max_rss_kib === null ? "" : mebibytes(task.max_rss_kib / 1024)].filter(Boolean).join(", ");
+  return (
+    <>
+      {where && <span className="note-3">{where}</span>}
+      {(used || task.started_at) && <span className="note-2">{used}{used && task.started_at ? ", " : ""}{task.started_at && <>began <When time={task.started_at} /></>}</span>}
+      {task.error && <span className="narrow-note">{task.error}</span>}
+    </>
+  );
+}
+
 function columnsOf(id: string): ColumnDef<TaskRow>[] {
   return [
     { id: "index", header: "Task", meta: { numeric: true }, cell: ({ row }) => <Link to="/d/$id/e/$index" params={{ id, index: String(row.original.index) }}>{row.original.index}</Link> },
-    { id: "name", header: "Electron", cell: ({ row }) => <><Link to="/d/$id/e/$index" params={{ id, index: String(row.original.index) }} className="strong clip" title={row.original.name}>{row.original.name}</Link>{row.original.error && <span className="narrow-note">{row.original.error}</span>}</> },
+    { id: "name", header: "Electron", cell: ({ row }) => <><Link to="/d/$id/e/$index" params={{ id, index: String(row.original.index) }} className="strong clip" title={row.original.name}>{row.original.name}</Link><Notes task={row.original} /></> },
     { id: "state", header: "State", cell: ({ row }) => <StateBadge state={row.original.state} unknownSince={row.original.unknown_since} /> },
     { id: "wall_s", header: "Time", meta: { numeric: true }, cell: ({ row }) => <Wall task={row.original} /> },
     { id: "cpu_s", header: "CPU", meta: { numeric: true, rank: 2 }, cell: ({ row }) => (row.original.cpu_s !== null && row.original.wall_s ? <span title={duration(row.original.cpu_s)}>{percent(row.original.cpu_s, row.original.wall_s * row.original.cores)}</span> : "") },
     { id: "max_rss_kib", header: "Memory", meta: { numeric: true, rank: 2 }, cell: ({ row }) => mebibytes(row.original.max_rss_kib === null ? null : row.original.max_rss_kib / 1024) },
     { id: "host", header: "Where", meta: { rank: 3 }, cell: ({ row }) => <span className="clip" title={row.original.host ?? ""}>{row.original.host ?? row.original.cluster ?? ""}</span> },
-    { id: "job", header: "Job", enableSorting: false, meta: { rank: 3 }, cell: ({ row }) => (row.original.job_id ? <span className="id">{row.original.job_id}{row.original.array_index === null ? "" : `_${row.original.array_index}`}</span> : "") },
+    { id: "job", header: "Job", enableSorting: false, meta: { rank: 3 }, cell: ({ row }) => <span className="id">{jobOf(row.original)}</span> },
     { id: "attempt", header: "Try", meta: { numeric: true, rank: 3 }, cell: ({ row }) => (row.original.attempt > 1 ? row.original.attempt : "") },
     { id: "started_at", header: "Began", meta: { numeric: true, rank: 2 }, cell: ({ row }) => <When time={row.original.started_at} /> },
     { id: "error", header: "What happened", enableSorting: false, meta: { rank: 1 }, cell: ({ row }) => <span className="clip wide" title={row.original.error ?? ""}>{row.original.error ?? ""}</span> },

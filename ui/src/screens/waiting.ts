@@ -1,18 +1,133 @@
+import type { Schemas } from "../api/client";
 import type { Summary } from "../api/queries";
-import { plural } from "../format";
+import { count, plural } from "../format";
 
-/** Why jobs of a dispatch wait, the most frequent reason first, as one sentence; null when none waits. */
-export function whyWaiting(summary: Pick<Summary, "arrays" | "status" | "counts" | "messages">): string | null {
-  if (summary.status !== "RUNNING") return null;
-  const reasons = new Map<string, number>();
-  for (const array of summary.arrays) {
-    const said = array.why ?? array.reason;
-    if (array.state === "submitted" && said) reasons.set(said, (reasons.get(said) ?? 0) + 1);
+/** Why jobs wait and when they are to start, told by the last look at the queue, or by what the server last heard. Pure. */
+
+export type Look = Schemas["Queue"];
+/** The looks at queues by their clusters; one that is missing was not made. */
+export type Looks = ReadonlyMap<string, Look>;
+type QueuedJob = Schemas["QueuedJobAnswer"];
+
+export interface AnArray {
+  readonly cluster: string;
+  readonly job_id: string | null;
+  readonly width: number;
+  readonly state: string;
+  readonly submitted_at: string | null;
+  readonly reason: string | null;
+  readonly why: string | null;
+}
+
+export interface Reason {
+  /** In plain words where hpcflow knows them. */
+  readonly text: string;
+  /** The scheduler's own, where it is another. */
+  readonly code: string | null;
+  jobs: number;
+  /** Array tasks. */
+  tasks: number;
+}
+
+export interface Start {
+  readonly at: string | null;
+  readonly from: "scheduler" | "begin time" | null;
+  /** It only starts after something is done about it. */
+  readonly stuck: "held" | "never" | null;
+}
+
+export interface Seen {
+  readonly pending: number;
+  readonly running: number;
+  /** When the queue was looked at. */
+  readonly at: string;
+  readonly rows: readonly QueuedJob[];
+}
+
+/** What a queue knows of one job; null when it was not looked at, or does not have it. */
+export function seen(array: Pick<AnArray, "cluster" | "job_id">, looks: Looks): Seen | null {
+  const look = looks.get(array.cluster);
+  if (!look?.asked_at || !look.jobs || array.job_id === null) return null;
+  const rows = look.jobs.filter((job) => job.job_id === array.job_id && job.mine);
+  if (!rows.length) return null;
+  const sum = (state: string) => rows.reduce((all, row) => all + (row.state === state ? row.tasks : 0), 0);
+  return { pending: sum("pending"), running: sum("running"), at: look.asked_at, rows };
+}
+
+/** Whether a queue that was looked at later than an array was submitted has it no more, though its end was not told yet. */
+export function gone(array: Pick<AnArray, "cluster" | "job_id" | "submitted_at">, looks: Looks): boolean {
+  const look = looks.get(array.cluster);
+  if (!look?.asked_at || !look.jobs || look.problems.length || array.job_id === null || array.submitted_at === null) return false;
+  return look.jobs.length >= (look.jobs_total ?? Infinity) && Date.parse(look.asked_at) > Date.parse(array.submitted_at) && !look.jobs.some((job) => job.job_id === array.job_id);
+}
+
+/** Slurm's, PBS's and LSF's word for a job's state comes before why it is in it. */
+export function codeOf(reason: string): string {
+  return reason.replace(/^(PENDING|PEND|PSUSP|[QHWT]) +/, "");
+}
+
+/** Why jobs wait, what most array tasks wait for first. */
+export function reasons(arrays: readonly AnArray[], looks: Looks): Reason[] {
+  const found = new Map<string, Reason>();
+  const add = (why: string | null, reason: string, jobs: number, tasks: number) => {
+    const code = codeOf(reason);
+    const text = why ?? code;
+    const key = `${text}\n${code}`;
+    const known = found.get(key) ?? { text, code: text.toLowerCase() === code.toLowerCase() ? null : code, jobs: 0, tasks: 0 };
+    known.jobs += jobs;
+    known.tasks += tasks;
+    found.set(key, known);
+  };
+  for (const array of arrays) {
+    if (array.state !== "submitted") continue;
+    const known = seen(array, looks);
+    if (known) {
+      const own = new Set<string>();
+      for (const row of known.rows) {
+        if (row.state !== "pending") continue;
+        // A scheduler has no word for a job that it has not looked at yet.
+        const reason = row.reason ?? row.why ?? "";
+        if (reason) add(row.why, reason, own.has(reason) ? 0 : 1, row.tasks);
+        own.add(reason);
+      }
+    } else if (array.reason && !gone(array, looks)) {
+      add(array.why, array.reason, 1, array.width);
+    }
   }
-  const sorted = [...reasons].sort((one, other) => other[1] - one[1]);
-  const first = sorted[0];
+  return [...found.values()].sort((one, other) => other.tasks - one.tasks || other.jobs - one.jobs);
+}
+
+/** When the first of these jobs is to start, and who says so; null when nobody tells. */
+export function firstStart(arrays: readonly AnArray[], looks: Looks): Start | null {
+  const rows = arrays.filter((array) => array.state === "submitted").flatMap((array) => seen(array, looks)?.rows ?? []).filter((row) => row.state === "pending");
+  if (!rows.length) return null;
+  const planned = rows.filter((row) => row.starts_at !== null && row.stuck === null).sort((one, other) => Date.parse(one.starts_at!) - Date.parse(other.starts_at!))[0];
+  if (planned) return { at: planned.starts_at, from: planned.starts_from, stuck: null };
+  const { stuck } = rows[0]!;
+  return { at: null, from: null, stuck: rows.every((row) => row.stuck === stuck) ? stuck : null };
+}
+
+/** "Waits for … (Resources)", with a full stop. */
+export function spelled({ text, code }: Pick<Reason, "text" | "code">): string {
+  return code ? `${text.replace(/[.!?]$/, "")} (${code}).` : /[.!?]$/.test(text) ? text : `${text}.`;
+}
+
+const NAMED = 3;
+
+/** Why jobs of a dispatch wait, as sentences; null when none waits. */
+export function whyWaiting(summary: Pick<Summary, "arrays" | "status" | "counts" | "messages">, looks: Looks = new Map()): string | null {
+  if (summary.status !== "RUNNING") return null;
+  const all = reasons(summary.arrays, looks);
   // Nothing was submitted of what could run: what was said last says why.
-  if (!first) return !summary.arrays.some((array) => array.state === "submitted") && summary.counts.ready && !summary.counts.running ? (summary.messages.findLast((message) => !message.text.startsWith("Tried again "))?.text ?? null) : null;
-  const rest = sorted.slice(1).reduce((sum, [, number]) => sum + number, 0);
-  return `${plural(first[1], "job waits", "jobs wait")}: ${first[0]}${/[.!?]$/.test(first[0]) ? "" : "."}${rest ? ` ${plural(rest, "other waits", "others wait")} for other reasons.` : ""}`;
+  if (!all.length) return !summary.arrays.some((array) => array.state === "submitted") && summary.counts.ready && !summary.counts.running ? (summary.messages.findLast((message) => !message.text.startsWith("Tried again "))?.text ?? null) : null;
+  const told = all.slice(0, NAMED).map((each) => `${plural(each.jobs, "job waits", "jobs wait")}: ${spelled(each)}`);
+  const left = all.length - NAMED;
+  if (left > 0) told.push(`${count(left)} more ${left === 1 ? "reason is" : "reasons are"} among the jobs.`);
+  return told.join(" ");
+}
+
+/** Clusters at which jobs of these dispatches wait: only their queues are worth a look. */
+export function waitingAt(summaries: readonly Pick<Summary, "arrays" | "status" | "counts">[]): string[] {
+  const live = summaries.filter((each) => each.status === "RUNNING" && each.counts.queued);
+  return [...new Set(live.flatMap((each) => each.arrays.filter((array) => array.state === "submitted").map((array) => array.cluster)))].sort();
 }
