@@ -123,6 +123,8 @@ def screens_of(
         "offline": Screen("#/dispatches", go_offline, go_online),
     }
     for cluster in clusters:
+        if cluster["state"] == "ok":
+            screens[f"queue-of-{cluster['name']}"] = Screen(f"#/queue/{cluster['name']}?mine=false")
         if cluster["state"] == "needs login":
             screens["log-in-to-a-cluster"] = Screen("#/clusters", log_in, not_now)
         if cluster["state"] == "unreachable":

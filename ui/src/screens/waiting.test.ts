@@ -53,6 +53,7 @@ describe("reasons", () => {
   });
   it("have the scheduler's own word beside, once", () => {
     expect(codeOf("PENDING ReqNodeNotAvail, May be reserved for other job")).toBe("ReqNodeNotAvail, May be reserved for other job");
+    expect(codeOf("PEND New job is waiting for scheduling;")).toBe("New job is waiting for scheduling");
     expect(codeOf("Q Not Running: Queue not started.")).toBe("Not Running: Queue not started.");
     expect(reasons([array("7", { reason: "PENDING Moonphase", why: null })], new Map())).toMatchObject([{ text: "Moonphase", code: null }]);
     expect(spelled({ text: "Waits its turn", code: "Priority" })).toBe("Waits its turn (Priority).");

@@ -61,9 +61,9 @@ export function gone(array: Pick<AnArray, "cluster" | "job_id" | "submitted_at">
   return look.jobs.length >= (look.jobs_total ?? Infinity) && Date.parse(look.asked_at) > Date.parse(array.submitted_at) && !look.jobs.some((job) => job.job_id === array.job_id);
 }
 
-/** Slurm's, PBS's and LSF's word for a job's state comes before why it is in it. */
+/** Slurm's, PBS's and LSF's word for a job's state comes before why it is in it, and LSF's semicolon after. */
 export function codeOf(reason: string): string {
-  return reason.replace(/^(PENDING|PEND|PSUSP|[QHWT]) +/, "");
+  return reason.replace(/^(PENDING|PEND|PSUSP|[QHWT]) +/, "").replace(/;$/, "");
 }
 
 /** Why jobs wait, what most array tasks wait for first. */
