@@ -3701,15 +3701,13 @@ export interface operations {
                     "application/json": components["schemas"]["Arrays"];
                 };
             };
-            /** @description Not done; the sentence says why. */
-            "4XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["Refused400"];
+            401: components["responses"]["Refused401"];
+            403: components["responses"]["Refused403"];
+            404: components["responses"]["Refused404"];
+            409: components["responses"]["Refused409"];
+            422: components["responses"]["Refused422"];
+            500: components["responses"]["Refused500"];
         };
     };
     call_api_v1_dispatches__dispatch_id__call__part__get: {
