@@ -56,7 +56,9 @@ def expected(traced: Traced) -> Expected:
 def note(where: Places, dispatch: str, tasks: Expected) -> None:
     """Remember what a dispatch will leave for this machine."""
     if tasks:
-        _write(where, dispatch, {"done": False, "tasks": tasks})
+        # The server of this home forgets it with the dispatch; one on a login node knows nothing of it.
+        here = not os.path.exists(where.link)
+        _write(where, dispatch, {"done": False, "here": here, "tasks": tasks})
 
 
 def note_again(where: Places, dispatch: str, copy: str) -> None:

@@ -1,14 +1,13 @@
-"""The named places to run: settings, plugin, transport, keys and what each cluster last said about itself."""
+"""A named place to run: settings, plugin, transport, keys and what it last said about itself."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
-import secrets
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -16,20 +15,21 @@ from typing import TYPE_CHECKING, Final
 from hpcflow.core.bag import ClaimMethod
 from hpcflow.core.environment import environment_key, inside, shell_lines
 from hpcflow.core.model import ClusterName, Environment, HpcflowError, Limits, Shape, UserError
-from hpcflow.core.places import Places
 from hpcflow.core.plugin import Command, Plugin
-from hpcflow.server import plugins
+from hpcflow.server.leftovers import OLD_S, drop_folders, dropped_of, dropping
 from hpcflow.server.pythons import MINORS, Found, find_pythons, install_python
-from hpcflow.server.remote import File, Link, ThisMachine, Transport
+from hpcflow.server.remote import File, Link, Transport
 from hpcflow.server.settings import ClusterSettings, Settings
-from hpcflow.server.site import SITE_FILE, SiteError, SiteRules, parse_rules, rules
-from hpcflow.server.verdict import Verdict, read_verdict
+from hpcflow.server.site import SiteError, SiteRules, parse_rules, rules
+from hpcflow.server.verdict import Verdict
 from hpcflow.server.zipapp import build_worker
 
 if TYPE_CHECKING:
-    from hpcflow.server.remote.ssh import SshTransport
+    pass
 
-__all__ = ["LOCAL", "Cluster", "Default", "cluster_maker", "find_clusters"]
+__all__ = ["LOCAL", "Cluster", "worker_path_in"]
+
+logger = logging.getLogger(__name__)
 
 LOCAL: Final = ClusterName("local")
 _PROBE_DEADLINE_S: Final = 5.0
@@ -93,6 +93,8 @@ class Cluster:
     #: What two of its nodes found out about a work directory; ``None``: nobody has tried.
     verdict: Verdict | None = None
     _settled: bool = False
+    #: When somebody last removed what was left there, by the loop's clock.
+    _tidied_at: float | None = None
     _placed_at: float | None = None
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _placing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -194,11 +196,28 @@ class Cluster:
             now = asyncio.get_running_loop().time()
             if self._placed_at is not None and now - self._placed_at < _PLACED_HOLDS_S:
                 return
+            tidy = self._tidied_at is None or now - self._tidied_at > OLD_S
             if self.link is None:
                 await self._push_worker()
+                if tidy:
+                    self._tell_dropped(await asyncio.to_thread(drop_folders, self._own_folders()))
             else:
-                await self._settle_in(self.link)
+                await self._settle_in(self.link, tidy=tidy)
             self._placed_at = now
+            self._tidied_at = now if tidy else self._tidied_at
+
+    def _own_folders(self) -> list[str]:
+        """Return the folders in which folders appear whole."""
+        keys = [] if self.link is None else [os.path.dirname(os.path.dirname(self.key_path))]
+        return [*(os.path.join(self.root, name) for name in ("bags", "bin", "envs", "probes")), *keys]
+
+    def _tell_dropped(self, names: Sequence[str]) -> None:
+        if names:
+            logger.info("%s: removed what was never finished: %s", self.name, ", ".join(names))
+
+    async def _tidy(self) -> None:
+        reply = await self.transport.run(dropping(self._own_folders()), _FAR_DEADLINE_S)
+        self._tell_dropped(dropped_of(reply.stdout))
 
     async def _push_worker(self) -> None:
         name, data = _worker()
@@ -211,19 +230,21 @@ class Cluster:
 
     # ---- behind ssh
 
-    async def _settle_in(self, link: Link) -> None:
+    async def _settle_in(self, link: Link, *, tidy: bool) -> None:
         """Put worker and key where they go there, and find out, once, which interpreters there are."""
         home = await link.home()
         self.root = _under(home, self.settings.workdir or f"~/.hpcflow/work/{self.name}")
         keys = _under(home, self.settings.keys or "~/.config/hpcflow/keys")
         # Servers of one user share the cluster: each has a key, and the name of its file tells nothing of it.
         self.key_path = os.path.join(keys, hashlib.sha256(self.key).hexdigest()[:16], "key")
-        self.worker_path = _worker_path(self.root)
+        self.worker_path = worker_path_in(self.root)
         folder, file = os.path.split(self.key_path)
         try:
             async with asyncio.TaskGroup() as group:  # a far host takes its time for each
                 group.create_task(self.transport.push(folder, (), [File(file, [self.key])]))
                 group.create_task(self._push_worker())
+                if tidy:
+                    group.create_task(self._tidy())
                 if not self._settled:
                     group.create_task(self._find_pythons())
                     group.create_task(self._find_file_system())
@@ -375,7 +396,8 @@ def _under(home: str, path: str) -> str:
     return os.path.normpath(os.path.join(home, path[2:]) if path.startswith("~/") else path)
 
 
-def _worker_path(root: str) -> str:
+def worker_path_in(root: str) -> str:
+    """Return where the worker lies below hpcflow's directory on a cluster."""
     app, _ = _worker()
     return os.path.join(root, "bin", app.removesuffix(".pyz"), app)
 
@@ -388,146 +410,3 @@ def _worker() -> tuple[str, bytes]:
     if not _built:
         _built.append(build_worker())
     return _built[0]
-
-
-async def find_clusters(
-    where: Places,
-    settings: Settings,
-    configured: Mapping[str, ClusterSettings],
-    environ: Mapping[str, str],
-    python: str,
-    *,
-    site_file: str = SITE_FILE,
-) -> tuple[dict[ClusterName, Cluster], Default]:
-    """Return all clusters, and which of them is the default one.
-
-    ``local`` is always there. A scheduler that clusters.toml does not name and whose submit command is on PATH is a
-    cluster under the scheduler's name, and the default one when it answers within 5 s.
-
-    Raises:
-        UserError: clusters.toml or the default executor names what does not exist.
-    """
-    make = cluster_maker(where, settings, environ, python, site_file=site_file)
-    clusters = {ClusterName(name): make(name, table) for name, table in configured.items()}
-    clusters.setdefault(LOCAL, make(LOCAL, ClusterSettings(scheduler=LOCAL)))
-    found: list[Cluster] = []
-    for scheduler in plugins.found_on_path(environ.get("PATH", "")):
-        if any(cluster.settings.scheduler == scheduler for cluster in clusters.values()):
-            continue
-        cluster = make(scheduler, ClusterSettings(scheduler=scheduler))
-        cluster.incidental = True
-        clusters[cluster.name] = cluster
-        found.append(cluster)
-        with suppress(HpcflowError):  # who names it all the same is told why it does not answer
-            await cluster.probe()
-    return clusters, Default(settings, clusters, found)
-
-
-class Default:
-    """The cluster of electrons that name none; another one, perhaps, when clusters come and go."""
-
-    def __init__(
-        self, settings: Settings, clusters: Mapping[ClusterName, Cluster], found: Sequence[Cluster] = ()
-    ) -> None:
-        """Decide among clusters.
-
-        Args:
-            settings: may name it.
-            clusters: those there are, now and later.
-            found: those of them that clusters.toml does not name. What they answered just now decides for good.
-
-        Raises:
-            UserError: the settings name what does not exist.
-        """
-        self._clusters = clusters
-        self._chosen: tuple[ClusterName, str] | None = None
-        self._otherwise = (LOCAL, "because no scheduler was found on this machine")
-        self._found = {cluster.name for cluster in found}
-        named = settings.default_executor
-        if named and named not in clusters:
-            raise UserError(f"default_executor is {named!r}; the clusters are {', '.join(sorted(clusters))}.")
-        answering = [cluster for cluster in found if cluster.problem is None]
-        if named:
-            self._chosen = ClusterName(named), "as default_executor says"
-        elif answering:
-            self._chosen = answering[0].name, f"because {answering[0].version} answers here"
-        elif found:
-            problem = (found[0].problem or "").rstrip(".")
-            self._otherwise = (LOCAL, f"because {found[0].name} does not answer: {problem}")
-
-    @property
-    def name(self) -> ClusterName:
-        return self._choice()[0]
-
-    @property
-    def reason(self) -> str:
-        """Why it is the default, to be said after a comma."""
-        return self._choice()[1]
-
-    def _choice(self) -> tuple[ClusterName, str]:
-        if self._chosen is not None:
-            return self._chosen
-        others = [name for name in self._clusters if name != LOCAL and name not in self._found]
-        return (others[0], "the one cluster of clusters.toml") if len(others) == 1 else self._otherwise
-
-
-def cluster_maker(
-    where: Places, settings: Settings, environ: Mapping[str, str], python: str, *, site_file: str = SITE_FILE
-) -> Callable[[str, ClusterSettings], Cluster]:
-    """Return what makes a cluster of a name and its table; nothing is connected before it is used."""
-
-    def make(name: str, table: ClusterSettings) -> Cluster:
-        root = table.workdir or where.work(name)
-        worker_path = _worker_path(root)
-        key, key_path = _key(where, name)
-        named = None if table.python == "auto" else table.python
-        plugin = plugins.load(table.scheduler)(python=named or python, worker=worker_path, root=root)
-        ssh = None if table.host is None else _by_ssh(name, table.host, table, settings)
-        return Cluster(
-            name=ClusterName(name),
-            settings=table,
-            plugin=plugin,
-            transport=ssh or ThisMachine(environ),
-            root=root,
-            key=key,
-            key_path=key_path,
-            worker_path=worker_path,
-            link=ssh,
-            verdict=read_verdict(where.verdict(name)),
-            notice=where.server_json if ssh is None and table.scheduler == LOCAL else None,
-            # This machine's own processes are nobody's business but for where the server may run.
-            site_file=None if ssh is None and table.scheduler == LOCAL else site_file,
-        )
-
-    return make
-
-
-def _by_ssh(name: str, host: str, table: ClusterSettings, settings: Settings) -> SshTransport:
-    """Return the way to a cluster behind ssh. asyncssh takes a while to import: servers without such clusters don't."""
-    from hpcflow.server.remote.ssh import SshTransport
-
-    if table.transport == "openssh":
-        from hpcflow.server.remote.openssh import OpenSsh
-
-        return SshTransport(OpenSsh(host, cluster=name, keepalive_s=settings.ssh_keepalive, channels=table.channels))
-    from hpcflow.server.remote.connection import Connection
-
-    return SshTransport(Connection(host, cluster=name, keepalive_s=settings.ssh_keepalive, channels=table.channels))
-
-
-def _key(where: Places, cluster: str) -> tuple[bytes, str]:
-    """Return a cluster's key and its file, made at first use."""
-    path = os.path.join(where.keys, cluster)
-    os.makedirs(where.keys, mode=0o700, exist_ok=True)
-    try:
-        with open(path, "rb") as file:
-            return file.read(), path
-    except FileNotFoundError:
-        pass
-    key = secrets.token_bytes(32)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(fd, "wb") as file:
-        file.write(key)
-        file.flush()
-        os.fsync(fd)
-    return key, path

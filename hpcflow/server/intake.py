@@ -37,8 +37,9 @@ from hpcflow.core.plan import (
 from hpcflow.core.words import length
 from hpcflow.server.addressed import name_clusters
 from hpcflow.server.bags import array_of, bag_of
-from hpcflow.server.clusters import LOCAL, Cluster, Default
+from hpcflow.server.clusters import LOCAL, Cluster
 from hpcflow.server.environments import Environments, imports_of
+from hpcflow.server.finding import Default
 from hpcflow.server.manifest import function_imports, read_graph
 from hpcflow.server.settings import Settings
 from hpcflow.server.shared import plan_settings

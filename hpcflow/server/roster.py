@@ -11,8 +11,9 @@ from typing import Any, Final
 from hpcflow.core.model import ClusterName, HpcflowError, NotFound
 from hpcflow.core.places import Places
 from hpcflow.server.cluster_file import add_table, remove_table
-from hpcflow.server.clusters import Cluster, Default
+from hpcflow.server.clusters import Cluster
 from hpcflow.server.engine import Engine
+from hpcflow.server.finding import Default
 from hpcflow.server.queues import Queues, answer
 from hpcflow.server.remote import NeedsLogin, UnknownHost
 from hpcflow.server.remote.known_hosts import remember

@@ -20,15 +20,17 @@ from hpcflow.core.states import HELD, TEMPLATE, Status
 from hpcflow.server.arguments import Arguments
 from hpcflow.server.cache_desk import Cached
 from hpcflow.server.cleaning import Cleaner
-from hpcflow.server.clusters import Cluster, Default, cluster_maker, find_clusters
+from hpcflow.server.clusters import Cluster
 from hpcflow.server.configured import Configured
 from hpcflow.server.deleting import Deleter
 from hpcflow.server.engine import Engine
 from hpcflow.server.failpoints import failpoint
 from hpcflow.server.fetched import drop_fetched
 from hpcflow.server.fetching import Files
+from hpcflow.server.finding import Default, cluster_maker, find_clusters
 from hpcflow.server.insight import Insight
 from hpcflow.server.intake import Intake
+from hpcflow.server.leftovers import drop_notes
 from hpcflow.server.levels import Levels
 from hpcflow.server.live import LiveDispatch
 from hpcflow.server.log_archive import LogArchive
@@ -90,6 +92,7 @@ async def running(
     make = cluster_maker(where, settings, environ, sys.executable, site_file=site_file)
     service = Service(engine, where, default, make, environ)
     await service.take_up()
+    await asyncio.to_thread(drop_notes, where, store.dispatch)
     try:
         async with asyncio.TaskGroup() as group:
             loop = group.create_task(engine.run())

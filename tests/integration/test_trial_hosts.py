@@ -15,7 +15,7 @@ import pytest
 
 from hpcflow.core.model import ulid
 from hpcflow.core.places import Places
-from hpcflow.server.clusters import cluster_maker
+from hpcflow.server.finding import cluster_maker
 from hpcflow.server.settings import ClusterSettings, Settings
 from hpcflow.server.trial import Asked, Trial
 from tests.integration.sshd import Sshd, key, sshd

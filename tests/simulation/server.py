@@ -18,8 +18,9 @@ from typing import Any, Final, Self
 from hpcflow.core.model import ClusterName, ulid
 from hpcflow.core.places import Places
 from hpcflow.core.plugin import Command, Plugin, Reply
-from hpcflow.server.clusters import Cluster, Default, cluster_maker
+from hpcflow.server.clusters import Cluster
 from hpcflow.server.engine import Engine
+from hpcflow.server.finding import Default, cluster_maker
 from hpcflow.server.remote import File, TransportError
 from hpcflow.server.service import Service
 from hpcflow.server.settings import ClusterSettings, Settings

@@ -10,16 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from hpcflow.server.scratch import scratch, sweep
+from hpcflow.server.scratch import PREFIXES, scratch, sweep
 
 HOLDS = """
 import sys
-from hpcflow.server.scratch import scratch
-with scratch() as folder:
-    (folder / "wheels").mkdir()
-    (folder / "wheels" / "big.whl").write_bytes(b"x" * 1000)
-    print(folder, flush=True)
-    sys.stdin.read()
+from pathlib import Path
+from hpcflow.server.scratch import Kept
+kept = Kept(sys.argv[1])
+folder = Path(kept.path)
+(folder / "wheels").mkdir()
+(folder / "wheels" / "big.whl").write_bytes(b"x" * 1000)
+print(folder, flush=True)
+sys.stdin.read()
+kept.close()
 """
 
 
@@ -29,10 +32,16 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_what_a_killed_process_left_is_removed_and_what_a_live_one_uses_stays(place: Path) -> None:
+def swept(place: Path) -> list[Path]:
+    """Return what was removed here; other tests' servers may have been killed beside it."""
+    return [path for path in map(Path, sweep()) if path.parent == place]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_what_a_killed_process_left_is_removed_and_what_a_live_one_uses_stays(place: Path, prefix: str) -> None:
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", HOLDS],
+            [sys.executable, "-c", HOLDS, prefix],
             env={**os.environ, "TMPDIR": str(place)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -45,7 +54,7 @@ def test_what_a_killed_process_left_is_removed_and_what_a_live_one_uses_stays(pl
         processes[0].kill()
         processes[0].wait(30)
         assert killed.is_dir()
-        assert sweep() == [str(killed)]
+        assert swept(place) == [killed]
         assert not killed.exists()
         assert (lives / "wheels" / "big.whl").is_file()
         processes[1].communicate(timeout=30)
@@ -64,7 +73,7 @@ def test_what_is_no_folder_of_ours_or_being_made_just_now_stays(place: Path) -> 
         os.utime(old, (0, 0))
         (place / "hpcflow-wheels-file").touch()
         (place / "hpcflow-wheels-link").symlink_to(used)
-        assert sweep() == [str(old)]
+        assert swept(place) == [old]
         assert used.is_dir()
         assert young.is_dir()
     assert not used.exists()

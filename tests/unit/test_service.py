@@ -19,7 +19,7 @@ from hpcflow.core.model import Cause, DispatchId, HpcflowError, Limits, NotFound
 from hpcflow.core.places import Places
 from hpcflow.core.plugin import Reply
 from hpcflow.core.states import State, Status
-from hpcflow.server.clusters import Default, cluster_maker
+from hpcflow.server.finding import Default, cluster_maker
 from hpcflow.server.service import Service, running
 from hpcflow.server.settings import ClusterSettings, Settings
 from hpcflow.server.store import Store, StoreError

@@ -12,7 +12,8 @@ import pytest
 from hpcflow.core.model import DispatchId, HpcflowError, UserError
 from hpcflow.core.places import Places
 from hpcflow.core.plugin import Reply
-from hpcflow.server.clusters import Cluster, find_clusters
+from hpcflow.server.clusters import Cluster
+from hpcflow.server.finding import find_clusters
 from hpcflow.server.remote import ThisMachine
 from hpcflow.server.service import Service, running
 from hpcflow.server.settings import ClusterSettings, Settings

@@ -15,7 +15,8 @@ import pytest
 from hpcflow.core.model import ClusterName, Resources, Shape, UserError
 from hpcflow.core.places import Places
 from hpcflow.core.plugin import Command, Reply
-from hpcflow.server.clusters import Cluster, find_clusters
+from hpcflow.server.clusters import Cluster
+from hpcflow.server.finding import find_clusters
 from hpcflow.server.remote import Ask, File, Transport
 from hpcflow.server.settings import ClusterSettings, Settings, read_clusters
 from tests.unit.test_engine import in_loop

@@ -10,7 +10,6 @@ import asyncio
 import os
 import re
 import secrets
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -33,6 +32,7 @@ from hpcflow.server.remote.carrier import (
 )
 from hpcflow.server.remote.shell import LINE, Answer, framed
 from hpcflow.server.remote.transport import Ask, NeedsLogin, TransportError, UnknownHost, UntrustedHost
+from hpcflow.server.scratch import SHORT, SSH, Kept
 
 __all__ = ["OpenSsh"]
 
@@ -180,7 +180,7 @@ class OpenSsh:
         #: Our own master, and the private folder of its socket.
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
-        self._folder: str | None = None
+        self._folder: Kept | None = None
 
     @property
     def host(self) -> str:
@@ -203,7 +203,7 @@ class OpenSsh:
         self._gate.held = None
         await self._end_ours()
         if self._folder is not None:
-            await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+            await asyncio.to_thread(self._folder.close)
             self._folder = None
 
     async def execute(self, program: str, stdin: Stdin, *, deadline_s: float, most: int) -> Answer:
@@ -264,7 +264,7 @@ class OpenSsh:
             await self._end_ours()
             return found
         if self._process is not None and self._process.returncode is None and self._folder is not None:
-            path = os.path.join(self._folder, "m")
+            path = os.path.join(self._folder.path, "m")
             if await self._running(path) is not None:
                 return _Master(path, self._process.pid, ours=True)
         return await self._start_master()
@@ -295,7 +295,7 @@ class OpenSsh:
         await self._end_ours()
         if self._folder is None:
             self._folder = await asyncio.to_thread(_private_folder)
-        path = os.path.join(self._folder, "m")
+        path = os.path.join(self._folder.path, "m")
         with suppress(FileNotFoundError):
             os.unlink(path)
         # -v: only there does ssh say which key a host shows. No ControlPersist: it ends with us.
@@ -429,10 +429,10 @@ def _literal(path: str) -> str:
     return path.replace("%", "%%")
 
 
-def _private_folder() -> str:
+def _private_folder() -> Kept:
     """Make a folder (0700) in which a socket's path is short enough: ssh adds 17 characters, and 108 are the limit."""
     short = len(tempfile.gettempdir()) <= _SHORT
-    return tempfile.mkdtemp(prefix="hpcflow-ssh-", dir=None if short else "/tmp")  # noqa: S108  # private by mkdtemp
+    return Kept(SSH, within=None if short else SHORT)
 
 
 def _socket(path: str) -> list[str]:
