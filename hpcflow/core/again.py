@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
+from hpcflow.core.graphs import waves
 from hpcflow.core.model import Graph, Task
-from hpcflow.core.plan import waves
 from hpcflow.core.states import FINAL, State
 
 __all__ = ["held_by", "holders", "runs_again", "stay", "why_skipped"]

@@ -23,6 +23,7 @@ from hpcflow.sdk.answers import Plan, Summary, parse_plan, parse_summary
 from hpcflow.sdk.connection import DispatchNotFound, Server, ServerElsewhere, ServerUnreachable, read_record
 from hpcflow.sdk.delivery import deliver, expected, note
 from hpcflow.sdk.link import read_link
+from hpcflow.sdk.manifest import manifest, refuse_brought
 from hpcflow.sdk.mistakes import show_plainly
 from hpcflow.sdk.results import Result, status_of
 from hpcflow.sdk.shell import differing, environment_of
@@ -31,7 +32,7 @@ from hpcflow.sdk.stored_call import StoredCall, stored_call
 from hpcflow.sdk.terminal import progress
 from hpcflow.sdk.trace import name_of
 from hpcflow.sdk.waits import Waits
-from hpcflow.sdk.workflow import Lattice, Traced, manifest, refuse_brought
+from hpcflow.sdk.workflow import Lattice, Traced
 
 __all__ = [
     "Planned",

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, Strict, StrictBool
 
 from hpcflow.server.routing import Described
-from hpcflow.server.schema import Whole
+from hpcflow.server.schema import WHOLE
 from hpcflow.server.settings_schema import describe_draft
 
 __all__ = [
@@ -57,7 +57,7 @@ class Clusters(Described):
     clusters: list[ClusterAnswer]
 
 
-_Version = Annotated[Whole, Field(ge=0, le=1000)]
+_Version = Annotated[int, Field(ge=0, le=1000), WHOLE]
 
 
 class ClusterTestRequest(BaseModel):
@@ -118,7 +118,7 @@ class LoginRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     login: str
-    number: Annotated[Whole, Field(ge=1)]
+    number: Annotated[int, Field(ge=1), WHOLE]
     #: One for each prompt. Used once, and kept nowhere.
     answers: list[SecretStr]
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, Strict, StrictBool, WithJsonSchema
 
 from hpcflow.server.routing import Described
-from hpcflow.server.schema import MOST, Whole
+from hpcflow.server.schema import MOST, WHOLE
 
 __all__ = ["CleanAnswer", "CleanRequest", "Listing", "Spans"]
 
@@ -59,12 +59,17 @@ _AbsolutePath = Annotated[
 ]
 
 
+_Bytes = Annotated[int, Field(ge=0, le=MOST), WHOLE]
+
+
 class Spans(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     root: _AbsolutePath
     #: Name, offset and bytes of each.
-    files: list[tuple[_AnyPath, Annotated[Whole, Field(ge=0, le=MOST)], Annotated[Whole, Field(ge=0, le=MOST)]]]
+    files: list[
+        tuple[_AnyPath, Annotated[int, Field(ge=0, le=MOST), WHOLE], Annotated[int, Field(ge=0, le=MOST), WHOLE]]
+    ]
 
 
 #: Described, not checked: who says nothing is told what to say.

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
+from hpcflow.core.graphs import check_graph, waves
 from hpcflow.core.model import (
     BagId,
     ClusterName,
@@ -25,14 +26,12 @@ from hpcflow.core.plan import (
     BagPlan,
     Ready,
     chain,
-    check_graph,
     check_resources,
     core_hours_bound,
     is_as_long_as_possible,
     partition_of,
     plan_bags,
     slots_of,
-    waves,
 )
 from hpcflow.core.words import length
 from hpcflow.server.addressed import name_clusters

@@ -12,6 +12,7 @@ from hpcflow.server.routing import Described
 
 __all__ = [
     "MOST",
+    "WHOLE",
     "Accepted",
     "CancelAnswer",
     "CancelRequest",
@@ -28,7 +29,6 @@ __all__ = [
     "TaskTable",
     "UiAddress",
     "Usage",
-    "Whole",
 ]
 
 
@@ -43,9 +43,9 @@ def _number(value: object) -> object:
 
 
 #: A whole number of a body: JSON has types, and neither "5" nor true is one. 5.0 is.
-Whole = Annotated[int, BeforeValidator(_number)]
+WHOLE: Final = BeforeValidator(_number)
 #: Of a task in its dispatch.
-Index = Annotated[Whole, Field(ge=0, le=MOST)]
+Index = Annotated[int, Field(ge=0, le=MOST), WHOLE]
 
 
 class Problem(Described):
@@ -324,8 +324,8 @@ class RetryRequest(BaseModel):
     #: Only tasks that failed, and what was skipped because of them; not what was cancelled.
     failed_only: StrictBool = False
     #: What tasks that had failed ask for now; ``None``: what they asked for last.
-    memory_mib: Annotated[Whole, Field(ge=1, le=2**40)] | None = None
-    walltime_s: Annotated[Whole, Field(ge=1, le=2**40)] | None = None
+    memory_mib: Annotated[int, Field(ge=1, le=2**40), WHOLE] | None = None
+    walltime_s: Annotated[int, Field(ge=1, le=2**40), WHOLE] | None = None
     #: Those that ran out of memory or walltime ask for as much as is advised, the others for what they asked for last.
     more: StrictBool = False
     #: Only these, and what was skipped because of them; ``None``: all.

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hpcflow.server.answer import DispatchPath, JsonAnswer, known_id
 from hpcflow.server.routing import Router
-from hpcflow.server.schema import Whole
+from hpcflow.server.schema import WHOLE
 from hpcflow.server.triggers import AskedTrigger
 
 __all__ = ["TriggerDesk", "trigger_routes"]
@@ -45,7 +45,7 @@ class TriggerRequest(BaseModel):
     #: In base 64.
     pickle: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]+={0,2}$")]
     #: What opens it.
-    python: tuple[Annotated[Whole, Field(ge=0, le=1000)], Annotated[Whole, Field(ge=0, le=1000)]]
+    python: tuple[Annotated[int, Field(ge=0, le=1000), WHOLE], Annotated[int, Field(ge=0, le=1000), WHOLE]]
     executable: Annotated[str, Field(max_length=4096)]
 
 

@@ -21,7 +21,7 @@ import hpcflow
 from hpcflow.core.bag import stream_parts
 from hpcflow.core.places import Places
 from hpcflow.core.states import Status
-from hpcflow.sdk.workflow import manifest
+from hpcflow.sdk.manifest import manifest
 from hpcflow.server import cluster_schema, schema
 from hpcflow.server.home import read_notice
 from tests.processes import killed

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 import hpcflow
+from hpcflow.core.graphs import check_graph, waves
 from hpcflow.core.model import UserError
 from hpcflow.core.needs import downstream
-from hpcflow.core.plan import check_graph, waves
-from hpcflow.sdk.workflow import manifest
+from hpcflow.sdk.manifest import manifest
 from hpcflow.server.manifest import read_graph
 
 WIDTH = 300

@@ -20,8 +20,8 @@ import hpcflow as hf
 from hpcflow.core.environment import Environment, environment_key, inside, missing_from, shell_lines
 from hpcflow.core.model import ClusterName, Resources, Shape, UserError
 from hpcflow.sdk.environment import parse_env, read_requirements
+from hpcflow.sdk.manifest import manifest
 from hpcflow.sdk.options import parse_options
-from hpcflow.sdk.workflow import manifest
 from hpcflow.server.manifest import read_graph
 
 CLUSTER = Environment(modules=("gcc/13",), conda="base", binds=("/scratch",))

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpcflow.core.graphs import check_graph, waves
 from hpcflow.core.model import ArrayLimits, ClusterName, Graph, Limits, Partition, Resources, Shape, Task, UserError
 from hpcflow.core.plan import (
     RANGE_S,
@@ -18,7 +19,6 @@ from hpcflow.core.plan import (
     Ready,
     capacity,
     chain,
-    check_graph,
     check_resources,
     core_hours_bound,
     cuts,
@@ -27,7 +27,6 @@ from hpcflow.core.plan import (
     is_worth_waiting,
     more_workers,
     plan_bags,
-    waves,
 )
 
 MINI = ClusterName("mini")

@@ -24,10 +24,10 @@ from hpcflow.sdk.arriving import inside, pour
 from hpcflow.sdk.context import enter
 from hpcflow.sdk.delivery import expected
 from hpcflow.sdk.fetched import refuse
+from hpcflow.sdk.manifest import manifest
 from hpcflow.sdk.pickling import dumps, load_with
 from hpcflow.sdk.trace import Traced
 from hpcflow.sdk.transfer_process import fetch
-from hpcflow.sdk.workflow import manifest
 
 CONTENT = bytes(range(256)) * 8000
 

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 import hpcflow as hf
 from hpcflow.core.model import Resources, Task, UserError
 from hpcflow.sdk.body import CallEach, Surroundings
-from hpcflow.sdk.workflow import Electron, PlaceholderError, dumps, load_with, manifest
+from hpcflow.sdk.manifest import manifest
+from hpcflow.sdk.workflow import Electron, PlaceholderError, dumps, load_with
 from tests.unit.run_traced import built, run
 from tests.unit.served import a_shape
 
