@@ -23,7 +23,7 @@ from hpcflow.server.cluster_api import ClusterDesk, cluster_routes
 from hpcflow.server.configured import SettingsDesk, settings_routes
 from hpcflow.server.description import completed
 from hpcflow.server.dispatch_api import QuestionDesk, SteeringDesk, question_routes, steering_routes
-from hpcflow.server.file_api import FileDesk, file_routes
+from hpcflow.server.file_api import CleanDesk, DeleteDesk, FileDesk, file_routes
 from hpcflow.server.guard import Guard, Sessions, Token
 from hpcflow.server.home import Notice
 from hpcflow.server.insight_api import InsightDesk, insight_routes
@@ -69,6 +69,12 @@ class Service(Protocol):
 
     @property
     def files(self) -> FileDesk: ...
+
+    @property
+    def cleaner(self) -> CleanDesk: ...
+
+    @property
+    def deleter(self) -> DeleteDesk: ...
 
     @property
     def parts(self) -> PartsDesk: ...
@@ -200,7 +206,7 @@ def routes(service: Service, desk: Desk) -> APIRouter:
 
     api.include_router(cluster_routes(service.roster))
     api.include_router(settings_routes(service.configured))
-    api.include_router(file_routes(service.files))
+    api.include_router(file_routes(service.files, service.cleaner, service.deleter))
     api.include_router(redispatch_routes(service.again))
     api.include_router(cache_routes(service.cached))
     api.include_router(insight_routes(service.insight))

@@ -12,9 +12,7 @@ from typing import Any, Final
 
 from hpcflow.core.model import Bag, DispatchId, HpcflowError, NotFound, UserError
 from hpcflow.core.plugin import Command, Reply
-from hpcflow.server.cleaning import Cleaner
 from hpcflow.server.clusters import Cluster
-from hpcflow.server.deleting import Deleter
 from hpcflow.server.engine import Engine
 from hpcflow.server.far_files import pieces
 from hpcflow.server.remote import TransportError
@@ -86,38 +84,16 @@ class Files:
         self,
         engine: Engine,
         place: Callable[[str, int], Awaitable[tuple[DispatchId, int]]],
-        cleaner: Cleaner,
-        deleter: Deleter,
     ) -> None:
         """Take an engine.
 
         Args:
             engine: whose dispatches these are.
             place: returns for a dispatch, or a child of one, and a task in it the whole dispatch and the number there.
-            cleaner: removes what lies of them on clusters.
-            deleter: removes them.
         """
         self._engine = engine
         self._store = engine.writer.store
         self._place = place
-        self.cleaner = cleaner
-        self._deleter = deleter
-
-    async def clean(
-        self,
-        dispatches: Sequence[str] | None,
-        *,
-        older_than_s: float | None,
-        cluster: str | None,
-        files: bool,
-        dry_run: bool,
-    ) -> Json:
-        return await self.cleaner.clean(
-            dispatches, older_than_s=older_than_s, cluster=cluster, files=files, dry_run=dry_run
-        )
-
-    async def delete(self, dispatches: Sequence[str], *, files: bool) -> Json:
-        return await self._deleter.delete(dispatches, files=files)
 
     # ---- a result
 

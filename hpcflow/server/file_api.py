@@ -15,7 +15,7 @@ from hpcflow.server.answer import DispatchPath, IndexPath, known_id, streamed
 from hpcflow.server.routing import Router
 from hpcflow.server.schema import MOST
 
-__all__ = ["FileDesk", "file_routes"]
+__all__ = ["CleanDesk", "DeleteDesk", "FileDesk", "file_routes"]
 
 Json = dict[str, Any]  # Any: JSON; file_schema.py describes it for clients
 
@@ -33,6 +33,10 @@ class FileDesk(Protocol):
         self, dispatch: str, index: int, root: str, spans: Sequence[tuple[str, int, int]]
     ) -> tuple[int, AsyncIterator[bytes]]: ...
 
+
+class CleanDesk(Protocol):
+    """What removes things from clusters; it raises as `FileDesk` does."""
+
     async def clean(
         self,
         dispatches: Sequence[str] | None,
@@ -42,6 +46,10 @@ class FileDesk(Protocol):
         files: bool,
         dry_run: bool,
     ) -> Json: ...
+
+
+class DeleteDesk(Protocol):
+    """What forgets dispatches; it raises as `FileDesk` does."""
 
     async def delete(self, dispatches: Sequence[str], *, files: bool) -> Json: ...
 
@@ -65,7 +73,7 @@ class DeleteAnswer(BaseModel):
 _ONE_LINE: Final[dict[str, Any]] = {"minLength": 1, "pattern": r"^[^\x00\n]+$"}  # Any: pydantic's own type
 
 
-def file_routes(desk: FileDesk) -> APIRouter:
+def file_routes(desk: FileDesk, cleaner: CleanDesk, deleter: DeleteDesk) -> APIRouter:
     """Return the routes, below whatever the caller puts before them."""
     api = Router()
 
@@ -104,12 +112,12 @@ def file_routes(desk: FileDesk) -> APIRouter:
 
     @api.post("/delete", response_model=DeleteAnswer)
     async def delete(body: DeleteRequest) -> Json:
-        return await desk.delete([known_id(each) for each in body.dispatches], files=body.files)
+        return await deleter.delete([known_id(each) for each in body.dispatches], files=body.files)
 
     @api.post("/clean", response_model=schema.CleanAnswer)
     async def clean(body: schema.CleanRequest) -> Json:
         ids = None if body.dispatches is None else [known_id(each) for each in body.dispatches]
-        return await desk.clean(
+        return await cleaner.clean(
             ids, older_than_s=body.older_than_s, cluster=body.cluster, files=body.files, dry_run=body.dry_run
         )
 

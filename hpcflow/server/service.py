@@ -96,7 +96,7 @@ async def running(
     try:
         async with asyncio.TaskGroup() as group:
             loop = group.create_task(engine.run())
-            tidy = group.create_task(service.files.cleaner.keep_tidy())
+            tidy = group.create_task(service.cleaner.keep_tidy())
             parts = group.create_task(service.parts.keep_tidy(settings.open_idle))
             triggers = group.create_task(service.triggers.run())
             try:
@@ -158,9 +158,9 @@ class Service:
         #: What the API asks about settings.
         self.configured = Configured(where, engine.settings)
         #: What the API asks about files on clusters.
-        cleaner = Cleaner(engine, self._retrying)
-        deleter = Deleter(engine, cleaner, self._retrying, self._payload, stop=self._stop_triggers)
-        self.files = Files(engine, self._levels.place, cleaner, deleter)
+        self.cleaner = Cleaner(engine, self._retrying)
+        self.deleter = Deleter(engine, self.cleaner, self._retrying, self._payload, stop=self._stop_triggers)
+        self.files = Files(engine, self._levels.place)
         #: What the API asks to run again.
         self.again = Redispatcher(
             self._store,
@@ -184,7 +184,7 @@ class Service:
             engine.clusters,
             shapes=self._intake.shapes,
             old=self._old,
-            busy=self.files.cleaner.busy,
+            busy=self.cleaner.busy,
             new_id=_new_id,
             now=engine.now,
         )
@@ -212,7 +212,7 @@ class Service:
             self._levels,
             retrying=self._retrying,
             old=self._old,
-            refuse_busy=cleaner.refuse_busy,
+            refuse_busy=self.cleaner.refuse_busy,
             not_begun=self.parts.not_begun,
             stop_triggers=self.triggers.stop_all_of,
             prospects=self.questions.prospects,
@@ -327,7 +327,7 @@ class Service:
         note: Json | None = manifest.get("reuse")
         if note is not None:
             old = DispatchId(note["dispatch"])
-            await self.files.cleaner.refuse_busy(old)
+            await self.cleaner.refuse_busy(old)
             await self.again.refuse_running(old)
             await self._seeder.reuse(live, await self._old(old), dict(note["tasks"]), taken)
         if live.keys:

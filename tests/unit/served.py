@@ -27,7 +27,7 @@ from hpcflow.server.arguments import ArgumentsDesk
 from hpcflow.server.cache_api import CacheDesk
 from hpcflow.server.cluster_api import ClusterDesk
 from hpcflow.server.dispatch_api import QuestionDesk, SteeringDesk
-from hpcflow.server.file_api import FileDesk
+from hpcflow.server.file_api import CleanDesk, DeleteDesk, FileDesk
 from hpcflow.server.guard import Sessions, Token
 from hpcflow.server.home import Notice, listen_unix
 from hpcflow.server.insight_api import InsightDesk
@@ -369,6 +369,14 @@ class MemoryService:
 
     def __post_init__(self) -> None:
         self.roster = MemoryRoster(self.names)
+
+    @property
+    def cleaner(self) -> CleanDesk:
+        return self.files
+
+    @property
+    def deleter(self) -> DeleteDesk:
+        return self.files
 
     @property
     def questions(self) -> QuestionDesk:

@@ -489,7 +489,7 @@ async def test_what_has_ended_is_deleted_with_its_files_and_what_lives_is_not(tm
         service = a_service(stage)
         dispatch = await dispatched(service, stage, [])
         job = await stage.job()
-        kept = await service.files.delete([dispatch, UNKNOWN], files=False)
+        kept = await service.deleter.delete([dispatch, UNKNOWN], files=False)
         assert (kept["deleted"], kept["skipped"]) == ([], [f"{dispatch} is live: nothing of it is removed."])
         fail(job)
         await ended(service, dispatch)
@@ -499,11 +499,11 @@ async def test_what_has_ended_is_deleted_with_its_files_and_what_lives_is_not(tm
                 await asyncio.sleep(0.01)
         payload = tmp_path / "home" / "dispatches" / f"{dispatch}.blobs"
         assert payload.exists()
-        gone = await service.files.delete([dispatch], files=False)
+        gone = await service.deleter.delete([dispatch], files=False)
         assert gone == {"deleted": [dispatch], "skipped": [], "message": "1 dispatch deleted."}
         assert not payload.exists()
         assert not Path(job.path).exists()
         with pytest.raises(NotFound):
             await service.questions.summary(dispatch)
-        again = await service.files.delete([dispatch], files=False)
+        again = await service.deleter.delete([dispatch], files=False)
         assert again["message"] == "There is nothing to delete."
