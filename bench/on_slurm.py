@@ -30,6 +30,7 @@ from bench.workloads import (
     bound_s,
     chain_by_hpcflow,
     imports_by_hpcflow,
+    map_and_one_by_hpcflow,
     mixed_by_hpcflow,
     same_and_sum,
     seconds_by_hpcflow,
@@ -38,7 +39,7 @@ from bench.workloads import (
     uneven_seconds,
 )
 
-__all__ = ["chain", "charged", "noops", "numpy", "seconds", "stages", "uneven"]
+__all__ = ["chain", "charged", "noops", "numpy", "seconds", "stages", "uneven", "warm"]
 
 _SLURM: Final = "slurm"
 
@@ -184,6 +185,47 @@ def stages(size: Size) -> list[Row]:
     return [at_least(what, ours, rival, theirs, must=3), counted("  scheduler commands of the server", commands)]
 
 
+def warm(size: Size) -> list[Row]:
+    """Core-seconds that workers wait for more in a map of 64 tasks of 4 to 8 s and a reduce, run times unknown.
+
+    Beside it the same with the reduce in a sublattice: of that nobody knows how many tasks it will bring, so that all
+    workers wait that may.
+    """
+    if not _is_here():
+        return [_without_slurm("map and reduce")]
+    times = [size.mapped_s * (1 + place / size.mapped) / 2 for place in range(size.mapped)]
+    spent: dict[bool, list[_Spent]] = {True: [], False: []}
+    commands = Counter[str]()
+    for _ in _repetitions(size, "map and reduce"):
+        for known, mine in spent.items():
+            with _warm() as home:
+                before = home.commands()
+                whole_s = map_and_one_by_hpcflow(times, _SLURM, counted=known)
+                commands = max(commands, home.commands() - before, key=Counter.total)
+                home.wait_for_accounting(home.newest())
+                mine.append(_spent(home, whole_s, size))
+    ours, theirs = spent[True], spent[False]
+    what = f"Slurm, map of {size.mapped} tasks ({sum(times):.0f} s in all) + reduce"
+    return [
+        at_least(
+            f"{what}, core-seconds of waiting workers",
+            [each.idle_s for each in ours],
+            "the reduce in a sublattice: all wait",
+            [each.idle_s for each in theirs],
+            better="less waiting",
+        ),
+        at_most(
+            "  the same, dispatch to value",
+            [each.whole_s for each in ours],
+            "the reduce in a sublattice",
+            [each.whole_s for each in theirs],
+        ),
+        told("  the same, waiting among all core-seconds", [each.share for each in ours], "%"),
+        told("  with the reduce in a sublattice", [each.share for each in theirs], "%"),
+        counted("  scheduler commands of the server", commands),
+    ]
+
+
 def numpy(size: Size) -> list[Row]:
     """Tasks that use numpy: CPU time of hpcflow's workers and of its server, beside an array task for each import.
 
@@ -221,12 +263,8 @@ def charged(size: Size) -> list[Row]:
         two_stages_by_hpcflow(size.charged, _SLURM)
         dispatch = home.newest()
         home.wait_for_accounting(dispatch)
-        # A bag is closed, and its usage written, a moment after its last array is known to be over.
-        sleep(size.settle_s)
         paid = charge_of(home.jobs(dispatch)).core_s
-        home.stop()
-        ends = [end for array in home.arrays(dispatch) for end in array.ends.values()]
-    usages = [end["usage"] for end in ends if end["usage"] is not None]
+        usages = _usages(home, dispatch, size)
     span_s, tasks_s, idle_s = (sum(usage[name] for usage in usages) for name in ("span_s", "tasks_s", "idle_s"))
     missing = 100 * abs(paid - span_s) / paid
     shares = {"tasks": tasks_s, "waiting": idle_s, "between tasks": span_s - tasks_s - idle_s}
@@ -242,6 +280,34 @@ def charged(size: Size) -> list[Row]:
 
 
 # ---- what the rows share
+
+
+@dataclass(frozen=True, slots=True)
+class _Spent:
+    """What a dispatch cost, in seconds, and how much of the workers' time was waiting, in percent."""
+
+    whole_s: float
+    idle_s: float
+    share: float
+
+
+def _spent(home: Home, whole_s: float, size: Size) -> _Spent:
+    """Return what the newest dispatch cost, whose arrays are over; the server is stopped."""
+    dispatch = home.newest()
+    usages = _usages(home, dispatch, size)
+    idle_s = sum(usage["idle_s"] for usage in usages)
+    return _Spent(whole_s, idle_s, 100 * idle_s / sum(usage["span_s"] for usage in usages))
+
+
+def _usages(home: Home, dispatch: str, size: Size) -> list[dict[str, float]]:
+    """Return how each array task spent its time; the server is stopped.
+
+    A bag is closed, and its usage written, a moment after its last array is known to be over.
+    """
+    sleep(size.settle_s)
+    home.stop()
+    ends = [end for array in home.arrays(dispatch) for end in array.ends.values()]
+    return [end["usage"] for end in ends if end["usage"] is not None]
 
 
 def _is_here() -> bool:

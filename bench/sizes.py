@@ -26,6 +26,9 @@ class Size:
     links: int = 20
     stages: int = 10
     stage_width: int = 100
+    #: Tasks of a map before one that needs them all, and the longest of them; the shortest takes half of that.
+    mapped: int = 64
+    mapped_s: float = 8.0
     imports: int = 200
     #: Tasks of a second in each of two stages.
     charged: int = 2400
@@ -49,6 +52,8 @@ QUICK: Final = Size(
     links=4,
     stages=3,
     stage_width=10,
+    mapped=8,
+    mapped_s=0.5,
     imports=16,
     charged=16,
     ends=8,

@@ -30,6 +30,7 @@ ROWS: Final[dict[str, Callable[[Size], list[Row]]]] = {
     "uneven": on_slurm.uneven,
     "chain": on_slurm.chain,
     "stages": on_slurm.stages,
+    "warm": on_slurm.warm,
     "numpy": on_slurm.numpy,
     "charged": on_slurm.charged,
     "local": on_this_machine.local,

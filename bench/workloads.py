@@ -25,6 +25,7 @@ __all__ = [
     "ends_seen",
     "graph_cpu_s",
     "imports_by_hpcflow",
+    "map_and_one_by_hpcflow",
     "mixed",
     "mixed_by_hpcflow",
     "naps_by_hpcflow",
@@ -180,6 +181,21 @@ def uneven(seconds: Sequence[float]) -> list[int]:
 
 
 @hpcflow.lattice
+def map_and_one(seconds: Sequence[float]) -> int:
+    return total([wait(number, each) for number, each in enumerate(seconds)])
+
+
+@hpcflow.lattice
+def one_below(numbers: list[int]) -> int:
+    return total(numbers)
+
+
+@hpcflow.lattice
+def map_and_one_below(seconds: Sequence[float]) -> int:
+    return hpcflow.electron(one_below)([wait(number, each) for number, each in enumerate(seconds)])
+
+
+@hpcflow.lattice
 def waits(seconds: Sequence[float]) -> list[int]:
     return [wait(number, each) for number, each in enumerate(seconds)]
 
@@ -273,6 +289,12 @@ def two_stages_by_hpcflow(tasks: int, executor: str) -> None:
 def uneven_by_hpcflow(seconds: Sequence[float], executor: str) -> Span:
     """Run tasks of such lengths, from `KINDS` functions in turn."""
     return _span(uneven.with_options(executor=executor), seconds, expected=list(range(len(seconds))))
+
+
+def map_and_one_by_hpcflow(seconds: Sequence[float], executor: str, *, counted: bool) -> float:
+    """Run tasks of such lengths and one that needs them all, which is in a sublattice unless it can be ``counted``."""
+    lattice = map_and_one if counted else map_and_one_below
+    return _timed(lattice.with_options(executor=executor), seconds, expected=sum(range(len(seconds))))
 
 
 def imports_by_hpcflow(tasks: int, executor: str) -> None:

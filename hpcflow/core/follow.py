@@ -121,6 +121,8 @@ class Worker:
     ranges: set[int] = field(default_factory=set[int])
     #: The range that it claimed last.
     latest: int | None = None
+    #: While it waits for more: for the how many-th time, and since when, in seconds since the epoch by its clock.
+    waiting: tuple[int, float] | None = None
     cut: set[tuple[int, int]] = field(default_factory=set[tuple[int, int]])
     released: bool = False
 
@@ -311,7 +313,10 @@ class Ledger:
             match record["ev"]:
                 case "up":
                     me.host = str(record.get("node") or record.get("host") or "")
+                case "idle":
+                    me.waiting = int(record.get("n", 0)), float(record["t"])
                 case "claim":
+                    me.waiting = None
                     me.latest = int(record["k"])
                     me.ranges.add(me.latest)
                     self.claimed.add(int(record["k"]))

@@ -24,6 +24,7 @@ from hpcflow.core.bag import (
     verify,
 )
 from hpcflow.core.errors import HpcflowError
+from hpcflow.core.lingering import Leave
 from hpcflow.node.files import StrangeFile, check_own_directory, open_own, read_at, read_own
 
 __all__ = ["BagDirectory", "RefusedBag", "Stored", "TaskRow", "open_bag"]
@@ -112,8 +113,9 @@ class BagDirectory:
         #: Where the server of a worker on its own machine says that it is there; ``None``: it is on another one.
         self.notice: str | None = spec.get("notice")
         self.packs = [pack]
-        #: Nothing more will come.
+        #: Nothing more will come; who need not wait though something may.
         self.closed = False
+        self.leave = Leave()
         #: (number, attempt) of tasks that were cancelled: none of them begins, and who runs one ends it.
         self.cancelled: set[tuple[int, int]] = set()
         #: Parts taken, bytes of the inbox read, and records that tell of what is not to be seen yet.
@@ -181,6 +183,9 @@ class BagDirectory:
 
     def _take(self, record: Mapping[str, Any]) -> bool:  # Any: JSON
         """Take one record of the inbox; return ``False`` when what it tells of is not to be seen here yet."""
+        if record["ev"] == "leave":
+            self.leave = Leave(record["all"], record["names"])
+            return True
         if record["n"] != self.parts + 1:
             return True  # told twice
         if record["ev"] == "close":

@@ -137,6 +137,8 @@ class Worker:
         self.me = me
         self.stop = Stop()
         self.idle_s = 0.0
+        #: How often it has begun to wait for more.
+        self.waits = 0
         self.umask = os.umask(0o077)
         self.journal_directory = os.path.join(bag.path, "journal")
         self.journal = Journal(
@@ -271,6 +273,7 @@ class Worker:
         if not self.bag.linger_s or self.me.place >= self.bag.lingerers:
             return False
         began = time.monotonic()
+        self.waits += 1
         server = ServerWatch(self.bag.notice)
         self.peers = self.claims.workers()
         told = False
@@ -279,10 +282,12 @@ class Worker:
                 if self.bag.look_into_inbox():
                     self.claims.grow(len(self.bag.cuts) - 1)
                     return True
-                if self.bag.closed or time.monotonic() - began >= self.bag.linger_s or server.gone():
+                if self.bag.closed or self.bag.leave.covers(self.name, self.waits):
+                    return False
+                if time.monotonic() - began >= self.bag.linger_s or server.gone():
                     return False
                 if not told:
-                    self.log("idle")
+                    self.log("idle", n=self.waits)
                     self.journal.sync()
                     told = True
                 self.stop.wait(until_look(time.time(), self.me.place, min(self.bag.lingerers, self.peers)))

@@ -22,6 +22,7 @@ from hpcflow.core.bag import (
     sign,
     sign_line,
 )
+from hpcflow.core.lingering import Leave
 from hpcflow.core.model import Bag, ClusterName, HpcflowError, Shape
 from hpcflow.core.states import State
 from hpcflow.server.clusters import Cluster
@@ -30,7 +31,7 @@ from hpcflow.server.live import LiveDispatch
 from hpcflow.server.remote import File
 from hpcflow.server.spool import Laid, Spool
 
-__all__ = ["close_inbox", "launch_command", "parts_told", "push_bag", "push_part", "tell_cancelled"]
+__all__ = ["close_inbox", "launch_command", "let_leave", "parts_told", "push_bag", "push_part", "tell_cancelled"]
 
 #: Journals are forced to disk at most this often, in seconds.
 _SYNC_S: Final = 0.5
@@ -132,6 +133,12 @@ async def tell_cancelled(bag: Bag, tasks: Sequence[tuple[int, int]], cluster: Cl
         TransportError: the cluster can't be reached, or its disk is full; perhaps the workers know it all the same.
     """
     await _tell(bag, {"ev": "cancel", "n": 0, "tasks": tasks}, cluster)
+
+
+async def let_leave(bag: Bag, leave: Leave, cluster: Cluster) -> None:
+    """Tell the workers of a bag which of them need not wait; it holds until something else is told."""
+    told = {"ev": "leave", "n": len(bag.parts) + 1, "all": leave.everyone, "names": dict(leave.names)}
+    await _tell(bag, told, cluster)
 
 
 async def parts_told(bag: Bag, cluster: Cluster) -> int:

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from hpcflow.core.follow import Ledger, Usage, array_task_of, worker_name
+from hpcflow.core.lingering import Leave
 from hpcflow.core.model import (
     Bag,
     BagId,
@@ -60,6 +61,8 @@ class LiveArray:
     hopeless: Observation | None = None
     hopeless_for: int = 0
     told_held: bool = False
+    #: Array tasks that waited for nodes or their turn when the scheduler answered last.
+    queueing: int = 0
     #: It is in the hands of the submit command just now.
     submitting: bool = False
     #: This server submitted it and has seen no line of it yet; then, how long that took, in seconds.
@@ -124,6 +127,8 @@ class LiveArray:
             waits = all(row.phase is Phase.PENDING for row in alive)
             reason, self.reason = self.reason, alive[0].raw if waits else None
             changed = changed or reason != self.reason
+        if alive or complete:
+            self.queueing = sum(row.phase is Phase.PENDING and row.stuck is None for row in alive)
         self.held = next((row for row in alive if row.stuck is Stuck.HELD), None)
         if alive and all(row.stuck is Stuck.NEVER for row in alive):
             self.hopeless, self.hopeless_for = alive[0], self.hopeless_for + complete
@@ -224,6 +229,10 @@ class LiveBag:
     untold: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     grown_at: datetime | None = None
     closed: bool = False
+    #: Which workers were told that they need not wait: not known to a server that took the bag over. By worker, for
+    #: the how many-th time it waits, and when that was read first.
+    leave: Leave | None = None
+    waits: dict[str, tuple[int, float]] = field(default_factory=dict[str, tuple[int, float]])
     #: What the user was told last of a place where it can't be written.
     complaint: str | None = None
     #: Its directory is known to be on the cluster.
@@ -311,7 +320,12 @@ class LiveBag:
 
     def idle(self) -> int:
         """Return how many workers have nothing to do and would take what comes."""
-        return sum(map(self.ledger.is_idle, self.alive()))
+        return sum(self.ledger.is_idle(name) and not self.is_leaving(name) for name in self.alive())
+
+    def is_leaving(self, worker: str) -> bool:
+        """Return whether a worker that has nothing to do was told that it need not wait."""
+        period, _ = self.ledger.workers[worker].waiting or (0, 0.0)
+        return self.leave is not None and self.leave.covers(worker, period)
 
     def on_their_way(self) -> int:
         """Return how many array tasks may still come up: submitted or about to be, and not ended or trimmed before."""

@@ -19,6 +19,7 @@ from hpcflow.server.bags import LiveArray, LiveBag
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.collect import Collector
 from hpcflow.server.failpoints import failpoint
+from hpcflow.server.lingering import tell_who_may_leave
 from hpcflow.server.live import LiveDispatch
 from hpcflow.server.remote import Gone, ThisMachine, TransportError
 from hpcflow.server.shared import Shared
@@ -75,6 +76,7 @@ class Reconciler:
             await self.let_go(cluster, live)
         for bag in bags:
             await self._call_reserve(cluster, bag)
+            await tell_who_may_leave(self._shared, cluster, bag, news=any(bag is each for each in news))
         if problem is not None:
             raise problem
         if bags:

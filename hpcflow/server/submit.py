@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
+from hpcflow.core.lingering import Leave
 from hpcflow.core.model import BagId, JobArray, Shape, UserError
 from hpcflow.core.plan import BagPlan
 from hpcflow.core.plugin import Accepted, Ambiguous, Refused
@@ -46,7 +47,7 @@ class Submitter:
         identifier = BagId(self._shared.new_id())
         linger_s = self._linger_s(cluster, live, plan.shape)
         bag = self._shared.keep(bag_of(plan, identifier, live.id, cluster, linger_s=linger_s), live, now)
-        bag.told = 0
+        bag.told, bag.leave = 0, Leave()
         for index, _ in plan.tasks:
             live.tasks[index].bag = identifier
             live.move(index, Event.BAGGED, now)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from hpcflow.core import lingering
 from hpcflow.core.follow import Ended, Fact, Ledger
+from hpcflow.core.lingering import Idle, Leave
 from hpcflow.core.model import JobArray, Observation, Observations
 from hpcflow.core.plugin import Reply
 from hpcflow.server.bags import LiveArray, LiveBag
@@ -94,9 +96,25 @@ def _workers_are_not_told() -> Generator[Options]:
         Submitter.tell_cancelled = tell  # type: ignore[method-assign]
 
 
+@contextmanager
+def _the_last_one_leaves() -> Generator[Options]:
+    """Who waits counts itself among the others."""
+    decide = lingering.who_may_leave
+
+    def decide_alone(idle: Sequence[Idle], coming: int | None, busy: Collection[str] = ()) -> Leave:
+        return decide(idle, None if coming is None else max(0, coming - 1), busy)
+
+    lingering.who_may_leave = decide_alone
+    try:
+        yield Options()
+    finally:
+        lingering.who_may_leave = decide
+
+
 #: By name: a context in which worlds have the bug, and what to run them with.
 BUGS: Final[dict[str, Callable[[], AbstractContextManager[Options]]]] = {
     "absence": _absence_is_the_end,
+    "last-leaves": _the_last_one_leaves,
     "no-settle": _no_settle_time,
     "stale-line": _stale_lines_count,
     "untold-cancel": _workers_are_not_told,

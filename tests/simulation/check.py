@@ -33,6 +33,7 @@ def broken_promises(world: World) -> list[str]:
         *_accepted_once(history, plan),
         *_cancel_is_kept(history),
         *_cancelled_tasks_do_not_run(history),
+        *_somebody_stays(history, plan),
         *_few_commands(history),
         *_no_faults(history),
     ]
@@ -190,6 +191,36 @@ def _cancelled_tasks_do_not_run(history: History) -> Iterator[str]:
         elif cancelled.get(entry.task) == entry.attempt:
             how = "begins" if entry.what == "run begins" else f"goes on until it is {entry.st}"
             yield f"P6: task {entry.task} {how} at {entry.at:.0f} s, cancelled at {confirmed.at:.0f} s"
+
+
+def _somebody_stays(history: History, plan: Plan) -> Iterator[str]:
+    """Who is let go leaves others that wait, as far as anybody knows; all are when nothing comes, or others queue (P8).
+
+    Tasks that nobody has touched yet are still to come.
+    """
+    waiting: defaultdict[str, set[str]] = defaultdict(set)
+    touched: set[int] = set()
+    queue: dict[str, int] = {}
+    for entry in history.of("task", "accepted", "starts", "array", "waits", "waits no more", "let go"):
+        if entry.what == "task":
+            touched.add(entry.task)
+        elif entry.what == "accepted":
+            queue[entry.job] = int(entry.fields["width"])
+        elif entry.what == "starts":
+            queue[entry.job] -= 1
+        elif entry.what == "array" and entry.state == "ended":
+            queue.pop(entry.job, None)
+        if "bag" not in entry.fields:
+            continue
+        mine = waiting[entry.bag]
+        mine.discard(entry.worker)
+        if entry.what == "waits":
+            mine.add(entry.worker)
+        elif entry.what == "let go" and not entry.fields["all"]:
+            if not mine:
+                yield f"P8: worker {entry.worker} was let go at {entry.at:.0f} s and was the last that waited"
+        elif entry.what == "let go" and not any(left > 0 for left in queue.values()) and len(touched) < len(plan.deps):
+            yield f"P8: worker {entry.worker} was let go at {entry.at:.0f} s, and tasks were still to come"
 
 
 def _few_commands(history: History) -> Iterator[str]:

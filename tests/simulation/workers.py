@@ -15,6 +15,7 @@ from random import Random
 from typing import Any, Final
 
 from hpcflow.core.bag import bag_key, read_lines, sign_line
+from hpcflow.core.lingering import Leave
 from tests.simulation.files import SharedFiles
 from tests.simulation.history import History
 
@@ -130,10 +131,11 @@ class Worker:
         self.name = f"{job}_{self.index}_{restart}"
         self._journal = f"{self.path}/journal/{self.name}.jsonl"
         self._log("up", host="node", node="node")
-        parts = 0
+        parts = waits = 0
+        leave = Leave()
 
         def look_into_inbox() -> bool:
-            nonlocal parts
+            nonlocal parts, leave
             records, _, _ = read_lines(site.files.read(f"{self.path}/inbox.jsonl"), self._key)
             before = parts
             for record in records:
@@ -147,19 +149,29 @@ class Worker:
                     parts += 1
                 elif record["n"] == parts + 1 and record["ev"] == "close":
                     bag["closed"] = True
+                elif record["ev"] == "leave":
+                    leave = Leave(record["all"], record["names"])
             return parts > before
 
         async def wait_for_more() -> bool:
+            nonlocal waits
             if not bag["linger"] or self.index >= bag["lingerers"]:
                 return False
             began, told = site.loop.time(), False
+            waits += 1
             while may_begin():
                 if look_into_inbox():
+                    site.history.add("waits no more", bag=self.path, worker=self.name)
                     return True
+                if leave.covers(self.name, waits):
+                    site.history.add("let go", bag=self.path, worker=self.name, all=leave.everyone or None)
+                    return False
                 if bag.get("closed") or site.loop.time() - began >= bag["linger"]:
+                    site.history.add("waits no more", bag=self.path, worker=self.name)
                     return False
                 if not told:
-                    self._log("idle")
+                    self._log("idle", n=waits)
+                    site.history.add("waits", bag=self.path, worker=self.name)
                     told = True
                 await asyncio.sleep(1.0)
             return False

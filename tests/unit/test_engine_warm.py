@@ -16,12 +16,22 @@ from tests.unit.test_engine import in_loop, resume, states
 NOTHING = {"b": "gASIiC4="}
 
 
-def inbox(job: Job) -> list[dict[str, Any]]:  # Any: JSON
-    """What the workers of a bag were told."""
+def told(job: Job) -> list[dict[str, Any]]:  # Any: JSON
+    """All that the workers of a bag were told."""
     bag = Path(job.path)
     records, _, bad = read_lines((bag / INBOX).read_bytes(), bag_key(KEY, bag.name))
     assert bad == 0
     return records
+
+
+def inbox(job: Job) -> list[dict[str, Any]]:  # Any: JSON
+    """Its further parts, and that there will be none."""
+    return [record for record in told(job) if record["ev"] != "leave"]
+
+
+def let_go(job: Job) -> list[tuple[bool, dict[str, int]]]:
+    """Who need not wait for more: all, or some by name, for the how many-th time that they wait."""
+    return [(record["all"], record["names"]) for record in told(job) if record["ev"] == "leave"]
 
 
 def has_been_told(job: Job, parts: int) -> bool:
@@ -39,11 +49,11 @@ async def test_the_next_stage_goes_to_the_workers_of_the_last_one(tmp_path: Path
             worker.write(ev="idle")
         await stage.until(lambda: states(stage, live)[2:] == [State.QUEUED] * 2)
         await stage.until(lambda: inbox(job))
-        (told,) = inbox(job)
-        assert (told["n"], told["cuts"], [row[0] for row in told["tasks"]]) == (1, [3, 4], [2, 3])
+        (part,) = inbox(job)
+        assert (part["n"], part["cuts"], [row[0] for row in part["tasks"]]) == (1, [3, 4], [2, 3])
         # What both need is written once.
-        assert [row[4] for row in told["tasks"]] == [0, 0]
-        assert [table.keys() for table in told["inputs"]] == [{"0", "1"}]
+        assert [row[4] for row in part["tasks"]] == [0, 0]
+        assert [table.keys() for table in part["inputs"]] == [{"0", "1"}]
         assert (Path(job.path) / "more-1" / "payload.pack").is_file()
         workers[0].run(2, 2)
         workers[1].run(3, 3)
@@ -128,8 +138,8 @@ async def test_a_restart_tells_the_workers_what_was_stored_and_not_told(tmp_path
         await stage.until(lambda: inbox(job))
         worker.run(1, 1)
         await stage.until(lambda: len(inbox(job)) == 2)
-    told = (Path(job.path) / INBOX).read_bytes()
-    (Path(job.path) / INBOX).write_bytes(told[: told.rindex(b"\n{")])
+    lines = (Path(job.path) / INBOX).read_bytes()
+    (Path(job.path) / INBOX).write_bytes(lines[: lines.rindex(b'\n{"ev":"more"')])
     assert len(inbox(job)) == 1
     async with a_stage(tmp_path, world, linger=10) as stage:
         resume(stage, live)
@@ -213,9 +223,55 @@ async def test_siblings_that_can_come_are_waited_for(tmp_path: Path) -> None:
         await stage.until(lambda: states(stage, live)[2] is State.READY)
         worker.run(1, 1)
         await stage.until(lambda: inbox(job))
-        assert [[row[0] for row in told["tasks"]] for told in inbox(job)] == [[2, 3]]
+        assert [[row[0] for row in part["tasks"]] for part in inbox(job)] == [[2, 3]]
         worker.run(2, 2)
         worker.run(3, 3)
         await stage.until(lambda: len(inbox(job)) == 2)
         worker.run(4, 4)
         assert (await stage.ended(live)).status is Status.COMPLETED
+
+
+@in_loop
+async def test_of_workers_that_wait_for_one_task_all_are_let_go_but_the_last(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, linger=10) as stage:
+        live = await stage.dispatch([], [], [], [0, 1, 2])
+        job = await stage.job()
+        workers = [PlayedWorker(job, index) for index in range(3)]
+        workers[2].claim(2)
+        workers[2].start(2)
+        (bag,) = stage.engine.bags.values()
+        for index in (0, 1):
+            workers[index].run(index, index)
+        for index in (0, 1):
+            workers[index].write(ev="idle", n=1, t=10.0 + index)
+            await stage.until(partial(bag.waits.__contains__, f"{job.id}_{index}_0"))
+        await stage.until(lambda: let_go(job))
+        assert let_go(job) == [(False, {f"{job.id}_0_0": 1})]
+        assert (bag.idle(), len(bag.alive())) == (1, 3)  # nobody counts on the one that may have gone
+        workers[2].end(2, r=NOTHING)
+        await stage.until(lambda: inbox(job))
+        workers[1].run(3, 3)
+        assert (await stage.ended(live)).status is Status.COMPLETED
+        assert stage.world.count("submit") == 1
+
+
+@in_loop
+async def test_nobody_waits_while_other_array_tasks_wait_for_the_cores(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, linger=10) as stage:
+        first = await stage.dispatch([], [], [0, 1])
+        job = await stage.job()
+        waits, works = (PlayedWorker(job, index) for index in (0, 1))
+        works.claim(1)
+        works.start(1)
+        waits.run(0, 0)
+        waits.write(ev="idle", n=1)
+        await stage.until(lambda: states(stage, first)[0] is State.COMPLETED)
+        assert let_go(job) == []
+        second = await stage.dispatch([])
+        other = await stage.job(1)
+        await stage.until(lambda: [everyone for everyone, _ in let_go(job)] == [True])
+        PlayedWorker(other, 0).run(0, 0)
+        assert (await stage.ended(second)).status is Status.COMPLETED
+        # Whoever read it has left; those that come now wait again.
+        await stage.until(lambda: let_go(job)[1:] == [(False, {f"{job.id}_0_0": 1})])
+        await stage.engine.cancel(first, None)

@@ -18,7 +18,7 @@ from hpcflow.node.bagdir import open_bag
 from hpcflow.node.cancels import CancelWatch
 from hpcflow.node.worker import pause_between_checks, pause_between_looks, until_look
 from tests.unit.bag_on_disk import Call, start_worker, wait_for, write_bag
-from tests.unit.test_worker_inbox import PATIENCE_S, tell, until
+from tests.unit.test_worker_inbox import PATIENCE_S, add, tell, until
 
 _IN_OPEN = 0x20
 _EVENT = 16  # struct inotify_event without a name: a file is watched, not a directory
@@ -77,6 +77,24 @@ def test_only_the_first_of_them_wait(tmp_path: Path, index: int, waits: int) -> 
     bag = write_bag(tmp_path, Call(double, (1,)), linger=0.1, lingerers=2)
     assert wait_for([start_worker(bag, index=index)]) == [(0, "")]
     assert len(bag.records("idle")) == waits
+
+
+def test_who_is_let_go_leaves_and_the_others_take_what_comes(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path, Call(double, (1,)), linger=PATIENCE_S)
+    workers = [start_worker(bag, index=index) for index in range(2)]
+    until(lambda: len(bag.records("idle")) == 2)
+    tell(bag, ev="leave", n=1, all=False, names={"7_0_0": 1})
+    assert wait_for(workers[:1]) == [(0, "")]
+    assert [(record["w"], record["why"]) for record in bag.records("exit")] == [("7_0_0", "drained")]
+    tell(bag, **add(bag, 1, Call(double, (2,)), first=1, cuts=[2]))
+    until(lambda: [record["n"] for record in bag.records("idle") if record["w"] == "7_1_0"] == [1, 2])
+    # It waits for the second time: what was meant for the first one comes too late.
+    tell(bag, ev="leave", n=2, all=False, names={"7_1_0": 1})
+    tell(bag, **add(bag, 2, Call(double, (3,)), first=2, cuts=[3]))
+    until(lambda: len(bag.records("end")) == 3)
+    assert [bag.result(index) for index in range(3)] == [2, 4, 6]
+    tell(bag, ev="leave", n=3, all=True, names={})
+    assert wait_for(workers[1:]) == [(0, "")]
 
 
 @pytest.mark.parametrize("workers", [1, 3, 16, 64])
