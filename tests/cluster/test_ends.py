@@ -463,7 +463,7 @@ def story():
     (task,) = story.ends("FAILED")
     assert re.fullmatch(
         r"The task was killed for its memory \((FAILED 0:9, MaxRSS \d+K, ReqMem \d+M|OUT_OF_MEMORY.*)\): "
-        r"it had asked for 95 MiB\.",
+        r"it had asked for 96 MiB\.",
         task["error"],
     )
     # What accounting saw of it counts, where it is known: then it is more than half as much again.
