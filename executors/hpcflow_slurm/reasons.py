@@ -125,6 +125,9 @@ def of_nodes(raw: str, partition: str, away: int, total: int) -> str | None:
     if not raw.startswith(f"PENDING {_NO_NODES}") or total == 0:
         return None
     where = partition.replace(",", " and ")
+    if total == 1:
+        state = "is down or drained" if away else "is up, so it is kept for jobs that go first"
+        return f"Waits for nodes: the only one of {where} {state}"
     if away == 0:
         return f"Waits for nodes: all {total} of {where} are up, so those that it needs are kept for jobs that go first"
     if away == total:

@@ -148,4 +148,7 @@ def test_the_sentence_about_nodes_is_told_by_what_the_nodes_do(away: int, words:
 
     assert of_nodes(f"PENDING {sentence}", "batch", away, 4) == words
     assert of_nodes(f"PENDING {sentence}", "batch", 0, 0) is None
+    assert of_nodes(f"PENDING {sentence}", "flaky", 1, 1) == (
+        "Waits for nodes: the only one of flaky is down or drained"
+    )
     assert of_nodes("PENDING Resources", "batch", away, 4) is None

@@ -175,13 +175,14 @@ function spelled(key: string, value: unknown): string {
 /** Which arrays it is submitted with: the first worker with room for it takes it. */
 function jobsOf(serving: readonly Serving[]): ReactNode {
   if (!serving.length) return null;
+  const total = serving.reduce((sum, array) => sum + array.width, 0);
   return (
     <>
       {serving.slice(0, 3).map((array, k) => (
         <span key={array.job_id}>{k ? ", " : ""}job <Link to="/queue/$cluster" params={{ cluster: array.cluster }} search={{ q: array.job_id ?? "" }} className="id">{array.job_id}</Link></span>
       ))}
       {serving.length > 3 && ` and ${count(serving.length - 3)} more`}
-      <span className="soft"> ({plural(serving.reduce((sum, array) => sum + array.width, 0), "array task")}; the first that is free runs it)</span>
+      <span className="soft"> ({plural(total, "array task")}{total > 1 ? "; the first that is free runs it" : ""})</span>
     </>
   );
 }
