@@ -152,6 +152,8 @@ class Ledger:
         #: (task, attempt) pairs that ended, were released or charged: nothing more is expected of them.
         self.settled: set[tuple[int, int]] = set()
         self.claimed: set[int] = set()
+        #: Tasks that were cancelled before they had ended, as (task, attempt).
+        self._cancelled: set[tuple[int, int]] = set()
         #: How many units of a range nobody wants any more, as tasks were cancelled; once one was, each task's range.
         self._dropped: dict[int, int] = {}
         self._ranges: dict[tuple[int, int], int] = {}
@@ -240,6 +242,7 @@ class Ledger:
     def drop(self, keys: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         """Expect nothing more of tasks, by (index, attempt), that were cancelled; return those that had not ended."""
         dropped = [key for key in keys if key not in self.settled]
+        self._cancelled.update(dropped)
         self.settled.update(dropped)
         self.settled.update(after for key in dropped for after in self.followers(*key))  # the rest is not run
         if dropped and not self._ranges:
@@ -307,7 +310,7 @@ class Ledger:
                 me.running = None
                 # S4: the worker went on, so the signal was the task's own; if it was told to leave, so was the task.
                 if record.get("why") == "term":
-                    me.cut.add((doubt.index, doubt.attempt))
+                    facts += self._cut_off(me, doubt)
                 else:
                     facts += self._believe(me, doubt)
             match record["ev"]:
@@ -350,9 +353,16 @@ class Ledger:
             return [ended]
         if record["st"] == "interrupted":  # S2
             self.complaint = record.get("msg", self.complaint)
-            me.cut.add((ended.index, ended.attempt))
-            return []
+            return self._cut_off(me, ended)
         return self._believe(me, ended)
+
+    def _cut_off(self, me: Worker, ended: Ended) -> list[Fact]:
+        """Take note of a task that ended with its worker; of one that was cancelled that is all there is to tell."""
+        key = (ended.index, ended.attempt)
+        me.cut.add(key)
+        if key not in self._cancelled:
+            return []
+        return [Ended(*key, ended.worker, {**ended.record, "st": "cancelled"})]
 
     def _believe(self, me: Worker, ended: Ended) -> list[Fact]:
         """Take the end that a worker tells, unless it is a failure on a node that was given up.

@@ -42,11 +42,10 @@ class Collector:
         live = bag.dispatch
         for fact in facts:
             task = live.tasks[fact.index]
-            if task.attempt != fact.attempt or task.built or task.bag != bag.bag.id:
+            if isinstance(fact, Ended) and fact.record["st"] == "cancelled":
+                self._keep(bag, fact)  # whatever became of the task since
                 continue
-            if task.state in FINAL:
-                if isinstance(fact, Ended) and fact.record["st"] == "cancelled" and task.state is State.CANCELLED:
-                    self._keep(bag, fact)
+            if task.attempt != fact.attempt or task.built or task.bag != bag.bag.id or task.state in FINAL:
                 continue
             task.worker = fact.worker
             if isinstance(fact, Started):

@@ -24,6 +24,8 @@ Json = dict[str, Any]  # Any: JSON, described in schema.py
 
 #: An array, or an array task.
 JOB: Final = re.compile(r"([A-Za-z0-9.-]{1,64})(?:_([0-9]{1,9}))?")
+#: The state of a task by how its attempt ended; all else is a failure.
+_STATES: Final = {"ok": State.COMPLETED, "cancelled": State.CANCELLED}
 
 
 def spelled(at: datetime | None) -> str | None:
@@ -141,12 +143,11 @@ def _ended(end: EndRow, name: str) -> Json:
     record = end.record
     wall_s = record.get("wall")
     began = datetime.fromtimestamp(record["t"] - wall_s, UTC) if "t" in record and wall_s is not None else None
-    ok = record["st"] == "ok"
     return {
         "index": end.index,
         "name": name,
         "attempt": end.attempt,
-        "state": State.COMPLETED if ok else State.FAILED,
+        "state": _STATES.get(record["st"], State.FAILED),
         "started_at": spelled(began),
         "wall_s": wall_s,
         "error": sentence_of(record),

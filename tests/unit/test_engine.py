@@ -572,6 +572,34 @@ async def test_a_cancelled_task_that_is_tried_again_is_another_attempt(tmp_path:
 
 
 @in_loop
+async def test_how_far_a_cancelled_task_had_come_is_kept_though_it_is_tried_again_or_its_array_was_cancelled(
+    tmp_path: Path,
+) -> None:
+    async with a_stage(tmp_path) as stage:
+        live = await stage.dispatch([], [])
+        first = await stage.job()
+        worker = PlayedWorker(first, 0)
+        worker.claim(0)
+        worker.start(0)
+        await stage.until(lambda: states(stage, live)[0] is State.RUNNING)
+        await stage.engine.cancel(live, [0])
+        await stage.engine.retry(live, failed_only=False)
+        worker.end(0, "cancelled", sig=15, out=[0, 7])
+        again = await stage.job(1)
+        heir = PlayedWorker(again, 0)
+        heir.claim(0)
+        heir.start(0, attempt=2)
+        await stage.until(lambda: states(stage, live)[0] is State.RUNNING)
+        await stage.engine.cancel(live, None)
+        heir.end(0, "interrupted", attempt=2, out=[0, 9])
+        heir.leave("term")
+        await stage.until(lambda: len(stage.store.attempts(live.id, 0)) == 2)
+        ends = [(end.attempt, end.record["st"], end.record["out"]) for end in stage.store.attempts(live.id, 0)]
+        assert ends == [(1, "cancelled", [0, 7]), (2, "cancelled", [0, 9])]
+        assert live.status is Status.CANCELLED
+
+
+@in_loop
 async def test_a_restart_takes_up_what_ran_meanwhile_and_submits_nothing_twice(tmp_path: Path) -> None:
     world = World()
     async with a_stage(tmp_path, world) as stage:

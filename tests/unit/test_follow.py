@@ -226,3 +226,13 @@ def test_how_far_a_cancelled_task_had_come_is_told_and_counts_as_no_end() -> Non
     assert ledger.read("7_0_0", [end(0, "cancelled")]) == [Ended(0, 1, "7_0_0", end(0, "cancelled"))]
     assert (ledger.ended, ledger.mean_wall_s, ledger.workers["7_0_0"].running) == (0, None, None)
     assert ledger.lost(["7_0_0"], last=True) == Lost(running=(), free=((1, 1),), cut=())
+
+
+@pytest.mark.parametrize("how", [end(0, "interrupted"), end(0, "signal", sig=15)])
+def test_how_far_a_cancelled_task_had_come_is_told_when_its_worker_was_ended_as_well(how: dict[str, Any]) -> None:
+    ledger = Ledger(a_bag(2))
+    ledger.read("7_0_0", [claim(0), start(0)])
+    ledger.drop([(0, 1), (1, 1)])
+    told = [Ended(0, 1, "7_0_0", {**how, "st": "cancelled"})]
+    assert ledger.read("7_0_0", [how, leave("term")]) == told
+    assert not ledger.lost(["7_0_0"], last=True)
