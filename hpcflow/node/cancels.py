@@ -46,19 +46,27 @@ class CancelWatch:
         self._peers, self._counted_at = 1, float("-inf")
         #: When the next look is due, by the monotonic clock.
         self.due = clock() + _SOONEST_S * (1 + place % _TURNS / _TURNS)
+        #: When one is due before a task begins: what was cancelled by then must not, so always where that costs little.
+        self._due_to_begin = self.due if bag.nfs else float("-inf")
 
     def look(self) -> None:
         """Look into the inbox when a look is due. One that fails is no news: the task that runs goes on."""
         now = self._clock()
-        if now < self.due:
-            return
+        if now >= self.due:
+            self._look(now)
+
+    def _look(self, now: float) -> None:
         with contextlib.suppress(OSError, StrangeFile, DamagedError):
             if now - self._counted_at >= max(_COUNT_S, self._peers / _COUNTS_PER_S):
                 self._peers, self._counted_at = self._count(), now
             self._bag.look_for_cancels()
-        self.due = now + max(_SOONEST_S, self._peers / _LOOKS_PER_S)
+        turn_s = self._peers / _LOOKS_PER_S
+        self.due = now + max(_SOONEST_S, turn_s)
+        self._due_to_begin = now + turn_s if self._bag.nfs else float("-inf")
 
     def wants(self, task: TaskRow) -> bool:
-        """Return whether somebody still wants a task, as far as the last look tells."""
-        self.look()
+        """Return whether somebody wants a task that may begin, after a look unless that is no worker's turn."""
+        now = self._clock()
+        if now >= min(self.due, self._due_to_begin):
+            self._look(now)
         return not self._bag.is_cancelled(task)

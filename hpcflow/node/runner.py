@@ -374,7 +374,10 @@ class Runner:
             elif now >= kill_at:
                 signal_group(pid, signal.SIGKILL)
                 kill_at = now + 1
-            self.stop.wait((min(over_at, self.memory.due, self.cancels.due) if killed is None else kill_at) - now)
+            look_at = min(over_at, self.memory.due, self.cancels.due)
+            if self.bag.cancelled and now < (at := self.progress.begun + _UNDER_WAY_S):
+                look_at = min(look_at, at)
+            self.stop.wait((look_at if killed is None else kill_at) - now)
             reaped, status, usage = os.wait4(pid, os.WNOHANG)
             if reaped:
                 if killed is None and self._killed_by_kernel(status):

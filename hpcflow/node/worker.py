@@ -245,10 +245,14 @@ class Worker:
             positions = self.bag.positions(each)
             task = self.bag.task(positions[0])
             ended = (task.number, task.attempt) in past.ended
-            if len(positions) > 1 or ended or not self.cancels.wants(task) or not self.runner.is_short(task.fn):
+            if len(positions) > 1 or ended or not self.runner.is_short(task.fn) or not self._wants(task, tasks):
                 break
             tasks.append(task)
         return tasks
+
+    def _wants(self, task: TaskRow, before: list[TaskRow]) -> bool:
+        """Return whether somebody wants a task: one look into the inbox does for a series."""
+        return not self.bag.is_cancelled(task) if before else self.cancels.wants(task)
 
     def _run_unit(self, k: int, unit: int, past: Past) -> bool:
         """Run the tasks of one unit; return whether another unit may begin."""

@@ -167,6 +167,39 @@ def test_cancelled_tasks_that_have_not_begun_never_do_nor_what_follows_in_their_
     assert [(end["i"], end["st"]) for end in bag.records("end")] == [(0, "cancelled"), (3, "ok")]
 
 
+def wait_for_gate(folder: str) -> None:
+    Path(folder, "runs").touch()
+    until(Path(folder, "gate").exists)
+
+
+def test_a_task_that_was_cancelled_before_the_one_before_it_ended_does_not_begin(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path, Call(wait_for_gate, (str(tmp_path),)), *(Call(double, (i,)) for i in range(1, 7)))
+    worker = start_worker(bag)
+    until((tmp_path / "runs").exists)
+    cancel(bag, 1, 3)
+    (tmp_path / "gate").touch()
+    assert wait_for([worker]) == [(0, "")]
+    assert [start["i"] for start in bag.records("start")] == [0, 2, 4, 5, 6]
+
+
+def sleep_and_wait_in(folder: str, index: int) -> None:
+    time.sleep(1.4)
+    if index:
+        wait_in(folder, index)
+
+
+def test_a_task_that_was_cancelled_right_after_it_began_is_ended_long_before_the_next_look(tmp_path: Path) -> None:
+    calls = [Call(sleep_and_wait_in, (str(tmp_path), index)) for index in range(2)]
+    bag = write_bag(tmp_path, *calls, cuts=[0, 2], nfs=True)
+    for peer in range(10 * 10 * PATIENCE_S):  # the next look is in ten minutes
+        (bag.path / "claims" / f".{peer}").touch()
+    worker = start_worker(bag)
+    until(lambda: len(bag.records("start")) == 2)
+    cancel(bag, 1)
+    assert wait_for([worker]) == [(0, "")]
+    assert [end["st"] for end in bag.records("end")] == ["ok", "cancelled"]
+
+
 def test_a_cancel_that_was_told_before_a_worker_came_or_of_another_attempt(tmp_path: Path) -> None:
     bag = write_bag(tmp_path, *(Call(double, (index,)) for index in range(3)))
     cancel(bag, 0)
