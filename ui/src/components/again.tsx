@@ -165,7 +165,7 @@ export function RetrySome({ id, what, tasks = null, failed, cancelled = 0, disab
 export function TouchedJobs({ id, tasks }: { id: string; tasks: number[] }) {
   const { data: plan } = useQuery(cancelPlanQuery(id, tasks));
   if (!plan || plan.jobs.length === 0) return null;
-  const named = (jobs: Schemas["TouchedJob"][]) => `${plural(jobs.length, "job")} ${jobs.slice(0, 5).map((job) => job.job_id ?? "(not submitted yet)").join(", ")}${jobs.length > 5 ? "…" : ""}`;
+  const named = (jobs: Schemas["TouchedJob"][]) => `${jobs.length === 1 ? "Job" : `${count(jobs.length)} jobs:`} ${jobs.slice(0, 5).map((job) => job.job_id ?? "(not submitted yet)").join(", ")}${jobs.length > 5 ? "…" : ""}`;
   const [own, shared] = [plan.jobs.filter((job) => job.ends), plan.jobs.filter((job) => !job.ends)];
   return (
     <p>

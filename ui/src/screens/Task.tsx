@@ -126,6 +126,8 @@ function Why({ id, task, about, serving, looks, disabled }: { id: string; task: 
     const start = firstStart(serving, looks);
     return <Notice tone="warn" title="Why it waits.">{why.map(spelledReason).join(" ")} {start && <>Earliest start: <Starts start={start} />.</>}</Notice>;
   }
+  const job = task.state === "queued" ? about?.arrays.find((array) => array.state === "submitted" && array.job_id !== null) : undefined;
+  if (job) return <Notice>It waits for job {job.job_id}, which {job.cluster} has and has not started yet, or which runs other tasks first.</Notice>;
   if (task.state === "waiting" && about) {
     const open = about.upstream.filter((other) => !FINAL.has(other.state)).length;
     return <Notice>{about.upstream_total === 1 ? "It waits for the task that it needs." : `It waits for ${open || "some"} of the ${count(about.upstream_total)} tasks that it needs.`}</Notice>;
