@@ -23,6 +23,7 @@ from hpcflow.server.cluster_api import ClusterDesk, cluster_routes
 from hpcflow.server.configured import SettingsDesk, settings_routes
 from hpcflow.server.description import completed
 from hpcflow.server.dispatch_api import QuestionDesk, SteeringDesk, question_routes, steering_routes
+from hpcflow.server.failpoints import failpoint
 from hpcflow.server.file_api import CleanDesk, DeleteDesk, FileDesk, file_routes
 from hpcflow.server.guard import Guard, Sessions, Token
 from hpcflow.server.home import Notice
@@ -238,6 +239,8 @@ def routes(service: Service, desk: Desk) -> APIRouter:
             async for piece in request.stream():
                 begun = upload.manifest is not None
                 await asyncio.to_thread(upload.feed, piece)
+                if upload.manifest is not None:
+                    failpoint("during_upload")
                 if upload.manifest is None or begun or plan or into is not None:
                     continue
                 known = await _accepted(service.questions, upload.manifest["id"])

@@ -24,6 +24,7 @@ VARIABLE: Final = "HPCFLOW_FAILPOINTS"
 
 #: Every instant by its name, and what is true just then. Tests kill a server at each of them.
 POINTS: Final[Mapping[str, str]] = {
+    "during_upload": "a part of an upload is on the disk, and the client is sending the rest",
     "after_upload": "a dispatch's values lie in place, and the store does not know it",
     "after_dispatch_commit": "the store knows the dispatch, and the client does not know that",
     "after_take_over": "a new server has read what the last one left, and done nothing about it",

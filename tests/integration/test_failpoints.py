@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
+from pathlib import Path
 
 import pytest
 
 from hpcflow.core.model import DispatchId
 from hpcflow.server.failpoints import POINTS, VARIABLE
 from hpcflow.server.store import EventKind, Store
-from tests.integration.world import User, is_alive, lines, open_gate, until
+from tests.integration.world import PATIENCE_S, User, is_alive, lines, open_gate, until
+from tests.unit.served import a_manifest, an_upload
 
 FLOW = """
 import os
@@ -88,7 +92,7 @@ def published(user: User, dispatch: str) -> dict[int, str]:
     return {index: end.record["st"] for index, end in ends.items()}
 
 
-@pytest.mark.parametrize("name", sorted(POINTS.keys() - CANCELS - {"after_take_over", SOME}))
+@pytest.mark.parametrize("name", sorted(POINTS.keys() - CANCELS - {"after_take_over", "during_upload", SOME}))
 def test_a_server_that_is_killed_there_loses_and_doubles_nothing(name: str, own_server: Callable[..., User]) -> None:
     user = own_server()
     ledger = user.folder / "ledger"
@@ -104,6 +108,67 @@ def test_a_server_that_is_killed_there_loses_and_doubles_nothing(name: str, own_
     assert shown["status"] == "COMPLETED", shown
     assert sorted(lines(ledger)) == ALL
     assert published(user, shown["id"]) == dict.fromkeys(range(len(ALL) + 1), "ok")  # and the sublattice
+
+
+LARGE = """
+import os
+import sys
+
+import hpcflow as hf
+
+@hf.electron(executor="local")
+def size(ledger, data):
+    with open(ledger, "a") as file:
+        file.write("ran\\n")
+    return len(data)
+
+@hf.lattice
+def flow(ledger, data):
+    return size(ledger, data)
+
+# It does not compress: the most of it is still to be sent when the first of it has arrived.
+dispatch = hf.dispatch(flow)(sys.argv[1], os.urandom(8_000_000))
+print(dispatch, hf.get_result(dispatch, wait=True).result)
+"""
+
+
+def test_an_upload_that_a_killed_server_cut_is_sent_again_by_its_client_and_runs_once(
+    own_server: Callable[..., User],
+) -> None:
+    user = own_server()
+    ledger = user.folder / "ledger"
+    pid = begin_armed(user, "during_upload")
+
+    dispatch, size = user.runs(LARGE, str(ledger)).split()
+
+    assert not is_alive(pid)
+    assert user.server_pid() != pid
+    assert (size, lines(ledger), user.dispatches()) == ("8000000", ["ran"], [dispatch])
+    assert os.listdir(user.home.dispatches) == [f"{dispatch}.blobs"]
+
+
+def test_a_restart_ends_an_upload_that_goes_on_and_leaves_nothing_of_it(own_server: Callable[..., User]) -> None:
+    user = own_server()
+    raw = an_upload(a_manifest(), (b"a function", os.urandom(500_000), b""))
+    token = Path(user.home.token).read_text().strip()
+    address = str(json.loads(Path(user.home.server_json).read_text())["address"])
+    head = [
+        "POST /api/v1/dispatches HTTP/1.1",
+        "Host: localhost",
+        f"Authorization: Bearer {token}",
+        "Content-Type: application/x-hpcflow-dispatch",
+        f"Content-Length: {len(raw)}",
+    ]
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE_S)
+        client.connect(address)
+        client.sendall("\r\n".join([*head, "", ""]).encode() + raw[: len(raw) // 2])
+        until(lambda: os.listdir(user.home.dispatches), user.log)
+        assert user.hpcflow("restart").returncode == 0
+        with suppress(ConnectionResetError):
+            assert b" 201 " not in client.recv(65536)
+    assert os.listdir(user.home.dispatches) == []
+    assert user.dispatches() == []
 
 
 def test_a_server_that_is_killed_right_after_it_took_over_loses_nothing(own_server: Callable[..., User]) -> None:
