@@ -30,6 +30,9 @@ _SHORTEST_S: Final = 1.0
 _SHORTEST_WALLTIME_S: Final = 60.0
 #: What ran out is asked for so many times.
 _MORE: Final = 1.5
+#: Who had this much more than was asked for was growing fast when it was ended: where that leads to nobody saw.
+_FAST: Final = 1.25
+_MUCH_MORE: Final = 2.0
 
 
 #: What a task can run out of.
@@ -156,8 +159,9 @@ def advise(runs: Runs) -> Advice:
 def beyond(shortages: Iterable[Shortage], partition: Partition | None = None) -> int | None:
     """Return what tasks that ran out of one thing had better ask for next, in MiB or in seconds: all of them the same.
 
-    It is half as much again as was asked for, or more than was used where that is known to be more. This is the only
-    rule for that: whatever names an amount has it from here.
+    It is half as much again as was asked for, or more than was used where that is known to be more: twice as much
+    where memory grew far beyond what was asked for before that was seen. This is the only rule for that: whatever
+    names an amount has it from here.
 
     Args:
         shortages: attempts that ran out of the same.
@@ -217,7 +221,9 @@ def _memory(runs: Runs) -> tuple[int | None, str]:
         least = _least_beyond(runs.memory_mib, peak_mib)
         first_try = f"half as much again is a first try, rounded up to {_step(least)}"
         if least > (runs.memory_mib or 0) * _MORE:
-            first_try = f"the largest had {amount(math.ceil(peak_mib))}; 30 % are added, rounded up to {_step(least)}"
+            added = "as much again is" if least == peak_mib * _MUCH_MORE else "30 % are"
+            had = f"the largest had {amount(math.ceil(peak_mib))} when it was ended"
+            first_try = f"{had}; {added} added, rounded up to {_step(least)}"
         return wanted, f"{runs.short_of_memory} ran out of memory: {first_try}."
     if runs.memory_mib is None or len(runs.rss_kib) < ENOUGH or not peak_mib:
         return None, ""
@@ -267,4 +273,6 @@ def _step(mib: float) -> str:
 
 
 def _least_beyond(asked_mib: int | None, used_mib: float) -> float:
+    if asked_mib is not None and used_mib > asked_mib * _FAST:
+        return used_mib * _MUCH_MORE
     return max((asked_mib or 0) * _MORE, used_mib * _MEMORY_MARGIN)

@@ -74,9 +74,10 @@ def test_what_was_used_by_one_that_ran_out_counts_where_it_is_more_than_half_as_
     for rss_mib in (300.0, 340.0, None):
         runs.add("memory", 10.0, 9.0, None if rss_mib is None else rss_mib * 1024)
     advice = advise(runs)
-    assert advice.options == 'memory="448 MiB"'
+    assert advice.options == 'memory="704 MiB"'
     assert advice.why == (
-        "3 ran out of memory: the largest had 340 MiB; 30 % are added, rounded up to a multiple of 64 MiB.",
+        "3 ran out of memory: the largest had 340 MiB when it was ended; as much again is added, rounded up to a "
+        "multiple of 64 MiB.",
     )
 
 
@@ -84,7 +85,8 @@ def test_what_was_used_by_one_that_ran_out_counts_where_it_is_more_than_half_as_
     ("shortages", "advised"),
     [
         ([("memory", 128, 0.0)], 192),
-        ([("memory", 128, 0.0), ("memory", 128, 340.0), ("memory", 128, 310.0)], 448),
+        ([("memory", 128, 0.0), ("memory", 128, 340.0), ("memory", 128, 310.0)], 704),
+        ([("memory", 256, 300.0)], 448),
         ([("memory", None, 0.0)], None),
         ([("memory", None, 500.0)], 704),
         ([("memory", 1800, 0.0)], 2000),

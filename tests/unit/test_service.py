@@ -418,7 +418,7 @@ async def test_what_ran_out_of_memory_gets_one_amount_everywhere_and_the_others_
         summary = await ended(service, dispatch)
         await stage.until(lambda: dispatch not in stage.engine.writer.dispatches)
         advice = (
-            "2 tasks of fit ran out of memory: ask for 448 MiB instead of 128 MiB. "
+            "2 tasks of fit ran out of memory: ask for 704 MiB instead of 128 MiB. "
             f"`hpcflow retry {dispatch} --more` does that, and tries the others again as they were."
         )
         assert summary["hint"] == advice
@@ -426,12 +426,12 @@ async def test_what_ran_out_of_memory_gets_one_amount_everywhere_and_the_others_
         assert (killed["host"], killed["max_rss_kib"], killed["raw"]) == ("node7", 340 << 10, "OUT_OF_MEMORY")
         for index in (0, 1):
             assert (await service.questions.task(dispatch, index))["hint"] == (
-                f"Ask for 448 MiB: `hpcflow retry {dispatch} --task {index} --more` tries it again so, and "
-                'memory="448 MiB" in @hf.electron(…) asks for it from the start.'
+                f"Ask for 704 MiB: `hpcflow retry {dispatch} --task {index} --more` tries it again so, and "
+                'memory="704 MiB" in @hf.electron(…) asks for it from the start.'
             )
         assert (await service.questions.task(dispatch, 2))["hint"] is None
-        fit = {"name": "fit", "lack": "memory", "tasks": 2, "asked": 128, "advised": 448}
-        fit["what"] = "Ask for 448 MiB instead of 128 MiB."
+        fit = {"name": "fit", "lack": "memory", "tasks": 2, "asked": 128, "advised": 704}
+        fit["what"] = "Ask for 704 MiB instead of 128 MiB."
         failures = await service.questions.failures(dispatch)
         assert [(group["text"], group["tasks"], group["more"]) for group in failures["groups"]] == [
             ("They ran out of memory: up to 340 MiB were in use when one was ended.", 2, [fit]),
@@ -447,10 +447,10 @@ async def test_what_ran_out_of_memory_gets_one_amount_everywhere_and_the_others_
         with pytest.raises(UserError, match="not both"):
             await service.steering.retry(dispatch, failed_only=True, memory_mib=1, walltime_s=None, more=True)
         told = await service.steering.retry(dispatch, **RETRY_FAILED, more=True)
-        asks = "2 of fit ask for 448 MiB of memory instead of 128 MiB, 1 other for what it had"
+        asks = "2 of fit ask for 704 MiB of memory instead of 128 MiB, 1 other for what it had"
         assert told == {"moved": 4, "message": f"4 tasks to run again: {asks}; results that exist are kept."}
         live = stage.engine.writer.dispatches[dispatch]
-        assert [task.shape.resources.memory_mib for task in live.tasks] == [448, 448, *[128] * 4]
+        assert [task.shape.resources.memory_mib for task in live.tasks] == [704, 704, *[128] * 4]
         summary = await service.questions.summary(dispatch)
         ended_with = "It had ended with 3 failed, 1 cancelled, 2 skipped."
         assert [message["text"] for message in summary["messages"]][-2:] == [ended_with, summary["again"]["text"]]
