@@ -206,11 +206,22 @@ def test_cancelling_names_the_tasks_may_be_taken_back_and_is_seen_at_once(show: 
     expect(page.locator(".title-line")).to_contain_text("cancelled")
 
 
+#: The buttons of the drawing that a message lies on.
+HIDDEN_BY_TOASTS = """() => {
+  const toast = document.querySelector(".toast").getBoundingClientRect();
+  const under = (box) => box.right > toast.left && box.left < toast.right && box.bottom > toast.top && box.top < toast.bottom;
+  return [...document.querySelectorAll(".zoom button, .minimap")].filter((each) => !each.hidden && under(each.getBoundingClientRect())).map((each) => each.outerHTML);
+}"""
+
+
 def test_a_dispatch_is_paused_and_resumed_and_comes_to_its_end_by_itself(show: Show, site: Site) -> None:
     dispatch = begun(site, "paused")
     page = show(f"/d/{dispatch}")
     page.get_by_role("button", name="Pause").click()
     expect(page.locator(".notice")).to_contain_text("You paused it at")
+    expect(page.locator(".toast")).to_be_visible()
+    hidden = page.evaluate(HIDDEN_BY_TOASTS)
+    assert hidden == []
     page.get_by_role("button", name="Resume").click()
     expect(page.get_by_role("button", name="Pause")).to_be_visible()
     open_gate(site.user.folder / "paused")

@@ -20,8 +20,10 @@ export interface Shown {
 
 /** Below this zoom a box is a bar, and has no text. */
 const BARS = 0.22;
-/** Below this zoom a box has its name alone, in letters that do not shrink with it; below the other one not even that. */
-const WORDS = 0.75;
+/** Below the first of these letters do not shrink with their box; below the second a box has its name alone, and below the third
+ *  not even that. */
+const LETTERS = 0.75;
+const WORDS = 0.6;
 const NAMES = 0.34;
 /** At this zoom all text is read with ease. */
 const READABLE = 0.85;
@@ -181,7 +183,7 @@ export class Renderer {
     context.globalAlpha = 1;
     if (zoom < NAMES || edges.length > 500) return;
     this.heads(context, ends, bright, shown);
-    if (zoom >= WORDS) this.numbers(context, left, top, right, bottom, shown);
+    if (zoom >= WORDS) this.numbers(context, Math.max(1, LETTERS / zoom), left, top, right, bottom, shown);
   }
 
   /** A head where edges end: one that passes has none. */
@@ -201,16 +203,16 @@ export class Renderer {
     context.globalAlpha = 1;
   }
 
-  private numbers(context: CanvasRenderingContext2D, left: number, top: number, right: number, bottom: number, shown: Shown): void {
-    context.font = NUMBERS;
+  private numbers(context: CanvasRenderingContext2D, larger: number, left: number, top: number, right: number, bottom: number, shown: Shown): void {
+    context.font = `${11 * larger}px system-ui, sans-serif`;
     context.textAlign = "center";
     for (const { edge, text, x, y, half } of this.labels) {
       if (x < left || x > right || y < top || y > bottom) continue;
       context.globalAlpha = Math.min(this.alpha(shown, edge.from), this.alpha(shown, edge.to));
       context.fillStyle = this.colours.ground;
-      context.fillRect(x - half, y - 8, 2 * half, 16);
+      context.fillRect(x - half * larger, y - 8 * larger, 2 * half * larger, 16 * larger);
       context.fillStyle = this.colours.ink2;
-      context.fillText(text, x, y + 4);
+      context.fillText(text, x, y + 4 * larger);
     }
     context.globalAlpha = 1;
     context.textAlign = "left";
@@ -244,8 +246,9 @@ export class Renderer {
     context.strokeStyle = selected ? colours.accent : failed ? colours.tones.failed : colours.strong;
     context.lineWidth = selected ? 2.5 : failed ? 1.8 : 1;
     context.stroke();
-    if (zoom >= WORDS) this.words(context, group, index);
-    else if (zoom >= NAMES) this.title(context, group, index, WORDS / zoom);
+    const larger = Math.max(1, LETTERS / zoom);
+    if (zoom >= WORDS) this.words(context, group, index, larger);
+    else if (zoom >= NAMES) this.title(context, group, index, larger, 22 + 5 * larger);
     const rows = Math.ceil(group.tasks.length / group.columns);
     const x = group.x + PAD;
     const y = group.y + HEAD;
@@ -254,9 +257,9 @@ export class Renderer {
     this.lattice(context, group, rows, x, y, zoom, shown);
   }
 
-  /** The name of a group, and how many tasks it has; seen from afar it takes the room of the words below it. */
-  private title(context: CanvasRenderingContext2D, group: Group, index: number, larger: number): void {
-    const y = group.y + (larger > 1 ? 22 + 5 * larger : 18);
+  /** The name of a group, and how many tasks it has, on a line so far below its top. */
+  private title(context: CanvasRenderingContext2D, group: Group, index: number, larger: number, line: number): void {
+    const y = group.y + line;
     context.fillStyle = this.colours.ink;
     context.font = `600 ${13 * larger}px system-ui, sans-serif`;
     const number = group.tasks.length > 1 ? count(group.tasks.length) : "";
@@ -267,20 +270,21 @@ export class Renderer {
     context.fillText(fitted(context, this.deep.has(index) ? `⤵ ${group.name}` : group.name, room), group.x + PAD, y);
   }
 
-  private words(context: CanvasRenderingContext2D, group: Group, index: number): void {
+  private words(context: CanvasRenderingContext2D, group: Group, index: number, larger: number): void {
     const { colours } = this;
     const total = group.tasks.length;
-    this.title(context, group, index, 1);
+    this.title(context, group, index, larger, 18);
+    const line = 35 + 6 * (larger - 1);
     let x = group.x + PAD;
-    context.font = "11.5px system-ui, sans-serif";
+    context.font = `${11.5 * larger}px system-ui, sans-serif`;
     for (const { state, count: many } of this.counts(index)) {
       const text = `${SIGNS[state.tone]} ${total === 1 ? state.word : count(many)}`;
       const width = context.measureText(text).width;
       if (x + width > group.x + group.width - PAD) break;
       context.fillStyle = colours.tones[state.tone];
-      context.fillText(SIGNS[state.tone], x, group.y + 35);
+      context.fillText(SIGNS[state.tone], x, group.y + line);
       context.fillStyle = colours.ink2;
-      context.fillText(text.slice(1), x + context.measureText(SIGNS[state.tone]).width, group.y + 35);
+      context.fillText(text.slice(1), x + context.measureText(SIGNS[state.tone]).width, group.y + line);
       x += width + 10;
     }
   }
@@ -357,11 +361,14 @@ export class Renderer {
     });
     context.strokeStyle = colours.accent;
     context.lineWidth = 1.5 / scale;
-    context.strokeRect(-view.x / view.zoom, -view.y / view.zoom, viewWidth / view.zoom, viewHeight / view.zoom);
+    // Within the map, also where the window shows more than there is.
+    const edge = (at: number, size: number, from: number) => Math.min((size - from) / scale - 1 / scale, Math.max(-from / scale + 1 / scale, at));
+    const [left, right] = [edge(-view.x / view.zoom, width, x0), edge((viewWidth - view.x) / view.zoom, width, x0)];
+    const [top, bottom] = [edge(-view.y / view.zoom, height, y0), edge((viewHeight - view.y) / view.zoom, height, y0)];
+    context.strokeRect(left, top, right - left, bottom - top);
   }
 }
 
-const NUMBERS = "11px system-ui, sans-serif";
 /** In parts of a cell's side, by a state's letter; the last of three: a line begins here. */
 const SHAPES: Readonly<Record<number, readonly (readonly [number, number, boolean])[]>> = {
   [code("f")]: [[0.28, 0.28, true], [0.72, 0.72, false], [0.72, 0.28, true], [0.28, 0.72, false]],

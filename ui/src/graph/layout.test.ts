@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
 import { INDEX_OF_CODE, STATES } from "../states";
+import { opening } from "./draw";
 import { BOX, cells, depths, HEAD, layOut, PAD, sliceOf, STEP, tally, type GraphColumns, type Layout } from "./layout";
 import { BRIGHT, FAINT, failedLens, ofGroups, PALE } from "./lens";
 import { labelsOf, trace } from "./lines";
@@ -179,6 +180,24 @@ test("the failed lens leaves bright what failed, and paler what hangs on it", ()
   // Told backwards, what hangs on something comes before it.
   const backwards: GraphColumns = { tasks: 3, name: [0, 0, 0], needs: [0, 1, 2], names: ["a"], sets: [[1], [2], []], levels: [] };
   expect([...failedLens(backwards, new TextEncoder().encode("ssf"))]).toEqual([PALE, PALE, BRIGHT]);
+});
+
+test("a graph that is too large to be read opens where it can be, at what matters in it", () => {
+  const layout = layOut(fan(3, 12));
+  const last = layout.groups.length - 2;
+  for (const matters of [0, last]) {
+    const view = opening(layout, 520, 500, matters);
+    expect(view.zoom).toBeGreaterThanOrEqual(0.75);
+    const { x, width } = layout.groups[matters]!;
+    expect(x * view.zoom + view.x).toBeGreaterThanOrEqual(0);
+    expect((x + width) * view.zoom + view.x).toBeLessThanOrEqual(520);
+    // No empty room beside an end of it.
+    expect(view.x).toBeLessThanOrEqual(12);
+    expect(layout.width * view.zoom + view.x).toBeGreaterThanOrEqual(520 - 12);
+  }
+  const small = layOut(fan(3, 2));
+  const whole = opening(small, 1100, 500, 0);
+  expect([whole.x >= 0, small.width * whole.zoom + whole.x <= 1100]).toEqual([true, true]);
 });
 
 test("states are counted by group, and every task in one of them", () => {

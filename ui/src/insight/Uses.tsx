@@ -4,7 +4,7 @@ import { useMemo, useState, type ReactNode } from "react";
 import type { ElectronUse } from "../api/insight";
 import { CopyButton } from "../components/basics";
 import { DataTable, HowMany } from "../components/DataTable";
-import { count, duration, limit, mebibytes, percents, plural } from "../format";
+import { count, duration, limit, mebibytes, percents } from "../format";
 import "./insight.css";
 
 /** Where charged core-seconds went, in words; the order in which they are drawn. */
@@ -66,13 +66,12 @@ export function ranShare(sums: { readonly tasks_s: number; readonly charged_s: n
 export function Figures({ sums, uses, children }: { sums: Sums; uses: readonly ElectronUse[]; children?: ReactNode }) {
   const of = (key: "held_core_s" | "used_core_s" | "lost_core_s") => uses.reduce((sum, use) => sum + use[key], 0);
   const [held, used, lost] = [of("held_core_s"), of("used_core_s"), of("lost_core_s")];
-  const again = uses.reduce((sum, use) => sum + use.lost, 0);
   return (
     <div className="tiles">
       <Figure label="Charged" value={sums.charged_s > 0 ? coreTime(sums.charged_s) : "–"}>{children ?? "by the schedulers, for all cores of all array tasks"}</Figure>
       <Figure label="A task was running" value={sums.charged_s > 0 ? `${sharesOf(sums)[0]!} %` : "–"}>of the core-hours charged</Figure>
       <Figure label="The CPU worked" value={held > 0 ? `${percents([Math.min(used, held), Math.max(0, held - used)])[0]!} %` : "–"}>of the core-hours in which a task was running</Figure>
-      <Figure label="Lost" value={lost > 0 ? coreTime(lost) : "none"}>{again ? `by ${plural(again, "attempt")} that failed or ${again === 1 ? "was" : "were"} cancelled, and those that were repeated` : "by attempts that failed, were cancelled or repeated"}{lost > 0 && `: ${percents([lost, Math.max(0, held - lost)])[0]!} % of the core-hours in which a task was running`}</Figure>
+      <Figure label="Lost" value={lost > 0 ? coreTime(lost) : "none"}>by attempts that failed, were cancelled or repeated{lost > 0 && `: ${percents([lost, Math.max(0, held - lost)])[0]!}\u00a0% of those in which a task was running`}</Figure>
     </div>
   );
 }

@@ -4,7 +4,7 @@ import { useState } from "react";
 import { downloadLogs } from "../api/output";
 import { failuresQuery, taskQuery, tasksQuery, type Summary, type TaskFilter } from "../api/queries";
 import { say } from "../components/actions";
-import { StateBadge, useLink, When, Words } from "../components/basics";
+import { Loading, StateBadge, useLink, When, Words } from "../components/basics";
 import { Output } from "../components/Output";
 import { count, plural } from "../format";
 import { dispatch as route } from "../router";
@@ -88,7 +88,7 @@ function OutputOf({ summary }: { summary: Summary }) {
           <button type="submit" className="button small">Show</button>
         </form>
       </div>
-      {chosen === undefined ? <p className="empty">No task runs just now. Say which one’s output you want to read.</p> : task && (
+      {chosen === undefined ? (data ? <p className="empty">No task runs just now. Say which one’s output you want to read.</p> : <Loading what="what runs" />) : task && (
         <section aria-label={`Output of ${task.name} ${chosen}`}>
           <p><StateBadge state={task.state} unknownSince={task.unknown_since ?? null} /> <Link to="/d/$id/e/$index" params={{ id, index: String(chosen) }}>{task.name} {chosen}</Link></p>
           <Output id={id} index={chosen} attempt={task.attempt} running={task.state === "running"} onSpot={(spot) => void navigate({ to: "/d/$id/e/$index", params: { id, index: String(chosen) }, search: spot ?? {} })} />
@@ -104,6 +104,7 @@ function Failures({ id, failed }: { id: string; failed: number }) {
   return (
     <>
       <h2>{plural(failed, "failed task")}</h2>
+      {!data && <Loading what="what failed" />}
       <ul className="plain stack" aria-label="Failures">
         {data?.groups.map((group) => (
           <li key={group.text} className="card line">
