@@ -209,8 +209,11 @@ def test_cancelling_names_the_tasks_may_be_taken_back_and_is_seen_at_once(show: 
 #: The buttons of the drawing that a message lies on.
 HIDDEN_BY_TOASTS = """() => {
   const toast = document.querySelector(".toast").getBoundingClientRect();
-  const under = (box) => box.right > toast.left && box.left < toast.right && box.bottom > toast.top && box.top < toast.bottom;
-  return [...document.querySelectorAll(".zoom button, .minimap")].filter((each) => !each.hidden && under(each.getBoundingClientRect())).map((each) => each.outerHTML);
+  const under = (each) => {
+    const box = each.getBoundingClientRect();
+    return box.right > toast.left && box.left < toast.right && box.bottom > toast.top && box.top < toast.bottom;
+  };
+  return [...document.querySelectorAll(".zoom button")].filter(under).map((each) => each.outerHTML);
 }"""
 
 

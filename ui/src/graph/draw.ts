@@ -23,7 +23,7 @@ const BARS = 0.22;
 /** Below the first of these letters do not shrink with their box; below the second a box has its name alone, and below the third
  *  not even that. */
 const LETTERS = 0.75;
-const WORDS = 0.6;
+const WORDS = 0.55;
 const NAMES = 0.34;
 /** At this zoom all text is read with ease. */
 const READABLE = 0.85;

@@ -81,7 +81,7 @@ function Figure({ label, value, children }: { label: string; value: string; chil
   return (
     <div className="tile">
       <span className="tile-label">{label}</span>
-      <span className="tile-value">{number} <span className="tile-unit">{unit.join(" ")}</span></span>
+      <span className="tile-value">{number} <span className={unit[0] === "%" ? "tile-percent" : "tile-unit"}>{unit.join(" ")}</span></span>
       <span className="soft">{children}</span>
     </div>
   );

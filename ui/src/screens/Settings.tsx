@@ -5,7 +5,7 @@ import { settingsQuery, type EffectiveSettings } from "../api/insight";
 import { logOut } from "../api/session";
 import { Chips, Fault, Loading, Notice, SearchBox, Title, Words } from "../components/basics";
 import { HowMany } from "../components/DataTable";
-import { bytes, duration, mebibytes, plural } from "../format";
+import { bytes, limit, mebibytes, plural } from "../format";
 import { settings as route } from "../router";
 import "../insight/insight.css";
 
@@ -16,7 +16,7 @@ type Unit = Setting["unit"];
 /** A value as people read it; `written` is how a file spells it. */
 function told(value: unknown, unit: Unit = null): string {
   if (typeof value !== "number" || unit === null) return written(value);
-  return { s: duration, days: (days: number) => plural(days, "day"), bytes, MiB: mebibytes }[unit](value);
+  return { s: limit, days: (days: number) => plural(days, "day"), bytes, MiB: mebibytes }[unit](value);
 }
 
 const written = (value: unknown): string => (value === "" ? "(empty)" : typeof value === "string" ? value : Array.isArray(value) ? (value.length ? value.map(written).join(", ") : "(none)") : value === null ? "(none)" : String(value));
