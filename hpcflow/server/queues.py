@@ -122,9 +122,11 @@ def answer(
     view = look.view or QueueView(user=None, nodes=(), jobs=())
     rows, shown = None, None
     if view.jobs is not None and not (mine and view.user is None and view.jobs):
-        own = [job for job in view.jobs if job.user == view.user]
-        rows = own if mine else own + [job for job in view.jobs if job.user != view.user]
-        shown = in_order(in_order(own)[:limit] if mine else rows[:limit])
+        ordered = in_order(view.jobs)
+        own = [job for job in ordered if job.user == view.user]
+        rows = own if mine else own + [job for job in ordered if job.user != view.user]
+        # The user's own are the last to be cut off.
+        shown = in_order(rows[:limit])
     return {
         "cluster": cluster.name,
         "scheduler": cluster.settings.scheduler,

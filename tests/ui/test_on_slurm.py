@@ -74,12 +74,13 @@ def test_why_a_task_waits_is_found_and_what_failed_is_retried_without_a_mouse(
     expect(row).to_contain_text("BeginTime")
     # For what it works, where the queue has it, when it is to start, and why it asks for so much time.
     expect(row.get_by_role("link", name="tomorrow")).to_be_visible()
-    expect(row).to_contain_text("1 pending")
+    # The queue is looked at every 30 s.
+    expect(row).to_contain_text("1 pending", timeout=3 * PATIENCE_MS)
     expect(row).to_contain_text(re.compile(r"~.*\d\d:\d\d .+, in .*\(its begin time\)"))
     expect(page.locator(".screen")).to_contain_text("because its tasks name no walltime")
     # An array of which a task failed is no success.
     over = page.get_by_role("row").filter(has=page.get_by_role("link", name="relax"))
-    expect(over).to_contain_text(re.compile("1 failed, 2 completed"))
+    expect(over).to_contain_text(re.compile("1 failed, 2 completed"), timeout=3 * PATIENCE_MS)
     # And in the queue, beside the workflow, with when it is to start and who says so.
     tab_to(page, "link", "slurm")
     page.keyboard.press("Enter")

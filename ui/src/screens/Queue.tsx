@@ -75,7 +75,7 @@ export function Queue() {
       ) : (
         <p className="empty">{wanted || states.length || search.partition ? "No job fits." : mine ? "Nothing of yours is in this queue." : "This queue is empty."} {mine && <Link to="/queue/$cluster" params={{ cluster }} search={{ mine: false }}>Show everybody’s</Link>}</p>
       ))}
-      {data?.jobs && (data.jobs_total ?? 0) > data.jobs.length && <p className="soft">{count(data.jobs.length)} of {count(data.jobs_total ?? 0)} rows are here; yours are among the first.</p>}
+      {data?.jobs && (data.jobs_total ?? 0) > data.jobs.length && <p className="soft">{count(data.jobs.length)} of {count(data.jobs_total ?? 0)} rows are here, yours first of all.</p>}
     </section>
   );
 }
