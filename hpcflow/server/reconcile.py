@@ -200,7 +200,8 @@ class Reconciler:
             await self._submitter.widen(cluster, bag, [most])
 
     async def _trim(self, cluster: Cluster, bag: LiveBag) -> None:
-        """Cancel what still waits in the queue for a bag of which everything is claimed."""
+        """Cancel what still waits in the queue for a bag of which everything is claimed, or was to be submitted."""
+        await self._submitter.withdraw(bag)
         trim = [array for array in bag.arrays if array.state is ArrayState.SUBMITTED and not array.trimmed]
         for array in trim:
             array.trimmed = True

@@ -263,13 +263,23 @@ class Submitter:
     async def cancel_wanted(self, cluster: Cluster) -> None:
         """Repeat stored wishes until the scheduler says that nothing is left: its exit code alone says nothing."""
         wanted = [array for array in self._shared.open_arrays(cluster) if array.cancel_wanted]
-        for array in wanted:
-            if array.state is ArrayState.INTENT and not array.submitting:
-                array.state, array.ended_at = ArrayState.ENDED, self._shared.now()
-                self._writer.pending.arrays.append(array.row())
+        self._withdraw(wanted)
         submitted = [array.array for array in wanted if array.open]
         if submitted:
             await self.cancel(cluster, submitted, pending_only=False)
+
+    async def withdraw(self, bag: LiveBag) -> None:
+        """Submit no further array of a bag: those that it has do all that is left."""
+        if self._withdraw(bag.arrays):
+            await self._writer.flush()
+
+    def _withdraw(self, arrays: Sequence[LiveArray]) -> bool:
+        """End arrays that no scheduler was asked for; return whether there was one."""
+        unasked = [array for array in arrays if array.state is ArrayState.INTENT and not array.submitting]
+        for array in unasked:
+            array.state, array.ended_at = ArrayState.ENDED, self._shared.now()
+            self._writer.pending.arrays.append(array.row())
+        return bool(unasked)
 
     async def cancel(self, cluster: Cluster, arrays: Sequence[JobArray], *, pending_only: bool) -> None:
         command = cluster.plugin.cancel(arrays, pending_only=pending_only)

@@ -539,6 +539,28 @@ async def test_array_tasks_that_wait_for_nothing_but_cancelled_tasks_leave_the_q
 
 
 @in_loop
+async def test_an_array_that_waits_for_room_is_not_submitted_once_nothing_is_left_for_it(tmp_path: Path) -> None:
+    world = World(submit_faults=["", "full"])
+    async with a_stage(tmp_path, world, ramp_width=2, first_width=8, ramp_after=0.05, submit_retry=600) as stage:
+        live = await stage.dispatch(*[[]] * 8)
+        job = await stage.job()
+        await stage.until(lambda: world.count("submit") == 2)
+        [bag] = stage.engine.bags.values()
+        workers = [PlayedWorker(job, index) for index in (0, 1)]
+        for k in (0, 1):
+            workers[k].claim(k)
+            workers[k].start(k)
+        await stage.until(lambda: states(stage, live)[:2] == [State.RUNNING] * 2)
+        await stage.engine.cancel(live, range(2, 8))
+        assert [array.state for array in bag.arrays] == [ArrayState.SUBMITTED, ArrayState.ENDED]
+        for k in (0, 1):
+            workers[k].end(k, r={"b": "gASIiC4="})
+        assert (await stage.ended(live)).status is Status.CANCELLED
+        assert [row.state for row in stage.store.arrays(live.id)][1] is ArrayState.ENDED
+        assert world.count("submit") == 2
+
+
+@in_loop
 async def test_what_could_not_be_told_of_a_cancel_is_told_later_and_by_the_next_server(tmp_path: Path) -> None:
     world = World()
     async with a_stage(tmp_path, world) as stage:
