@@ -50,16 +50,14 @@ export function routes(boxes: readonly Box[], columns: readonly (readonly number
   const lanes: Map<number, Lane[]>[] = columns.map(() => new Map());
   const taken: Lane[][] = edges.map(() => []);
 
-  /** Returns what lies between two boxes of a column, or beyond its first or last one. */
-  const between = (depth: number, gap: number): { low: number; high: number } => {
-    const above = boxes[columns[depth]![gap - 1] ?? -1];
-    const below = boxes[columns[depth]![gap] ?? -1];
-    return { low: above ? above.y + above.height + MARGIN : -Infinity, high: below ? below.y - MARGIN : Infinity };
+  // A gap lies between two boxes of a column, or beyond its first or last one.
+  const low = (depth: number, gap: number): number => {
+    if (gap === 0) return -Infinity;
+    const above = boxes[columns[depth]![gap - 1]!]!;
+    return above.y + above.height + MARGIN;
   };
-  const within = (depth: number, gap: number, y: number) => {
-    const { low, high } = between(depth, gap);
-    return Math.max(low, Math.min(high, y));
-  };
+  const high = (depth: number, gap: number): number => (gap < columns[depth]!.length ? boxes[columns[depth]![gap]!]!.y - MARGIN : Infinity);
+  const within = (depth: number, gap: number, y: number) => Math.max(low(depth, gap), Math.min(high(depth, gap), y));
   const nearest = (depth: number, y: number): number => {
     const column = columns[depth]!;
     let [first, last] = [0, column.length];
@@ -80,12 +78,19 @@ export function routes(boxes: readonly Box[], columns: readonly (readonly number
     for (let depth = boxes[edge.from]!.depth + 1; depth < end; depth++) {
       const wish = y + (centre(edge.to) - y) / (end - depth + 1);
       let gap = nearest(depth, wish);
-      const own = lanes[depth]!.get(edge.from) ?? [];
-      const away = (each: number) => Math.abs(within(depth, each, wish) - wish);
-      const shared = own.reduce<Lane | null>((best, each) => (away(each.gap) <= away(gap) + TOGETHER && (!best || away(each.gap) < away(best.gap)) ? each : best), null);
-      if (shared) gap = shared.gap;
-      const lane = shared ?? { gap, wishes: 0, edges: 0, y: 0 };
-      if (!shared) lanes[depth]!.set(edge.from, [...own, lane]);
+      const own = lanes[depth]!.get(edge.from);
+      let near = Math.abs(within(depth, gap, wish) - wish) + TOGETHER;
+      let lane: Lane | null = null;
+      for (const each of own ?? []) {
+        const away = Math.abs(within(depth, each.gap, wish) - wish);
+        if (away <= near) [near, lane] = [away, each];
+      }
+      if (lane) gap = lane.gap;
+      else {
+        lane = { gap, wishes: 0, edges: 0, y: 0 };
+        if (own) own.push(lane);
+        else lanes[depth]!.set(edge.from, [lane]);
+      }
       taken[index]!.push(lane);
       y = within(depth, gap, wish);
     }
@@ -109,14 +114,15 @@ export function routes(boxes: readonly Box[], columns: readonly (readonly number
           lane.edges += 1;
         });
       }
-      inGap.forEach((gaps, depth) => gaps.forEach((each, gap) => spread(each, between(depth, gap))));
+      inGap.forEach((gaps, depth) => gaps.forEach((each, gap) => spread(each, low(depth, gap), high(depth, gap))));
       return taken.map((own) => own.map((lane) => lane.y));
     },
   };
 }
 
 /** Puts lanes where they wish to be, apart from each other, within a gap. */
-function spread(lanes: Lane[], { low, high }: { low: number; high: number }): void {
+function spread(lanes: Lane[], low: number, high: number): void {
+  if (!lanes.length) return;
   const wish = (lane: Lane) => lane.wishes / lane.edges;
   lanes.sort((one, other) => wish(one) - wish(other));
   const apart = lanes.length > 1 ? Math.min(APART, (high - low) / (lanes.length - 1)) : 0;
