@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hpcflow.core.model import DispatchId, HpcflowError, NotFound
+from hpcflow.core.model import DispatchId, NotFound, UserError
 from hpcflow.core.states import State, Status
 from hpcflow.server.store import PART, ChildRow, DispatchRow, Store
 
@@ -63,9 +63,9 @@ class Level:
         return [index + self.tasks.start for index in wanted]
 
     def refuse_part(self, verb: str) -> None:
-        """Raise `HpcflowError` where only whole dispatches are meant."""
+        """Raise `UserError` where only whole dispatches are meant."""
         if self.child is not None:
-            raise HpcflowError(
+            raise UserError(
                 f"{self.id} is a sublattice in dispatch {self.root}, and only a whole dispatch can be {verb}: name "
                 f"{self.root}."
             )
@@ -110,7 +110,7 @@ class Levels:
         """Return the id of a dispatch of which something is asked that a sublattice can't do by itself.
 
         Raises:
-            HpcflowError: it is a sublattice, and only a whole dispatch can be ``verb``, "paused".
+            UserError: it is a sublattice, and only a whole dispatch can be ``verb``, "paused".
         """
         level = await self.level(dispatch)
         level.refuse_part(verb)

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
-from hpcflow.core.model import DispatchId, Graph, HpcflowError, Shape
+from hpcflow.core.model import DispatchId, Graph, Shape, UserError
 from hpcflow.core.states import FINAL, State
 from hpcflow.server.engine import Engine
 from hpcflow.server.live import LiveDispatch
@@ -53,8 +53,7 @@ class Parts:
             ``id`` of the dispatch, ``first``, the number of the first of these tasks in it, and ``messages``.
 
         Raises:
-            HpcflowError: the dispatch takes no more tasks.
-            UserError: one of these can't run.
+            UserError: the dispatch takes no more tasks, or one of these can't run.
         """
         try:
             self.heard(dispatch)
@@ -138,7 +137,7 @@ class Parts:
     def _open(self, dispatch: str) -> LiveDispatch:
         live = self._engine.writer.dispatches.get(DispatchId(dispatch))
         if live is None or not live.open:
-            raise HpcflowError(
+            raise UserError(
                 f"Dispatch {dispatch} takes no further tasks: it was closed or cancelled, or none could ever be added."
             )
         return live

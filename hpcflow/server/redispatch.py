@@ -7,7 +7,7 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from hpcflow.core.model import DispatchId, HpcflowError, NotFound
+from hpcflow.core.model import DispatchId, HpcflowError, NotFound, UserError
 from hpcflow.core.reuse import surroundings
 from hpcflow.core.states import State
 from hpcflow.server.live import LiveDispatch
@@ -129,7 +129,7 @@ class Redispatcher:
             copy["reuse"] = {"dispatch": known, "tasks": [[index, index] for index in range(len(manifest["tasks"]))]}
         copy["id"] = identifier or self._new_id()
         if copy["id"] == known:
-            raise HpcflowError(f"A redispatch of {known} needs an id of its own.")
+            raise UserError(f"A redispatch of {known} needs an id of its own.")
         payload = f"{self._payload(known)}.{os.urandom(4).hex()}.part"
         await asyncio.to_thread(second_name, self._payload(known), payload, known)
         return await self._accept(copy, payload)

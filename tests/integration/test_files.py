@@ -106,7 +106,7 @@ def test_what_leads_out_of_the_tasks_directory_is_refused_unless_its_absolute_pa
     for path in ("run/outside", "up", "../../journal"):
         refused = laptop.user.hpcflow("fetch", dispatch, "0", path, str(tmp_path / "no"))
         assert (refused.returncode, refused.stderr) == (
-            2,
+            4,
             f"{path} leads out of the directory of task 0. If that is what you want, give its absolute path on far.\n",
         )
     missing = laptop.user.hpcflow("fetch", dispatch, "0", "no/such", str(tmp_path / "no"))

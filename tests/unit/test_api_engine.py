@@ -226,7 +226,7 @@ def test_pausing_and_resuming_what_has_ended_is_no_error(client: Client, verb: s
         ("/clusters/far/draft", {"settings": {"scheduler": "local", "channels": "5"}}, 422, "channels is '5'"),
         ("/clusters/far/draft", {"settings": {"scheduler": "cron"}}, 422, "no plugin for the scheduler 'cron'"),
         ("/clusters/nosuch/remove", None, 404, "There is no cluster 'nosuch'"),
-        (f"/dispatches/{FIRST}/redispatch", {"id": FIRST}, 409, "needs an id of its own"),
+        (f"/dispatches/{FIRST}/redispatch", {"id": FIRST}, 422, "needs an id of its own"),
     ],
 )
 def test_a_mistake_and_a_state_that_forbids_it_are_told_apart(
