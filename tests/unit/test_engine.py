@@ -544,8 +544,8 @@ async def test_an_array_that_waits_for_room_is_not_submitted_once_nothing_is_lef
     async with a_stage(tmp_path, world, ramp_width=2, first_width=8, ramp_after=0.05, submit_retry=600) as stage:
         live = await stage.dispatch(*[[]] * 8)
         job = await stage.job()
-        await stage.until(lambda: world.count("submit") == 2)
         [bag] = stage.engine.bags.values()
+        await stage.until(lambda: [array.tries for array in bag.arrays] == [0, 1])
         workers = [PlayedWorker(job, index) for index in (0, 1)]
         for k in (0, 1):
             workers[k].claim(k)
