@@ -568,8 +568,12 @@ class Served:
         body: bytes | None = None,
         headers: Mapping[str, str | Sequence[str]] | None = None,
         tcp: bool = False,
+        held: bool = True,
     ) -> Answer:
-        """Send one request; a header whose value is a sequence goes out once for each, and `Host` replaces ours."""
+        """Send one request, whose answer's status is ``held`` against the description.
+
+        A header whose value is a sequence goes out once for each, and `Host` replaces ours.
+        """
         fields: dict[str, str | Sequence[str]] = {"Host": f"127.0.0.1:{self.port}" if tcp else "localhost"}
         if token is not None:
             fields["Authorization"] = f"Bearer {token}"
@@ -589,7 +593,9 @@ class Served:
                 end.sendall(body or b"")
             response = http.client.HTTPResponse(end, method=method)
             response.begin()
-            assert _is_described(method, target, response.status), f"{method} {target} answers {response.status}"
+            assert not held or _is_described(method, target, response.status), (
+                f"{method} {target} answers {response.status}"
+            )
             found = {name.lower(): value for name, value in response.getheaders()}
             return Answer(response.status, found, response.read())
 
@@ -610,6 +616,8 @@ class Served:
 def _is_described(method: str, target: str, status: int) -> bool:
     """Return whether the API's description has this status for what was asked; it has no word on other paths."""
     path = target.partition("?")[0]
+    if "%2f" in path.lower():  # what is behind it may be another route, or none
+        return True
     for pattern, codes in _described_codes().get(method, ()):
         if pattern.fullmatch(path):
             return str(status) in codes
