@@ -147,11 +147,16 @@ class Advice:
         return ", ".join(said)
 
 
-def advise(runs: Runs) -> Advice:
-    """Return what such tasks had better ask for; with less than `ENOUGH` of them only what ran out."""
-    cpus, cpus_why = _cpus(runs)
-    memory, memory_why = _memory(runs)
-    walltime, walltime_why = _walltime(runs)
+def advise(*kinds: Runs) -> Advice:
+    """Return what tasks of one electron had better ask for; with less than `ENOUGH` of them only what ran out.
+
+    Args:
+        kinds: its tasks, those together that asked for the same. What one kind has shown counts for all: what is
+            known to have been too little is never advised.
+    """
+    cpus, cpus_why = _cpus(kinds)
+    memory, memory_why = _memory(kinds)
+    walltime, walltime_why = _walltime(kinds)
     why = tuple(text for text in (cpus_why, memory_why, walltime_why) if text)
     return Advice(cpus=cpus, memory_mib=memory, walltime_s=walltime, why=why)
 
@@ -197,61 +202,91 @@ def quantile(values: Sequence[float], share: float) -> float | None:
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
-def _cpus(runs: Runs) -> tuple[int | None, str]:
-    busy = runs.cores_used
-    if runs.cores < 2 or runs.ntasks > 1 or len(busy) < ENOUGH:
+def _cpus(kinds: Sequence[Runs]) -> tuple[int | None, str]:
+    alone = [runs for runs in kinds if runs.ntasks == 1]
+    busy = [cores for runs in alone for cores in runs.cores_used]
+    cores = max((runs.cores for runs in alone), default=1)
+    if cores < 2 or len(alone) < len(kinds) or len(busy) < ENOUGH:
         return None, ""
     most = quantile(busy, 0.95) or 0.0
     wanted = max(1, math.ceil(most * _CORES_MARGIN - 0.05))
-    if wanted >= runs.cores:
+    if wanted >= cores:
         return None, ""
     return (
         wanted,
-        f"Of {runs.cores} cores, 95 % of the tasks keep {most:.1f} or fewer busy; 10 % are added, in whole cores.",
+        f"Of {cores} cores, 95 % of the tasks keep {most:.1f} or fewer busy; 10 % are added, in whole cores.",
     )
 
 
-def _memory(runs: Runs) -> tuple[int | None, str]:
-    peak_mib = max(runs.rss_kib, default=0.0) / 1024
-    if runs.short_of_memory:
-        peak_mib = max(peak_mib, runs.short_kib / 1024)
-        wanted = beyond([Shortage("memory", runs.memory_mib, peak_mib)])
-        if wanted is None:
-            return None, ""
-        least = _least_beyond(runs.memory_mib, peak_mib)
-        first_try = f"half as much again is a first try, rounded up to {_step(least)}"
-        if least > (runs.memory_mib or 0) * _MORE:
-            added = "as much again is" if least == peak_mib * _MUCH_MORE else "30 % are"
-            had = f"the largest had {amount(math.ceil(peak_mib))} when it was ended"
-            first_try = f"{had}; {added} added, rounded up to {_step(least)}"
-        return wanted, f"{runs.short_of_memory} ran out of memory: {first_try}."
-    if runs.memory_mib is None or len(runs.rss_kib) < ENOUGH or not peak_mib:
-        return None, ""
+def _memory(kinds: Sequence[Runs]) -> tuple[int | None, str]:
+    peak_mib = max((kib for runs in kinds for kib in runs.rss_kib), default=0.0) / 1024
+    short = [runs for runs in kinds if runs.short_of_memory]
     least = peak_mib * _MEMORY_MARGIN
+    if short:
+        too_little = max(runs.memory_mib or 0 for runs in short)
+        had_mib = max(peak_mib, *(runs.short_kib / 1024 for runs in short))
+        number = sum(runs.short_of_memory for runs in short)
+        if (enough := _enough(((runs.memory_mib, runs) for runs in kinds), max(too_little, had_mib))) is not None:
+            least = had_mib * _MEMORY_MARGIN
+            wanted = min(enough, _round_up(max(least, too_little + 1)))
+            told = f"{number} ran out of memory" + (f" with {amount(too_little)} or less" if too_little else "")
+            had = f"with more the largest took {amount(math.ceil(peak_mib))}" if peak_mib else "more was enough"
+            return wanted, f"{told}; {had}{_rounded_how(wanted, enough, least)}"
+        largest = max(short, key=lambda runs: runs.memory_mib or 0)
+        first = beyond([Shortage("memory", largest.memory_mib, had_mib)])
+        if first is None:
+            return None, ""
+        least = _least_beyond(largest.memory_mib, had_mib)
+        first_try = f"half as much again is a first try, rounded up to {_step(least)}"
+        if least > too_little * _MORE:
+            added = "as much again is" if least == had_mib * _MUCH_MORE else "30 % are"
+            had = f"the largest had {amount(math.ceil(had_mib))} when it was ended"
+            first_try = f"{had}; {added} added, rounded up to {_step(least)}"
+        return first, f"{number} ran out of memory: {first_try}."
+    asked = max((runs.memory_mib or 0 for runs in kinds), default=0)
+    ended = sum(len(runs.rss_kib) for runs in kinds)
+    if not asked or ended < ENOUGH or not peak_mib:
+        return None, ""
     wanted = max(_LEAST_MIB, _round_up(least))
-    if wanted > _WORTH_MEMORY * runs.memory_mib:
+    if wanted > _WORTH_MEMORY * asked:
         return None, ""
     how = f"rounded up to {_step(least)}"
     if _round_up(least) < _LEAST_MIB:
         how = f"and less than {_LEAST_MIB} MiB is never advised: worker and interpreter need that"
-    return wanted, f"The largest of {len(runs.rss_kib)} took {amount(math.ceil(peak_mib))}; 30 % are added, {how}."
+    return wanted, f"The largest of {ended} took {amount(math.ceil(peak_mib))}; 30 % are added, {how}."
 
 
-def _walltime(runs: Runs) -> tuple[int | None, str]:
-    longest = max(runs.wall_s, default=0.0)
-    if runs.short_of_time and runs.walltime_s is not None:
-        wanted = beyond([Shortage("walltime", runs.walltime_s, longest)])
-        return wanted, f"{runs.short_of_time} ran out of time: half as much again is a first try, in whole minutes."
-    if runs.walltime_s is None or len(runs.wall_s) < ENOUGH:
+def _walltime(kinds: Sequence[Runs]) -> tuple[int | None, str]:
+    longest = max((wall for runs in kinds for wall in runs.wall_s), default=0.0)
+    too_little = max((runs.walltime_s or 0 for runs in kinds if runs.short_of_time), default=0)
+    told = "less than 1 s" if longest < 1 else f"{longest:.0f} s" if longest < 120 else f"{longest / 60:.0f} min"
+    if too_little:
+        number = sum(runs.short_of_time for runs in kinds)
+        if (enough := _enough(((runs.walltime_s, runs) for runs in kinds), too_little)) is not None:
+            wanted = min(enough, _minutes(max(longest * _TIME_MARGIN, too_little + 1)))
+            return wanted, (
+                f"{number} ran out of time with {length(too_little)} or less; with more the longest took {told}: with "
+                f"50 % and whole minutes, and no more than was enough, that is {length(wanted)}."
+            )
+        wanted = beyond([Shortage("walltime", too_little, longest)]) or 0
+        return wanted, f"{number} ran out of time: half as much again is a first try, in whole minutes."
+    asked = max((runs.walltime_s or 0 for runs in kinds), default=0)
+    ended = sum(len(runs.wall_s) for runs in kinds)
+    if not asked or ended < ENOUGH:
         return None, ""
     wanted = _minutes(max(longest * _TIME_MARGIN, _SHORTEST_WALLTIME_S))
-    if wanted > _WORTH_TIME * runs.walltime_s:
+    if wanted > _WORTH_TIME * asked:
         return None, ""
-    told = "less than 1 s" if longest < 1 else f"{longest:.0f} s" if longest < 120 else f"{longest / 60:.0f} min"
-    return (
-        wanted,
-        f"The longest of {len(runs.wall_s)} took {told}; 50 % are added, in whole minutes. Short jobs start sooner.",
-    )
+    return wanted, f"The longest of {ended} took {told}; 50 % are added, in whole minutes. Short jobs start sooner."
+
+
+def _enough(asked: Iterable[tuple[int | None, Runs]], too_little: float) -> int | None:
+    """Return the least that is more than what was too little and with which tasks returned."""
+    return min((number for number, runs in asked if number and number > too_little and runs.wall_s), default=None)
+
+
+def _rounded_how(wanted: int, enough: int, least: float) -> str:
+    return ", and that was enough." if wanted == enough else f"; 30 % are added, rounded up to {_step(least)}."
 
 
 def _minutes(seconds: float) -> int:

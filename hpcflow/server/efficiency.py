@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
-from hpcflow.core.advice import ENOUGH, Runs, advise, quantile
+from hpcflow.core.advice import ENOUGH, Advice, Runs, advise, quantile
 from hpcflow.core.causes import shortage
 from hpcflow.core.model import BagId, DispatchId, Shape, Task
 from hpcflow.server.bags import LiveBag
@@ -168,14 +168,21 @@ class Efficiency:
 
 
 def _told(runs: Iterable[tuple[_Kind, Runs]]) -> Json:
-    """Return the electrons, those first that waste most."""
-    told = [_electron(kind, each) for kind, each in runs]
-    told.sort(key=lambda each: (each["used_core_s"] - each["held_core_s"], each["name"]))
-    return {"electrons": told, "enough": ENOUGH}
+    """Return the electrons, those first that waste most; what one asked for more than once stands together."""
+    electrons: dict[tuple[str, str], list[tuple[_Kind, Runs]]] = {}
+    for kind, each in runs:
+        electrons.setdefault((kind.name, kind.cluster), []).append((kind, each))
+    told: list[tuple[float, str, list[Json]]] = []
+    for (name, _), kinds in electrons.items():
+        kinds.sort(key=lambda kind: [each or 0 for each in kind[0][2:]])
+        advice = advise(*(each for _, each in kinds))
+        waste = sum(each.held_core_s - each.used_core_s for _, each in kinds)
+        told.append((-waste, name, [_electron(kind, each, advice) for kind, each in kinds]))
+    told.sort(key=lambda each: each[:2])
+    return {"electrons": [each for _, _, rows in told for each in rows], "enough": ENOUGH}
 
 
-def _electron(kind: _Kind, runs: Runs) -> Json:
-    advice = advise(runs)
+def _electron(kind: _Kind, runs: Runs, advice: Advice) -> Json:
     busy = runs.cores_used
     return {
         **kind._asdict(),

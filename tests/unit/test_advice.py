@@ -104,6 +104,28 @@ def test_tasks_that_ran_out_of_one_thing_are_told_one_amount_and_no_more_than_th
     assert beyond([Shortage(*each) for each in shortages], batch) == advised
 
 
+def test_what_is_known_to_be_too_little_is_never_advised_to_others_of_the_electron() -> None:
+    small, middle, large = Runs(1, memory_mib=128, walltime_s=60), Runs(1, memory_mib=320), Runs(1, memory_mib=512)
+    small.add("memory", 1.0, 1.0, 186 * 1024)
+    small.add("timeout", 60.0, 60.0, None)
+    middle.add("memory", 1.0, 1.0, 310 * 1024)
+    assert advise(small, middle).options == 'memory="512 MiB", walltime="2 min"'
+    ran(large, 1, wall_s=70.0, rss_mib=315)
+    large.walltime_s = 600
+    advice = advise(small, middle, large)
+    assert advice.options == 'memory="448 MiB", walltime="2 min"'
+    assert advice.why == (
+        "2 ran out of memory with 320 MiB or less; with more the largest took 315 MiB; 30 % are added, rounded up to a "
+        "multiple of 64 MiB.",
+        "1 ran out of time with 1 min or less; with more the longest took 70 s: with 50 % and whole minutes, and no "
+        "more than was enough, that is 2 min.",
+    )
+    ran(large, 1, wall_s=70.0, rss_mib=500)
+    assert advise(small, middle, large).memory_mib == 512
+    large.add("memory", 1.0, 1.0, None)
+    assert advise(small, middle, large).memory_mib == 768
+
+
 def test_without_a_limit_that_was_asked_for_a_death_for_memory_says_nothing_without_a_peak() -> None:
     runs = Runs(1)
     runs.add("memory", None, None, None)
