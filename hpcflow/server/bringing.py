@@ -83,6 +83,12 @@ class Bringer:
             self._shared.writer.say(live, f"Fetching {shown(file)} beside the server; tasks that need it wait.")
             self.group.create_task(self._fetch(live, file, key))
 
+    def _is_wanted(self, live: LiveDispatch, file: str) -> bool:
+        """Say whether a task that could run waits for a file."""
+        return any(
+            each["key"] == file for index in live.ready for each in live.files.get(live.graph.tasks[index].fn, ())
+        )
+
     def _fail(self, live: LiveDispatch, file: str, reason: str) -> None:
         for index in sorted(live.ready):
             wanted = live.files.get(live.graph.tasks[index].fn, ())
@@ -112,7 +118,7 @@ class Bringer:
             with suppress(OSError):
                 os.unlink(part)
             self._under_way.discard(key)
-            if not self._lives(live):
+            if not self._lives(live) or not self._is_wanted(live, key.file):
                 self._failures.pop(key, None)
             self._shared.wake(live)
 

@@ -206,12 +206,24 @@ class Engine:
         self._collector.close_if_done(live)
         await self.writer.flush()
         failpoint("after_cancel_commit")
-        for bag in self._shared.bags_of(live):
-            await self._reconciler.give_way(self.clusters[bag.bag.shape.cluster], bag)
-        for cluster in tuple(self.clusters.values()):
-            await self._submitter.cancel_wanted(cluster)
-            self._shared.account[cluster.name].set()
+        if self._group is not None:
+            sent = {self._group.create_task(self._send_cancels(live, each)) for each in self.clusters.values()}
+            await asyncio.wait(sent, timeout=self.settings.cancel_answer)
         return cancelled
+
+    async def _send_cancels(self, live: LiveDispatch, cluster: Cluster) -> None:
+        """Tell a cluster what is cancelled; what it does not hear now is repeated with each look at the accounting."""
+        try:
+            for bag in self._shared.bags_of(live):
+                if bag.bag.shape.cluster == cluster.name:
+                    await self._reconciler.give_way(cluster, bag)
+            await self._submitter.cancel_wanted(cluster)
+        except LeaseLost:
+            raise
+        except HpcflowError as error:
+            logger.warning("%s: a cancel could not be sent yet: %s", cluster.name, error)
+        finally:
+            self._shared.account[cluster.name].set()
 
     def _drop_idle(self, live: LiveDispatch) -> None:
         """Want the arrays cancelled that have no task left."""

@@ -55,7 +55,7 @@ def told_failed(live: LiveDispatch, failed: Sequence[int], level: range) -> str:
 
 def told_cancelled(live: LiveDispatch, cancelled: Sequence[int], level: range) -> str:
     """Return in a sentence what became of a lattice of which some tasks were cancelled, and by whom."""
-    counts = Counter(live.tasks[index].state for index in level)
+    counts = Counter(live.tasks[index].state for index in live.family(level) if live.tasks[index].child is None)
     number = counts[State.CANCELLED]
     reasons = {live.tasks[index].error or "" for index in cancelled}
     if not all(reason.startswith("Cancelled by you") for reason in reasons):

@@ -141,6 +141,8 @@ class Settings(BaseSettings):
     """So deep may sublattices lie in each other: a recursion without an end is stopped there."""
     command_deadline: Seconds = 90.0
     """How long any command of a scheduler may take."""
+    cancel_answer: Seconds = 5.0
+    """How long a cancel, once it is stored, waits for clusters to hear of it before it answers."""
 
     @classmethod
     def settings_customise_sources(

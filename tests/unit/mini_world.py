@@ -86,8 +86,13 @@ class World:
     others: list[tuple[str, str, int, str]] = field(default_factory=list[tuple[str, str, int, str]])
     #: No answer to any question while true.
     deaf: bool = False
+    #: Commands wait while this is not set, as where a cable was pulled.
+    connected: asyncio.Event = field(default_factory=asyncio.Event)
     #: Array tasks of an array that it takes, whatever its plugin reads of limits.
     widest: int = 1000
+
+    def __post_init__(self) -> None:
+        self.connected.set()
 
     def answer(self, command: Command) -> Reply:
         verb, *words = command.argv
@@ -241,6 +246,7 @@ class WorldTransport(ThisMachine):
     async def run(self, command: Command, deadline_s: float) -> Reply:
         if command.argv[0] in {"sh", "/bin/sh"}:  # no question to the scheduler
             return await super().run(command, deadline_s)
+        await self._world.connected.wait()
         return self._world.answer(command)
 
 

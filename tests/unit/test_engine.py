@@ -580,6 +580,19 @@ async def test_what_could_not_be_told_of_a_cancel_is_told_later_and_by_the_next_
 
 
 @in_loop
+async def test_a_cancel_is_answered_though_a_cluster_is_silent_and_it_hears_of_it_later(tmp_path: Path) -> None:
+    async with a_stage(tmp_path, cancel_answer=0.05) as stage:
+        live = await stage.dispatch([], [])
+        job = await stage.job()
+        stage.world.connected.clear()
+        assert await stage.engine.cancel(live, None) == 2
+        assert states(stage, live) == [State.CANCELLED, State.CANCELLED]
+        assert stage.world.count("cancel") == 0
+        stage.world.connected.set()
+        await stage.until(lambda: all(phase is Phase.ENDED for phase, _, _ in job.tasks.values()))
+
+
+@in_loop
 async def test_a_cancelled_task_that_is_tried_again_is_another_attempt(tmp_path: Path) -> None:
     async with a_stage(tmp_path) as stage:
         live = await stage.dispatch([], [])
