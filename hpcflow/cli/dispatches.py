@@ -164,14 +164,23 @@ def _write_dispatch(summary: Summary) -> None:
 
 
 def _array_row(ended: bool, line: ArrayLine) -> tuple[str, ...]:
-    state, why = line.state, _why(line)
-    if ended and state == "submitted":
+    state, why = _state(line), _why(line)
+    if ended and line.state == "submitted":
         # What it waited for is past: its tasks have ended.
         state, why = "ending", "accounting has not told its end yet"
     return line.cluster, line.job_id or "-", str(line.width), state, why
 
 
+def _state(line: ArrayLine) -> str:
+    # Its workers' journals are read more often than schedulers are asked.
+    return "running" if line.up and line.state == "submitted" else line.state
+
+
 def _why(line: ArrayLine) -> str:
+    if line.state == "ended":
+        return ""
+    if line.up and line.state == "submitted":
+        return f"{line.up} of {counted(line.width, 'array task')} run" if line.up < line.width else ""
     return f"{line.why} ({line.reason})" if line.why else line.reason
 
 
@@ -198,7 +207,7 @@ def _lines(summary: Summary) -> list[str]:
     from hpcflow.sdk.terminal import counts, why_paused
 
     arrays = [
-        f"job {line.job_id} on {line.cluster}, {line.width} wide, {line.state}" + (f": {why}" if why else "")
+        f"job {line.job_id} on {line.cluster}, {line.width} wide, {_state(line)}" + (f": {why}" if why else "")
         for line in summary.arrays
         if line.job_id is not None
         for why in (_why(line),)
@@ -239,6 +248,9 @@ def _write_task(node: NodeResult, about: Mapping[str, Any], root: str) -> None: 
         for line in about.get("arrays", ()):
             if line["job_id"] is not None and line["state"] == "submitted":
                 why = f": {line['why'] or line['reason']}" if line["why"] or line["reason"] else ""
+                if up := line.get("up"):
+                    all_busy = f"{counted(up, 'array task')} that run{'s' if up == 1 else ''}"
+                    why = f": {line['busy']} of its {all_busy} {'is' if line['busy'] == 1 else 'are'} busy"
                 print(plain(f"It waits for job {line['job_id']} on {line['cluster']}, {line['width']} wide{why}"))
     if held_by := about.get("held_by", ())[:_NAMED]:
         names = ", ".join(f"{each['name']} (task {each['index']}, {each['state']})" for each in held_by)

@@ -174,10 +174,13 @@ def sentences(spent: Spent) -> tuple[str, ...]:
         (spent.used, "used"),
         (spent.in_vain, "began and ran no task"),
         (spent.not_begun, "cancelled before they began"),
-        (spent.open, "not over as far as accounting has told"),
+        (spent.open, "of which accounting has not told the end and the cost yet"),
         (spent.unknown, "of unknown end"),
     )
     told = [f"{number} {words}" for number, words in counts if number]
+    if spent.open == spent.submitted:
+        over = "it is over, nor what it" if spent.open == 1 else "they are over, nor what they"
+        return (f"{counted(spent.open, 'array task')}: accounting has not told yet that {over} cost.",)
     said.append(f"{counted(spent.submitted, 'array task')}: {', '.join(told)}.")
     if silent := spent.unknown + spent.uncharged:
         said.append(f"Accounting did not tell what {counted(silent, 'array task')} cost.")

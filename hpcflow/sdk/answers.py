@@ -56,6 +56,8 @@ class ArrayLine:
     #: Why it waits, in the scheduler's words and in plain ones; empty when it does not, or nobody knows plain ones.
     reason: str
     why: str
+    #: Array tasks whose workers have come up and not left.
+    up: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,7 @@ def parse_summary(raw: JsonObject) -> Summary:
                 state=line["state"],
                 reason=line.get("reason") or "",
                 why=line.get("why") or "",
+                up=line.get("up", 0),
             )
             for line in raw.get("arrays", ())
         ),

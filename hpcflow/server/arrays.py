@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from hpcflow.core.follow import array_task_of
@@ -11,10 +11,11 @@ from hpcflow.core.model import Bag, BagId, DispatchId
 from hpcflow.core.plan import UNBOUNDED_S
 from hpcflow.core.states import FINAL, State
 from hpcflow.core.words import length
+from hpcflow.server.bags import LiveBag
 from hpcflow.server.reports import spelled
-from hpcflow.server.store import ArrayRow, Store
+from hpcflow.server.store import ArrayRow, ArrayState, Store
 
-__all__ = ["arrays_of", "serving", "why_walltime"]
+__all__ = ["Arrays", "why_walltime"]
 
 Json = dict[str, Any]  # Any: JSON, described in schema.py and page_schema.py
 Why = Callable[[ArrayRow], str | None]
@@ -23,14 +24,77 @@ Why = Callable[[ArrayRow], str | None]
 _NAMED: Final = 20
 
 
-def arrays_of(store: Store, dispatch: DispatchId, why: Why) -> list[Json]:
-    """Return all arrays of a dispatch, in the order of their submission.
+class Arrays:
+    """Tells of arrays, with what the journals of their workers say by now."""
 
-    Args:
-        store: what is known.
-        dispatch: a whole one.
-        why: returns in plain words why an array waits.
-    """
+    def __init__(self, why: Why, bags: Mapping[BagId, LiveBag]) -> None:
+        """Tell for one answer.
+
+        Args:
+            why: returns in plain words why an array waits.
+            bags: those that are not over.
+        """
+        self._why = why
+        self._bags = bags
+        self._manned: dict[BagId, dict[str, tuple[int, int]]] = {}
+
+    def told(self, row: ArrayRow) -> Json:
+        """Return one array as every answer tells of it."""
+        up, busy = self._up(row)
+        return {
+            "cluster": row.array.cluster,
+            "job_id": row.array.job_id,
+            "width": row.array.width,
+            "state": row.state,
+            "submitted_at": spelled(row.submitted_at),
+            # What it waited for is past.
+            "reason": None if row.state is ArrayState.ENDED else row.reason,
+            "why": self._why(row),
+            "up": up,
+            "busy": busy,
+        }
+
+    def serving(self, row: ArrayRow, bag: Bag) -> Json:
+        """Return one array as a task's own page tells of it."""
+        walltime_s = row.array.worker_walltime_s
+        return {
+            **self.told(row),
+            "bag": bag.id,
+            "walltime_s": None if walltime_s >= UNBOUNDED_S else walltime_s,
+            "why_walltime": why_walltime(bag, walltime_s),
+        }
+
+    def of(self, store: Store, dispatch: DispatchId) -> list[Json]:
+        """Return all arrays of a whole dispatch, in the order of their submission."""
+        return _arrays_of(store, dispatch, self.serving)
+
+    def _up(self, row: ArrayRow) -> tuple[int, int]:
+        """Return how many array tasks have workers that live, and how many of these have none that is free."""
+        if row.state is not ArrayState.SUBMITTED or row.array.job_id is None:
+            return 0, 0
+        if row.array.bag not in self._manned:
+            bag = self._bags.get(row.array.bag)
+            self._manned[row.array.bag] = {} if bag is None else _manned(bag)
+        return self._manned[row.array.bag].get(row.array.job_id, (0, 0))
+
+
+def _manned(bag: LiveBag) -> dict[str, tuple[int, int]]:
+    ended = {array.name_of(index) for array in bag.arrays for index in list(array.ends)}
+    busy: dict[str, bool] = {}
+    for name, worker in list(bag.ledger.workers.items()):
+        if worker.exit is None and not worker.released:
+            array_task = array_task_of(name)
+            busy[array_task] = busy.get(array_task, True) and worker.running is not None
+    found: dict[str, tuple[int, int]] = {}
+    for array_task, whole in busy.items():
+        if array_task not in ended:
+            job = array_task.rpartition("_")[0]
+            up, taken = found.get(job, (0, 0))
+            found[job] = up + 1, taken + whole
+    return found
+
+
+def _arrays_of(store: Store, dispatch: DispatchId, serving: Callable[[ArrayRow, Bag], Json]) -> list[Json]:
     bags = {row.bag.id: row.bag for row in store.bags(dispatch)}
     names: dict[int, str] = {}
     queued: defaultdict[BagId | None, Counter[str]] = defaultdict(Counter)
@@ -49,7 +113,7 @@ def arrays_of(store: Store, dispatch: DispatchId, why: Why) -> list[Json]:
         key = bag.id, row.array.job_id or ""
         told.append(
             {
-                **serving(row, bag, why),
+                **serving(row, bag),
                 "token": row.array.token,
                 "ended_at": spelled(row.ended_at),
                 "electrons": [
@@ -62,22 +126,6 @@ def arrays_of(store: Store, dispatch: DispatchId, why: Why) -> list[Json]:
             }
         )
     return told
-
-
-def serving(row: ArrayRow, bag: Bag, why: Why) -> Json:
-    """Return one array as a task's own page tells of it."""
-    walltime_s = row.array.worker_walltime_s
-    return {
-        "cluster": row.array.cluster,
-        "job_id": row.array.job_id,
-        "width": row.array.width,
-        "state": row.state,
-        "submitted_at": spelled(row.submitted_at),
-        "reason": row.reason,
-        "why": why(row),
-        "walltime_s": None if walltime_s >= UNBOUNDED_S else walltime_s,
-        "why_walltime": why_walltime(bag, walltime_s),
-    }
 
 
 def why_walltime(bag: Bag, walltime_s: int) -> str | None:

@@ -225,6 +225,8 @@ class Queue(Described):
     failed_at: datetime | None
     #: The next look is no earlier than so many seconds after the last, however many ask.
     poll_s: float
+    #: In how many seconds who asks has the next look made: soon after a submission, before it would be due else.
+    due_s: float
     #: What could not be asked or read at that look, as sentences.
     problems: list[str]
     partitions: list[QueuePartitionAnswer]

@@ -98,6 +98,11 @@ class ServingArray(Described):
     submitted_at: datetime | None
     reason: str | None
     why: str | None
+    #: Array tasks whose workers have come up and not left, as their journals say, and those of them that are not free.
+    up: int
+    busy: int
+    #: Those of one bag serve the same tasks.
+    bag: str
     #: Of each of its array tasks; ``None``: without end.
     walltime_s: int | None
     #: What follows "It asks for"; ``None``: it is what the task asked for.

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from hpcflow.core.model import ClusterName, DispatchId, NotFound
 from hpcflow.core.states import TEMPLATE, State, Status
-from hpcflow.server.arrays import arrays_of
+from hpcflow.server.arrays import Arrays
 from hpcflow.server.engine import Engine
 from hpcflow.server.fetching import workdir_of
 from hpcflow.server.levels import Level, Levels, find_level
@@ -50,7 +50,7 @@ class Questions:
         self._values = values
         self._heard = heard
         #: Tasks in tables.
-        self.views = Views(self._store, engine.writer, self._unknown_since)
+        self.views = Views(self._store, engine.writer, self._unknown_since, self._host)
         #: What failed, and what a retry would do.
         self.prospects = Prospects(self._store, self.views, engine.clusters, version=engine.writer.version)
 
@@ -121,7 +121,6 @@ class Questions:
             bag = self._store.bag(end.bag) if end is not None else None
             return {
                 **detail,
-                "host": detail["host"] or self._host(row),
                 "hint": self.prospects.hint_of(level.root, row),
                 "error_type": record.get("exc"),
                 "traceback": record.get("tb"),
@@ -146,7 +145,7 @@ class Questions:
     async def arrays(self, dispatch: str) -> Json:
         """Say which electrons the arrays of a dispatch work for, how their tasks ended, and what they ask for."""
         known = (await self._levels.level(dispatch)).root
-        return {"arrays": await asyncio.to_thread(arrays_of, self._store, known, self._why)}
+        return {"arrays": await asyncio.to_thread(self._arrays().of, self._store, known)}
 
     async def job(self, name: str) -> Json:
         """Say which dispatch a job is of, and what ran in an array task of it."""
@@ -175,7 +174,7 @@ class Questions:
 
     async def about(self, dispatch: str, index: int) -> Json:
         root, number = await self._levels.place(dispatch, index)
-        return await asyncio.to_thread(self.views.about, root, number, self._why)
+        return await asyncio.to_thread(self.views.about, root, number, self._arrays())
 
     @property
     def news(self) -> News:
@@ -203,7 +202,11 @@ class Questions:
         place = {"base": level.tasks.start, "root": root, "parent": level.parent()}
         return {**summary, **place, "version": version, "again": _dated(*again) if again else None, "hint": hint}
 
+    def _arrays(self) -> Arrays:
+        return Arrays(self._why, dict(self._engine.bags))
+
     def _summary(self, row: DispatchRow, arrays: Sequence[ArrayRow], messages: Sequence[Json]) -> Json:
+        told = self._arrays().told
         return {
             "id": row.id,
             "name": row.name,
@@ -222,19 +225,7 @@ class Questions:
             "root": row.id,
             "parent": None,
             "counts": {state: count for state, count in row.counts.items() if count},
-            "arrays": [
-                {
-                    "token": row.array.token,
-                    "cluster": row.array.cluster,
-                    "job_id": row.array.job_id,
-                    "width": row.array.width,
-                    "state": row.state,
-                    "submitted_at": spelled(row.submitted_at),
-                    "reason": row.reason,
-                    "why": self._why(row),
-                }
-                for row in arrays
-            ],
+            "arrays": [{"token": row.array.token, **told(row)} for row in arrays],
             "asked": self._asked(row.id, arrays),
             "messages": list(messages),
         }

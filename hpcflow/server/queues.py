@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from hpcflow.core.model import ClusterName, DispatchId, HpcflowError, JobId
@@ -20,6 +20,10 @@ Json = dict[str, Any]  # Any: JSON, described in cluster_schema.py
 
 #: How long somebody who could have an older answer waits for a new one.
 _PATIENCE_S: Final = 3.0
+#: A scheduler has a word about a new job so long after its submission: one look is made then, before it would be due,
+#: but never so soon after the last one.
+_SETTLED_S: Final = 3.0
+_SOONEST_S: Final = 5.0
 _JOB_FIELDS: Final = tuple(field.name for field in fields(QueuedJob) if field.name != "phase")
 _TIMES: Final = frozenset({"submitted_at", "started_at", "starts_at"})
 _NODE_FIELDS: Final = tuple(field.name for field in fields(QueueNode))
@@ -45,19 +49,37 @@ class Queues:
         self.poll_s = poll_s
         self._deadline_s = deadline_s
         self._looks: dict[ClusterName, Look] = {}
-        self._begun: dict[ClusterName, float] = {}
+        self._begun: dict[ClusterName, tuple[float, datetime]] = {}
         self._going: dict[ClusterName, asyncio.Task[None]] = {}
 
-    async def look(self, cluster: Cluster, now: datetime) -> Look:
+    def due_s(self, cluster: Cluster, now: datetime, submitted: datetime | None) -> float:
+        """Return in how many seconds who asks has a new look made.
+
+        Args:
+            cluster: whose queue.
+            now: the time.
+            submitted: when an array went there last; ``None``: none is there.
+        """
+        if (begun := self._begun.get(cluster.name)) is None:
+            return 0.0
+        since, at = begun
+        ago = asyncio.get_running_loop().time() - since
+        usual = max(self.poll_s, cluster.site.poll)
+        settled = None if submitted is None else submitted + timedelta(seconds=_SETTLED_S)
+        if settled is None or at >= settled:
+            return max(0.0, usual - ago)
+        soonest = min(usual, max(_SOONEST_S, cluster.site.poll))
+        return max(0.0, min(usual - ago, max(soonest - ago, (settled - now).total_seconds())))
+
+    async def look(self, cluster: Cluster, now: datetime, submitted: datetime | None = None) -> Look:
         """Return the queue: the last look's when that is young enough or a new one takes long, else a new look's."""
         known = self._looks.setdefault(cluster.name, Look())
         loop = asyncio.get_running_loop()
         going = self._going.get(cluster.name)
         if going is None or going.done():
-            begun = self._begun.get(cluster.name)
-            if begun is not None and loop.time() - begun < max(self.poll_s, cluster.site.poll):
+            if self.due_s(cluster, now, submitted) > 0:
                 return known
-            self._begun[cluster.name] = loop.time()
+            self._begun[cluster.name] = loop.time(), now
             # Of its own: whoever asked first may leave, and others wait for the same.
             going = self._going[cluster.name] = loop.create_task(self._ask(cluster, known, now))
         await asyncio.wait({going}, timeout=None if known.view is None else _PATIENCE_S)

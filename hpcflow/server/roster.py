@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any, Final
 
 from hpcflow.core.model import ClusterName, HpcflowError, NotFound
@@ -108,15 +109,23 @@ class Roster:
     async def queue(self, name: str, *, mine: bool, nodes: bool, limit: int) -> Json:
         """Return a cluster's queue, from the last look when that is young enough."""
         cluster = self._known(name)
-        look = await self.queues.look(cluster, self._engine.now())
+        look = await self.queues.look(cluster, self._engine.now(), self._submitted(cluster))
         now = self._engine.now()
+        due_s = self.queues.due_s(cluster, now, self._submitted(cluster))
 
         def tell() -> Json:
             arrays = [row.array for row in self._engine.writer.store.open_arrays() if row.array.cluster == cluster.name]
             ours = {array.job_id: array.dispatch for array in arrays if array.job_id is not None}
             return answer(cluster, look, now, ours, mine=mine, nodes=nodes, limit=limit)
 
-        return {**await asyncio.to_thread(tell), "poll_s": max(self.queues.poll_s, cluster.site.poll)}
+        poll_s = max(self.queues.poll_s, cluster.site.poll)
+        return {**await asyncio.to_thread(tell), "poll_s": poll_s, "due_s": due_s}
+
+    def _submitted(self, cluster: Cluster) -> datetime | None:
+        """Return when an array that is not over went to a cluster last."""
+        arrays = (array for bag in self._engine.bags.values() for array in bag.arrays)
+        there = (array for array in arrays if array.open and array.array.cluster == cluster.name)
+        return max((array.submitted_at for array in there if array.submitted_at is not None), default=None)
 
     # ---- coming and going
 

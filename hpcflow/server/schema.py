@@ -112,6 +112,9 @@ class ArrayAnswer(Described):
     #: In the scheduler's words, and in plain ones where hpcflow knows them.
     reason: str | None
     why: str | None
+    #: Array tasks whose workers have come up and not left, as their journals say, and those of them that are not free.
+    up: int = 0
+    busy: int = 0
 
 
 class Asked(Described):

@@ -14,7 +14,7 @@ from hpcflow.core.blame import sentence_of
 from hpcflow.core.follow import array_task_of
 from hpcflow.core.model import DispatchId, Graph, HpcflowError, NotFound, Task
 from hpcflow.core.states import State
-from hpcflow.server.arrays import serving
+from hpcflow.server.arrays import Arrays
 from hpcflow.server.levels import Level, find_level
 from hpcflow.server.manifest import moved, read_graph
 from hpcflow.server.news import CODES
@@ -88,18 +88,26 @@ class _Outline:
 class Views:
     """Reads for one page or another; each method is called in a thread."""
 
-    def __init__(self, store: Store, writer: Writer, unknown_since: Callable[[TaskRow], str | None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        writer: Writer,
+        unknown_since: Callable[[TaskRow], str | None],
+        host: Callable[[TaskRow], str | None],
+    ) -> None:
         """Read from a store.
 
         Args:
             store: what is known.
             writer: what is not stored yet.
             unknown_since: since when nobody knows what becomes of a task, because its cluster does not answer.
+            host: where a task runs, as its worker's journal says; what has ended says so itself.
         """
         self._store = store
         self._kept_rows = Kept(store)
         self._writer = writer
         self._unknown_since = unknown_since
+        self._host = host
         self._outlines: OrderedDict[DispatchId, _Outline] = OrderedDict()
         self._rows: OrderedDict[DispatchId, tuple[int, list[Json]]] = OrderedDict()
 
@@ -173,7 +181,7 @@ class Views:
             "cluster": row.cluster,
             "job_id": job,
             "array_index": int(index) if index is not None else None,
-            "host": record.get("host"),
+            "host": record.get("host") or self._host(row),
             "started_at": spelled(row.started_at),
             "ended_at": spelled(row.ended_at),
             "wall_s": record.get("wall"),
@@ -255,7 +263,7 @@ class Views:
         self._rows.move_to_end(dispatch)
         return self._rows[dispatch][1]
 
-    def about(self, dispatch: DispatchId, index: int, why: Callable[[Any], str | None]) -> Json:  # Any: an ArrayRow
+    def about(self, dispatch: DispatchId, index: int, arrays: Arrays) -> Json:
         """Return what one task asked for, its attempts, its neighbours, and what serves it.
 
         Raises:
@@ -289,7 +297,7 @@ class Views:
             "attempts": [_attempt(end) for end in attempts],
             **previews(attempts[-1].record if attempts else {}),
             "arrays": [
-                serving(each, bag.bag, why)
+                arrays.serving(each, bag.bag)
                 for each in self._store.arrays(dispatch)
                 if bag is not None and each.array.bag == bag.bag.id
             ],

@@ -138,6 +138,28 @@ async def test_a_hundred_browsers_cost_one_look(tmp_path: Path) -> None:
 
 
 @in_loop
+async def test_a_submission_is_looked_for_once_soon_after_it_whoever_asks(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        queues, mini = Queues(poll_s=1000.0, deadline_s=5.0), stage.engine.clusters[MINI]
+        noon = datetime(2026, 11, 27, 12, tzinfo=UTC)
+        later = [noon + timedelta(seconds=seconds) for seconds in range(120)]
+        await queues.look(mini, noon)
+        assert 990 < queues.due_s(mini, later[20], None) <= 1000
+        # It went there right after the look, and the last look may not be younger than 5 s.
+        assert queues.due_s(mini, later[2], later[1]) == pytest.approx(5.0, abs=1.0)
+        queues._begun[MINI] = asyncio.get_running_loop().time() - 20.0, noon
+        assert queues.due_s(mini, later[20], later[19]) == 2.0
+
+        await asyncio.gather(*(queues.look(mini, later[21], later[19]) for _ in range(20)))
+        assert stage.world.count("queue") == 1
+        await asyncio.gather(*(queues.look(mini, later[22], later[19]) for _ in range(20)))
+        assert stage.world.count("queue") == 2
+        queues._begun[MINI] = asyncio.get_running_loop().time() - 60.0, later[22]
+        await asyncio.gather(*(queues.look(mini, later[82], later[19]) for _ in range(20)))
+        assert stage.world.count("queue") == 2
+
+
+@in_loop
 async def test_an_answer_tells_partitions_nodes_and_jobs_and_which_dispatch_they_work_for(tmp_path: Path) -> None:
     async with a_stage(tmp_path) as stage:
         roster = a_roster(stage)

@@ -54,7 +54,8 @@ async def test_what_a_dispatch_cost_adds_up_once_its_arrays_are_over(tmp_path: P
         await ended(service, dispatch)
         answer = await service.questions.usage(dispatch)
         assert (answer["open"], answer["complete"]) == (3, False)
-        assert answer["sentences"] == ["3 array tasks: 3 not over as far as accounting has told."]
+        (sentence,) = answer["sentences"]
+        assert sentence == "3 array tasks: accounting has not told yet that they are over, nor what they cost."
         stage.world.end(job, 0, Cause.DONE, core_seconds="6")
         for index in (1, 2):
             stage.world.end(job, index, Cause.CANCELLED)

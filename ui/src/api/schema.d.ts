@@ -1160,6 +1160,11 @@ export interface components {
         };
         /** ArrayAnswer */
         ArrayAnswer: {
+            /**
+             * Busy
+             * @default 0
+             */
+            busy: number;
             /** Cluster */
             cluster: string;
             /** Job Id */
@@ -1172,6 +1177,11 @@ export interface components {
             submitted_at: string | null;
             /** Token */
             token: string;
+            /**
+             * Up
+             * @default 0
+             */
+            up: number;
             /** Why */
             why: string | null;
             /** Width */
@@ -1652,6 +1662,10 @@ export interface components {
         };
         /** DispatchArray */
         DispatchArray: {
+            /** Bag */
+            bag: string;
+            /** Busy */
+            busy: number;
             /** Cluster */
             cluster: string;
             /** Electrons */
@@ -1676,6 +1690,8 @@ export interface components {
             token: string;
             /** Tried Again */
             tried_again: number;
+            /** Up */
+            up: number;
             /** Walltime S */
             walltime_s: number | null;
             /** Why */
@@ -2175,6 +2191,8 @@ export interface components {
             asked_at: string | null;
             /** Cluster */
             cluster: string;
+            /** Due S */
+            due_s: number;
             /** Failed At */
             failed_at: string | null;
             /** Jobs */
@@ -2437,6 +2455,10 @@ export interface components {
         };
         /** ServingArray */
         ServingArray: {
+            /** Bag */
+            bag: string;
+            /** Busy */
+            busy: number;
             /** Cluster */
             cluster: string;
             /** Job Id */
@@ -2447,6 +2469,8 @@ export interface components {
             state: string;
             /** Submitted At */
             submitted_at: string | null;
+            /** Up */
+            up: number;
             /** Walltime S */
             walltime_s: number | null;
             /** Why */

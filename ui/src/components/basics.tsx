@@ -49,12 +49,14 @@ export function StateBadge({ state, unknownSince = null }: { state: string; unkn
   );
 }
 
-export function StatusBadge({ status, paused = null, template = false }: { status: StatusName; paused?: string | null; template?: boolean }) {
+/** With `counts`, one of which nothing runs yet is said to wait. */
+export function StatusBadge({ status, paused = null, template = false, counts }: { status: StatusName; paused?: string | null; template?: boolean; counts?: Counts }) {
   const held = status === "RUNNING" && paused !== null;
+  const waits = status === "RUNNING" && counts !== undefined && !counts.running && Boolean(counts.queued || counts.ready || counts.waiting);
   return (
     <span className="badge" title={held ? paused : undefined}>
-      <Mark tone={!held ? STATUS_TONE[status] : template ? "waiting" : "queued"} />
-      {!held ? status.toLowerCase() : template ? "template" : "paused"}
+      <Mark tone={!held ? (waits ? "queued" : STATUS_TONE[status]) : template ? "waiting" : "queued"} />
+      {!held ? (waits ? "waiting" : status.toLowerCase()) : template ? "template" : "paused"}
     </span>
   );
 }

@@ -7,8 +7,8 @@ import { RetrySome } from "../components/again";
 import { Fault, Loading, StateBadge, useLink } from "../components/basics";
 import { count, plural } from "../format";
 import { dispatch as route } from "../router";
-import { Reasons, Starts, useLooks } from "../screens/queued";
-import { firstStart, reasons } from "../screens/waiting";
+import { Reasons, Starts, Unasked, useLooks, Workers } from "../screens/queued";
+import { firstStart, reasons, unasked, worked } from "../screens/waiting";
 import { FINAL, stateOfCode } from "../states";
 import type { Renderer } from "./draw";
 import { Graph, useLayout, type GraphActs } from "./Graph";
@@ -111,15 +111,18 @@ function Panel({ id, summary, layout, renderer, codes, all, slice, group: index,
 function WhyGroupWaits({ id, name }: { id: string; name: string }) {
   const { data } = useQuery(arraysQuery(id));
   const serving = (data?.arrays ?? []).filter((array) => array.state === "submitted" && array.electrons.some((each) => each.name === name && each.queued > 0));
-  const looks = useLooks([...new Set(serving.map((array) => array.cluster))]);
+  const looks = useLooks(serving);
   const why = reasons(serving, looks);
   const start = firstStart(serving, looks);
-  if (!why.length) return null;
+  const bags = [...new Set(serving.map((array) => array.bag))].map((bag) => serving.filter((array) => array.bag === bag));
+  const behind = bags.map((arrays) => ({ workers: worked(arrays, looks), tasks: arrays[0]!.electrons.find((each) => each.name === name)!.queued })).filter(({ workers }) => workers.length > 0);
+  if (!why.length && !behind.length && !unasked(serving, looks)) return null;
   return (
     <section aria-label="Why it waits">
       <h3>Why it waits</h3>
-      <Reasons reasons={why} />
-      <p className="soft">{start && <>Earliest start: <Starts start={start} />. </>}<Link to="/d/$id" params={{ id }} search={{ view: "jobs" }}>Jobs</Link></p>
+      {behind.length > 0 && <ul className="plain reasons">{behind.map(({ workers, tasks }) => <li key={workers[0]!.job_id}><span>{count(tasks)} {tasks === 1 ? "waits" : "wait"} for <Workers workers={workers} />.</span></li>)}</ul>}
+      {why.length > 0 && <Reasons reasons={why} />}
+      <p className="soft"><Unasked arrays={serving} looks={looks} /> {start && <>Earliest start: <Starts start={start} />. </>}<Link to="/d/$id" params={{ id }} search={{ view: "jobs" }}>Jobs</Link></p>
     </section>
   );
 }

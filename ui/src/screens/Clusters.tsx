@@ -8,6 +8,7 @@ import { AddCluster } from "../components/AddCluster";
 import { LoginButton } from "../components/Login";
 import { count, limit, mebibytes } from "../format";
 import { CLUSTER_WORDS } from "../states";
+import { queueQuery } from "./queued";
 
 export function Clusters() {
   const { data, error, refetch } = useQuery(clustersQuery);
@@ -27,11 +28,21 @@ export function Clusters() {
 
 const sentence = (words: string) => `${words[0]!.toUpperCase()}${words.slice(1)}.`;
 
+/** What the last look at the queue says of a partition in which nothing can run now. */
+function shut(partition: Schemas["QueuePartitionAnswer"] | undefined): string | null {
+  if (!partition) return null;
+  if (partition.open === false) return partition.raw ? `closed (${partition.raw})` : "closed";
+  if (!partition.nodes?.total || partition.nodes.down < partition.nodes.total) return null;
+  return partition.nodes.total === 1 ? "down: its node is down or drained" : "down: all its nodes are down or drained";
+}
+
 const STEP_TONES = { running: "running", ok: "completed", failed: "failed", skipped: "skipped" } as const;
 
 function Cluster({ cluster, fresh }: { cluster: Schemas["ClusterAnswer"]; fresh: boolean }) {
   const [test, setTest] = useState<{ busy: boolean; result?: Schemas["ClusterTest"]; error?: unknown }>({ busy: false });
   const offline = useLink() !== "ok";
+  // Looks at queues are shared, and few.
+  const { data: queue } = useQuery({ ...queueQuery(cluster.name, true), enabled: cluster.state === "ok" && cluster.scheduler !== "local" });
   const run = async () => {
     setTest({ busy: true });
     const path = { name: cluster.name };
@@ -95,11 +106,11 @@ function Cluster({ cluster, fresh }: { cluster: Schemas["ClusterAnswer"]; fresh:
       {cluster.partitions.length > 0 && (
         <div className="table" tabIndex={0} role="region" aria-label={`Partitions of ${cluster.name}`}>
           <table>
-            <thead><tr><th scope="col">Partition</th><th scope="col" className="numeric rank-1">Nodes</th><th scope="col" className="numeric">Cores</th><th scope="col" className="numeric rank-1">Memory</th><th scope="col" className="numeric rank-1">GPUs</th><th scope="col" className="numeric">Longest job</th></tr></thead>
+            <thead><tr><th scope="col">Partition</th><th scope="col" className="numeric rank-1">Nodes</th><th scope="col" className="numeric">Cores per node</th><th scope="col" className="numeric rank-1">Memory per node</th><th scope="col" className="numeric rank-1">GPUs per node</th><th scope="col" className="numeric">Longest job</th></tr></thead>
             <tbody>
-              {cluster.partitions.map((partition) => (
+              {cluster.partitions.map((partition) => ({ partition, closed: shut(queue?.partitions.find((each) => each.name === partition.name)) })).map(({ partition, closed }) => (
                 <tr key={partition.name}>
-                  <td><strong>{partition.name}</strong>{partition.is_default ? <span className="soft"> default</span> : ""}{partition.exclusive ? <span className="soft"> whole nodes</span> : ""}</td>
+                  <td><strong>{partition.name}</strong>{partition.is_default ? <span className="soft"> default</span> : ""}{partition.exclusive ? <span className="soft"> whole nodes</span> : ""}{closed !== null && <strong className="ink-failed block">{closed}</strong>}</td>
                   <td className="numeric rank-1">{partition.total_nodes === null ? "" : count(partition.total_nodes)}</td>
                   <td className="numeric">{partition.cpus_per_node ?? ""}</td>
                   <td className="numeric rank-1">{mebibytes(partition.memory_mib_per_node)}</td>

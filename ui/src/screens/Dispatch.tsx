@@ -9,8 +9,8 @@ import { dispatch as route, VIEWS, type View } from "../router";
 import { ended } from "../states";
 import { Jobs } from "./Jobs";
 import { TaskTable } from "./TaskTable";
-import { Starts, useLooks } from "./queued";
-import { firstStart, waitingAt, whyWaiting } from "./waiting";
+import { Starts, Unasked, useLooks } from "./queued";
+import { firstStart, unasked, waitingArrays, whyWaiting } from "./waiting";
 
 const Logs = lazy(() => import("./Logs").then((made) => ({ default: made.Logs })));
 const GraphView = lazy(() => import("../graph/GraphView"));
@@ -59,7 +59,7 @@ function Head({ summary, offline }: { summary: Summary; offline: boolean }) {
   const now = useNow();
   const done = ended(summary.counts);
   const live = summary.status === "RUNNING";
-  const looks = useLooks(waitingAt([summary]));
+  const looks = useLooks(waitingArrays([summary]));
   const why = whyWaiting(summary, looks);
   const start = why === null ? null : firstStart(summary.arrays, looks);
   const away = summary.asked.filter((each) => each.problem || each.unknown_since);
@@ -67,7 +67,7 @@ function Head({ summary, offline }: { summary: Summary; offline: boolean }) {
     <header className="dispatch-head">
       <div className="title-line">
         <Title text={summary.name || "Dispatch"}><span className="clip" title={summary.name}>{summary.name || "(no name)"}</span></Title>
-        <StatusBadge status={summary.status} paused={summary.paused} template={summary.template} />
+        <StatusBadge status={summary.status} paused={summary.paused} template={summary.template} counts={summary.counts} />
         <DispatchActions summary={summary} disabled={offline} />
       </div>
       <p className="soft meta">
@@ -89,6 +89,7 @@ function Head({ summary, offline }: { summary: Summary; offline: boolean }) {
         </Notice>
       ))}
       {why && <p className="why"><strong>Why it waits.</strong> <Words text={why} /> {start && <>Earliest start: <Starts start={start} />. </>}<Link from={route.fullPath} to="/d/$id" params={{ id: summary.id }} search={(old) => ({ ...old, view: "jobs" })}>Jobs</Link></p>}
+      {!why && live && unasked(waitingArrays([summary]), looks) && <p className="why"><strong>Why it waits.</strong> <Unasked arrays={waitingArrays([summary])} looks={looks} /></p>}
       {!live && <Cost id={summary.id} />}
     </header>
   );

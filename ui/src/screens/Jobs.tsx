@@ -4,13 +4,13 @@ import { arraysQuery, type DispatchArray, type Summary } from "../api/queries";
 import { Fault, Loading, Mark, When } from "../components/basics";
 import { count, limit, plural } from "../format";
 import { stateOf, STATES, type Tone } from "../states";
-import { Starts, useLooks } from "./queued";
-import { firstStart, gone, reasons, seen, spelled, waitingAt, type Looks } from "./waiting";
+import { Starts, Unasked, useLooks } from "./queued";
+import { firstStart, gone, reasons, seen, spelled, unasked, waitingArrays, type Looks } from "./waiting";
 
 /** The job arrays of a dispatch: for what they work, where they are, why they wait and how their tasks ended. */
 export function Jobs({ summary }: { summary: Summary }) {
   const { data, error, refetch } = useQuery(arraysQuery(summary.id));
-  const looks = useLooks(waitingAt([summary]));
+  const looks = useLooks(waitingArrays([summary]));
   if (summary.arrays.length === 0) return <p className="empty">Nothing was submitted yet: ready tasks are gathered for a moment, so that few jobs serve many of them.</p>;
   if (!data) return error ? <Fault error={error} retry={() => void refetch()} /> : <Loading what="its jobs" />;
   const over = summary.status !== "RUNNING";
@@ -20,7 +20,7 @@ export function Jobs({ summary }: { summary: Summary }) {
     <>
       <p className="soft">
         A job array is a supply of workers for tasks that ask for the same. {plural(data.arrays.length, "array was", "arrays were")} submitted for {plural(summary.tasks, "task")}.{" "}
-        {summary.asked.map((each) => (each.at ? <span key={each.cluster}>{each.cluster} was asked <When time={each.at} />. </span> : null))}
+        {summary.asked.map((each) => (each.at ? <span key={each.cluster}>The accounting of {each.cluster}, which tells how jobs end, was asked <When time={each.at} />. </span> : null))}
       </p>
       <div className="table" tabIndex={0} role="region" aria-label="Job arrays">
         <table>
@@ -43,11 +43,11 @@ export function Jobs({ summary }: { summary: Summary }) {
 function Row({ id, array, over, looks }: { id: string; array: DispatchArray; over: boolean; looks: Looks }) {
   const waits = !over && array.state === "submitted";
   const why = waits ? reasons([array], looks) : [];
-  const pending = waits && !gone(array, looks) && (seen(array, looks)?.pending ?? array.width) > 0;
+  const pending = waits && !gone(array, looks) && (seen(array, looks)?.pending ?? array.width - array.up) > 0;
   const told = seen(array, looks)?.rows[0]?.walltime_s ?? null;
   const whole = told === array.walltime_s ? null : told;
-  const start = pending ? <Starts start={firstStart([array], looks)} /> : null;
-  const said = why.map((each) => <span key={each.text} className="block">{why.length > 1 ? `${count(each.tasks)}: ` : ""}{spelled(each)}</span>);
+  const start = pending && !unasked([array], looks) ? <Starts start={firstStart([array], looks)} /> : null;
+  const said = pending && unasked([array], looks) ? [<Unasked key="" arrays={[array]} looks={looks} />] : why.map((each) => <span key={each.text} className="block">{why.length > 1 ? `${count(each.tasks)}: ` : ""}{spelled(each)}</span>);
   return (
     <tr>
       <td>
@@ -59,7 +59,7 @@ function Row({ id, array, over, looks }: { id: string; array: DispatchArray; ove
       <td className="for-cell rank-1"><Electrons id={id} array={array} /></td>
       <td className="rank-3"><Link to="/queue/$cluster" params={{ cluster: array.cluster }}>{array.cluster}</Link></td>
       <td className="numeric rank-2">{count(array.width)}</td>
-      <td className="why-cell"><State array={array} over={over} looks={looks} />{pending && <><span className="note-1">{said}</span><span className="note-2">Starts {start}</span></>}</td>
+      <td className="why-cell"><State array={array} over={over} looks={looks} />{pending && <><span className="note-1">{said}</span>{start && <span className="note-2">Starts {start}</span>}</>}</td>
       <td className="start-cell rank-2">{start}</td>
       <td className="why-cell rank-1">{said.length ? said : over && array.state === "submitted" ? "Its tasks have ended; accounting has not told its end yet." : waits && gone(array, looks) ? "It waits no more; accounting has not told its end yet." : array.state === "refused" ? array.reason : ""}</td>
       <td className="numeric rank-2" title={array.why_walltime ?? ""}>{limit(array.walltime_s)}{whole !== null && <span className="soft block" title="The scheduler counts in whole minutes">{limit(whole)} in the queue</span>}</td>
@@ -97,12 +97,13 @@ function State({ array, over, looks }: { array: DispatchArray; over: boolean; lo
     return <span className="badge"><Mark tone={array.state === "refused" ? "failed" : "queued"} still />{word}</span>;
   }
   const known = seen(array, looks);
+  if (array.up > 0 && !known?.running) return <><span className="badge"><Mark tone="running" still />{count(array.up)} running</span> <span className="soft block">as {array.up === 1 ? "its worker tells" : "its workers tell"}</span></>;
   if (!known) return <span className="badge" title={stateOf("queued").means}><Mark tone="queued" still />submitted</span>;
   return (
     <>
       {known.running > 0 && <span className="badge"><Mark tone="running" still />{count(known.running)} running</span>}{" "}
       {known.pending > 0 && <span className="badge"><Mark tone="queued" still />{count(known.pending)} pending</span>}{" "}
-      <span className="soft block">seen <When time={known.at} /></span>
+      <span className="soft block">in the queue <When time={known.at} /></span>
     </>
   );
 }

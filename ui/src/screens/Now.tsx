@@ -5,8 +5,8 @@ import { Fault, Loading, Notice, StatusBadge, Strip, Title, useNow, When, Words 
 import { between, count, duration, plural } from "../format";
 import { CLUSTER_WORDS, ended, type StateName } from "../states";
 import { FirstDispatch } from "./FirstDispatch";
-import { Starts, useLooks } from "./queued";
-import { firstStart, waitingAt, whyWaiting, type Looks } from "./waiting";
+import { Starts, Unasked, useLooks } from "./queued";
+import { firstStart, waitingArrays, whyWaiting, type Looks } from "./waiting";
 
 const LIVE: DispatchFilter = { status: ["RUNNING"], q: "", sort: "created_at", ascending: false };
 const LATEST: DispatchFilter = { status: [], q: "", sort: "created_at", ascending: false };
@@ -19,7 +19,7 @@ export function Now() {
   const { data: status } = useQuery(statusQuery);
   const { data: clusters } = useQuery(clustersQuery);
   const now = useNow();
-  const looks = useLooks(waitingAt((live.data?.pages.flatMap((page) => page.dispatches) ?? []).slice(0, SHOWN)));
+  const looks = useLooks(waitingArrays((live.data?.pages.flatMap((page) => page.dispatches) ?? []).slice(0, SHOWN)));
   if (live.error && !live.data) return <Fault error={live.error} retry={() => void live.refetch()} />;
   if (!live.data || !latest.data) return <section className="screen"><Title text="Now" /><Loading what="what is going on" /></section>;
   const running = live.data.pages.flatMap((page) => page.dispatches);
@@ -43,7 +43,7 @@ export function Now() {
       {status?.problem && <Notice tone="bad" title="Nothing new can be stored">{status.problem} The server goes on trying; what runs goes on.</Notice>}
       <div className="tiles">
         <Tile tone="running" label="Running" value={sum(["running"])} note={found > templates ? `${plural(found - templates, "dispatch is", "dispatches are")} live` : "nothing is live"} />
-        <Tile tone="queued" label="Waiting" value={waiting} note={`${count(sum(["queued"]))} at a scheduler`} />
+        <Tile tone="queued" label="Waiting" value={waiting} note={[`${count(sum(["queued"]))} at a scheduler`, ...(sum(["waiting"]) ? [`${count(sum(["waiting"]))} for other tasks`] : [])].join(", ")} />
         <Tile tone="failed" label="Failed" value={failed} note="live, and in the last 24 h" />
         <Tile tone="completed" label="Completed" value={[...running, ...recent].reduce((all, each) => all + (each.counts.completed ?? 0), 0)} note="live, and in the last 24 h" />
       </div>
@@ -58,9 +58,9 @@ export function Now() {
             ))}
             {needs.slice(0, 8).map((each) => (
               <li key={each.id} className="card line">
-                <Link to="/d/$id" params={{ id: each.id }} search={each.counts.failed ? { view: "table", state: "failed" } : {}} className="strong">{each.name}</Link>{" "}
+                <Link to="/d/$id" params={{ id: each.id }} search={each.counts.failed ? { view: "table", state: "failed" } : {}} className="strong">{each.name}</Link> <span className="id soft" title={each.id}>…{each.id.slice(-6)}</span>{" "}
                 {each.counts.failed ? `has ${plural(each.counts.failed, "failed task")}` : `is paused: ${each.paused?.replace(/\.$/, "")}`}
-                {each.counts.failed && each.counts.skipped ? `, and ${count(each.counts.skipped)} skipped because of them` : ""}. <span className="soft"><When time={each.ended_at ?? each.created_at} /></span>
+                {each.counts.failed && each.counts.skipped ? `, and ${count(each.counts.skipped)} skipped because of them` : ""}. <span className="soft">{each.ended_at ? "ended" : "created"} <When time={each.ended_at ?? each.created_at} /></span>
               </li>
             ))}
           </ul>
@@ -97,11 +97,12 @@ function Card({ summary, looks }: { summary: Summary; looks: Looks }) {
     <li className="card live">
       <div className="live-head">
         <Link to="/d/$id" params={{ id: summary.id }} className="strong clip">{summary.name}</Link>
-        <StatusBadge status={summary.status} paused={summary.paused} template={summary.template} />
+        <StatusBadge status={summary.status} paused={summary.paused} template={summary.template} counts={summary.counts} />
         <span className="soft push">{count(ended(summary.counts))} of {plural(summary.tasks, "task")} · {duration(between(summary.started_at, summary.ended_at, now)) || "not begun"}</span>
       </div>
       <Strip counts={summary.counts} total={summary.tasks} label={summary.name} />
       {why && <p className="soft"><Words text={why} /> {start && <>Earliest start: <Starts start={start} />.</>}</p>}
+      {!why && waitingArrays([summary]).length > 0 && <p className="soft"><Unasked arrays={waitingArrays([summary])} looks={looks} /></p>}
       {summary.template && <p className="soft">{summary.paused}</p>}
     </li>
   );

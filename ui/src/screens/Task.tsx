@@ -10,8 +10,8 @@ import { Output } from "../components/Output";
 import { absolute, between, bytes, count, duration, limit, mebibytes, percent, plural, visible } from "../format";
 import { task as route } from "../router";
 import { FINAL, stateOf } from "../states";
-import { Starts, useLooks } from "./queued";
-import { firstStart, reasons, spelled as spelledReason, type Looks } from "./waiting";
+import { Starts, Unasked, useLooks, Workers } from "./queued";
+import { busyWords, firstStart, reasons, worked, spelled as spelledReason, type Looks } from "./waiting";
 
 export function Task() {
   const { id, index: raw } = route.useParams();
@@ -22,7 +22,7 @@ export function Task() {
   const { data: about } = useQuery(aboutQuery(id, index));
   const { data: summary } = useQuery(summaryQuery(id));
   const serving = task?.state === "queued" ? (about?.arrays ?? []).filter((array) => array.state === "submitted" && array.job_id !== null) : [];
-  const looks = useLooks([...new Set(serving.map((array) => array.cluster))]);
+  const looks = useLooks(serving);
   const offline = useLink() !== "ok";
   const crumb = <p className="crumb"><Link to="/d/$id" params={{ id }}>← {summary?.name ?? "Dispatch"}</Link></p>;
   if (!task) return error ? <section className="screen">{crumb}<Title text="Task" /><Fault error={error} retry={() => void refetch()} /></section> : <Loading what="the task" />;
@@ -122,12 +122,16 @@ function Why({ id, task, about, serving, looks, disabled }: { id: string; task: 
     return <Notice tone={tone}><span className="error-text">{task.error}</span>{more && <p className="soft">{more}</p>}{task.hint && <p className="soft"><Words text={task.hint} /></p>}{task.state === "skipped" && about && <RetryHolders id={id} holders={about.held_by} disabled={disabled} />}</Notice>;
   }
   const why = reasons(serving, looks);
+  const workers = worked(serving, looks);
+  if (task.state === "queued" && workers.length) {
+    return <Notice title="Why it waits.">It waits for <Workers workers={workers} />.{why.length > 0 && <> Others that could run it wait too: {why.map(spelledReason).join(" ")}</>}</Notice>;
+  }
   if (task.state === "queued" && why.length) {
     const start = firstStart(serving, looks);
     return <Notice tone="warn" title="Why it waits.">{why.map(spelledReason).join(" ")} {start && <>Earliest start: <Starts start={start} />.</>}</Notice>;
   }
   const job = task.state === "queued" ? about?.arrays.find((array) => array.state === "submitted" && array.job_id !== null) : undefined;
-  if (job) return <Notice>It waits for job {job.job_id}, which {job.cluster} has and has not started yet, or which runs other tasks first.</Notice>;
+  if (job) return <Notice>It waits for job <Link to="/queue/$cluster" params={{ cluster: job.cluster }} search={{ q: job.job_id ?? "" }} className="id">{job.job_id}</Link>, of which nothing is known to run on {job.cluster} yet. <Unasked arrays={serving} looks={looks} /></Notice>;
   if (task.state === "waiting" && about) {
     const open = about.upstream.filter((other) => !FINAL.has(other.state)).length;
     return <Notice>{about.upstream_total === 1 ? "It waits for the task that it needs." : `It waits for ${open || "some"} of the ${count(about.upstream_total)} tasks that it needs.`}</Notice>;
@@ -175,16 +179,17 @@ function spelled(key: string, value: unknown): string {
 }
 
 /** Which arrays it is submitted with: the first worker with room for it takes it. */
-function jobsOf(serving: readonly Serving[]): ReactNode {
+function jobsOf(serving: readonly Serving[], looks: Looks): ReactNode {
   if (!serving.length) return null;
   const total = serving.reduce((sum, array) => sum + array.width, 0);
+  const workers = worked(serving, looks);
   return (
     <>
       {serving.slice(0, 3).map((array, k) => (
         <span key={array.job_id}>{k ? ", " : ""}job <Link to="/queue/$cluster" params={{ cluster: array.cluster }} search={{ q: array.job_id ?? "" }} className="id">{array.job_id}</Link></span>
       ))}
       {serving.length > 3 && ` and ${count(serving.length - 3)} more`}
-      <span className="soft"> ({plural(total, "array task")}{total > 1 ? "; the first that is free runs it" : ""})</span>
+      <span className="soft"> ({workers.length === 1 && serving.length === 1 ? busyWords(workers[0]!) : plural(total, "array task")}{total > 1 ? "; the first that is free runs it" : ""})</span>
     </>
   );
 }
@@ -192,7 +197,7 @@ function jobsOf(serving: readonly Serving[]): ReactNode {
 function Facts({ task, about, serving, looks }: { task: TaskDetail; about: Schemas["AboutTask"] | undefined; serving: readonly Serving[]; looks: Looks }) {
   const now = useNow();
   const own = serving[0] ?? about?.arrays.find((array) => array.job_id !== null && array.job_id === task.job_id);
-  const waits = jobsOf(serving);
+  const waits = jobsOf(serving, looks);
   const job = task.job_id === null ? null : task.array_index === null ? task.job_id : `${task.job_id}_${task.array_index}`;
   const rows: (readonly [string, ReactNode])[] = [
     ["Cluster", task.cluster],

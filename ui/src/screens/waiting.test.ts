@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { codeOf, firstStart, gone, reasons, seen, spelled, waitingAt, whyWaiting, type AnArray, type Look, type Looks } from "./waiting";
+import { codeOf, firstStart, gone, reasons, seen, spelled, unasked, waitingArrays, whyWaiting, worked, busyWords, type AnArray, type Look, type Looks } from "./waiting";
 
 type Job = NonNullable<Look["jobs"]>[number];
 
@@ -12,12 +12,12 @@ function row(job_id: string, more: Partial<Job> = {}): Job {
 }
 
 function looks(...jobs: Job[]): Looks {
-  const look: Look = { cluster: "far", scheduler: "slurm", user: "ada", asked_at: "2026-11-27T05:00:00Z", age_s: 1, problem: null, failed_at: null, poll_s: 30, problems: [], partitions: [], nodes: null, jobs, jobs_total: jobs.length };
+  const look: Look = { cluster: "far", scheduler: "slurm", user: "ada", asked_at: "2026-11-27T05:00:00Z", age_s: 1, problem: null, failed_at: null, poll_s: 30, due_s: 30, problems: [], partitions: [], nodes: null, jobs, jobs_total: jobs.length };
   return new Map([["far", look]]);
 }
 
 function array(job_id: string | null, more: Partial<AnArray> = {}): AnArray {
-  return { cluster: "far", job_id, width: 4, state: "submitted", submitted_at: "2026-11-27T05:00:30Z", reason: "PENDING Priority", why: "Waits its turn", ...more };
+  return { cluster: "far", job_id, width: 4, state: "submitted", submitted_at: "2026-11-27T05:00:30Z", reason: "PENDING Priority", why: "Waits its turn", up: 0, busy: 0, ...more };
 }
 
 const summary = (arrays: AnArray[], more = {}) => ({ status: "RUNNING" as const, counts: { queued: 3 }, messages: [], arrays: arrays.map((each) => ({ ...each, token: `t${each.job_id}` })), ...more });
@@ -80,5 +80,24 @@ describe("the first start", () => {
 });
 
 it("only queues are looked at in which jobs wait", () => {
-  expect(waitingAt([summary([array("7"), array("8", { cluster: "near", state: "ended" })]), summary([array("9", { cluster: "other" })], { counts: { running: 1 } })])).toEqual(["far"]);
+  expect(waitingArrays([summary([array("7"), array("8", { cluster: "near", state: "ended" })]), summary([array("9", { cluster: "other" })], { counts: { running: 1 } })])).toMatchObject([{ cluster: "far", job_id: "7" }]);
+});
+
+describe("what waits for workers that run other tasks first", () => {
+  const none = looks();
+  it("is told by their journals, or else by the queue", () => {
+    const manned = array("34", { reason: null, why: null, up: 4, busy: 4 });
+    expect(worked([manned, array("35", { state: "ended", up: 1 })], new Map())).toEqual([{ cluster: "far", job_id: "34", running: 4, busy: 4 }]);
+    expect(whyWaiting(summary([manned], { counts: { queued: 4, running: 8 } }), new Map())).toBe("4 tasks wait for a worker of job array 34, whose 4 array tasks are busy.");
+    expect(worked([array("7")], looks(row("7", { state: "running", tasks: 2 }))).map(busyWords)).toEqual(["whose 2 array tasks have just begun"]);
+    expect(busyWords({ cluster: "far", job_id: "7", running: 4, busy: 1 })).toBe("of whose 4 array tasks 1 is busy");
+    expect(busyWords({ cluster: "far", job_id: "7", running: 1, busy: 1 })).toBe("whose 1 array task is busy");
+    expect(worked([array("7", { reason: null })], none)).toEqual([]);
+  });
+  it("is not told of yet where an array came after the last look", () => {
+    const fresh = array("7", { reason: null, why: null });
+    expect(unasked([fresh, array("6", { reason: null, submitted_at: "2026-11-27T05:00:10Z" })], none)).toBe(fresh);
+    for (const known of [array("7"), { ...fresh, up: 1 }, { ...fresh, state: "ended" }, { ...fresh, submitted_at: "2026-11-27T04:59:00Z" }]) expect(unasked([known], none)).toBeNull();
+    expect(unasked([fresh], looks(row("7")))).toBeNull();
+  });
 });

@@ -17,6 +17,10 @@ export interface AnArray {
   readonly submitted_at: string | null;
   readonly reason: string | null;
   readonly why: string | null;
+  /** Array tasks whose workers have come up and not left. */
+  readonly up: number;
+  /** Those of them that are not free. */
+  readonly busy: number;
 }
 
 export interface Reason {
@@ -61,6 +65,15 @@ export function gone(array: Pick<AnArray, "cluster" | "job_id" | "submitted_at">
   return look.jobs.length >= (look.jobs_total ?? Infinity) && Date.parse(look.asked_at) > Date.parse(array.submitted_at) && !look.jobs.some((job) => job.job_id === array.job_id);
 }
 
+/** The newest of the arrays that came after the last look at their queue and of which nothing is known; null when there is none. */
+export function unasked(arrays: readonly AnArray[], looks: Looks): AnArray | null {
+  const found = arrays.filter((array) => {
+    const asked = looks.get(array.cluster)?.asked_at;
+    return array.state === "submitted" && array.submitted_at !== null && !array.reason && !array.up && !seen(array, looks) && !(asked && Date.parse(asked) > Date.parse(array.submitted_at));
+  });
+  return found.sort((one, other) => Date.parse(other.submitted_at!) - Date.parse(one.submitted_at!))[0] ?? null;
+}
+
 /** Slurm's, PBS's and LSF's word for a job's state comes before why it is in it, and LSF's semicolon after. */
 export function codeOf(reason: string): string {
   return reason.replace(/^(PENDING|PEND|PSUSP|[QHWT]) +/, "").replace(/;$/, "");
@@ -90,11 +103,36 @@ export function reasons(arrays: readonly AnArray[], looks: Looks): Reason[] {
         if (reason) add(row.why, reason, own.has(reason) ? 0 : 1, row.tasks);
         own.add(reason);
       }
-    } else if (array.reason && !gone(array, looks)) {
+    } else if (array.reason && !array.up && !gone(array, looks)) {
       add(array.why, array.reason, 1, array.width);
     }
   }
   return [...found.values()].sort((one, other) => other.tasks - one.tasks || other.jobs - one.jobs);
+}
+
+export interface Worked {
+  readonly cluster: string;
+  readonly job_id: string;
+  /** Array tasks that run, and those of them whose workers are busy; null: they have just begun, and said nothing yet. */
+  readonly running: number;
+  readonly busy: number | null;
+}
+
+/** The job arrays of which something runs: their workers take what is queued one after another. */
+export function worked(arrays: readonly AnArray[], looks: Looks): Worked[] {
+  return arrays.flatMap((array) => {
+    if (array.state !== "submitted" || array.job_id === null) return [];
+    const running = array.up || (gone(array, looks) ? 0 : (seen(array, looks)?.running ?? 0));
+    return running ? [{ cluster: array.cluster, job_id: array.job_id, running, busy: array.up ? array.busy : null }] : [];
+  });
+}
+
+/** "whose 4 array tasks are busy", of one job array. */
+export function busyWords({ running, busy }: Worked): string {
+  const one = running === 1;
+  if (busy === null) return `whose ${plural(running, "array task")} ${one ? "has" : "have"} just begun`;
+  if (busy === running) return `whose ${plural(running, "array task")} ${one ? "is" : "are"} busy`;
+  return `of whose ${plural(running, "array task")} ${count(busy)} ${busy === 1 ? "is" : "are"} busy`;
 }
 
 /** When the first of these jobs is to start, and who says so; null when nobody tells. */
@@ -119,6 +157,12 @@ export function whyWaiting(summary: Pick<Summary, "arrays" | "status" | "counts"
   if (summary.status !== "RUNNING") return null;
   const all = reasons(summary.arrays, looks);
   // Nothing was submitted of what could run: what was said last says why.
+  const behind = worked(summary.arrays, looks);
+  if (!all.length && behind.length && summary.counts.queued) {
+    const named = behind.slice(0, NAMED).map((each) => `job array ${each.job_id}, ${busyWords(each)}`);
+    const more = behind.length - named.length;
+    return `${plural(summary.counts.queued, "task waits", "tasks wait")} for a worker of ${named.join(", or of ")}${more > 0 ? `, or of ${plural(more, "more job array")}` : ""}.`;
+  }
   if (!all.length) return !summary.arrays.some((array) => array.state === "submitted") && summary.counts.ready && !summary.counts.running ? (summary.messages.findLast((message) => !message.text.startsWith("Tried again "))?.text ?? null) : null;
   const told = all.slice(0, NAMED).map((each) => `${plural(each.jobs, "job waits", "jobs wait")}: ${spelled(each)}`);
   const left = all.length - NAMED;
@@ -126,8 +170,7 @@ export function whyWaiting(summary: Pick<Summary, "arrays" | "status" | "counts"
   return told.join(" ");
 }
 
-/** Clusters at which jobs of these dispatches wait: only their queues are worth a look. */
-export function waitingAt(summaries: readonly Pick<Summary, "arrays" | "status" | "counts">[]): string[] {
-  const live = summaries.filter((each) => each.status === "RUNNING" && each.counts.queued);
-  return [...new Set(live.flatMap((each) => each.arrays.filter((array) => array.state === "submitted").map((array) => array.cluster)))].sort();
+/** Arrays of dispatches of which something waits: only their clusters' queues are worth a look. */
+export function waitingArrays<Each extends AnArray>(summaries: readonly { readonly status: string; readonly counts: Summary["counts"]; readonly arrays: readonly Each[] }[]): Each[] {
+  return summaries.filter((each) => each.status === "RUNNING" && each.counts.queued).flatMap((each) => each.arrays.filter((array) => array.state === "submitted"));
 }
