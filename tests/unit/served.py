@@ -91,6 +91,8 @@ class MemoryRoster:
     async def remove(self, name: str) -> Json:
         if name not in self.names:
             raise NotFound(f"There is no cluster called {name!r}.")
+        if name == "local":
+            raise UserError(f"The cluster {name!r} is always there.")
         self.names.remove(name)
         return {"file": "/home/ada/.hpcflow/clusters.toml", "default": "local", "reason": "it is always there"}
 
