@@ -9,7 +9,7 @@ from hpcflow.core.graphs import waves
 from hpcflow.core.model import Graph, Task
 from hpcflow.core.states import FINAL, State
 
-__all__ = ["held_by", "holders", "runs_again", "stay", "why_skipped"]
+__all__ = ["held_by", "holders", "runs_again", "skipped_by", "stay", "why_skipped"]
 
 _LOST: Final = FINAL - {State.COMPLETED}
 _ENDED_BADLY: Final = frozenset({State.FAILED, State.CANCELLED})
@@ -88,6 +88,24 @@ def stay(graph: Graph, states: Sequence[State], chosen: Collection[int]) -> dict
                 behind.add(index)
     after = [State.WAITING if index in again else state for index, state in enumerate(states)]
     return {index: holder for index, holder in held_by(graph, after).items() if index in behind} if behind else {}
+
+
+def skipped_by(graph: Graph, states: Sequence[State], cancelled: Collection[int]) -> list[int]:
+    """Return the tasks that will not run once these are cancelled: they need one of them, at once or by others."""
+    lost = set(cancelled)
+    found: list[int] = []
+    known: dict[_Needs, bool] = {}
+    for wave in waves(graph):
+        for index in wave:
+            task = graph.tasks[index]
+            if task.accept_failed or index in lost or states[index] in FINAL:
+                continue
+            if (key := _key(task)) not in known:
+                known[key] = any(upstream in lost for upstream in _needs(task))
+            if known[key]:
+                found.append(index)
+        lost.update(found)
+    return found
 
 
 def holders(tasks: Sequence[Task], states: Sequence[State], index: int) -> list[int]:

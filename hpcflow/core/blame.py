@@ -83,7 +83,7 @@ def judge(record: Record, limit_s: int | None, asked_mib: int | None = None) -> 
             asked = (
                 "memory that it asked for" if asked_mib is None else f"{memory(asked_mib)} of memory that it asked for"
             )
-            used = f": it had {memory(used_mib)} when it was stopped" if used_mib else ""
+            used = f": it had {memory(used_mib)} at the last look" if used_mib else ""
             if used_mib and used_mib < (asked_mib or 0):  # to the scheduler they are one job
                 used += ", and its worker the rest"
             text = f"The task used up the {asked}{used}."

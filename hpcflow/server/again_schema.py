@@ -75,4 +75,6 @@ class CancelPlan(Described):
     #: Tasks that have not ended: those that run, and the others.
     running: int
     waiting: int
+    #: That need one of them, at once or by others, and will not run.
+    skipped: int
     jobs: list[TouchedJob]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from hpcflow.core.again import held_by, why_skipped
+from hpcflow.core.causes import cause_of
 from hpcflow.core.states import State
 from hpcflow.core.words import counted, these
 
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from hpcflow.server.live import LiveDispatch
 
 __all__ = ["explain_skipped", "outcome", "told_cancelled", "told_failed"]
+
+#: Causes that are told, and tasks of each that are named.
+_CAUSES: Final = 4
+_NAMED: Final = 3
 
 
 def outcome(live: LiveDispatch, level: range, output_deps: Iterable[int]) -> tuple[list[int], list[int]]:
@@ -44,13 +49,19 @@ def _accepted(live: LiveDispatch, lost: Sequence[int], wanted: set[int]) -> set[
 
 
 def told_failed(live: LiveDispatch, failed: Sequence[int], level: range) -> str:
-    """Return in Covalent's words which tasks of a lattice failed, and why the first of them did."""
-    first = "; ".join(
-        f"{index - level.start}: {live.graph.tasks[index].name}: {(live.tasks[index].error or '').rstrip('.')}"
-        for index in failed[:3]
-    )
-    more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
-    return f"The following tasks failed: {first}{more}"
+    """Return in Covalent's words which tasks of a lattice failed, and why: those of one cause together."""
+    causes: dict[tuple[str, str], list[int]] = {}
+    for index in failed:
+        name, error = live.graph.tasks[index].name, live.tasks[index].error
+        causes.setdefault((name, cause_of(None, error)), []).append(index)
+    said: list[str] = []
+    for (name, _), tasks in list(causes.items())[:_CAUSES]:
+        numbers = ", ".join(str(index - level.start) for index in tasks[:_NAMED])
+        others = f" and {len(tasks) - _NAMED} more" if len(tasks) > _NAMED else ""
+        said.append(f"{numbers}{others}: {name}: {(live.tasks[tasks[0]].error or '').rstrip('.')}")
+    if rest := sum(len(tasks) for tasks in list(causes.values())[_CAUSES:]):
+        said.append(f"and {rest} more")
+    return f"The following tasks failed: {'; '.join(said)}"
 
 
 def told_cancelled(live: LiveDispatch, cancelled: Sequence[int], level: range) -> str:

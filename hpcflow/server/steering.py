@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from hpcflow.core.again import skipped_by
 from hpcflow.core.model import DispatchId, HpcflowError, UserError
 from hpcflow.core.states import FINAL, State
 from hpcflow.core.words import length
@@ -83,11 +84,11 @@ class Steering:
         return {"cancelled": cancelled, "message": message}
 
     async def cancel_plan(self, dispatch: str, tasks: list[int] | None) -> Json:
-        """Say what a cancel would end: tasks that have not ended, and the jobs that serve them."""
+        """Say what a cancel would end: tasks that have not ended, what needs them, and the jobs that serve them."""
         level = await self._levels.level(dispatch)
         live = self._engine.writer.dispatches.get(level.root)
         if live is None:
-            return {"running": 0, "waiting": 0, "jobs": []}
+            return {"running": 0, "waiting": 0, "skipped": 0, "jobs": []}
         wanted = level.numbers(tasks) if tasks is not None else range(level.tasks.start, level.tasks.stop)
         states = {index: live.tasks[index].state for index in live.family(wanted)}
         left = {index for index, state in states.items() if state not in FINAL}
@@ -104,7 +105,8 @@ class Steering:
                 for array in bag.arrays
                 if array.open
             ]
-        return {"running": running, "waiting": len(left) - running, "jobs": jobs}
+        skipped = skipped_by(live.graph, [task.state for task in live.tasks], left)
+        return {"running": running, "waiting": len(left) - running, "skipped": len(skipped), "jobs": jobs}
 
     async def pause(self, dispatch: str) -> Json:
         """Submit nothing more of a dispatch; what a scheduler has goes on."""

@@ -528,7 +528,7 @@ class MemoryService:
 
     async def cancel_plan(self, dispatch: str, tasks: list[int] | None) -> Json:
         await self.summary(dispatch)
-        return {"running": 0, "waiting": 1, "jobs": []}
+        return {"running": 0, "waiting": 1, "skipped": 0, "jobs": []}
 
 
 _conforms: type[Service] = MemoryService

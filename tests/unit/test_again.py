@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hpcflow.core.again import held_by, holders, runs_again, stay
+from hpcflow.core.again import held_by, holders, runs_again, skipped_by, stay
 from hpcflow.core.causes import cause_of, shortage, told
 from hpcflow.core.model import Cause, Graph
 from hpcflow.core.states import State
@@ -24,6 +24,15 @@ def a_graph(*deps: Sequence[int]) -> Graph:
 
 #: 0 and 1 are sources; 2 needs 0, 3 needs both, 4 needs 3.
 DIAMOND = a_graph([], [], [0], [0, 1], [3])
+
+
+def test_what_a_cancel_lets_no_more_run_is_known_before() -> None:
+    open_states = [State.RUNNING, C, State.WAITING, State.WAITING, State.WAITING]
+    assert skipped_by(DIAMOND, open_states, {0}) == [2, 3, 4]
+    assert skipped_by(DIAMOND, open_states, {0, 2, 3}) == [4]
+    third = replace(DIAMOND.tasks[3], accept_failed=True)
+    accepting = replace(DIAMOND, tasks=(*DIAMOND.tasks[:3], third, DIAMOND.tasks[4]))
+    assert skipped_by(accepting, open_states, {0}) == [2]
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_a_worker_that_could_not_write_costs_nothing() -> None:
         ),
         (
             end("memory", mem=512),
-            "The task used up the memory that it asked for: it had 512 MiB when it was stopped.",
+            "The task used up the memory that it asked for: it had 512 MiB at the last look.",
         ),
     ],
 )
@@ -75,12 +75,12 @@ def test_who_ran_out_of_memory_is_told_what_was_asked_and_what_was_used() -> Non
     verdict = judge(end("memory", mem=1100), None, 1000)
     assert verdict is not None
     assert verdict.sentence == (
-        "The task used up the 1000 MiB of memory that it asked for: it had 1.1 GiB when it was stopped."
+        "The task used up the 1000 MiB of memory that it asked for: it had 1.1 GiB at the last look."
     )
     within = judge(end("memory", mem=88), None, 96)
     assert within is not None
     assert within.sentence == (
-        "The task used up the 96 MiB of memory that it asked for: it had 88 MiB when it was stopped, and its worker "
+        "The task used up the 96 MiB of memory that it asked for: it had 88 MiB at the last look, and its worker "
         "the rest."
     )
     killed = judge_death(an_end(Cause.MEMORY, raw="OUT_OF_MEMORY"), first=True, losses=0, asked_mib=2048)

@@ -17,8 +17,9 @@ from hpcflow.core.bag import INBOX, bag_key, read_lines
 from hpcflow.core.model import Cause, Phase
 from hpcflow.core.states import State, Status
 from hpcflow.server.live import LiveDispatch
+from hpcflow.server.outcome import told_failed
 from hpcflow.server.store import ArrayState
-from tests.unit.mini_world import KEY, MINI, Job, PlayedWorker, Stage, World, a_dispatch, a_stage
+from tests.unit.mini_world import KEY, MINI, Job, PlayedWorker, Stage, World, a_dispatch, a_manifest, a_stage
 
 P = ParamSpec("P")
 
@@ -78,6 +79,17 @@ async def test_failed_tasks_do_not_stop_others_and_skip_what_waits_for_them(tmp_
         assert states(stage, live) == [State.FAILED, State.COMPLETED, State.SKIPPED, State.SKIPPED]
         assert row.error == "The following tasks failed: 0: step0: ValueError: no"
         assert errors(stage, live)[3] == "Not run, because step0 (task 0) failed."
+
+
+def test_failures_of_one_cause_are_told_once_and_hide_no_other(tmp_path: Path) -> None:
+    manifest = a_manifest([], [], [], [], [])
+    for task in manifest["tasks"]:
+        task[0] = "work"
+    live = a_dispatch(manifest, tmp_path)
+    for index in range(5):
+        live.tasks[index].error = "TimeoutError: no." if index == 4 else f"ValueError: {index} is odd"
+    told = "0, 1, 2 and 1 more: work: ValueError: 0 is odd; 4: work: TimeoutError: no"
+    assert told_failed(live, range(5), range(5)) == f"The following tasks failed: {told}"
 
 
 @in_loop

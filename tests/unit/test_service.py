@@ -459,7 +459,7 @@ async def test_what_ran_out_of_memory_gets_one_amount_everywhere_and_the_others_
         left = await service.questions.task(dispatch, 5)
         assert (left["state"], left["error"]) == ("skipped", "Not run, because step3 (task 3) was cancelled.")
         plan = await service.steering.cancel_plan(dispatch, [4])
-        assert plan == {"running": 0, "waiting": 1, "jobs": []}
+        assert plan == {"running": 0, "waiting": 1, "skipped": 0, "jobs": []}
         await stage.until(lambda: len(stage.world.jobs) == 3)
         plan = await service.steering.cancel_plan(dispatch, [0])
         assert [job["ends"] for job in plan["jobs"]] == [True]
@@ -473,6 +473,7 @@ async def test_a_dispatch_of_which_single_tasks_were_cancelled_says_how_many_and
         service = a_service(stage)
         dispatch = await dispatched(service, stage, [], [], [0])
         worker = PlayedWorker(await stage.job(), 0)
+        assert (await service.steering.cancel_plan(dispatch, [0]))["skipped"] == 1
         await service.steering.cancel(dispatch, [0])
         worker.run(1, 1)
         summary = await ended(service, dispatch)
@@ -480,7 +481,8 @@ async def test_a_dispatch_of_which_single_tasks_were_cancelled_says_how_many_and
             "CANCELLED",
             "1 task was cancelled by you, 1 was not run because of it, 1 completed.",
         )
-        assert await service.steering.cancel_plan(dispatch, None) == {"running": 0, "waiting": 0, "jobs": []}
+        plan = await service.steering.cancel_plan(dispatch, None)
+        assert plan == {"running": 0, "waiting": 0, "skipped": 0, "jobs": []}
 
 
 @in_loop

@@ -70,14 +70,20 @@ export function summaryQuery(id: string) {
 export type RetryPlan = Schemas["RetryPlan"];
 
 const PLAN_MS = 4_000;
+const PLAN_SOON_MS = 500;
 
-/** What a retry would do. It looks at all tasks, so it is not asked with each that moves; of many tasks the key is long. */
-export function retryPlanQuery(id: string, asked: { failed_only: boolean; tasks: number[] | null }) {
+/**
+ * What a retry would do. It looks at all tasks, so it is not asked with each that moves; of many tasks the key is long.
+ * What does not fit to what is shown is asked for again soon.
+ */
+export function retryPlanQuery(id: string, asked: { failed_only: boolean; tasks: number[] | null }, shown: { failed: number; cancelled: number } | null = null) {
   const live = client.getQueryData<Summary>(["dispatch", id, "summary"])?.status === "RUNNING";
   return queryOptions({
     queryKey: ["retry plan", id, live, asked.failed_only, asked.tasks?.join() ?? null],
     queryFn: () => answer(api.POST("/api/v1/dispatches/{dispatch_id}/retry/plan", { params: { path: { dispatch_id: id } }, body: { more: false, ...asked } })),
-    refetchInterval: live ? PLAN_MS : false,
+    refetchInterval: ({ state: { data } }) => (shown && data && (data.failed !== shown.failed || data.cancelled !== shown.cancelled) ? PLAN_SOON_MS : live ? PLAN_MS : false),
+    // Tasks that have run again fail with other amounts.
+    ...(asked.tasks === null ? {} : { gcTime: 0 }),
     // What was said of another task is not true of this one.
     ...(asked.tasks === null ? { placeholderData: keepPreviousData } : {}),
   });

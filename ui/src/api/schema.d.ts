@@ -1316,6 +1316,8 @@ export interface components {
             jobs: components["schemas"]["TouchedJob"][];
             /** Running */
             running: number;
+            /** Skipped */
+            skipped: number;
             /** Waiting */
             waiting: number;
         };

@@ -1,4 +1,4 @@
-import { memo, useEffect, useLayoutEffect, useMemo, useRef, useState, type ReactNode } from "react";
+import { memo, useEffect, useLayoutEffect, useMemo, useRef, useState, type ReactNode, type SyntheticEvent } from "react";
 import { pieces, lastOfLine } from "../ansi";
 import type { Schemas } from "../api/client";
 import { download, follow, readLog, searchLog, type Told } from "../api/output";
@@ -40,7 +40,9 @@ export function Output({ id, index, attempt, running, spot = null, onSpot }: Pro
     const stop = new AbortController();
     void follow(id, index, stop.signal, (next) => {
       setTold(next);
-      if (next.views) setViews(next.views);
+      const got = next.views;
+      // For a moment after its end what it wrote is between its worker's folder and where it is kept.
+      if (got) setViews((old) => ({ stdout: kept(old?.stdout, got.stdout), stderr: kept(old?.stderr, got.stderr) }));
     });
     return () => stop.abort();
   }, [id, index, attempt, running, paused]);
@@ -53,6 +55,10 @@ export function Output({ id, index, attempt, running, spot = null, onSpot }: Pro
       ))}
     </>
   );
+}
+
+function kept(old: View | undefined, got: View): View {
+  return old && old.size > 0 && got.size === 0 ? old : got;
 }
 
 interface LogProps {
@@ -69,6 +75,9 @@ interface LogProps {
 
 function Log({ id, index, stream, view, live, paused, onPause, at, onSpot }: LogProps) {
   const [wrap, setWrap] = useState(true);
+  // Once it was opened, by itself or by hand, only a hand closes it.
+  const [open, setOpen] = useState<boolean | null>(null);
+  const fold = { className: "fold", open: open ?? (view !== null && view.size > 0), onToggle: (event: SyntheticEvent<HTMLDetailsElement>) => { if (event.target === event.currentTarget) setOpen(event.currentTarget.open); } };
   const [before, setBefore] = useState<{ offset: number; text: string } | null>(null);
   const [around, setAround] = useState<{ at: number; offset: number; text: string } | null>(null);
   const [error, setError] = useState<unknown>(null);
@@ -79,10 +88,10 @@ function Log({ id, index, stream, view, live, paused, onPause, at, onSpot }: Log
     readLog(id, index, stream, offset, STEP).then((text) => { if (!gone) setAround({ at, offset, text }); }, (fault: unknown) => { if (!gone) setError(fault); });
     return () => { gone = true; };
   }, [id, index, stream, at]);
-  if (!view) return <details className="fold"><summary>{WORDS[stream]}</summary><p className="soft">…</p></details>;
+  if (!view) return <details {...fold}><summary>{WORDS[stream]}</summary><p className="soft">…</p></details>;
   const size = view.size;
   if (size === 0) {
-    return <details className="fold"><summary>{WORDS[stream]}</summary><p className="empty">{live ? "It has written nothing here so far; what it writes appears as it comes." : "It wrote nothing here."}</p></details>;
+    return <details {...fold}><summary>{WORDS[stream]}</summary><p className="empty">{live ? "It has written nothing here so far; what it writes appears as it comes." : "It wrote nothing here."}</p></details>;
   }
   const joins = before !== null && !around;
   const start = around ? around.offset : joins ? before.offset : startOf(view);
@@ -98,7 +107,7 @@ function Log({ id, index, stream, view, live, paused, onPause, at, onSpot }: Log
     }
   };
   return (
-    <details className="fold" open>
+    <details {...fold}>
       <summary>{WORDS[stream]} <span className="soft">{bytes(size)}{live && !around ? (paused ? " · paused" : " · live") : ""}</span></summary>
       <Search id={id} index={index} stream={stream} size={size} onSpot={onSpot}>
         {live && <button type="button" className="button small" aria-pressed={!paused} onClick={() => onPause(!paused)}>{paused ? "Follow" : "Following"}</button>}

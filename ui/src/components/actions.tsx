@@ -118,12 +118,14 @@ export function retryCall(id: string, asked: Again, keepalive = false) {
 }
 
 /** A modal question: the browser's own dialog keeps the focus inside, and closes at Escape. */
-export function Question({ title, children, yes, no = "Keep as it is", danger = false, onYes, onClose }: {
+export function Question({ title, children, yes, no = "Keep as it is", danger = false, busy = false, onYes, onClose }: {
   title: string;
   children: ReactNode;
   yes: string;
   no?: string;
   danger?: boolean;
+  /** What it would do is not known yet. */
+  busy?: boolean;
   onYes: (form: FormData) => void;
   onClose: () => void;
 }) {
@@ -139,7 +141,7 @@ export function Question({ title, children, yes, no = "Keep as it is", danger = 
         {children}
         <div className="dialog-buttons">
           <button type="button" className="button" onClick={() => ref.current?.close()}>{no}</button>
-          <button type="submit" value="yes" className={`button ${danger ? "danger" : "primary"}`}>{yes}</button>
+          <button type="submit" value="yes" disabled={busy} className={`button ${danger ? "danger" : "primary"}`}>{yes}</button>
         </div>
       </form>
     </dialog>
@@ -153,13 +155,15 @@ export function jobsOf(summary: Summary): Summary["arrays"] {
 }
 
 /** Asks, waits for second thoughts, and then cancels all of a dispatch, or some tasks of it. */
-export function CancelButton({ summary, tasks, running, waiting, what, disabled }: {
+export function CancelButton({ summary, tasks, running, waiting, what, single = false, disabled }: {
   summary: Summary;
   /** null: all that has not ended. */
   tasks: (() => number[]) | null;
   running: number;
   waiting: number;
   what: string;
+  /** It is a task's name. */
+  single?: boolean;
   disabled: boolean;
 }) {
   const [asking, setAsking] = useState(false);
@@ -169,7 +173,7 @@ export function CancelButton({ summary, tasks, running, waiting, what, disabled 
   const act = () => {
     setAsking(false);
     const chosen = tasks === null ? null : tasks();
-    later(`Cancelling ${plural(left, "task")} of ${what} in 5 s.`, (keepalive) => cancelCall(summary.id, chosen, keepalive));
+    later(`Cancelling ${single ? "" : `${plural(left, "task")} of `}${what} in 5 s.`, (keepalive) => cancelCall(summary.id, chosen, keepalive));
   };
   return (
     <>
@@ -177,9 +181,9 @@ export function CancelButton({ summary, tasks, running, waiting, what, disabled 
         {tasks === null ? "Cancel" : `Cancel ${plural(left, "task")}`}
       </button>
       {asking && (
-        <Question title={`Cancel ${plural(left, "task")} of “${what}”?`} yes={`Cancel ${plural(left, "task")}`} danger onYes={act} onClose={() => setAsking(false)}>
+        <Question title={single ? `Cancel task “${what}”?` : `Cancel ${plural(left, "task")} of “${what}”?`} yes={`Cancel ${plural(left, "task")}`} danger onYes={act} onClose={() => setAsking(false)}>
           <p>
-            {running} running, {waiting} waiting. What has ended keeps its result.
+            {single ? (running ? "It is running." : "It has not begun.") : `${running} running, ${waiting} waiting. What has ended keeps its result.`}
             {tasks === null && jobs.length > 0 && ` ${plural(jobs.length, "job")}: ${jobs.slice(0, 5).map((job) => job.job_id ?? "not submitted yet").join(", ")}${jobs.length > 5 ? "…" : ""}.`}
           </p>
           {tasks !== null && <TouchedJobs id={summary.id} tasks={tasks()} />}

@@ -22,6 +22,11 @@ export function moreWords(plan: Pick<RetryPlan, "more" | "failed" | "cancelled">
   return many === plan.failed + plan.cancelled ? `with ${what}` : `${count(many)} with ${what}`;
 }
 
+/** It is of as many tasks as are shown: a plan may be older, or newer. */
+function fits(plan: RetryPlan | undefined, shown: Pick<RetryPlan, "failed" | "cancelled">): boolean {
+  return plan !== undefined && plan.failed === shown.failed && plan.cancelled === shown.cancelled;
+}
+
 /** What else a retry reaches, and what it does not. */
 export function reach(plan: RetryPlan): string {
   const them = plan.failed + plan.cancelled === 1 ? "it" : "them";
@@ -81,7 +86,9 @@ type How = "more" | "same" | "amounts";
 function RetryQuestion({ id, what, tasks, failed, cancelled, onClose }: { id: string; what: string; tasks: number[] | null; failed: number; cancelled: number; onClose: () => void }) {
   const [all, setAll] = useState(failed === 0);
   const [chosen, setHow] = useState<How | null>(null);
-  const { data: plan } = useQuery(retryPlanQuery(id, { failed_only: !all, tasks }));
+  const query = useQuery(retryPlanQuery(id, { failed_only: !all, tasks }, { failed, cancelled: all ? cancelled : 0 }));
+  // What was said before this was asked may be of what has run again since.
+  const plan = !query.isPlaceholderData && (query.isFetchedAfterMount || fits(query.data, { failed, cancelled: all ? cancelled : 0 })) ? query.data : undefined;
   const short = plan?.more ?? [];
   const many = short.reduce((sum, each) => sum + each.tasks, 0);
   const how = chosen ?? (short.length > 0 ? "more" : "same");
@@ -102,8 +109,8 @@ function RetryQuestion({ id, what, tasks, failed, cancelled, onClose }: { id: st
     later(`Trying ${plural(own, "task")} of ${what} again${words ? `, ${how === "amounts" ? `with ${words}` : words},` : ""} in 5 s.`, (keepalive) => retryCall(id, asked, keepalive));
   };
   return (
-    <Question title={`Try ${plural(failed || cancelled, failed ? "failed task" : "cancelled task")} of “${what}” again?`} yes="Retry" onYes={act} onClose={onClose}>
-      <p>{plan ? `${reach(plan)} ` : ""}Results that exist are kept.</p>
+    <Question title={`Try ${plural(failed || cancelled, failed ? "failed task" : "cancelled task")} of “${what}” again?`} yes="Retry" busy={!plan && !query.error} onYes={act} onClose={onClose}>
+      <p>{plan ? `${reach(plan)} ` : query.error ? "" : "Looking up what that would do… "}Results that exist are kept.</p>
       {cancelled > 0 && failed > 0 && (
         <fieldset>
           <legend>Which</legend>
@@ -123,7 +130,7 @@ function RetryQuestion({ id, what, tasks, failed, cancelled, onClose }: { id: st
           <label><input type="radio" name="how" value="amounts" checked={how === "amounts"} onChange={() => setHow("amounts")} /> {plan?.failed === 1 ? "another amount" : "other amounts, for each that failed"}</label>
         </fieldset>
       )}
-      {failed > 0 && (
+      {failed > 0 && plan && (short.length === 0 || how === "amounts") && (
         <div className="row" onInput={() => setHow("amounts")}>
           <label className="field">Memory of each<input name="memory" placeholder="as last time, or 24 GB" autoComplete="off" /></label>
           <label className="field">Walltime of each<input name="walltime" placeholder="as last time, or 2 h" autoComplete="off" /></label>
@@ -146,14 +153,18 @@ export function RetrySome({ id, what, tasks = null, failed, cancelled = 0, disab
 }) {
   const [asking, setAsking] = useState(false);
   const some = failed + cancelled > 0;
-  const { data: plan } = useQuery({ ...retryPlanQuery(id, { failed_only: failed > 0, tasks }), enabled: some });
+  const asked = { failed, cancelled: failed > 0 ? 0 : cancelled };
+  const query = useQuery({ ...retryPlanQuery(id, { failed_only: failed > 0, tasks }, asked), enabled: some });
   if (!some) return null;
+  // The button of a group acts at once where there is nothing to choose: it waits until that is known of these very tasks.
+  const plan = !query.isPlaceholderData && fits(query.data, asked) ? query.data : undefined;
+  const ready = tasks === null || plan !== undefined || query.error !== null;
   const more = failed > 0 ? moreWords(plan) : null;
   const ask = tasks === null || more !== null;
   const act = () => later(`Trying ${plural(failed, "failed task")} of ${what} again in 5 s.`, (keepalive) => retryCall(id, { failed_only: true, tasks }, keepalive));
   return (
     <>
-      <button type="button" className={tasks === null || more ? "button primary" : "button"} disabled={disabled} onClick={() => (ask ? setAsking(true) : act())}>
+      <button type="button" className={tasks === null || more ? "button primary" : "button"} disabled={disabled || !ready} onClick={() => (ask ? setAsking(true) : act())}>
         {failed ? `Retry ${failed} failed${more ? `, ${more}` : ""}` : `Retry ${cancelled} cancelled`}
       </button>
       {asking && <RetryQuestion id={id} what={what} tasks={tasks} failed={failed} cancelled={cancelled} onClose={() => setAsking(false)} />}
@@ -161,14 +172,15 @@ export function RetrySome({ id, what, tasks = null, failed, cancelled = 0, disab
   );
 }
 
-/** The jobs that a cancel of some tasks touches, and no others. */
+/** What a cancel of some tasks touches besides them: what is skipped, and the jobs, no others. */
 export function TouchedJobs({ id, tasks }: { id: string; tasks: number[] }) {
   const { data: plan } = useQuery(cancelPlanQuery(id, tasks));
-  if (!plan || plan.jobs.length === 0) return null;
-  const named = (jobs: Schemas["TouchedJob"][]) => `${jobs.length === 1 ? "Job" : `${count(jobs.length)} jobs:`} ${jobs.slice(0, 5).map((job) => job.job_id ?? "(not submitted yet)").join(", ")}${jobs.length > 5 ? "…" : ""}`;
+  if (!plan) return null;
+  const named = (jobs: Schemas["TouchedJob"][]) => `${jobs.length === 1 ? "Job" : jobs.length <= 5 ? "Jobs" : `${count(jobs.length)} jobs:`} ${jobs.slice(0, 5).map((job) => job.job_id ?? "(not submitted yet)").join(", ")}${jobs.length > 5 ? "…" : ""}`;
   const [own, shared] = [plan.jobs.filter((job) => job.ends), plan.jobs.filter((job) => !job.ends)];
   return (
     <p>
+      {plan.skipped > 0 && `${plural(plan.skipped, "task that needs", "tasks that need")} ${plan.running + plan.waiting === 1 ? "it" : "them"} will not run. `}
       {own.length > 0 && `${named(own)} ${own.length === 1 ? "serves" : "serve"} no others, and ${own.length === 1 ? "ends" : "end"} as well. `}
       {shared.length > 0 && `${named(shared)} ${shared.length === 1 ? "serves" : "serve"} other tasks too, and ${shared.length === 1 ? "goes" : "go"} on for these.`}
     </p>

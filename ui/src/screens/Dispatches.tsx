@@ -82,7 +82,7 @@ const COLUMNS: ColumnDef<Summary>[] = [
   { id: "name", header: "Lattice", cell: ({ row }) => <Link to="/d/$id" params={{ id: row.original.id }} className="strong clip" title={row.original.name}>{row.original.name || "(no name)"}</Link> },
   { id: "status", header: "Status", cell: ({ row }) => <StatusBadge status={row.original.status} paused={row.original.paused} template={row.original.template} /> },
   { id: "progress", header: "Progress", enableSorting: false, meta: { rank: 2 }, cell: ({ row }) => <Strip counts={row.original.counts} total={row.original.tasks} label={row.original.name} /> },
-  { id: "n_tasks", header: "Tasks", meta: { numeric: true }, cell: ({ row }) => <span className="nowrap">{count(ended(row.original.counts))} / {count(row.original.tasks)}{row.original.counts.failed ? <span className="ink-failed"> · {count(row.original.counts.failed)} failed</span> : ""}</span> },
+  { id: "n_tasks", header: "Tasks", meta: { numeric: true }, cell: ({ row }) => <span className="nowrap">{count(ended(row.original.counts))} / {count(row.original.tasks)}{row.original.counts.failed ? <span className="ink-failed"> · {count(row.original.counts.failed)} failed</span> : ""}{(["cancelled", "skipped"] as const).map((state) => row.original.counts[state] ? <span key={state} className="soft"> · {count(row.original.counts[state])} {state}</span> : null)}</span> },
   { id: "took", header: "Took", enableSorting: false, meta: { numeric: true, rank: 2 }, cell: ({ row }) => <Took summary={row.original} /> },
   { id: "created_at", header: "Created", meta: { rank: 1, numeric: true }, cell: ({ row }) => <When time={row.original.created_at} /> },
 ];

@@ -37,7 +37,7 @@ export function Task() {
           <CopyButton text={`import hpcflow as hf\n\ntask = hf.get_result("${id}").get_node_result(${index})\nprint(task.result)\n`} label="Copy as Python">Copy as Python</CopyButton>
           <RetryTask id={id} task={task} disabled={offline} />
           {summary && !FINAL.has(task.state) && (
-            <CancelButton summary={summary} tasks={() => [index]} running={task.state === "running" ? 1 : 0} waiting={task.state === "running" ? 0 : 1} what={`${task.name} ${index}`} disabled={offline} />
+            <CancelButton summary={summary} tasks={() => [index]} running={task.state === "running" ? 1 : 0} waiting={task.state === "running" ? 0 : 1} what={`${task.name} ${index}`} single disabled={offline} />
           )}
         </div>
       </div>
@@ -114,11 +114,18 @@ function Values({ task, about }: { task: TaskDetail; about: Schemas["AboutTask"]
 
 type Serving = Schemas["ServingArray"];
 
+/** Those that a task is usually ended by; Linux numbers them alike on all that clusters are made of. */
+const SIGNALS: Readonly<Record<number, string>> = { 1: "SIGHUP", 2: "SIGINT", 4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 13: "SIGPIPE", 15: "SIGTERM", 24: "SIGXCPU", 25: "SIGXFSZ" };
+
+function signalName(number: number): string {
+  return SIGNALS[number] ?? `signal ${number}`;
+}
+
 /** Why it ended, or why it has not begun: first of all. */
 function Why({ id, task, about, serving, looks, disabled }: { id: string; task: TaskDetail; about: Schemas["AboutTask"] | undefined; serving: readonly Serving[]; looks: Looks; disabled: boolean }) {
   if (task.error) {
     const tone = task.state === "failed" ? "bad" : task.state === "cancelled" ? "info" : "warn";
-    const more = [task.exit_code !== null && task.exit_code !== 0 ? `exit code ${task.exit_code}` : "", task.signal ? `signal ${task.signal}` : "", task.raw ? `the scheduler says ${task.raw}` : ""].filter(Boolean).join(", ");
+    const more = [task.exit_code !== null && task.exit_code !== 0 ? `exit code ${task.exit_code}` : "", task.signal ? `it was ended by ${signalName(task.signal)}` : "", task.raw ? `the scheduler says ${task.raw}` : ""].filter(Boolean).join(", ");
     return <Notice tone={tone}><span className="error-text">{task.error}</span>{more && <p className="soft">{more}</p>}{task.hint && <p className="soft"><Words text={task.hint} /></p>}{task.state === "skipped" && about && <RetryHolders id={id} holders={about.held_by} disabled={disabled} />}</Notice>;
   }
   const why = reasons(serving, looks);
