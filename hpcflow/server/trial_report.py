@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shlex
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+from hpcflow.core.batch import MARK
 from hpcflow.core.model import HpcflowError
 from hpcflow.core.plugin import Command, Reply
 
-__all__ = ["DEADLINE_S", "SHOWN", "NotNow", "StepFailed", "Stop", "TrialReport", "last_words"]
+__all__ = ["DEADLINE_S", "SHOWN", "NotNow", "StepFailed", "Stop", "TrialReport", "last_words", "typed"]
 
 Json = dict[str, Any]  # Any: JSON, described in cluster_schema.py
 
@@ -20,6 +22,7 @@ Json = dict[str, Any]  # Any: JSON, described in cluster_schema.py
 DEADLINE_S: Final = 60.0
 #: Characters of a command, and of the end of what it wrote.
 SHOWN: Final = 2000
+_PARTING: Final = re.compile(rf"\s*(?:&&|;)\s*echo '?{re.escape(MARK)}'?")
 
 
 class Stop(Exception):
@@ -94,7 +97,7 @@ class TrialReport:
         Raises:
             Stop: it failed, and nothing can follow.
         """
-        step = _Step(name, command=None if command is None else shlex.join(command.argv)[:SHOWN])
+        step = _Step(name, command=None if command is None else typed(command.argv)[:SHOWN])
         self._steps.append(step)
         await self._tell()
         try:
@@ -120,6 +123,13 @@ class TrialReport:
         self._version += 1
         async with self._changed:
             self._changed.notify_all()
+
+
+def typed(argv: Sequence[str]) -> str:
+    """Return a command as a person types it: no shell around a script, and nothing that only parts its answers."""
+    if len(argv) == 3 and tuple(argv[:2]) == ("sh", "-c"):
+        return _PARTING.sub("", argv[2])
+    return shlex.join(argv)
 
 
 def last_words(reply: Reply) -> str:

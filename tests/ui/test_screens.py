@@ -241,7 +241,14 @@ def test_what_failed_is_tried_again_with_more_memory(show: Show, site: Site) -> 
     expect(dialog).to_contain_text("1 task that was skipped because of it runs as well.")
     dialog.get_by_label("Memory").fill("lots")
     dialog.get_by_role("button", name="Retry").click()
-    expect(page.get_by_text("“lots” is no amount of memory")).to_be_visible()
+    # The question stays, with what was typed and what is wrong with it.
+    memory = dialog.get_by_label("Memory")
+    expect(memory).to_be_focused()
+    expect(memory).to_have_value("lots")
+    expect(memory).to_have_accessible_description(re.compile("“lots” is no amount of memory"))
+    page.go_back()
+    expect(dialog).to_have_count(0)
+    show(f"/d/{dispatch}?view=table")
     page.get_by_role("button", name="Retry 1 failed").click()
     dialog.get_by_label("Memory").fill("300 MB")
     dialog.get_by_role("button", name="Retry").click()
@@ -317,6 +324,21 @@ def test_the_graph_is_walked_with_the_keyboard(show: Show, site: Site) -> None:
     page.keyboard.press("t")
     expect(page.get_by_text("10 of 12 tasks", exact=True)).to_be_visible()
     assert "name=relax" in page.url
+    # The drawing that had the focus is gone: what comes next is the table's search field, and from there the first hit.
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("searchbox")).to_be_focused()
+    page.keyboard.type("after 8 steps")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("region", name="Tasks").get_by_role("link", name="9", exact=True)).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_be_focused()
+    # A single task is found in the graph too.
+    show(f"/d/{site.screening}")
+    page.get_by_role("searchbox").fill("relax 9")
+    expect(page.get_by_role("button", name="Show relax 9")).to_be_visible()
+    expect(page.get_by_text("1 found")).to_be_visible()
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Group relax").get_by_role("link", name="relax 9")).to_be_visible()
 
 
 def test_the_first_tab_skips_to_the_content(page: Page) -> None:

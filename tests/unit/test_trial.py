@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 
+from hpcflow.core.batch import MARK
 from hpcflow.core.model import Cause
 from hpcflow.core.plugin import Command, Reply
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.remote import TransportError
 from hpcflow.server.trial import Asked, Trial
+from hpcflow.server.trial_report import typed
 from hpcflow.server.verdict import Verdict, judge, read_verdict, write_verdict
 from tests.unit.bag_on_disk import SOURCE
 from tests.unit.mini_world import KEY, MINI, Job, Stage, World, WorldTransport, a_stage
@@ -244,3 +246,9 @@ def test_a_verdict_holds_for_its_directory_alone(tmp_path: Path) -> None:
     assert os.stat(path).st_mode & 0o777 == 0o600
     Path(path).write_text("{}")
     assert read_verdict(path) is None
+
+
+def test_a_command_is_shown_as_a_person_types_it() -> None:
+    script = f"scontrol show config && echo '{MARK}' && sinfo --format='%P|%l' && echo '{MARK}'"
+    assert typed(("sh", "-c", script)) == "scontrol show config && sinfo --format='%P|%l'"
+    assert typed(("sbatch", "--comment=two words")) == "sbatch '--comment=two words'"

@@ -1,3 +1,4 @@
+import { useRouterState } from "@tanstack/react-router";
 import { useCallback, useEffect, useRef, useState, useSyncExternalStore, type ReactNode } from "react";
 import { answer, api, Refused } from "../api/client";
 import { client, type Summary } from "../api/queries";
@@ -126,7 +127,8 @@ export function Question({ title, children, yes, no = "Keep as it is", danger = 
   danger?: boolean;
   /** What it would do is not known yet. */
   busy?: boolean;
-  onYes: (form: FormData) => void;
+  /** false: the question stays, with what was typed. */
+  onYes: (form: FormData) => unknown;
   onClose: () => void;
 }) {
   const ref = useRef<HTMLDialogElement>(null);
@@ -134,9 +136,15 @@ export function Question({ title, children, yes, no = "Keep as it is", danger = 
     const dialog = ref.current;
     if (dialog && !dialog.open) dialog.showModal();
   }, []);
+  // What is asked of one place is not asked in another one.
+  const here = useRouterState({ select: (router) => router.location.href });
+  const asked = useRef(here);
+  useEffect(() => {
+    if (here !== asked.current) ref.current?.close();
+  }, [here]);
   return (
     <dialog ref={ref} className="dialog" aria-labelledby="question" onClose={onClose}>
-      <form method="dialog" onSubmit={(event) => { const form = new FormData(event.currentTarget); onYes(form); }}>
+      <form method="dialog" onSubmit={(event) => { if (onYes(new FormData(event.currentTarget)) === false) event.preventDefault(); }}>
         <h2 id="question">{title}</h2>
         {children}
         <div className="dialog-buttons">
@@ -208,7 +216,7 @@ export function DispatchActions({ summary, disabled }: { summary: Summary; disab
   const running = summary.counts.running ?? 0;
   return (
     <div className="actions">
-      <RetrySome id={summary.id} what={summary.name} failed={summary.counts.failed ?? 0} cancelled={summary.counts.cancelled ?? 0} disabled={disabled} />
+      <RetrySome id={summary.id} what={summary.name} failed={summary.counts.failed ?? 0} cancelled={summary.counts.cancelled ?? 0} accepted={summary.status === "COMPLETED"} disabled={disabled} />
       <Redispatch summary={summary} disabled={disabled} />
       {live && (summary.paused ? (
         <button type="button" className="button primary" disabled={disabled || busy} onClick={() => void act("resume")}>Resume</button>

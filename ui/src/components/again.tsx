@@ -4,7 +4,7 @@ import { useState } from "react";
 import { api, type Schemas } from "../api/client";
 import { cancelPlanQuery, retryPlanQuery, type RetryPlan, type Summary, type TaskDetail } from "../api/queries";
 import { count, limit, mebibytes, parseMemory, parseWalltime, plural } from "../format";
-import { later, Question, retryCall, say, settle, type Again } from "./actions";
+import { later, Question, retryCall, settle, type Again } from "./actions";
 
 type Shortfall = Schemas["Shortfall"];
 
@@ -83,9 +83,10 @@ export function RetryHolders({ id, holders, disabled }: { id: string; holders: S
 type How = "more" | "same" | "amounts";
 
 /** What is asked before several tasks are tried again: which, and with what. */
-function RetryQuestion({ id, what, tasks, failed, cancelled, onClose }: { id: string; what: string; tasks: number[] | null; failed: number; cancelled: number; onClose: () => void }) {
+function RetryQuestion({ id, what, tasks, failed, cancelled, accepted, onClose }: { id: string; what: string; tasks: number[] | null; failed: number; cancelled: number; accepted: boolean; onClose: () => void }) {
   const [all, setAll] = useState(failed === 0);
   const [chosen, setHow] = useState<How | null>(null);
+  const [wrong, setWrong] = useState<{ field: "memory" | "walltime"; text: string } | null>(null);
   const query = useQuery(retryPlanQuery(id, { failed_only: !all, tasks }, { failed, cancelled: all ? cancelled : 0 }));
   // What was said before this was asked may be of what has run again since.
   const plan = !query.isPlaceholderData && (query.isFetchedAfterMount || fits(query.data, { failed, cancelled: all ? cancelled : 0 })) ? query.data : undefined;
@@ -93,24 +94,31 @@ function RetryQuestion({ id, what, tasks, failed, cancelled, onClose }: { id: st
   const many = short.reduce((sum, each) => sum + each.tasks, 0);
   const how = chosen ?? (short.length > 0 ? "more" : "same");
   const rest = plan ? plan.failed + plan.cancelled - many : 0;
+  const refuse = (field: "memory" | "walltime", text: string) => {
+    setWrong({ field, text });
+    document.querySelector<HTMLInputElement>(`dialog[open] input[name="${field}"]`)?.focus();
+    return false;
+  };
   const act = (form: FormData) => {
-    onClose();
     const memory = how === "amounts" ? String(form.get("memory") ?? "").trim() : "";
     const walltime = how === "amounts" ? String(form.get("walltime") ?? "").trim() : "";
     const memory_mib = memory ? parseMemory(memory) : null;
     const walltime_s = walltime ? parseWalltime(walltime) : null;
-    if ((memory && !memory_mib) || (walltime && !walltime_s)) {
-      say(memory && !memory_mib ? `“${memory}” is no amount of memory: write 24 GB, or 24 GiB.` : `“${walltime}” is no time: write 2 h, or 90 min.`, "bad");
-      return;
-    }
+    if (memory && !memory_mib) return refuse("memory", `“${memory}” is no amount of memory: write 24 GB, or 24 GiB.`);
+    if (walltime && !walltime_s) return refuse("walltime", `“${walltime}” is no time: write 2 h, or 90 min.`);
+    onClose();
     const words = how === "more" ? moreWords(plan) : how === "amounts" ? [memory, walltime].filter(Boolean).join(" and ") : null;
     const own = plan ? plan.failed + plan.cancelled : failed || cancelled;
     const asked = { failed_only: !all, tasks, memory_mib, walltime_s, more: how === "more" };
     later(`Trying ${plural(own, "task")} of ${what} again${words ? `, ${how === "amounts" ? `with ${words}` : words},` : ""} in 5 s.`, (keepalive) => retryCall(id, asked, keepalive));
+    return true;
   };
+  const fault = (field: "memory" | "walltime") => (wrong?.field === field ? { "aria-invalid": true, "aria-describedby": `wrong-${field}` } : {});
+  const said = (field: "memory" | "walltime") => wrong?.field === field && <span id={`wrong-${field}`} role="alert" className="ink-failed">{wrong.text}</span>;
   return (
     <Question title={`Try ${plural(failed || cancelled, failed ? "failed task" : "cancelled task")} of “${what}” again?`} yes="Retry" busy={!plan && !query.error} onYes={act} onClose={onClose}>
       <p>{plan ? `${reach(plan)} ` : query.error ? "" : "Looking up what that would do… "}Results that exist are kept.</p>
+      {accepted && <p>The dispatch has completed without {failed + cancelled === 1 ? "it" : "them"}: what accepted {failed + cancelled === 1 ? "this failure" : "these failures"} has its result, and does not run again to take the new {failed + cancelled === 1 ? "one" : "ones"}.</p>}
       {cancelled > 0 && failed > 0 && (
         <fieldset>
           <legend>Which</legend>
@@ -131,9 +139,9 @@ function RetryQuestion({ id, what, tasks, failed, cancelled, onClose }: { id: st
         </fieldset>
       )}
       {failed > 0 && plan && (short.length === 0 || how === "amounts") && (
-        <div className="row" onInput={() => setHow("amounts")}>
-          <label className="field">Memory of each<input name="memory" placeholder="as last time, or 24 GB" autoComplete="off" /></label>
-          <label className="field">Walltime of each<input name="walltime" placeholder="as last time, or 2 h" autoComplete="off" /></label>
+        <div className="row" onInput={() => { setHow("amounts"); setWrong(null); }}>
+          <label className="field">Memory of each<input name="memory" placeholder="as last time, or 24 GB" autoComplete="off" {...fault("memory")} />{said("memory")}</label>
+          <label className="field">Walltime of each<input name="walltime" placeholder="as last time, or 2 h" autoComplete="off" {...fault("walltime")} />{said("walltime")}</label>
         </div>
       )}
       <p className="soft">You have five seconds to take it back.</p>
@@ -142,13 +150,15 @@ function RetryQuestion({ id, what, tasks, failed, cancelled, onClose }: { id: st
 }
 
 /** Tries the tasks again that failed, or were cancelled: of a group, or of a dispatch. */
-export function RetrySome({ id, what, tasks = null, failed, cancelled = 0, disabled }: {
+export function RetrySome({ id, what, tasks = null, failed, cancelled = 0, accepted = false, disabled }: {
   id: string;
   what: string;
   /** null: of all of the dispatch. */
   tasks?: number[] | null;
   failed: number;
   cancelled?: number;
+  /** The dispatch completed without them. */
+  accepted?: boolean;
   disabled: boolean;
 }) {
   const [asking, setAsking] = useState(false);
@@ -160,14 +170,14 @@ export function RetrySome({ id, what, tasks = null, failed, cancelled = 0, disab
   const plan = !query.isPlaceholderData && fits(query.data, asked) ? query.data : undefined;
   const ready = tasks === null || plan !== undefined || query.error !== null;
   const more = failed > 0 ? moreWords(plan) : null;
-  const ask = tasks === null || more !== null;
+  const ask = tasks === null || more !== null || accepted;
   const act = () => later(`Trying ${plural(failed, "failed task")} of ${what} again in 5 s.`, (keepalive) => retryCall(id, { failed_only: true, tasks }, keepalive));
   return (
     <>
-      <button type="button" className={tasks === null || more ? "button primary" : "button"} disabled={disabled || !ready} onClick={() => (ask ? setAsking(true) : act())}>
+      <button type="button" className={!accepted && (tasks === null || more) ? "button primary" : "button"} disabled={disabled || !ready} onClick={() => (ask ? setAsking(true) : act())}>
         {failed ? `Retry ${failed} failed${more ? `, ${more}` : ""}` : `Retry ${cancelled} cancelled`}
       </button>
-      {asking && <RetryQuestion id={id} what={what} tasks={tasks} failed={failed} cancelled={cancelled} onClose={() => setAsking(false)} />}
+      {asking && <RetryQuestion id={id} what={what} tasks={tasks} failed={failed} cancelled={cancelled} accepted={accepted} onClose={() => setAsking(false)} />}
     </>
   );
 }

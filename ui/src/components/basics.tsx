@@ -222,12 +222,19 @@ export function useLink() {
   return useSyncExternalStore(link.subscribe, link.state);
 }
 
+/** Whether somebody has gone from one screen to another since the page was opened. */
+export const moved = { once: false };
+
 /** Sets the tab's title, and after a move within the page puts the focus where reading begins. */
 export function Title({ text, children }: { text: string; children?: ReactNode }) {
   const ref = useRef<HTMLHeadingElement>(null);
   useEffect(() => {
     document.title = `${text} · hpcflow`;
   }, [text]);
+  useEffect(() => {
+    // A screen that had to be fetched comes after the move to it.
+    if (moved.once && document.activeElement === document.body) ref.current?.focus({ preventScroll: true });
+  }, []);
   return (
     <h1 ref={ref} tabIndex={-1} id="title">
       {children ?? text}
@@ -246,7 +253,14 @@ export function Field({ label, children }: { label: string; children: (id: strin
 }
 
 /** A text field that tells its value once nobody has typed for a moment. */
-export function SearchBox({ value, label, onChange, shortcut = true }: { value: string; label: string; onChange: (value: string) => void; shortcut?: boolean }) {
+export function SearchBox({ value, label, onChange, onGo, shortcut = true }: {
+  value: string;
+  label: string;
+  onChange: (value: string) => void;
+  /** To the first that is found for a text: Enter or the arrow down. */
+  onGo?: (text: string) => void;
+  shortcut?: boolean;
+}) {
   const [text, setText] = useState(value);
   const told = useRef(value);
   const id = useId();
@@ -264,10 +278,19 @@ export function SearchBox({ value, label, onChange, shortcut = true }: { value: 
     }, 200);
     return () => clearTimeout(timer);
   }, [text, onChange]);
+  const key = (event: React.KeyboardEvent) => {
+    if (!onGo || event.nativeEvent.isComposing || (event.key !== "Enter" && event.key !== "ArrowDown")) return;
+    event.preventDefault();
+    if (text !== told.current) {
+      told.current = text;
+      onChange(text);
+    }
+    onGo(text);
+  };
   return (
     <div className="search">
       <label htmlFor={id} className="visually-hidden">{label}</label>
-      <input id={id} type="search" value={text} placeholder={label} autoComplete="off" spellCheck={false} data-search={shortcut || undefined} onChange={(event) => setText(event.target.value)} />
+      <input id={id} type="search" value={text} placeholder={label} autoComplete="off" spellCheck={false} data-search={shortcut || undefined} onChange={(event) => setText(event.target.value)} onKeyDown={key} />
     </div>
   );
 }

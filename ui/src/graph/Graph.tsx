@@ -4,7 +4,7 @@ import { count, plural } from "../format";
 import { DRAWN, INDEX_OF_CODE } from "../states";
 import { Canvas } from "./Canvas";
 import { palette, Renderer } from "./draw";
-import { type GraphColumns, type Layout, type Level, type Slice } from "./layout";
+import { taskOf, type GraphColumns, type Layout, type Level, type Slice } from "./layout";
 import { BRIGHT, FAINT, failedLens, ofGroups } from "./lens";
 import { Legend } from "./Legend";
 import { Tree } from "./Tree";
@@ -70,11 +70,12 @@ export function Graph({ name, layout, all, slice, levels, search, acts, children
   useMemo(() => renderer.update(codes), [renderer, codes]);
   const openTable = useCallback((group: number) => acts.openTable(layout.groups[group]!.name), [acts, layout]);
   const failed = useMemo(() => new Set(layout.groups.flatMap((_, index) => (renderer.has(index, "failed") ? [index] : []))), [layout, renderer, codes]); // eslint-disable-line react-hooks/exhaustive-deps
+  const one = useMemo(() => taskOf(text, layout, first), [text, layout, first]);
   const matching = useMemo(() => {
     const wanted = text.trim().toLowerCase();
     if (!wanted) return null;
-    return new Set(layout.groups.flatMap((group, index) => (group.name.toLowerCase().includes(wanted) ? [index] : [])));
-  }, [layout, text]);
+    return new Set(layout.groups.flatMap((group, index) => (group.name.toLowerCase().includes(wanted) || (one !== null && layout.groupOf[one] === index) ? [index] : [])));
+  }, [layout, text, one]);
   const lens = search.lens ?? "all";
   const seen = useMemo(() => {
     const tasks = lens === "failed" ? failedLens(slice.columns, codes) : null;
@@ -112,9 +113,10 @@ export function Graph({ name, layout, all, slice, levels, search, acts, children
   return (
     <>
       <div className="toolbar">
-        <SearchBox label="Search electrons" value={text} onChange={setText} />
+        <SearchBox label="Search electrons, or a task’s number" value={text} onChange={setText} onGo={(typed) => { const task = taskOf(typed, layout, first); if (task !== null) select(layout.groupOf[task]!, task); }} />
         {setLens && <Chips label="Lens" chosen={[lens]} options={[{ value: "all", text: "All" }, { value: "failed", text: `Failed ${failed.size ? count(lost) : ""}` }]} onChange={(chosen) => setLens(chosen.includes("failed") && lens === "all" ? "failed" : "all")} />}
         <p className="soft howmany" role="status">{says}{matching ? `, ${count(matching.size)} found` : ""}</p>
+        {one !== null && <button type="button" className="button small" onClick={() => select(layout.groupOf[one]!, one)}>Show {layout.groups[layout.groupOf[one]!]!.name} {first + one}</button>}
       </div>
       <Legend states={DRAWN.filter((_, k) => present[k])} lens={lens} deep={deep.size > 0} numbers={layout.edges.some((edge) => edge.count > 1)} />
       <div className={`graph${selected === null ? "" : " with-panel"}`}>

@@ -7,7 +7,7 @@ import { RetrySome } from "../components/again";
 import { Fault, Loading, StateBadge, useLink } from "../components/basics";
 import { count, plural } from "../format";
 import { dispatch as route } from "../router";
-import { Reasons, Starts, Unasked, useLooks, Workers } from "../screens/queued";
+import { Reasons, StartSentence, Unasked, useLooks, Workers } from "../screens/queued";
 import { firstStart, reasons, unasked, worked } from "../screens/waiting";
 import { FINAL, stateOfCode } from "../states";
 import type { Renderer } from "./draw";
@@ -87,7 +87,7 @@ function Panel({ id, summary, layout, renderer, codes, all, slice, group: index,
       <div className="actions">
         <Link className="button" to="/d/$id" params={{ id }} search={{ view: "table", name: group.name }}>Open as table</Link>
         {summary.status === "RUNNING" && <CancelButton summary={summary} tasks={() => inState((name) => !FINAL.has(name)).map((each) => slice.first + each)} running={running} waiting={open.length - running} what={group.name} disabled={offline} />}
-        <RetrySome id={id} tasks={lost} failed={lost.length} what={group.name} disabled={offline} />
+        <RetrySome id={id} tasks={lost} failed={lost.length} accepted={summary.status === "COMPLETED"} what={group.name} disabled={offline} />
       </div>
       {summary.status === "RUNNING" && counts.some(({ state }) => state.name === "queued") && <WhyGroupWaits id={id} name={group.name} />}
       {task !== null && (
@@ -122,7 +122,7 @@ function WhyGroupWaits({ id, name }: { id: string; name: string }) {
       <h3>Why it waits</h3>
       {behind.length > 0 && <ul className="plain reasons">{behind.map(({ workers, tasks }) => <li key={workers[0]!.job_id}><span>{count(tasks)} {tasks === 1 ? "waits" : "wait"} for <Workers workers={workers} />.</span></li>)}</ul>}
       {why.length > 0 && <Reasons reasons={why} />}
-      <p className="soft"><Unasked arrays={serving} looks={looks} /> {start && <>Earliest start: <Starts start={start} />. </>}<Link to="/d/$id" params={{ id }} search={{ view: "jobs" }}>Jobs</Link></p>
+      <p className="soft"><Unasked arrays={serving} looks={looks} /> <StartSentence start={start} /><Link to="/d/$id" params={{ id }} search={{ view: "jobs" }}>Jobs</Link></p>
     </section>
   );
 }

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { INDEX_OF_CODE, STATES } from "../states";
 import { opening } from "./draw";
-import { BOX, cells, depths, HEAD, layOut, PAD, sliceOf, STEP, tally, type GraphColumns, type Layout } from "./layout";
+import { BOX, cells, depths, HEAD, layOut, PAD, sliceOf, STEP, tally, taskOf, type GraphColumns, type Layout } from "./layout";
 import { BRIGHT, FAINT, failedLens, ofGroups, PALE } from "./lens";
 import { labelsOf, trace } from "./lines";
 
@@ -229,4 +229,12 @@ test("a graph without sublattices is one lattice, as it is", () => {
   const graph = random(5, 40);
   expect(sliceOf(graph, undefined).columns).toBe(graph);
   expect(sliceOf(graph, "gone").level).toBe(null);
+});
+
+test("a search finds a task by its number, with or without the name of its electron", () => {
+  const layout = layOut(fan(3, 2));
+  expect(["3", " #3 ", "task 3", "step1 3", "STEP 3", "step1 task 3"].map((text) => taskOf(text, layout, 0))).toEqual([3, 3, 3, 3, 3, 3]);
+  expect(["", "step1", "step0 3", "7", "3x", "step1 3 4"].map((text) => taskOf(text, layout, 0))).toEqual([null, null, null, null, null, null]);
+  // In a sublattice the numbers are those of the whole dispatch.
+  expect([taskOf("13", layout, 10), taskOf("3", layout, 10)]).toEqual([3, null]);
 });

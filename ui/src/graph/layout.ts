@@ -229,3 +229,12 @@ export function tally(layout: Layout, codes: Uint8Array, indexOfCode: Uint8Array
   }
   return sums;
 }
+
+/** The task that a search names, as "1577" or "relax 1577"; its number in what is drawn, whose first task has the number `first`. */
+export function taskOf(text: string, layout: Pick<Layout, "groups" | "groupOf">, first: number): number | null {
+  const found = /^(?:(.*?)\s+)??(?:task\s+)?#?(\d+)$/i.exec(text.trim());
+  if (!found) return null;
+  const task = Number(found[2]) - first;
+  const group = layout.groups[layout.groupOf[task] ?? -1];
+  return group?.name.toLowerCase().includes((found[1] ?? "").toLowerCase()) ? task : null;
+}

@@ -1,6 +1,6 @@
 import { useQuery } from "@tanstack/react-query";
 import { Link, Navigate } from "@tanstack/react-router";
-import { lazy, Suspense, useEffect } from "react";
+import { lazy, Suspense, useEffect, useRef, useState } from "react";
 import { lettersQuery, summaryQuery, usageQuery, type Summary } from "../api/queries";
 import { DispatchActions } from "../components/actions";
 import { CopyButton, CountsLine, Fault, Loading, Notice, StatusBadge, Strip, Title, useLink, useNow, When, Words } from "../components/basics";
@@ -9,7 +9,7 @@ import { dispatch as route, VIEWS, type View } from "../router";
 import { ended } from "../states";
 import { Jobs } from "./Jobs";
 import { TaskTable } from "./TaskTable";
-import { Starts, Unasked, useLooks } from "./queued";
+import { StartSentence, Unasked, useLooks } from "./queued";
 import { firstStart, unasked, waitingArrays, whyWaiting } from "./waiting";
 
 const Logs = lazy(() => import("./Logs").then((made) => ({ default: made.Logs })));
@@ -30,6 +30,14 @@ export function Dispatch() {
   useEffect(() => {
     document.querySelector(".tab[aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
   }, [view, summary?.id]);
+  const body = useRef<HTMLDivElement>(null);
+  const before = useRef(view);
+  useEffect(() => {
+    if (before.current === view) return;
+    before.current = view;
+    // A key in the view that is gone led here.
+    if (document.activeElement === document.body) body.current?.focus({ preventScroll: true });
+  }, [view]);
   if (!summary) {
     return error ? <section className="screen"><Title text="Dispatch" /><Fault error={error} retry={() => void refetch()} /><p><Link to="/dispatches">All dispatches</Link></p></section> : <Loading what="the dispatch" />;
   }
@@ -45,18 +53,21 @@ export function Dispatch() {
           </Link>
         ))}
       </nav>
+      <div ref={body} tabIndex={-1} className="view">
       {view === "graph" && <Suspense fallback={<Loading what="the graph" />}><GraphView id={id} summary={summary} /></Suspense>}
       {view === "table" && <TaskTable id={id} />}
       {view === "timeline" && <Suspense fallback={<Loading what="the timeline" />}><TimelineView id={id} /></Suspense>}
       {view === "efficiency" && <Suspense fallback={<Loading what="what it used" />}><DispatchEfficiency id={id} live={summary.status === "RUNNING"} /></Suspense>}
       {view === "logs" && <Suspense fallback={<Loading what="the logs" />}><Logs summary={summary} /></Suspense>}
       {view === "jobs" && <Jobs summary={summary} />}
+      </div>
     </section>
   );
 }
 
 function Head({ summary, offline }: { summary: Summary; offline: boolean }) {
   const now = useNow();
+  const [all, setAll] = useState(false);
   const done = ended(summary.counts);
   const live = summary.status === "RUNNING";
   const looks = useLooks(waitingArrays([summary]));
@@ -64,7 +75,7 @@ function Head({ summary, offline }: { summary: Summary; offline: boolean }) {
   const start = why === null ? null : firstStart(summary.arrays, looks);
   const away = summary.asked.filter((each) => each.problem || each.unknown_since);
   return (
-    <header className="dispatch-head">
+    <header className={all ? "dispatch-head" : "dispatch-head brief"}>
       <div className="title-line">
         <Title text={summary.name || "Dispatch"}><span className="clip" title={summary.name}>{summary.name || "(no name)"}</span></Title>
         <StatusBadge status={summary.status} paused={summary.paused} template={summary.template} counts={summary.counts} />
@@ -88,9 +99,10 @@ function Head({ summary, offline }: { summary: Summary; offline: boolean }) {
           <Words text={each.problem ?? ""} /> {live ? "What it runs" : "All tasks had ended before; what the jobs cost"} is unknown {each.unknown_since ?? each.at ? <>since <When time={each.unknown_since ?? each.at} /></> : "since the server's start"}{live ? ": states are as they were last seen." : "."}
         </Notice>
       ))}
-      {why && <p className="why"><strong>Why it waits.</strong> <Words text={why} /> {start && <>Earliest start: <Starts start={start} />. </>}<Link from={route.fullPath} to="/d/$id" params={{ id: summary.id }} search={(old) => ({ ...old, view: "jobs" })}>Jobs</Link></p>}
+      {why && <p className="why"><strong>Why it waits.</strong> <Words text={why} /> <StartSentence start={start} /><Link from={route.fullPath} to="/d/$id" params={{ id: summary.id }} search={(old) => ({ ...old, view: "jobs" })}>Jobs</Link></p>}
       {!why && live && unasked(waitingArrays([summary]), looks) && <p className="why"><strong>Why it waits.</strong> <Unasked arrays={waitingArrays([summary])} looks={looks} /></p>}
       {!live && <Cost id={summary.id} />}
+      <button type="button" className="button small small-only" aria-expanded={all} onClick={() => setAll(!all)}>{all ? "Less" : "More about it"}</button>
     </header>
   );
 }

@@ -46,7 +46,7 @@ function Row({ id, array, over, looks }: { id: string; array: DispatchArray; ove
   const pending = waits && !gone(array, looks) && (seen(array, looks)?.pending ?? array.width - array.up) > 0;
   const told = seen(array, looks)?.rows[0]?.walltime_s ?? null;
   const whole = told === array.walltime_s ? null : told;
-  const start = pending && !unasked([array], looks) ? <Starts start={firstStart([array], looks)} /> : null;
+  const start = pending && !unasked([array], looks) ? <Starts brief start={firstStart([array], looks)} /> : null;
   const said = pending && unasked([array], looks) ? [<Unasked key="" arrays={[array]} looks={looks} />] : why.map((each) => <span key={each.text} className="block">{why.length > 1 ? `${count(each.tasks)}: ` : ""}{spelled(each)}</span>);
   return (
     <tr>

@@ -5,7 +5,7 @@ import { Fault, Loading, Notice, StatusBadge, Strip, Title, useNow, When, Words 
 import { between, count, duration, plural } from "../format";
 import { CLUSTER_WORDS, ended, type StateName } from "../states";
 import { FirstDispatch } from "./FirstDispatch";
-import { Starts, Unasked, useLooks } from "./queued";
+import { StartSentence, Unasked, useLooks } from "./queued";
 import { firstStart, waitingArrays, whyWaiting, type Looks } from "./waiting";
 
 const LIVE: DispatchFilter = { status: ["RUNNING"], q: "", sort: "created_at", ascending: false };
@@ -101,7 +101,7 @@ function Card({ summary, looks }: { summary: Summary; looks: Looks }) {
         <span className="soft push">{count(ended(summary.counts))} of {plural(summary.tasks, "task")} · {duration(between(summary.started_at, summary.ended_at, now)) || "not begun"}</span>
       </div>
       <Strip counts={summary.counts} total={summary.tasks} label={summary.name} />
-      {why && <p className="soft"><Words text={why} /> {start && <>Earliest start: <Starts start={start} />.</>}</p>}
+      {why && <p className="soft"><Words text={why} /> <StartSentence start={start} /></p>}
       {!why && waitingArrays([summary]).length > 0 && <p className="soft"><Unasked arrays={waitingArrays([summary])} looks={looks} /></p>}
       {summary.template && <p className="soft">{summary.paused}</p>}
     </li>

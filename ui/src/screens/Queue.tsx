@@ -99,7 +99,7 @@ function sorter(column: string, down: boolean): (one: Row, other: Row) => number
 
 function Start({ job }: { job: Job }) {
   const now = useNow();
-  if (job.state === "pending") return <Starts start={{ at: job.starts_at, from: job.starts_from, stuck: job.stuck }} />;
+  if (job.state === "pending") return <Starts brief start={{ at: job.starts_at, from: job.starts_from, stuck: job.stuck }} />;
   return job.started_at ? <span title={absolute(job.started_at)}>runs {duration((now - Date.parse(job.started_at)) / 1_000)}</span> : null;
 }
 

@@ -5,7 +5,7 @@ import { link } from "../api/client";
 import { clustersQuery, statusQuery } from "../api/queries";
 import { logOut } from "../api/session";
 import { Toasts } from "../components/actions";
-import { Code, Title, useLink, useNow } from "../components/basics";
+import { Code, moved, Title, useLink, useNow } from "../components/basics";
 import { setTheme, theme, type Theme } from "../components/theme";
 
 const PAGES = [
@@ -31,7 +31,10 @@ export function Shell() {
     // Not by scrollIntoView: the next Tab would go on from there.
     if (here?.parentElement) here.parentElement.scrollLeft = here.offsetLeft + here.offsetWidth - here.parentElement.offsetLeft - here.parentElement.clientWidth;
     if (first.current) first.current = false;
-    else document.getElementById("title")?.focus({ preventScroll: true });
+    else {
+      moved.once = true;
+      document.getElementById("title")?.focus({ preventScroll: true });
+    }
   }, [path]);
   useEffect(() => {
     const listen = (event: KeyboardEvent) => {
@@ -157,6 +160,7 @@ export function NotFound() {
 
 const KEYS: readonly (readonly [string, string])[] = [
   ["/", "to the search field"],
+  ["Enter, ↓", "in the search field of tasks: to the first that is found"],
   ["?", "these keys"],
   ["Tab, Enter", "to what can be pressed, and press it"],
   ["Arrows", "in the graph: to the next group; in its tree: up, down, open, close"],

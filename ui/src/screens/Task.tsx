@@ -10,7 +10,7 @@ import { Output } from "../components/Output";
 import { absolute, between, bytes, count, duration, limit, mebibytes, percent, plural, visible } from "../format";
 import { task as route } from "../router";
 import { FINAL, stateOf } from "../states";
-import { Starts, Unasked, useLooks, Workers } from "./queued";
+import { Starts, StartSentence, Unasked, useLooks, Workers } from "./queued";
 import { busyWords, firstStart, reasons, worked, spelled as spelledReason, type Looks } from "./waiting";
 
 export function Task() {
@@ -135,7 +135,7 @@ function Why({ id, task, about, serving, looks, disabled }: { id: string; task: 
   }
   if (task.state === "queued" && why.length) {
     const start = firstStart(serving, looks);
-    return <Notice tone="warn" title="Why it waits.">{why.map(spelledReason).join(" ")} {start && <>Earliest start: <Starts start={start} />.</>}</Notice>;
+    return <Notice tone="warn" title="Why it waits.">{why.map(spelledReason).join(" ")} <StartSentence start={start} /></Notice>;
   }
   const job = task.state === "queued" ? about?.arrays.find((array) => array.state === "submitted" && array.job_id !== null) : undefined;
   if (job) return <Notice>It waits for job <Link to="/queue/$cluster" params={{ cluster: job.cluster }} search={{ q: job.job_id ?? "" }} className="id">{job.job_id}</Link>, of which nothing is known to run on {job.cluster} yet. <Unasked arrays={serving} looks={looks} /></Notice>;
@@ -210,7 +210,7 @@ function Facts({ task, about, serving, looks }: { task: TaskDetail; about: Schem
     ["Cluster", task.cluster],
     ["Job", job && <><span className="id">{job}</span> <CopyButton text={job} label="Copy id of the job">Copy</CopyButton></>],
     ["Waits for", waits],
-    ["Starts", serving.length > 0 && firstStart(serving, looks) && <Starts start={firstStart(serving, looks)} />],
+    ["Starts", serving.length > 0 && firstStart(serving, looks) && <Starts brief start={firstStart(serving, looks)} />],
     ["Array index", task.array_index],
     ["Host", task.host],
     ["Began", task.started_at && <span title={absolute(task.started_at)}><When time={task.started_at} /></span>],

@@ -1,7 +1,7 @@
 import { useInfiniteQuery, useQuery } from "@tanstack/react-query";
 import { Link, useNavigate } from "@tanstack/react-router";
 import type { ColumnDef } from "@tanstack/react-table";
-import { useCallback, useMemo } from "react";
+import { useCallback, useEffect, useMemo, useState } from "react";
 import { lettersQuery, tasksQuery, type TaskFilter, type TaskRow, type TaskSort } from "../api/queries";
 import { Chips, Fault, Loading, Mark, SearchBox, StateBadge, useNow, When } from "../components/basics";
 import { DataTable, HowMany } from "../components/DataTable";
@@ -35,10 +35,17 @@ export function TaskTable({ id }: { id: string }) {
   }, [hasNextPage, isFetchingNextPage, fetchNextPage]);
   const columns = useMemo(() => columnsOf(id), [id]);
   const seek = useCallback((q: string) => void navigate({ search: (old) => ({ ...old, q }), replace: true }), [navigate]);
+  const [going, go] = useState<string | null>(null);
+  const arrived = going === filter.q && !query.isPending && !query.isPlaceholderData;
+  useEffect(() => {
+    if (!arrived) return;
+    go(null);
+    document.querySelector<HTMLElement>("[data-tasks] tbody a")?.focus();
+  }, [arrived]);
   return (
-    <>
+    <div data-tasks>
       <div className="toolbar">
-        <SearchBox label="Search electron, error, host or job" value={filter.q} onChange={seek} />
+        <SearchBox label="Search electron, error, host or job" value={filter.q} onChange={seek} onGo={go} />
         <Chips label="State" chosen={filter.state} options={STATES.map((state) => ({ value: state.name as string, text: <span className="badge"><Mark tone={state.tone} still />{state.word}</span> }))} onChange={(state) => void navigate({ search: (old) => ({ ...old, state: state.join(",") }) })} />
         {filter.name !== null && (
           <button type="button" className="chip" aria-pressed="true" onClick={() => void navigate({ search: ({ name: _, ...old }) => old })}>{filter.name} ✕<span className="visually-hidden"> show all electrons</span></button>
@@ -52,7 +59,7 @@ export function TaskTable({ id }: { id: string }) {
       ) : (
         <p className="empty">No task fits. <Link to="/d/$id" params={{ id }} search={{ view: "table" }}>Show all</Link></p>
       ))}
-    </>
+    </div>
   );
 }
 

@@ -3,8 +3,8 @@ import { Link } from "@tanstack/react-router";
 import { Fragment } from "react";
 import { answer, api } from "../api/client";
 import { useNow } from "../components/basics";
-import { absolute, duration, moment, plural, roughly } from "../format";
-import { busyWords, spelled, unasked, type AnArray, type Look, type Looks, type Reason, type Start, type Worked } from "./waiting";
+import { duration, plural } from "../format";
+import { busyWords, spelled, startWords, unasked, type AnArray, type Look, type Looks, type Reason, type Start, type Worked } from "./waiting";
 
 /** Looks at queues that screens share, and what they say of waiting jobs. */
 
@@ -57,20 +57,20 @@ export function Unasked({ arrays, looks }: { arrays: readonly AnArray[]; looks: 
   return <>Submitted {duration(Math.max(0, (now - since) / 1_000))} ago; {newest.cluster} is asked {left > 0 ? `again in ${duration(left)}` : "now"}.</>;
 }
 
-const SOURCE = { scheduler: "the scheduler’s plan", "begin time": "its begin time" } as const;
-
-/** When something is to start, in local time with its zone, how long that is from now, and who says so. */
-export function Starts({ start }: { start: Start | null }) {
+/** When something is to start, in local time with its zone, and how long that is from now; what the time means is in words, or in a column's tooltip. */
+export function Starts({ start, brief = false }: { start: Start | null; brief?: boolean }) {
   const now = useNow();
   if (start?.stuck === "never") return <strong className="ink-failed">never, as it is</strong>;
   if (start?.stuck === "held") return <>after a release</>;
   if (!start?.at) return <span className="soft">not known: the scheduler tells no plan</span>;
-  const seconds = (Date.parse(start.at) - now) / 1_000;
-  return (
-    <time dateTime={start.at} title={absolute(start.at)}>
-      {seconds > 0 ? `~${moment(start.at, now)}, in ${roughly(seconds)}` : "any moment"} {start.from && <span className="soft">({SOURCE[start.from]})</span>}
-    </time>
-  );
+  const said = startWords(start.at, start.from, now);
+  return <time dateTime={start.at} title={said.means}>{brief ? said.brief : said.full}</time>;
+}
+
+/** When what waits is to start, as a sentence. */
+export function StartSentence({ start }: { start: Start | null }) {
+  if (!start) return null;
+  return start.at ? <>Starts <Starts start={start} /> </> : <>Starts <Starts start={start} />. </>;
 }
 
 /** For which workers something waits that run other tasks first: "a worker of job array 34, whose 4 array tasks are busy". */

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { codeOf, firstStart, gone, reasons, seen, spelled, unasked, waitingArrays, whyWaiting, worked, busyWords, type AnArray, type Look, type Looks } from "./waiting";
+import { codeOf, firstStart, gone, reasons, seen, spelled, startWords, unasked, waitingArrays, whyWaiting, worked, busyWords, type AnArray, type Look, type Looks } from "./waiting";
 
 type Job = NonNullable<Look["jobs"]>[number];
 
@@ -72,6 +72,16 @@ describe("the first start", () => {
     const known = looks(row("7", { starts_at: "2026-11-27T06:00:00Z", starts_from: "scheduler" }), row("8", { starts_at: "2026-11-27T05:30:00Z", starts_from: "begin time" }), row("8"));
     expect(firstStart([array("7"), array("8")], known)).toEqual({ at: "2026-11-27T05:30:00Z", from: "begin time", stuck: null });
     expect(firstStart([array("9")], known)).toBeNull();
+  });
+  it("is the latest where a scheduler plans it, and the earliest where it is a begin time", () => {
+    const now = Date.parse("2026-11-27T05:35:00Z");
+    const at = "2026-11-27T05:39:00Z";
+    const planned = startWords(at, "scheduler", now);
+    expect(planned.brief).toMatch(/^by ~\d\d:39 .+, in 4 min$/);
+    expect(planned.full).toMatch(/^by ~\d\d:39 .+ \(in 4 min\) by the scheduler’s plan, which counts full walltimes; sooner if jobs end early\.$/);
+    expect(planned.means).toMatch(/^By 27 Nov 2026.*sooner if jobs end early\.$/);
+    expect(startWords(at, "begin time", now).full).toMatch(/^not before \d\d:39 .+, in 4 min \(its begin time\)\.$/);
+    expect(startWords(at, "scheduler", Date.parse(at) + 1).brief).toBe("any moment");
   });
   it("is never, or after a release, only where that holds of all", () => {
     expect(firstStart([array("7"), array("8")], looks(row("7", { stuck: "never" }), row("8", { stuck: "never" })))).toMatchObject({ at: null, stuck: "never" });

@@ -1,6 +1,6 @@
 import type { Schemas } from "../api/client";
 import type { Summary } from "../api/queries";
-import { count, plural } from "../format";
+import { absolute, count, moment, plural, roughly } from "../format";
 
 /** Why jobs wait and when they are to start, told by the last look at the queue, or by what the server last heard. Pure. */
 
@@ -143,6 +143,30 @@ export function firstStart(arrays: readonly AnArray[], looks: Looks): Start | nu
   if (planned) return { at: planned.starts_at, from: planned.starts_from, stuck: null };
   const { stuck } = rows[0]!;
   return { at: null, from: null, stuck: rows.every((row) => row.stuck === stuck) ? stuck : null };
+}
+
+/** What is said of a time that a start is told for. */
+export interface StartWords {
+  /** For a column. */
+  readonly brief: string;
+  /** After "Starts". */
+  readonly full: string;
+  /** What the time means, and when it is in full. */
+  readonly means: string;
+}
+
+/** A scheduler counts the full walltime of all that runs, so that what it plans is the latest that it knows of; a begin time is the earliest. */
+export function startWords(at: string, from: Start["from"], now: number): StartWords {
+  const seconds = (Date.parse(at) - now) / 1_000;
+  const away = seconds > 0 ? `in ${roughly(seconds)}` : "any moment";
+  if (from === "begin time") {
+    const brief = `not before ${moment(at, now)}, ${away}`;
+    return { brief, full: `${brief} (its begin time).`, means: `Its begin time: ${absolute(at)}.` };
+  }
+  const by = `by ~${moment(at, now)}`;
+  const means = "by the scheduler’s plan, which counts full walltimes; sooner if jobs end early";
+  if (seconds <= 0) return { brief: away, full: `${away}, ${means}.`, means: `By ${absolute(at)}, ${means}.` };
+  return { brief: `${by}, ${away}`, full: `${by} (${away}) ${means}.`, means: `By ${absolute(at)}, ${means}.` };
 }
 
 /** "Waits for … (Resources)", with a full stop. */
