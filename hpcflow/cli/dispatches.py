@@ -249,8 +249,8 @@ def _write_task(node: NodeResult, about: Mapping[str, Any], root: str) -> None: 
             if line["job_id"] is not None and line["state"] == "submitted":
                 why = f": {line['why'] or line['reason']}" if line["why"] or line["reason"] else ""
                 if up := line.get("up"):
-                    all_busy = f"{counted(up, 'array task')} that run{'s' if up == 1 else ''}"
-                    why = f": {line['busy']} of its {all_busy} {'is' if line['busy'] == 1 else 'are'} busy"
+                    busy, which = line["busy"], "" if line["busy"] == up else f"{line['busy']} of "
+                    why = f": {which}its {counted(up, 'array task')} {'is' if busy == 1 else 'are'} busy"
                 print(plain(f"It waits for job {line['job_id']} on {line['cluster']}, {line['width']} wide{why}"))
     if held_by := about.get("held_by", ())[:_NAMED]:
         names = ", ".join(f"{each['name']} (task {each['index']}, {each['state']})" for each in held_by)

@@ -395,6 +395,11 @@ def test_show_task_tells_a_later_attempt_once_what_to_ask_for_and_which_job_is_w
     fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1/about"] = (200, {"attempts": [], "arrays": [waits]})
     assert main(["show", DISPATCH, "--task", "1"]) == 0
     assert _lines(capsys)[1] == "It waits for job 52 on slurm, 6 wide: Priority"
+    for busy, words in ((4, "its 4 array tasks are busy"), (1, "1 of its 4 array tasks is busy")):
+        about = {"attempts": [], "arrays": [{**waits, "reason": None, "up": 4, "busy": busy}]}
+        fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1/about"] = (200, about)
+        assert main(["show", DISPATCH, "--task", "1"]) == 0
+        assert _lines(capsys)[1] == f"It waits for job 52 on slurm, 6 wide: {words}"
     held = [{"index": 0, "name": "load", "state": "cancelled"}, {"index": 7, "name": "fit", "state": "failed"}]
     fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1"] = (200, a_task(1, state="skipped", job_id=None))
     fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1/about"] = (200, {"attempts": [], "held_by": held})
@@ -483,6 +488,13 @@ def test_show_says_why_a_job_waits_in_plain_words_beside_the_schedulers(
     assert main(["show", DISPATCH]) == 0
     shown = [text.split("submitted")[1].strip() for text in _lines(capsys) if "submitted" in text]
     assert shown == ["Waits its turn (PENDING Priority)", "PENDING Moonphase"]
+    # What its workers have written is newer than what the scheduler said; of what is over nothing waits any more.
+    up = [{**line, "reason": "PENDING Priority", "up": up} for up in (2, 1)]
+    over = {**line, "reason": "PENDING Resources", "state": "ended"}
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary(status="RUNNING", arrays=[*up, over]))
+    assert main(["show", DISPATCH]) == 0
+    told = [" ".join(text.split()[2:]) for text in _lines(capsys) if text.startswith("slurm ") and " 41 " in text]
+    assert told == ["2 running", "2 running 1 of 2 array tasks run", "2 ended"]
 
 
 def test_watching_without_a_terminal_writes_a_line_for_each_thing_that_changed(

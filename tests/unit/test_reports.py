@@ -20,12 +20,14 @@ from hpcflow.core.model import (
     UserError,
 )
 from hpcflow.core.plan import UNBOUNDED_S
+from hpcflow.core.states import State
 from hpcflow.server import schema
 from hpcflow.server.arrays import why_walltime
 from hpcflow.server.page_schema import Arrays as schema_of_arrays
 from hpcflow.server.reports import array_task
 from hpcflow.server.service import Service
 from hpcflow.server.store import ArrayState
+from hpcflow.server.views import COLUMNS, Wanted
 from tests.unit.mini_world import PlayedWorker, Stage, a_stage
 from tests.unit.test_engine import in_loop
 from tests.unit.test_service import UNKNOWN, a_service, dispatched, ended
@@ -103,6 +105,13 @@ async def test_an_array_task_tells_what_ran_in_it_in_order(tmp_path: Path) -> No
         one.write(ev="start", i=1, n=1, t=1100.0)
         await stage.until(lambda: len(stage.store.running_in(stage.store.arrays(dispatch)[0].array)) == 1)
         await stage.until(lambda: len(stage.store.ends(dispatch)) == 2)
+        # The journals tell where a task runs, and which array tasks are busy, before any scheduler does.
+        row = (await service.questions.page(dispatch, Wanted(states=(State.RUNNING,))))["rows"][0]
+        assert row[COLUMNS.index("host")] == (await service.questions.task(dispatch, 1))["host"] == "node1"
+        [array] = (await service.questions.summary(dispatch))["arrays"]
+        [shown] = (await service.questions.arrays(dispatch))["arrays"]
+        assert (array["up"], array["busy"], shown["up"], shown["busy"]) == (1, 0, 1, 0)  # a slot of it is free
+        assert [array["up"] for array in (await service.questions.about(dispatch, 3))["arrays"]] == [1]
         answer = await service.questions.job(f"{job.id}_0")
         [found] = answer["arrays"]
         assert (found["dispatch"], found["name"], found["job_id"], found["width"]) == (dispatch, "flow", job.id, 4)
@@ -119,8 +128,13 @@ async def test_an_array_task_tells_what_ran_in_it_in_order(tmp_path: Path) -> No
         [waits] = (await service.questions.job(f"{job.id}_3"))["arrays"]
         assert ([entry["state"] for entry in waits["array_tasks"]], waits["tasks"]) == (["waiting"], [])
 
+        slot.claim(3)
+        slot.start(3)
+        await stage.until(lambda: len(stage.store.running_in(stage.store.arrays(dispatch)[0].array)) == 2)
+        [array] = (await service.questions.summary(dispatch))["arrays"]
+        assert (array["up"], array["busy"]) == (1, 1)
         one.end(1, r={"b": "gASIiC4="})
-        one.run(3, 3)
+        slot.end(3, r={"b": "gASIiC4="})
         await ended(service, dispatch)
         stage.world.end(job, 0, Cause.DONE, "COMPLETED", 0, core_seconds="9", host="node7")
         for index in (1, 2, 3):

@@ -33,7 +33,7 @@ function shut(partition: Schemas["QueuePartitionAnswer"] | undefined): string | 
   if (!partition) return null;
   if (partition.open === false) return partition.raw ? `closed (${partition.raw})` : "closed";
   if (!partition.nodes?.total || partition.nodes.down < partition.nodes.total) return null;
-  return partition.nodes.total === 1 ? "down: its node is down or drained" : "down: all its nodes are down or drained";
+  return partition.nodes.total === 1 ? "its node is down" : "all nodes are down";
 }
 
 const STEP_TONES = { running: "running", ok: "completed", failed: "failed", skipped: "skipped" } as const;

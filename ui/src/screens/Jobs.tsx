@@ -103,7 +103,7 @@ function State({ array, over, looks }: { array: DispatchArray; over: boolean; lo
     <>
       {known.running > 0 && <span className="badge"><Mark tone="running" still />{count(known.running)} running</span>}{" "}
       {known.pending > 0 && <span className="badge"><Mark tone="queued" still />{count(known.pending)} pending</span>}{" "}
-      <span className="soft block">in the queue <When time={known.at} /></span>
+      <span className="soft block">seen in the queue <When time={known.at} /></span>
     </>
   );
 }

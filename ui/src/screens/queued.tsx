@@ -3,7 +3,7 @@ import { Link } from "@tanstack/react-router";
 import { Fragment } from "react";
 import { answer, api } from "../api/client";
 import { useNow } from "../components/basics";
-import { duration, plural } from "../format";
+import { plural } from "../format";
 import { busyWords, spelled, startWords, unasked, type AnArray, type Look, type Looks, type Reason, type Start, type Worked } from "./waiting";
 
 /** Looks at queues that screens share, and what they say of waiting jobs. */
@@ -54,7 +54,7 @@ export function Unasked({ arrays, looks }: { arrays: readonly AnArray[]; looks: 
   const query = state.getQueryState<Look>(["queue", newest.cluster, true]);
   const since = Date.parse(newest.submitted_at!);
   const left = Math.ceil((dueAt(query?.data, query?.dataUpdatedAt ?? now, since) - now) / 1_000);
-  return <>Submitted {duration(Math.max(0, (now - since) / 1_000))} ago; {newest.cluster} is asked {left > 0 ? `again in ${duration(left)}` : "now"}.</>;
+  return <>Submitted {Math.max(0, Math.round((now - since) / 1_000))} s ago; {newest.cluster} is asked {left > 0 ? `again in ${left} s` : "now"}.</>;
 }
 
 /** When something is to start, in local time with its zone, and how long that is from now; what the time means is in words, or in a column's tooltip. */
