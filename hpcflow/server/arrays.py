@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from hpcflow.core.follow import array_task_of
-from hpcflow.core.model import Bag, BagId, DispatchId
+from hpcflow.core.model import Bag, BagId, DispatchId, JobId
 from hpcflow.core.plan import UNBOUNDED_S
 from hpcflow.core.states import FINAL, State
 from hpcflow.core.words import length
@@ -79,19 +79,19 @@ class Arrays:
 
 
 def _manned(bag: LiveBag) -> dict[str, tuple[int, int]]:
-    ended = {array.name_of(index) for array in bag.arrays for index in list(array.ends)}
-    busy: dict[str, bool] = {}
+    ends = {array.array.job_id: array.ends for array in bag.arrays}
+    up: defaultdict[str, set[str]] = defaultdict(set)
+    free: defaultdict[str, set[str]] = defaultdict(set)
+    # Thousands may live, and a summary may be asked for many times in a second.
     for name, worker in list(bag.ledger.workers.items()):
         if worker.exit is None and not worker.released:
-            array_task = array_task_of(name)
-            busy[array_task] = busy.get(array_task, True) and worker.running is not None
-    found: dict[str, tuple[int, int]] = {}
-    for array_task, whole in busy.items():
-        if array_task not in ended:
-            job = array_task.rpartition("_")[0]
-            up, taken = found.get(job, (0, 0))
-            found[job] = up + 1, taken + whole
-    return found
+            slot, index, _ = name.rsplit("_", 2)
+            job = JobId(slot.partition("+")[0])
+            if job in ends and int(index) not in ends[job]:
+                up[job].add(index)
+                if worker.running is None:
+                    free[job].add(index)
+    return {job: (len(indices), len(indices) - len(free[job])) for job, indices in up.items()}
 
 
 def _arrays_of(store: Store, dispatch: DispatchId, serving: Callable[[ArrayRow, Bag], Json]) -> list[Json]:
