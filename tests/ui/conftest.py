@@ -44,6 +44,14 @@ def screening(n):
     prepare(n)
     return collect([relax(k) for k in range(n)])
 
+@hf.electron(executor="local", accept_failed=True)
+def tally(values):
+    return len(values)
+
+@hf.lattice
+def tolerant(n):
+    return tally([relax(k) for k in range(n)])
+
 @hf.lattice
 def fine(n):
     return collect([prepare(k) for k in range(n)])
@@ -62,7 +70,8 @@ def middle(n):
 def nested(n):
     return [middle(n), inner(prepare(2))]
 
-print(hf.dispatch({"screening": screening, "fine": fine, "nested": nested}[sys.argv[1]])(int(sys.argv[2])))
+lattices = {"screening": screening, "fine": fine, "tolerant": tolerant, "nested": nested}
+print(hf.dispatch(lattices[sys.argv[1]])(int(sys.argv[2])))
 """
 
 

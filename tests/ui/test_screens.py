@@ -262,6 +262,18 @@ def test_what_failed_is_tried_again_with_more_memory(show: Show, site: Site) -> 
     expect(page.get_by_label("Facts")).to_contain_text("Attempts")
 
 
+def test_a_retry_of_failures_that_were_accepted_is_not_the_first_thing_to_do_and_says_what_it_does_not_reach(
+    show: Show, site: Site
+) -> None:
+    dispatch = site.user.runs(PROGRAM, "tolerant", "4")
+    site.user.waits_for(dispatch)
+    page = show(f"/d/{dispatch}")
+    button = page.locator(".title-line").get_by_role("button", name="Retry 1 failed")
+    expect(button).to_have_class("button")
+    button.click()
+    expect(page.get_by_role("dialog")).to_contain_text("has its result, and does not run again to take the new one.")
+
+
 def test_news_reach_every_tab_through_one_stream(context: BrowserContext, site: Site) -> None:
     streams: list[str] = []
     context.on("request", lambda request: streams.append(request.url) if "/events" in request.url else None)

@@ -165,7 +165,7 @@ export function startWords(at: string, from: Start["from"], now: number): StartW
   }
   const by = `by ~${moment(at, now)}`;
   const means = "by the scheduler’s plan, which counts full walltimes; sooner if jobs end early";
-  if (seconds <= 0) return { brief: away, full: `${away}, ${means}.`, means: `By ${absolute(at)}, ${means}.` };
+  if (seconds <= 0) return { brief: away, full: `${away}.`, means: `By ${absolute(at)}, ${means}.` };
   return { brief: `${by}, ${away}`, full: `${by} (${away}) ${means}.`, means: `By ${absolute(at)}, ${means}.` };
 }
 
