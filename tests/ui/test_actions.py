@@ -93,6 +93,9 @@ def test_a_task_that_was_too_large_is_tried_again_with_more_and_the_dispatch_as_
         expect(dialog).to_contain_text(f"{amount} of memory instead of 62 MiB for 1 of hungry")
         expect(dialog.get_by_role("radio", name="more of what 1 task ran out of:")).to_be_checked()
         expect(dialog.get_by_role("radio", name="as it was")).not_to_be_checked()
+        expect(dialog.get_by_label("Memory of each")).to_have_count(0)
+        dialog.get_by_role("radio", name="another amount").check()
+        expect(dialog.get_by_label("Memory of each")).to_be_visible()
         page.keyboard.press("Escape")
     show(f"/d/{dispatch}?view=logs")
     expect(page.get_by_role("list", name="Failures")).to_contain_text(f"hungry: Ask for {amount} instead of 62 MiB.")
@@ -107,6 +110,11 @@ def test_a_task_that_was_too_large_is_tried_again_with_more_and_the_dispatch_as_
     expect(page.get_by_label("Facts")).to_contain_text("Attempts")
     task = site.user.asks("show", dispatch, "--task", "0")
     assert task["attempt"] == 2
+    show(f"/d/{dispatch}?view=efficiency")
+    rows = page.get_by_role("table", name="Electrons").get_by_role("row").filter(has_text="hungry")
+    expect(rows.filter(has_text="asked 62 MiB")).to_have_count(1)
+    expect(rows.filter(has_text="As above: one electron, one advice.")).to_have_count(1)
+    show(f"/d/{dispatch}/e/0")
     page.get_by_role("link", name="← starving").click()
     told = f"Tried again by you: 1 task. 1 of hungry asks for {amount} of memory instead of 62 MiB."
     expect(page.locator(".dispatch-head")).to_contain_text(told)
@@ -129,6 +137,7 @@ def test_a_skipped_task_names_all_that_holds_it_and_has_a_way_on(show: Show, sit
     page = show(f"/d/{dispatch}?group=1")
     page.get_by_label("Group wait").get_by_role("button", name="Cancel 1 task").click()
     expect(page.get_by_role("dialog")).to_contain_text(re.compile(r"Job \S+ serves (no others|other tasks too)"))
+    expect(page.get_by_role("dialog")).not_to_contain_text("will not run")  # what needs it is skipped already
     page.get_by_role("dialog").get_by_role("button", name="Cancel 1 task").click()
     page.get_by_role("button", name="Now", exact=True).click()
     site.user.waits_for(dispatch)

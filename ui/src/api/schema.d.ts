@@ -2508,6 +2508,7 @@ export interface components {
                 accounting_poll?: number | null;
                 after_fault?: number | null;
                 breaker?: number | null;
+                cancel_answer?: number | null;
                 chain_length?: number | null;
                 command_deadline?: number | null;
                 default_executor?: string | null;

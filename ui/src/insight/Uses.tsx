@@ -118,8 +118,8 @@ interface Row extends ElectronUse {
 }
 
 function asked(use: ElectronUse): string {
-  const said = [plural(use.cores, "core"), use.memory_mib === null ? null : mebibytes(use.memory_mib), use.walltime_s === null ? null : limit(use.walltime_s)];
-  return said.filter(Boolean).join(", ");
+  const said = [use.cores > 1 ? plural(use.cores, "core") : "", use.memory_mib === null ? "" : mebibytes(use.memory_mib), use.walltime_s === null ? "" : limit(use.walltime_s)];
+  return said.filter(Boolean).join(", ") || plural(use.cores, "core");
 }
 
 /** Rows of one electron together, whatever they are sorted by: as its first one is. */
