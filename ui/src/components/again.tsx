@@ -138,7 +138,7 @@ function RetryQuestion({ id, what, tasks, failed, cancelled, accepted, onClose }
           <label><input type="radio" name="how" value="amounts" checked={how === "amounts"} onChange={() => setHow("amounts")} /> {plan?.failed === 1 ? "another amount" : "other amounts, for each that failed"}</label>
         </fieldset>
       )}
-      {failed > 0 && plan && (short.length === 0 || how === "amounts") && (
+      {failed > 0 && (how === "amounts" || (plan !== undefined && short.length === 0)) && (
         <div className="row" onInput={() => { setHow("amounts"); setWrong(null); }}>
           <label className="field">Memory of each<input name="memory" placeholder="as last time, or 24 GB" autoComplete="off" {...fault("memory")} />{said("memory")}</label>
           <label className="field">Walltime of each<input name="walltime" placeholder="as last time, or 2 h" autoComplete="off" {...fault("walltime")} />{said("walltime")}</label>
