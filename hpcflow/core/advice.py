@@ -164,9 +164,9 @@ def advise(*kinds: Runs) -> Advice:
 def beyond(shortages: Iterable[Shortage], partition: Partition | None = None) -> int | None:
     """Return what tasks that ran out of one thing had better ask for next, in MiB or in seconds: all of them the same.
 
-    It is half as much again as was asked for, or more than was used where that is known to be more: twice as much
-    where memory grew far beyond what was asked for before that was seen. This is the only rule for that: whatever
-    names an amount has it from here.
+    It is half as much again as was asked for, of memory 256 MiB more at least, or more than was used where that is
+    known to be more: twice as much where memory grew far beyond what was asked for before that was seen. Where it would
+    have ended nobody saw. This is the only rule for that: whatever names an amount has it from here.
 
     Args:
         shortages: attempts that ran out of the same.
@@ -179,7 +179,7 @@ def beyond(shortages: Iterable[Shortage], partition: Partition | None = None) ->
     for lack, asked, used in shortages:
         had = max(had, asked or 0)
         if lack == "memory":
-            least = _least_beyond(asked, used)
+            least, _ = _least_beyond(asked, used)
             wanted = max(wanted, _round_up(least) if least else 0)
             most = (partition.memory_mib_per_node if partition is not None else None) or 0
         else:
@@ -236,13 +236,8 @@ def _memory(kinds: Sequence[Runs]) -> tuple[int | None, str]:
         first = beyond([Shortage("memory", largest.memory_mib, had_mib)])
         if first is None:
             return None, ""
-        least = _least_beyond(largest.memory_mib, had_mib)
-        first_try = f"half as much again is a first try, rounded up to {_step(least)}"
-        if least > too_little * _MORE:
-            added = "as much again is" if least == had_mib * _MUCH_MORE else "30 % are"
-            had = f"the largest had {amount(math.ceil(had_mib))} when it was ended"
-            first_try = f"{had}; {added} added, rounded up to {_step(least)}"
-        return first, f"{number} ran out of memory: {first_try}."
+        least, first_try = _least_beyond(largest.memory_mib, had_mib)
+        return first, f"{number} ran out of memory: {first_try}, rounded up to {_step(least)}."
     asked = max((runs.memory_mib or 0 for runs in kinds), default=0)
     ended = sum(len(runs.rss_kib) for runs in kinds)
     if not asked or ended < ENOUGH or not peak_mib:
@@ -307,7 +302,16 @@ def _step(mib: float) -> str:
     return f"a multiple of {amount(_steps(mib))}"
 
 
-def _least_beyond(asked_mib: int | None, used_mib: float) -> float:
-    if asked_mib is not None and used_mib > asked_mib * _FAST:
-        return used_mib * _MUCH_MORE
-    return max((asked_mib or 0) * _MORE, used_mib * _MEMORY_MARGIN)
+def _least_beyond(asked_mib: int | None, used_mib: float) -> tuple[float, str]:
+    """Return how much to ask for after memory ran out, and how that comes; 0.0: nothing is known to begin with."""
+    asked = asked_mib or 0
+    had = f"the largest had {amount(math.ceil(used_mib))} when it was ended"
+    ways = [
+        (used_mib * _MEMORY_MARGIN, f"{had}; 30 % are added"),
+        (asked * _MORE, "half as much again is a first try"),
+    ]
+    if used_mib > asked * _FAST and asked:
+        ways.append((used_mib * _MUCH_MORE, f"{had}; as much again is added"))
+    if asked or used_mib:
+        ways.append((max(asked, used_mib) + _LEAST_MIB, f"{_LEAST_MIB} MiB more are a first try"))
+    return max(ways)

@@ -26,8 +26,11 @@ import hpcflow as hf
 @hf.electron(executor="local", memory="64 MB")
 def hungry():
     print("before", flush=True)
-    kept = bytearray(400 * 2**20)
     import time
+    kept = []
+    for _ in range(25):  # so slowly that it is seen not long after it is too much
+        kept.append(bytearray(16 * 2**20))
+        time.sleep(0.05)
     time.sleep(3)
 
 @hf.electron(executor="local")

@@ -84,11 +84,12 @@ def test_what_was_used_by_one_that_ran_out_counts_where_it_is_more_than_half_as_
 @pytest.mark.parametrize(
     ("shortages", "advised"),
     [
-        ([("memory", 128, 0.0)], 192),
+        ([("memory", 128, 0.0)], 384),
+        ([("memory", 128, 150.0)], 448),
         ([("memory", 128, 0.0), ("memory", 128, 340.0), ("memory", 128, 310.0)], 704),
-        ([("memory", 256, 300.0)], 448),
+        ([("memory", 256, 300.0)], 576),
         ([("memory", None, 0.0)], None),
-        ([("memory", None, 500.0)], 704),
+        ([("memory", None, 500.0)], 768),
         ([("memory", 1800, 0.0)], 2000),
         ([("memory", 2000, 2100.0)], None),
         ([("walltime", 60, 0.0)], 120),
@@ -109,7 +110,7 @@ def test_what_is_known_to_be_too_little_is_never_advised_to_others_of_the_electr
     small.add("memory", 1.0, 1.0, 186 * 1024)
     small.add("timeout", 60.0, 60.0, None)
     middle.add("memory", 1.0, 1.0, 310 * 1024)
-    assert advise(small, middle).options == 'memory="512 MiB", walltime="2 min"'
+    assert advise(small, middle).options == 'memory="576 MiB", walltime="2 min"'
     ran(large, 1, wall_s=70.0, rss_mib=315)
     large.walltime_s = 600
     advice = advise(small, middle, large)
