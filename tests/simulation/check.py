@@ -16,6 +16,8 @@ __all__ = ["broken_promises"]
 
 #: How long after a cancel, and the last trouble, every worker has heard of it.
 _HEARD_S: Final = 120.0
+#: How long after others have ceased to queue the server knows that, and workers have heard of it.
+_SEEN_S: Final = 180.0
 #: What an array task's end makes of the task that ran: nobody's fault.
 _FREE = frozenset({"NODE_FAIL", "PREEMPTED", "CANCELLED", "COMPLETED"})
 
@@ -201,15 +203,19 @@ def _somebody_stays(history: History, plan: Plan) -> Iterator[str]:
     waiting: defaultdict[str, set[str]] = defaultdict(set)
     touched: set[int] = set()
     queue: dict[str, int] = {}
+    queued_at = 0.0
     for entry in history.of("task", "accepted", "starts", "array", "waits", "waits no more", "let go"):
+        queued = any(left > 0 for left in queue.values())
         if entry.what == "task":
             touched.add(entry.task)
         elif entry.what == "accepted":
             queue[entry.job] = int(entry.fields["width"])
-        elif entry.what == "starts":
+        elif entry.what == "starts" and entry.job in queue:
             queue[entry.job] -= 1
         elif entry.what == "array" and entry.state == "ended":
             queue.pop(entry.job, None)
+        if queued or any(left > 0 for left in queue.values()):
+            queued_at = entry.at
         if "bag" not in entry.fields:
             continue
         mine = waiting[entry.bag]
@@ -219,7 +225,7 @@ def _somebody_stays(history: History, plan: Plan) -> Iterator[str]:
         elif entry.what == "let go" and not entry.fields["all"]:
             if not mine:
                 yield f"P8: worker {entry.worker} was let go at {entry.at:.0f} s and was the last that waited"
-        elif entry.what == "let go" and not any(left > 0 for left in queue.values()) and len(touched) < len(plan.deps):
+        elif entry.what == "let go" and entry.at > queued_at + _SEEN_S and len(touched) < len(plan.deps):
             yield f"P8: worker {entry.worker} was let go at {entry.at:.0f} s, and tasks were still to come"
 
 

@@ -63,7 +63,15 @@ def test_a_planted_bug_is_found(bug: str) -> None:
 def test_a_weekend_without_controller_and_accounting_costs_nothing_but_time() -> None:
     weekend = 60 * 3600.0
     calm = replace(
-        Plan.of(1), chaos_s=weekend, fault_rate=0.0, kills=0, trouble_s=1e12, cancel_at=None, median_s=90.0, bad=0.0
+        Plan.of(1),
+        chaos_s=weekend,
+        fault_rate=0.0,
+        kills=0,
+        trouble_s=1e12,
+        cancel_at=None,
+        cancel_some_at=None,
+        median_s=90.0,
+        bad=0.0,
     )
     world = run_world(1, Options(plan=calm, outage_s=weekend))
 
@@ -91,6 +99,7 @@ def test_ten_thousand_tasks_of_a_second_keep_three_whole_nodes_busy() -> None:
         kills=0,
         trouble_s=1e12,
         cancel_at=None,
+        cancel_some_at=None,
         pause_at=None,
         on_network=False,
         max_width=None,

@@ -36,7 +36,7 @@ def ran(worker: PlayedWorker, k: int, task: int, at: float, wall_s: float, st: s
 async def test_a_timeline_has_a_lane_for_each_worker_and_a_bar_for_each_attempt(tmp_path: Path) -> None:
     async with a_stage(tmp_path) as stage:
         service = a_service(stage)
-        dispatch = await dispatched(service, stage, [], [], [])
+        dispatch = await dispatched(service, stage, [], [], [], [])
         job = await stage.job()
         base = datetime.fromisoformat((await service.questions.summary(dispatch))["created_at"]).timestamp()
         one, slot = PlayedWorker(job, 0), PlayedWorker(job, 0, slot=1)
@@ -48,7 +48,7 @@ async def test_a_timeline_has_a_lane_for_each_worker_and_a_bar_for_each_attempt(
         schema.Timeline.model_validate(live)
         assert [(lane["index"], lane["slot"]) for lane in live["lanes"]] == [(0, 0), (0, 1)]
         (array,) = live["arrays"]
-        assert (array["job_id"], array["width"], array["waiting"]) == (job.id, 3, 2)
+        assert (array["job_id"], array["width"], array["waiting"]) == (job.id, 4, 3)
         columns = ("lane", "task", "from", "to", "end")
         assert {column: live["bars"][column] for column in columns} == {
             "lane": [0, 1],
@@ -71,19 +71,20 @@ async def test_a_timeline_has_a_lane_for_each_worker_and_a_bar_for_each_attempt(
         await stage.until(lambda: len(store.attempts(dispatch)) == 3)
         told = (await service.insight.timeline(dispatch))["bars"]
         assert (told["end"], told["from"][-1], told["to"][-1]) == (["c", "f", "x"], 32, 40)
-        one.write(ev="exit", why="drained", n=2, t=base + 41, idle=0.5)
+        ran(one, 3, 3, base + 41, 1)
+        one.write(ev="exit", why="drained", n=3, t=base + 42, idle=0.5)
         await ended(service, dispatch)
         stage.world.end(job, 0, Cause.DONE, core_seconds="60")
-        for index in (1, 2):
+        for index in (1, 2, 3):
             stage.world.end(job, index, Cause.CANCELLED)
         await stage.until(lambda: not stage.engine.bags)
         await stage.until(lambda: not stage.engine.writer.pending)
         over = await service.insight.timeline(dispatch)
         assert [array["waiting"] for array in over["arrays"]] == [0]
-        assert (over["live"], over["lanes"][0]["cause"], over["unplaced"]) == (False, "cancelled", 0)
+        assert (over["live"], over["lanes"][0]["cause"], over["unplaced"]) == (False, "done", 0)
         used = await service.insight.efficiency(dispatch)
         lost = {use["name"]: use["lost_core_s"] for use in used["electrons"]}
-        assert lost == {"step0": 0.0, "step1": 10.0, "step2": 8.0}
+        assert lost == {"step0": 0.0, "step1": 10.0, "step2": 8.0, "step3": 0.0}
         with pytest.raises(NotFound):
             await service.insight.timeline(UNKNOWN)
 
