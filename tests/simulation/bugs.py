@@ -32,12 +32,24 @@ class _Believing(SlurmPlugin):
 
 
 @contextmanager
+def _replaced(owner: object, **pieces: object) -> Generator[Options]:
+    """Put other pieces in the places of a class's or a module's own for a while."""
+    own = {name: getattr(owner, name) for name in pieces}
+    for name, piece in pieces.items():
+        setattr(owner, name, piece)
+    try:
+        yield Options()
+    finally:
+        for name, piece in own.items():
+            setattr(owner, name, piece)
+
+
+@contextmanager
 def _absence_is_the_end() -> Generator[Options]:
     yield Options(plugin=_Believing)
 
 
-@contextmanager
-def _no_settle_time() -> Generator[Options]:
+def _no_settle_time() -> AbstractContextManager[Options]:
     """An array that is not there when it is first looked for was never taken."""
     observe = LiveArray.observe
 
@@ -47,11 +59,7 @@ def _no_settle_time() -> Generator[Options]:
         self.sought_since = self.sought_since or now - timedelta(seconds=1)
         return observe(self, rows, complete=complete, now=now, settle_s=0.0)
 
-    LiveArray.observe = observe_at_once  # type: ignore[method-assign]
-    try:
-        yield Options()
-    finally:
-        LiveArray.observe = observe  # type: ignore[method-assign]
+    return _replaced(LiveArray, observe=observe_at_once)
 
 
 @contextmanager
@@ -74,41 +82,27 @@ def _stale_lines_count() -> Generator[Options]:
                 tasks[fact.index].bag = bag.bag.id
         take(self, bag, [replace(fact, attempt=tasks[fact.index].attempt) for fact in facts])
 
-    Ledger.read, Collector.take = read_all, take_all  # type: ignore[method-assign]
-    try:
-        yield Options()
-    finally:
-        Ledger.read, Collector.take = read, take  # type: ignore[method-assign]
+    with _replaced(Ledger, read=read_all), _replaced(Collector, take=take_all) as options:
+        yield options
 
 
-@contextmanager
-def _workers_are_not_told() -> Generator[Options]:
+def _workers_are_not_told() -> AbstractContextManager[Options]:
     """What is cancelled in the store stays unknown to the workers that have it."""
-    tell = Submitter.tell_cancelled
 
     async def forget(self: Submitter, cluster: Cluster, bag: LiveBag) -> None:
         bag.untold.clear()
 
-    Submitter.tell_cancelled = forget  # type: ignore[method-assign]
-    try:
-        yield Options()
-    finally:
-        Submitter.tell_cancelled = tell  # type: ignore[method-assign]
+    return _replaced(Submitter, tell_cancelled=forget)
 
 
-@contextmanager
-def _the_last_one_leaves() -> Generator[Options]:
+def _the_last_one_leaves() -> AbstractContextManager[Options]:
     """Who waits counts itself among the others."""
     decide = lingering.who_may_leave
 
     def decide_alone(idle: Sequence[Idle], coming: int | None, busy: Collection[str] = ()) -> Leave:
         return decide(idle, None if coming is None else max(0, coming - 1), busy)
 
-    lingering.who_may_leave = decide_alone
-    try:
-        yield Options()
-    finally:
-        lingering.who_may_leave = decide
+    return _replaced(lingering, who_may_leave=decide_alone)
 
 
 #: By name: a context in which worlds have the bug, and what to run them with.
