@@ -23,6 +23,7 @@ __all__ = [
     "Started",
     "Usage",
     "array_task_of",
+    "job_of",
     "newest_first",
     "worker_name",
 ]
@@ -449,6 +450,11 @@ def newest_first(file_names: Iterable[str]) -> list[str]:
     """Return the workers' journals among file names, by restart: what heirs say decides what a predecessor may."""
     found = [journal for name in file_names if (journal := _JOURNAL.fullmatch(name))]
     return [journal[0] for journal in sorted(found, key=lambda journal: int(journal[1]), reverse=True)]
+
+
+def job_of(worker: str) -> str:
+    """Return the job of a worker, as "8123", whichever of its slots it has."""
+    return worker.rsplit("_", 2)[0].partition("+")[0]
 
 
 def array_task_of(worker: str) -> str:

@@ -254,11 +254,11 @@ class Runner:
         self.cut_short[first] = self.cut_short[first] + 1 if begun == 1 < len(tasks) else 0
         if not death.message and death.killed != "cancel":
             self.deadly.add(tasks[begun - 1].fn)
-        if len(ends) < begun and death.killed == "cancel" and not self.bag.is_cancelled(tasks[begun - 1]):
-            kill_leftovers()
-            self.journal.mend()
-            return begun - 1  # the one that was meant ended by itself in the very moment
         if len(ends) < begun:
+            if death.killed == "cancel" and not self.bag.is_cancelled(tasks[begun - 1]):
+                kill_leftovers()
+                self.journal.mend()
+                return begun - 1  # the one that was meant ended by itself in the very moment
             used = (sum(end["cpu"][0] for end in ends), sum(end["cpu"][1] for end in ends))
             self._end(tasks[begun - 1], assignment.directory, death, used)
         elif "fault" in death.message:

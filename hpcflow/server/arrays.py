@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from hpcflow.core.follow import array_task_of
+from hpcflow.core.follow import job_of
 from hpcflow.core.model import Bag, BagId, DispatchId, JobId
 from hpcflow.core.plan import UNBOUNDED_S
 from hpcflow.core.states import FINAL, State
@@ -104,8 +104,8 @@ def _arrays_of(store: Store, dispatch: DispatchId, serving: Callable[[ArrayRow, 
         if task.state is State.QUEUED:
             queued[task.bag][task.name] += 1
         elif task.state in FINAL and task.worker is not None:
-            ends[task.bag, _job_of(task.worker)][task.state] += 1
-    again = Counter((bag, _job_of(worker)) for bag, worker in store.tried_again(dispatch))
+            ends[task.bag, job_of(task.worker)][task.state] += 1
+    again = Counter((bag, job_of(worker)) for bag, worker in store.tried_again(dispatch))
     told: list[Json] = []
     for row in store.arrays(dispatch):
         bag = bags[row.array.bag]
@@ -157,7 +157,3 @@ def why_walltime(bag: Bag, walltime_s: int) -> str | None:
     rest = walltime_s - links * limit
     more = f", and {length(rest)} more to start and to end in" if rest > 0 else ""
     return f"{asked}: time for {what}{more}."
-
-
-def _job_of(worker: str) -> str:
-    return array_task_of(worker).rpartition("_")[0]

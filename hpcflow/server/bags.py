@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
-from hpcflow.core.follow import Ledger, Usage, array_task_of, worker_name
+from hpcflow.core.follow import Ledger, Usage, array_task_of, job_of, worker_name
 from hpcflow.core.lingering import Leave
 from hpcflow.core.model import (
     Bag,
@@ -291,7 +291,7 @@ class LiveBag:
 
     def launched(self, journal: str) -> LiveArray | None:
         """Return the array of which this journal is the first one, ``None`` if it is not."""
-        job = journal.rsplit("_", 2)[0].partition("+")[0]
+        job = job_of(journal)
         return next((array for array in self.arrays if array.launching and array.array.job_id == job), None)
 
     @property
