@@ -19,14 +19,18 @@ _MATTERS: Final[Mapping[str, tuple[Sequence[str], str | None]]] = {
 
 
 def environment_of(pid: int) -> dict[str, str] | None:
-    """Return the environment that a process of this user began with; ``None``: it is gone, or nobody may look."""
+    """Return the environment that a process of this user began with.
+
+    ``None``: it is gone, or nobody may look, or nothing is there to read: so Linux tells of a process that has
+    ended but was not waited for, and for an instant of one that begins another program.
+    """
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             entries = file.read().split(b"\0")
     except OSError:
         return None
     pairs = (os.fsdecode(entry).partition("=") for entry in entries if b"=" in entry)
-    return {name: value for name, _, value in pairs}
+    return {name: value for name, _, value in pairs} or None
 
 
 def differing(server: Mapping[str, str], mine: Mapping[str, str]) -> dict[str, list[str]]:

@@ -8,7 +8,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 from hpcflow.core.places import Places
 from hpcflow.sdk.connection import read_record
+from tests import waiting
 from tests.integration.servers import COMMAND
 from tests.processes import killed
 
@@ -44,12 +44,7 @@ T = TypeVar("T")
 
 def until(look: Callable[[], T], why: Callable[[], str] = str) -> T:
     """Return what ``look`` returns as soon as that is true; fail with ``why`` when it never is."""
-    end = time.monotonic() + PATIENCE_S
-    while not (seen := look()):
-        if time.monotonic() > end:
-            raise AssertionError(f"nothing after {PATIENCE_S:.0f} s. {why()}")
-        time.sleep(_LOOK_S)
-    return seen
+    return waiting.until(look, why, patience_s=PATIENCE_S, every_s=_LOOK_S)
 
 
 def lines(ledger: Path) -> list[str]:

@@ -19,7 +19,7 @@ import pytest
 from hpcflow.core.words import counted
 from hpcflow.node.ledger import Desk, Machine, Process, born, grant, why_waiting
 from tests.unit.bag_on_disk import SOURCE, Call, write_bag
-from tests.unit.test_worker_inbox import until
+from tests.waiting import until
 
 CORES = len(os.sched_getaffinity(0))
 

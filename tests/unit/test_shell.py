@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 from hpcflow.sdk.shell import differing, environment_of
+from tests.waiting import until
 
 
 def a_command(folder: Path, name: str) -> str:
@@ -41,8 +42,13 @@ def test_a_ticket_of_kerberos_matters_everywhere() -> None:
 def test_the_environment_of_a_process_is_what_it_began_with() -> None:
     with subprocess.Popen(["sleep", "60"], env={"SLURM_CONF": "/etc/a=b", "PATH": os.defpath}) as process:
         try:
-            assert environment_of(process.pid) == {"SLURM_CONF": "/etc/a=b", "PATH": os.defpath}
+            # Linux gives it a little after the program has begun, and until then nothing.
+            found = until(lambda: environment_of(process.pid))
+            assert found == {"SLURM_CONF": "/etc/a=b", "PATH": os.defpath}
         finally:
             process.kill()
-            process.wait(30)
+        # It has ended, and nobody has waited for it yet.
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert environment_of(process.pid) is None
+        process.wait(30)
     assert environment_of(process.pid) is None

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hpcflow.core.bag import INBOX, pack, sign_line
 from hpcflow.sdk.pickling import dumps
 from tests.unit.bag_on_disk import BagOnDisk, Call, start_worker, wait_for, write_bag
-
-PATIENCE_S = 60
+from tests.waiting import PATIENCE_S, until
 
 
 def double(x: int) -> int:
@@ -50,13 +48,6 @@ def add(
     inputs = [{str(upstream): ref for upstream, ref in call.refs.items()} for call in calls]
     told = {"ev": "more", "n": number, "index": digest, "tasks": rows, "inputs": inputs, "units": None, "cuts": cuts}
     return {**told, **more}
-
-
-def until(holds: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_a_worker_that_waits_takes_what_comes_and_leaves_when_nothing_more_will(tmp_path: Path) -> None:
@@ -191,7 +182,7 @@ def sleep_and_wait_in(folder: str, index: int) -> None:
 def test_a_task_that_was_cancelled_right_after_it_began_is_ended_long_before_the_next_look(tmp_path: Path) -> None:
     calls = [Call(sleep_and_wait_in, (str(tmp_path), index)) for index in range(2)]
     bag = write_bag(tmp_path, *calls, cuts=[0, 2], nfs=True)
-    for peer in range(10 * 10 * PATIENCE_S):  # the next look is in ten minutes
+    for peer in range(10 * 10 * 60):  # the next look is in ten minutes
         (bag.path / "claims" / f".{peer}").touch()
     worker = start_worker(bag)
     until(lambda: len(bag.records("start")) == 2)

@@ -18,7 +18,8 @@ from hpcflow.node.bagdir import open_bag
 from hpcflow.node.cancels import CancelWatch
 from hpcflow.node.worker import pause_between_checks, pause_between_looks, until_look
 from tests.unit.bag_on_disk import Call, start_worker, wait_for, write_bag
-from tests.unit.test_worker_inbox import PATIENCE_S, add, tell, until
+from tests.unit.test_worker_inbox import add, tell
+from tests.waiting import PATIENCE_S, until
 
 _IN_OPEN = 0x20
 _EVENT = 16  # struct inotify_event without a name: a file is watched, not a directory

@@ -16,8 +16,7 @@ from hpcflow.core.model import ClusterName, Launcher, Resources, Shape
 from hpcflow.node.ranks import own_the_allocation, rank_of
 from hpcflow.server.bagging import launch_command
 from tests.unit.bag_on_disk import BagOnDisk, Call, run_worker, start_worker, wait_for, write_bag
-
-PATIENCE_S = 60
+from tests.waiting import PATIENCE_S, until
 
 #: Starts as many ranks as --ntasks says; ends the others when one fails, with its exit code.
 SRUN = """#!{python} -I
@@ -66,13 +65,6 @@ def run_one(folder: Path, function: Callable[..., object], *args: object, limit:
     bag = a_parallel_bag(folder, Call(function, args), limit=limit)
     assert run_worker(bag) == (0, "")
     return bag
-
-
-def wait_until(holds: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 # ---- on every rank
@@ -247,7 +239,7 @@ def test_ranks_that_take_too_long_end_as_a_timeout(tmp_path: Path) -> None:
 def test_ranks_that_the_scheduler_ends_are_interrupted(tmp_path: Path) -> None:
     bag = a_parallel_bag(tmp_path, Call(time.sleep, (PATIENCE_S,)))
     worker = start_worker(bag)
-    wait_until(lambda: bag.records("start"))
+    until(lambda: bag.records("start"))
     worker.send_signal(signal.SIGTERM)
     assert wait_for([worker])[0][0] == 143
     assert bag.end(0)["st"] == "interrupted"

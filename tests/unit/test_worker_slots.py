@@ -5,22 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from hpcflow.node.slots import Share, share_out
 from tests.unit.bag_on_disk import Call, start_worker, wait_for, write_bag
-
-PATIENCE_S = 60
-
-
-def until(holds: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+from tests.waiting import PATIENCE_S, until
 
 
 def cores_and_gpus(folder: str, expected: int) -> tuple[list[int], str | None]:

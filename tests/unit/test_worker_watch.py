@@ -14,7 +14,7 @@ import pytest
 
 from hpcflow.node.watch import ServerWatch
 from tests.unit.bag_on_disk import Call, start_worker, wait_for, write_bag
-from tests.unit.test_worker_inbox import PATIENCE_S, until
+from tests.waiting import PATIENCE_S, until
 
 
 class Server:
