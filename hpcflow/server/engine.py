@@ -9,24 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from types import MappingProxyType
 from typing import Final
 
-from hpcflow.core.advice import Ask
-from hpcflow.core.again import runs_again
 from hpcflow.core.model import BagId, ClusterName, HpcflowError, Limits, Shape
-from hpcflow.core.plan import PlanSettings, Ready, check_resources, is_worth_waiting, plan_bags
-from hpcflow.core.states import FINAL, Event, State
+from hpcflow.core.plan import PlanSettings, Ready, is_worth_waiting, plan_bags
+from hpcflow.core.states import FINAL, State
 from hpcflow.server.bags import LiveArray, LiveBag
 from hpcflow.server.bringing import Bringer
 from hpcflow.server.building import Builder
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.collect import Collector
+from hpcflow.server.course import Course
 from hpcflow.server.environments import Environments
-from hpcflow.server.failpoints import failpoint
 from hpcflow.server.live import LiveDispatch
 from hpcflow.server.reconcile import Reconciler
 from hpcflow.server.sending import Sender
@@ -77,6 +74,8 @@ class Engine:
         self._collector = Collector(self._shared)
         self._submitter = Submitter(self._shared, self._collector)
         self._reconciler = Reconciler(self._shared, self._collector, self._submitter)
+        #: What people do to dispatches that are here.
+        self.course = Course(self._shared, self._collector, self._submitter, self._reconciler)
         self.environments = Environments(settings.wheelhouse)
         self._builder = Builder(self._shared, self._collector, self.environments)
         self._bringer = Bringer(self._shared, self._collector)
@@ -89,7 +88,7 @@ class Engine:
         """Serve until cancelled, or until another server took the lease (`LeaseLost`)."""
         self._shared.run_times |= await asyncio.to_thread(self.writer.store.run_times)
         async with asyncio.TaskGroup() as self._group:
-            self._builder.group = self._bringer.group = self._sender.group = self._group
+            self.course.group = self._builder.group = self._bringer.group = self._sender.group = self._group
             for cluster in self.clusters.values():
                 self._serve(self._group, cluster)
 
@@ -124,15 +123,9 @@ class Engine:
             return "job arrays that end now, as their tasks have: try again in a moment"
         return None
 
-    def add(self, live: LiveDispatch) -> None:
-        """Run a dispatch that is in the store."""
-        self.writer.dispatches[live.id] = live
-        live.history = self._shared.run_times
-        self._shared.wake(live)
-
     async def begin(self, live: LiveDispatch) -> None:
         """Run a dispatch that was just taken in; with no task left, as all had results already, it ends at once."""
-        self.add(live)
+        self._shared.run(live)
         if not live.left:
             self._collector.close_if_done(live)
             await self.writer.flush()
@@ -175,7 +168,7 @@ class Engine:
             bag.pushed = any(array.submitted_at is not None for array in bag.arrays)
             bag.hold_back()
         if live.ended_at is None:
-            self.add(live)
+            self._shared.run(live)
         for cluster in self.clusters.values():
             self._shared.listen(cluster)
 
@@ -193,126 +186,6 @@ class Engine:
         """Look at a cluster that answers again, before its turn comes."""
         self._shared.plan[cluster.name].set()
         self._shared.listen(cluster)
-
-    async def cancel(self, live: LiveDispatch, tasks: Sequence[int] | None) -> int:
-        """Cancel tasks that have not ended (``None``: all) and the arrays nobody needs then; return how many tasks.
-
-        Workers that have other tasks as well are told by their inbox which of them nobody wants.
-        """
-        if tasks is None:
-            live.cancel_wanted, live.open = True, False
-        cancelled = self._collector.cancel(live, tasks or range(live.own), "Cancelled by you.")
-        self._drop_idle(live)
-        self._collector.close_if_done(live)
-        await self.writer.flush()
-        failpoint("after_cancel_commit")
-        if self._group is not None:
-            sent = {self._group.create_task(self._send_cancels(live, each)) for each in self.clusters.values()}
-            await asyncio.wait(sent, timeout=self.settings.cancel_answer)
-        return cancelled
-
-    async def _send_cancels(self, live: LiveDispatch, cluster: Cluster) -> None:
-        """Tell a cluster what is cancelled; what it does not hear now is repeated with each look at the accounting."""
-        try:
-            for bag in self._shared.bags_of(live):
-                if bag.bag.shape.cluster == cluster.name:
-                    await self._reconciler.give_way(cluster, bag)
-            await self._submitter.cancel_wanted(cluster)
-        except LeaseLost:
-            raise
-        except HpcflowError as error:
-            logger.warning("%s: a cancel could not be sent yet: %s", cluster.name, error)
-        finally:
-            self._shared.account[cluster.name].set()
-
-    def _drop_idle(self, live: LiveDispatch) -> None:
-        """Want the arrays cancelled that have no task left."""
-        for bag in self._shared.bags_of(live):
-            if all(live.tasks[index].state in FINAL for index, _ in bag.bag.tasks):
-                self._submitter.want_cancelled(bag)
-
-    async def pause(self, live: LiveDispatch, reason: str) -> None:
-        """Submit nothing more of a dispatch; what a scheduler has goes on."""
-        live.paused = reason
-        live.dirty.add(-1)
-        self._pause_ready(live)
-        await self.writer.flush()
-
-    def _pause_ready(self, live: LiveDispatch) -> None:
-        for index in sorted(live.ready):
-            reason = live.why_paused(live.tasks[index].shape)
-            if reason is not None:
-                live.move(index, Event.PAUSED, self.now(), reason)
-
-    async def resume(self, live: LiveDispatch) -> int:
-        """Go on with all that is paused, and ask for the release of jobs that somebody holds; return how many tasks."""
-        live.paused = None
-        live.pauses.clear()
-        live.fruitless.clear()
-        live.dirty.add(-1)
-        resumed = [index for index, task in enumerate(live.tasks) if task.state is State.PAUSED]
-        for index in resumed:
-            live.move(index, Event.RESUMED, self.now())
-        await self.writer.flush()
-        for bag in self._shared.bags_of(live):
-            await self._submitter.release(self.clusters[bag.bag.shape.cluster], bag)
-        self._shared.wake(live)
-        for cluster in self.clusters.values():
-            self._shared.listen(cluster)
-        return len(resumed)
-
-    async def retry(
-        self,
-        live: LiveDispatch,
-        *,
-        failed_only: bool,
-        memory_mib: int | None = None,
-        walltime_s: int | None = None,
-        only: Collection[int] | None = None,
-        more: Mapping[int, Ask] = MappingProxyType({}),
-        said: Sequence[str] = (),
-    ) -> int:
-        """Give tasks that ended without completing a further attempt, with more memory or time if asked for.
-
-        Args:
-            live: the dispatch; one that had ended has been taken over from the store again, and lives from here on.
-            failed_only: spare those that were cancelled, and what hangs on them.
-            memory_mib: what those that had failed ask for now; ``None``: what they asked for last.
-            walltime_s: likewise.
-            only: these tasks, and what was skipped because of them; ``None``: all.
-            more: what single ones of those that had failed ask for now, where not all of them ask for the same.
-            said: what the dispatch's messages tell of it, each.
-
-        Returns:
-            The number of tasks that run again, those included that had been skipped.
-
-        Raises:
-            UserError: a cluster has not so much.
-        """
-        states = [task.state for task in live.tasks]
-        chosen = runs_again(live.graph, states, failed_only=failed_only, only=only)
-        if not chosen:
-            return 0
-        failed = [index for index in chosen if states[index] is State.FAILED]
-        alike = Ask(memory_mib, walltime_s)
-        asks = dict.fromkeys(failed, alike) if any(alike) else {k: more[k] for k in failed if k in more}
-        self._check_room(live, asks)
-        for index, ask in asks.items():
-            live.ask_for(index, *ask)
-        live.again(chosen, self.now())
-        live.dirty.add(-1)
-        for text in said:
-            self.writer.say(live, text)
-        self.add(live)
-        await self.writer.flush()
-        return len(chosen)
-
-    def _check_room(self, live: LiveDispatch, asks: Mapping[int, Ask]) -> None:
-        for shape, ask in {(live.tasks[index].shape, ask) for index, ask in asks.items()}:
-            cluster, had = self.clusters[shape.cluster], shape.resources
-            if cluster.limits is not None:
-                asked = {name: number for name, number in ask._asdict().items() if number}
-                check_resources(replace(had, **asked), cluster.name, cluster.limits)
 
     # ---- the three loops of a cluster
 
@@ -366,7 +239,7 @@ class Engine:
         """Make bags of what is ready; return when to look again at what waits for others like it, in seconds."""
         held, again_s = False, float("inf")
         for live in list(self.writer.dispatches.values()):
-            await self._stop_or_pause(live)
+            await self.course.carry_out(live)
             if live.built:
                 held = await self.unfolder.unfold(cluster, live) or held
                 await self._reconciler.let_go(cluster, live)
@@ -465,16 +338,6 @@ class Engine:
             for plan in plan_bags(mine, {cluster.name: limits}, replace(planning, launch_s=usual_s)):
                 await self._submitter.extend(cluster, bag, plan)
         return left, later_s
-
-    async def _stop_or_pause(self, live: LiveDispatch) -> None:
-        """Let what was decided of a dispatch reach its ready tasks and its arrays."""
-        if live.too_many_failed:
-            self._drop_idle(live)
-            for name in live.clusters:
-                self._shared.account[name].set()
-        self._pause_ready(live)
-        if live.dirty:
-            await self.writer.flush()
 
     async def _limits(self, cluster: Cluster, live: LiveDispatch) -> Limits:
         """Return the cluster's limits; tell the dispatch, once, why it waits when the cluster does not answer."""

@@ -371,5 +371,5 @@ class Service:
         known = await self._levels.whole(dispatch, "run again by triggers")
         live = self._engine.writer.dispatches.get(known)
         if live is not None and live.paused == HELD:
-            await self._engine.pause(live, TEMPLATE)
+            await self._engine.course.pause(live, TEMPLATE)
         return known, (await self._row(known)).name

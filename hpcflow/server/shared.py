@@ -74,6 +74,12 @@ class Shared:
         for events in (self.plan, self.follow, self.account):
             events[name] = asyncio.Event()
 
+    def run(self, live: LiveDispatch) -> None:
+        """Run a dispatch that is in the store."""
+        self.writer.dispatches[live.id] = live
+        live.history = self.run_times
+        self.wake(live)
+
     def wake(self, live: LiveDispatch) -> None:
         """Let the planners look at a dispatch."""
         for name in live.clusters:

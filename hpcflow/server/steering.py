@@ -74,12 +74,12 @@ class Steering:
         wanted = level.numbers(tasks) if tasks is not None else None
         if wanted is not None and not begun:
             wanted = self._not_begun(level.root, wanted)
-            cancelled = await self._engine.cancel(live, wanted) if wanted else 0
+            cancelled = await self._engine.course.cancel(live, wanted) if wanted else 0
             named = [index - level.tasks.start for index in wanted]
             return {"cancelled": cancelled, "message": f"Cancelled {number_of(cancelled)}.", "tasks": named}
         if wanted is None and level.child is not None:
             wanted = [level.child.task]
-        cancelled = await self._engine.cancel(live, wanted)
+        cancelled = await self._engine.course.cancel(live, wanted)
         message = f"Cancelled {number_of(cancelled)}; what had ended keeps its result."
         return {"cancelled": cancelled, "message": message}
 
@@ -117,7 +117,7 @@ class Steering:
         if live.paused is not None:
             return {"moved": 0, "message": f"Dispatch {dispatch} is paused already. {live.paused}"}
         ready = len(live.ready)
-        await self._engine.pause(live, f"You paused it at {spelled(self._engine.now())}.")
+        await self._engine.course.pause(live, f"You paused it at {spelled(self._engine.now())}.")
         running = sum(task.state in {State.QUEUED, State.RUNNING} for task in live.tasks)
         goes_on = f" {number_of(running, 'goes', 'go')} on that a scheduler has." if running else ""
         return {"moved": ready, "message": f"Nothing more is submitted until `hpcflow resume {dispatch}`.{goes_on}"}
@@ -130,7 +130,7 @@ class Steering:
             hint = f"`hpcflow retry {dispatch}` tries again what did not complete."
             return {"moved": 0, "message": f"Dispatch {dispatch} has ended already; {hint}"}
         paused = live.paused is not None or bool(live.pauses)
-        moved = await self._engine.resume(live)
+        moved = await self._engine.course.resume(live)
         if paused or moved:
             return {"moved": moved, "message": f"It goes on; {number_of(moved)} had been held back."}
         return {
@@ -185,7 +185,7 @@ class Steering:
             asked = [f"{amount(memory_mib)} of memory"] if memory_mib else []
             asked += [f"{length(walltime_s)} of walltime"] if walltime_s else []
             told = told_retry(plan, more=more, asked=asked)
-            moved = await self._engine.retry(
+            moved = await self._engine.course.retry(
                 live,
                 failed_only=failed_only,
                 memory_mib=memory_mib,

@@ -359,7 +359,7 @@ class Stage:
         manifest = a_manifest(*deps, **options)
         live = a_dispatch(manifest, self.folder)
         self.store.add_dispatch(live.row, manifest, [live.task_row(index) for index in range(len(live.tasks))])
-        self.engine.add(live)
+        await self.engine.begin(live)
         return live
 
     async def until(self, holds: Callable[[], object], what: str = "") -> None:

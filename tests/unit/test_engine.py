@@ -358,7 +358,7 @@ async def test_a_second_bag_of_a_shape_holds_nothing_back(tmp_path: Path) -> Non
         worker.run(0, 0)
         await stage.job(1)
         assert [len(job.tasks) for job in stage.world.jobs] == [2, 3]
-        await stage.engine.cancel(live, None)
+        await stage.engine.course.cancel(live, None)
 
 
 @in_loop
@@ -371,7 +371,7 @@ async def test_held_back_workers_come_after_a_restart_as_well(tmp_path: Path) ->
     async with a_stage(tmp_path, world, ramp_width=2, ramp_after=0.05) as stage:
         again = resume(stage, live)
         assert len((await stage.job(1)).tasks) == 3
-        await stage.engine.cancel(again, None)
+        await stage.engine.course.cancel(again, None)
 
 
 @in_loop
@@ -499,7 +499,7 @@ async def test_cancelling_a_dispatch_ends_its_jobs_and_keeps_what_had_ended(tmp_
         job = await stage.job()
         PlayedWorker(job, 0).run(0, 0)
         await stage.until(lambda: states(stage, live)[0] is State.COMPLETED)
-        assert await stage.engine.cancel(live, None) == 2
+        assert await stage.engine.course.cancel(live, None) == 2
         assert states(stage, live) == [State.COMPLETED, State.CANCELLED, State.CANCELLED]
         assert (await stage.ended(live)).status is Status.CANCELLED
         assert all(phase is Phase.ENDED for phase, _, _ in job.tasks.values())
@@ -522,7 +522,7 @@ async def test_single_tasks_that_are_cancelled_are_told_to_workers_that_have_oth
         worker.claim(0)
         worker.start(0)
         await stage.until(lambda: states(stage, live)[0] is State.RUNNING)
-        assert await stage.engine.cancel(live, [0, 1]) == 2
+        assert await stage.engine.course.cancel(live, [0, 1]) == 2
         assert sorted(told_as_cancelled(job)) == [[0, 1], [1, 1]]
         assert (states(stage, live)[3], stage.world.count("cancel")) == (State.SKIPPED, 0)
         worker.end(0, "cancelled", sig=15)
@@ -542,7 +542,7 @@ async def test_array_tasks_that_wait_for_nothing_but_cancelled_tasks_leave_the_q
         worker.claim(0)
         worker.start(0)
         await stage.until(lambda: states(stage, live)[0] is State.RUNNING)
-        await stage.engine.cancel(live, [1, 2])
+        await stage.engine.course.cancel(live, [1, 2])
         assert stage.world.count("cancel") == 1
         assert [phase for phase, _, _ in job.tasks.values()] == [Phase.RUNNING, Phase.ENDED, Phase.ENDED]
         worker.end(0, r={"b": "gASIiC4="})
@@ -563,7 +563,7 @@ async def test_an_array_that_waits_for_room_is_not_submitted_once_nothing_is_lef
             workers[k].claim(k)
             workers[k].start(k)
         await stage.until(lambda: states(stage, live)[:2] == [State.RUNNING] * 2)
-        await stage.engine.cancel(live, range(2, 8))
+        await stage.engine.course.cancel(live, range(2, 8))
         assert [array.state for array in bag.arrays] == [ArrayState.SUBMITTED, ArrayState.ENDED]
         for k in (0, 1):
             workers[k].end(k, r={"b": "gASIiC4="})
@@ -581,7 +581,7 @@ async def test_what_could_not_be_told_of_a_cancel_is_told_later_and_by_the_next_
         inbox = Path(job.path, INBOX)
         inbox.rename(inbox.with_name("away"))
         inbox.mkdir()
-        assert await stage.engine.cancel(live, [0]) == 1
+        assert await stage.engine.course.cancel(live, [0]) == 1
     inbox.rmdir()
     inbox.with_name("away").rename(inbox)
     async with a_stage(tmp_path, world) as stage:
@@ -597,7 +597,7 @@ async def test_a_cancel_is_answered_though_a_cluster_is_silent_and_it_hears_of_i
         live = await stage.dispatch([], [])
         job = await stage.job()
         stage.world.connected.clear()
-        assert await stage.engine.cancel(live, None) == 2
+        assert await stage.engine.course.cancel(live, None) == 2
         assert states(stage, live) == [State.CANCELLED, State.CANCELLED]
         assert stage.world.count("cancel") == 0
         stage.world.connected.set()
@@ -609,8 +609,8 @@ async def test_a_cancelled_task_that_is_tried_again_is_another_attempt(tmp_path:
     async with a_stage(tmp_path) as stage:
         live = await stage.dispatch([], [])
         first = await stage.job()
-        await stage.engine.cancel(live, [0])
-        await stage.engine.retry(live, failed_only=False)
+        await stage.engine.course.cancel(live, [0])
+        await stage.engine.course.retry(live, failed_only=False)
         again = await stage.job(1)
         PlayedWorker(first, 0).run(1, 1)
         PlayedWorker(again, 0).run(0, 0, attempt=2)
@@ -629,15 +629,15 @@ async def test_how_far_a_cancelled_task_had_come_is_kept_though_it_is_tried_agai
         worker.claim(0)
         worker.start(0)
         await stage.until(lambda: states(stage, live)[0] is State.RUNNING)
-        await stage.engine.cancel(live, [0])
-        await stage.engine.retry(live, failed_only=False)
+        await stage.engine.course.cancel(live, [0])
+        await stage.engine.course.retry(live, failed_only=False)
         worker.end(0, "cancelled", sig=15, out=[0, 7])
         again = await stage.job(1)
         heir = PlayedWorker(again, 0)
         heir.claim(0)
         heir.start(0, attempt=2)
         await stage.until(lambda: states(stage, live)[0] is State.RUNNING)
-        await stage.engine.cancel(live, None)
+        await stage.engine.course.cancel(live, None)
         heir.end(0, "interrupted", attempt=2, out=[0, 9])
         heir.leave("term")
         await stage.until(lambda: len(stage.store.attempts(live.id, 0)) == 2)
@@ -749,7 +749,7 @@ async def test_a_task_with_two_children_or_two_parents_is_no_link_of_a_chain(tmp
         worker.run(1, 2)
         await stage.job(2)
         assert [row.bag.units for row in stage.store.bags(live.id)] == [((0,),), ((0,), (1,)), ((0, 1),)]
-        await stage.engine.cancel(live, None)
+        await stage.engine.course.cancel(live, None)
 
 
 @in_loop
@@ -841,7 +841,7 @@ async def test_a_later_dispatch_knows_how_long_the_tasks_of_an_earlier_one_ran(t
         second = await stage.dispatch(*[[]] * 8)
         await stage.job(1)
         assert [stage.store.bags(live.id)[0].bag.widths for live in (first, second)] == [(2, 6), (2,)]
-        await stage.engine.cancel(second, None)
+        await stage.engine.course.cancel(second, None)
     async with a_stage(tmp_path) as stage:
         known = stage.store.run_times()
         assert [(key.cluster, count, round(wall, 6)) for key, (count, wall) in known.items()] == [("mini", 1, 0.1)] * 8
@@ -875,7 +875,7 @@ async def test_no_more_array_tasks_come_up_than_the_cluster_allows_over_all_disp
         second = await stage.dispatch([], [], [])
         assert [len(job.tasks) for job in (await stage.job(0), await stage.job(1))] == [2, 1]
         for live in (first, second):
-            await stage.engine.cancel(live, None)
+            await stage.engine.course.cancel(live, None)
 
 
 @in_loop

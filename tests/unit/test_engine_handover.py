@@ -76,4 +76,4 @@ async def test_the_next_server_pauses_for_a_cancel_that_the_last_one_was_only_to
         again = resume(stage, live)
         await stage.until(lambda: states(stage, again) == [State.PAUSED])
         assert "was cancelled, outside hpcflow (CANCELLED by 0)" in str(again.tasks[0].error)
-        await stage.engine.cancel(again, None)
+        await stage.engine.course.cancel(again, None)

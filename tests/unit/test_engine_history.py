@@ -24,7 +24,7 @@ async def dispatch_with_history(stage: Stage, wall_s: float) -> LiveDispatch:
     for index in range(MANY):
         stage.engine.run_times[live.run_time_key(index)] = (1000, 1000 * wall_s)
     stage.store.add_dispatch(live.row, manifest, [live.task_row(index) for index in range(MANY)])
-    stage.engine.add(live)
+    await stage.engine.begin(live)
     return live
 
 
@@ -95,7 +95,7 @@ async def test_how_soon_array_tasks_start_is_measured_and_decides_about_further_
         second = await dispatch_with_history(stage, 0.29)
         assert len((await stage.job(2)).tasks) == 8
         for live in (first, second):
-            await stage.engine.cancel(live, None)
+            await stage.engine.course.cancel(live, None)
 
 
 @in_loop
@@ -105,7 +105,7 @@ async def test_where_array_tasks_start_late_short_tasks_get_no_further_ones(tmp_
         live = await dispatch_with_history(stage, 0.29)
         assert len((await stage.job()).tasks) == 2
         assert stage.store.bags(live.id)[0].bag.widths == (2,)
-        await stage.engine.cancel(live, None)
+        await stage.engine.course.cancel(live, None)
 
 
 def test_the_usual_wait_is_the_median_of_the_last_ones_of_a_partition() -> None:

@@ -32,7 +32,7 @@ async def test_an_array_that_somebody_else_cancels_pauses_its_tasks_until_the_us
         ]
         await stage.engine._plan(stage.engine.clusters[MINI])
         assert stage.world.count("submit") == 1
-        assert await stage.engine.resume(live) == 1
+        assert await stage.engine.course.resume(live) == 1
         PlayedWorker(await stage.job(1), 0).run(0, 0, attempt=2)
         PlayedWorker(await stage.job(2), 0).run(0, 1)
         ended = await stage.ended(live)
@@ -59,7 +59,7 @@ async def test_one_array_task_cancelled_by_hand_pauses_its_tasks_and_spares_the_
         )
         assert stage.world.count("submit") == 1
         assert not live.tasks[0].alone
-        await stage.engine.resume(live)
+        await stage.engine.course.resume(live)
         PlayedWorker(await stage.job(1), 0).run(0, 0, attempt=2)
         assert (await stage.ended(live)).status is Status.COMPLETED
 
@@ -78,9 +78,9 @@ async def test_a_pause_outlives_the_server(tmp_path: Path) -> None:
         assert list(again.pauses.values()) == [errors(stage, live)[0]]
         await stage.engine._plan(stage.engine.clusters[MINI])
         assert world.count("submit") == 1
-        assert await stage.engine.resume(again) == 2
+        assert await stage.engine.course.resume(again) == 2
         await stage.job(1)
-        await stage.engine.cancel(again, None)
+        await stage.engine.course.cancel(again, None)
 
 
 @in_loop
@@ -108,7 +108,7 @@ async def test_a_held_job_is_told_and_nothing_is_submitted_beside_it(tmp_path: P
         )
         assert states(stage, live) == [State.QUEUED] * 2
         await asyncio.sleep(1.2)  # the other array would come now
-        await stage.engine.resume(live)
+        await stage.engine.course.resume(live)
         assert stage.world.count("release") == 1
         assert stage.world.count("submit") == 1
         job.more[0] = {}
@@ -138,12 +138,12 @@ async def test_a_pause_lets_go_on_what_is_queued_and_submits_nothing_new(tmp_pat
     async with a_stage(tmp_path) as stage:
         live = await stage.dispatch([], [0])
         job = await stage.job()
-        await stage.engine.pause(live, "Paused by you.")
+        await stage.engine.course.pause(live, "Paused by you.")
         PlayedWorker(job, 0).run(0, 0)
         await stage.until(lambda: states(stage, live) == [State.COMPLETED, State.PAUSED])
         assert errors(stage, live)[1] == "Paused by you."
         assert stage.world.count("submit") == 1
-        assert await stage.engine.resume(live) == 1
+        assert await stage.engine.course.resume(live) == 1
         PlayedWorker(await stage.job(1), 0).run(0, 1)
         assert (await stage.ended(live)).status is Status.COMPLETED
 
@@ -154,11 +154,11 @@ async def test_a_pause_as_a_whole_outlives_the_server_as_a_whole(tmp_path: Path)
     async with a_stage(tmp_path, world) as stage:
         live = await stage.dispatch([], [0])
         await stage.job()
-        await stage.engine.pause(live, "Paused by you.")
+        await stage.engine.course.pause(live, "Paused by you.")
     async with a_stage(tmp_path, world) as stage:
         again = resume(stage, live)
         assert (again.paused, again.pauses) == ("Paused by you.", {})
-        await stage.engine.cancel(again, None)
+        await stage.engine.course.cancel(again, None)
 
 
 @in_loop
@@ -174,7 +174,7 @@ async def test_a_bag_of_which_the_first_tasks_all_fail_alike_is_stopped_and_paus
         await stage.until(lambda: states(stage, live) == [*[State.FAILED] * 3, *[State.PAUSED] * 3])
         assert errors(stage, live)[3] == "The first 3 tasks all failed: ValueError: row 2."
         assert [phase for phase, _, _ in job.tasks.values()] == [Phase.ENDED] * 6
-        await stage.engine.resume(live)
+        await stage.engine.course.resume(live)
         again = PlayedWorker(await stage.job(1), 0)
         for k, task in enumerate([3, 4, 5]):
             again.run(k, task, attempt=2)
@@ -262,7 +262,7 @@ async def test_what_a_further_attempt_asks_for_outlives_the_server(tmp_path: Pat
     async with a_stage(tmp_path, world) as stage:
         again = resume(stage, live)
         assert (again.tasks[0].shape.resources.memory_mib, again.tasks[0].charged) == (2000, 1)
-        await stage.engine.cancel(again, None)
+        await stage.engine.course.cancel(again, None)
 
 
 @in_loop
@@ -295,7 +295,7 @@ async def test_a_retry_by_hand_runs_again_what_failed_and_what_hung_on_it(tmp_pa
         worker.run(1, 1)
         assert (await stage.ended(live)).status is Status.FAILED
         again = resume(stage, live)
-        assert await stage.engine.retry(again, failed_only=True, memory_mib=300) == 2
+        assert await stage.engine.course.retry(again, failed_only=True, memory_mib=300) == 2
         row = stage.store.dispatch(live.id)
         assert row is not None
         assert (row.status, row.ended_at, row.error) == (Status.RUNNING, None, None)
@@ -315,7 +315,7 @@ async def test_a_retry_of_a_running_dispatch_leaves_alone_what_runs(tmp_path: Pa
         worker.start(0)
         worker.end(0, "error", exc="OSError", msg="no")
         await stage.until(lambda: states(stage, live)[0] is State.FAILED)
-        assert await stage.engine.retry(live, failed_only=True) == 1
+        assert await stage.engine.course.retry(live, failed_only=True) == 1
         PlayedWorker(await stage.job(1), 0).run(0, 0, attempt=2)
         worker.run(1, 1)
         assert (await stage.ended(live)).status is Status.COMPLETED
@@ -336,7 +336,7 @@ async def test_a_retry_asks_for_no_more_than_there_is(tmp_path: Path) -> None:
         batch = Partition(name="batch", is_default=True, memory_mib_per_node=2000)
         cluster.limits = replace(cluster.limits, partitions=(batch,))
         with pytest.raises(UserError, match="2\\.9 GiB of memory on one node"):
-            await stage.engine.retry(again, failed_only=True, memory_mib=3000)
+            await stage.engine.course.retry(again, failed_only=True, memory_mib=3000)
         assert states(stage, live) == [State.FAILED]
 
 
@@ -345,11 +345,11 @@ async def test_a_cancelled_dispatch_can_be_tried_again(tmp_path: Path) -> None:
     async with a_stage(tmp_path) as stage:
         live = await stage.dispatch([], [0])
         await stage.job()
-        await stage.engine.cancel(live, None)
+        await stage.engine.course.cancel(live, None)
         await stage.ended(live)
         again = resume(stage, live)
-        assert await stage.engine.retry(again, failed_only=True) == 0
-        assert await stage.engine.retry(again, failed_only=False) == 2
+        assert await stage.engine.course.retry(again, failed_only=True) == 0
+        assert await stage.engine.course.retry(again, failed_only=False) == 2
         PlayedWorker(await stage.job(1), 0).run(0, 0, attempt=2)
         PlayedWorker(await stage.job(2), 0).run(0, 1, attempt=2)
         assert (await stage.ended(live)).status is Status.COMPLETED

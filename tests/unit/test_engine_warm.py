@@ -69,7 +69,7 @@ async def test_workers_wait_only_where_more_of_their_kind_may_come(tmp_path: Pat
             live = await stage.dispatch(*deps)
             job = await stage.job(len(stage.world.jobs))
             assert json.loads((Path(job.path) / "bag.json").read_text())["linger"] == linger_s
-            await stage.engine.cancel(live, None)
+            await stage.engine.course.cancel(live, None)
 
 
 @in_loop
@@ -78,7 +78,7 @@ async def test_gpus_do_not_wait(tmp_path: Path) -> None:
         live = await stage.dispatch([], [0], gpus=1)
         job = await stage.job()
         assert json.loads((Path(job.path) / "bag.json").read_text())["linger"] == 0
-        await stage.engine.cancel(live, None)
+        await stage.engine.course.cancel(live, None)
 
 
 @in_loop
@@ -156,11 +156,11 @@ async def test_a_paused_dispatch_gives_nothing_to_warm_workers(tmp_path: Path) -
         live = await stage.dispatch([], [0])
         job = await stage.job()
         await stage.until(lambda: stage.store.arrays(live.id)[0].state is ArrayState.SUBMITTED)
-        await stage.engine.pause(live, "Paused by you.")
+        await stage.engine.course.pause(live, "Paused by you.")
         PlayedWorker(job, 0).run(0, 0)
         await stage.until(lambda: states(stage, live) == [State.COMPLETED, State.PAUSED])
         await stage.until(lambda: [record["ev"] for record in inbox(job)] == ["close"])
-        await stage.engine.cancel(live, None)
+        await stage.engine.course.cancel(live, None)
 
 
 @in_loop
@@ -196,7 +196,7 @@ async def test_busy_workers_are_not_counted_on_where_nothing_waits_for_them(tmp_
         more = await stage.job(1)
         # Three tasks, one worker that is free, and one that may be busy for hours.
         assert (more.path, len(more.tasks)) == (job.path, 2)
-        await stage.engine.cancel(live, None)
+        await stage.engine.course.cancel(live, None)
 
 
 @in_loop
@@ -274,4 +274,4 @@ async def test_nobody_waits_while_other_array_tasks_wait_for_the_cores(tmp_path:
         assert (await stage.ended(second)).status is Status.COMPLETED
         # Whoever read it has left; those that come now wait again.
         await stage.until(lambda: let_go(job)[1:] == [(False, {f"{job.id}_0_0": 1})])
-        await stage.engine.cancel(first, None)
+        await stage.engine.course.cancel(first, None)
