@@ -368,6 +368,10 @@ class Stage:
             while not holds():
                 await asyncio.sleep(0.005)
 
+    def set(self, **settings: Any) -> None:  # Any: Settings
+        """Change settings of the engine that runs: for a time that has not to pass before something was seen."""
+        self.engine.settings = self.engine._shared.settings = self.engine.settings.model_copy(update=settings)
+
     async def job(self, number: int = 0) -> Job:
         """Return the n-th array that the scheduler took, once it was."""
         await self.until(lambda: len(self.world.jobs) > number)

@@ -467,11 +467,13 @@ async def test_a_file_system_that_is_not_mounted_is_told_once_and_changes_nothin
 
 @in_loop
 async def test_held_back_workers_do_not_come_when_tasks_are_short(tmp_path: Path) -> None:
-    async with a_stage(tmp_path, ramp_width=2, ramp_after=0.3) as stage:
+    async with a_stage(tmp_path, ramp_width=2, ramp_after=60) as stage:
         live = await stage.dispatch(*[[]] * 5)
         worker = PlayedWorker(await stage.job(), 0)
         for task in range(4):
             worker.run(task, task)
+        await stage.until(lambda: states(stage, live).count(State.COMPLETED) == 4)
+        stage.set(ramp_after=0.0)
         bag = stage.store.bags(live.id)[0].bag
         await stage.until(lambda: not stage.engine._shared.bags[bag.id].reserve)
         worker.run(4, 4)

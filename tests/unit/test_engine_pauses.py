@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,7 +95,7 @@ async def test_who_wants_it_so_is_submitted_again_after_a_cancel_but_not_for_eve
 
 @in_loop
 async def test_a_held_job_is_told_and_nothing_is_submitted_beside_it(tmp_path: Path) -> None:
-    async with a_stage(tmp_path, ramp_width=1, ramp_after=1.0) as stage:
+    async with a_stage(tmp_path, ramp_width=1, ramp_after=60) as stage:
         live = await stage.dispatch([], [])
         job = await stage.job()
         job.tasks[0] = (Phase.PENDING, None, "PENDING JobHeldAdmin")
@@ -107,7 +106,9 @@ async def test_a_held_job_is_told_and_nothing_is_submitted_beside_it(tmp_path: P
             f"until it is released: `hpcflow resume {live.id}` asks for that."
         )
         assert states(stage, live) == [State.QUEUED] * 2
-        await asyncio.sleep(1.2)  # the other array would come now
+        stage.set(ramp_after=0.0)  # the other array would come now
+        asked = stage.world.count("query")
+        await stage.until(lambda: stage.world.count("query") > asked + 3)
         await stage.engine.course.resume(live)
         assert stage.world.count("release") == 1
         assert stage.world.count("submit") == 1

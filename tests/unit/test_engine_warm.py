@@ -215,13 +215,15 @@ async def test_a_stage_is_not_kept_waiting_for_siblings_that_cannot_come(tmp_pat
 
 @in_loop
 async def test_siblings_that_can_come_are_waited_for(tmp_path: Path) -> None:
-    async with a_stage(tmp_path, linger=10, settle=0.3, chain_length=1) as stage:
+    async with a_stage(tmp_path, linger=10, chain_length=1) as stage:
         live = await stage.dispatch([], [], [0], [1], [2, 3])
         job = await stage.job()
         worker = PlayedWorker(job, 0)
+        stage.set(settle=2.0)
         worker.run(0, 0)
         await stage.until(lambda: states(stage, live)[2] is State.READY)
         worker.run(1, 1)
+        stage.set(settle=0.01)
         await stage.until(lambda: inbox(job))
         assert [[row[0] for row in part["tasks"]] for part in inbox(job)] == [[2, 3]]
         worker.run(2, 2)
