@@ -191,12 +191,15 @@ def _parser() -> argparse.ArgumentParser:
     retry.add_argument("--failed", action="store_true", help="only tasks that failed, and what was skipped for them")
     retry.add_argument("--task", type=_count, action="append", metavar="N", help="only task N; may be repeated")
     retry.add_argument(
+        "--electron", action="append", metavar="NAME", help="only tasks of electron NAME; may be repeated"
+    )
+    retry.add_argument(
         "--more",
         action="store_true",
         help="what ran out of memory or walltime asks for as much as `hpcflow show` advises, the rest for what it had",
     )
-    retry.add_argument("--memory", metavar="SIZE", help="what failed asks for this much from now on: 24GB")
-    retry.add_argument("--walltime", metavar="TIME", help="what failed asks for this long from now on: 2h")
+    retry.add_argument("--memory", metavar="SIZE", help="what failed or was cancelled asks for this much now: 24GB")
+    retry.add_argument("--walltime", metavar="TIME", help="what failed or was cancelled asks for this long now: 2h")
     _json(retry)
 
     anew = add("redispatch", dispatches.redispatch, "run what a dispatch ran as a new dispatch, and print its id")

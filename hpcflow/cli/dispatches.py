@@ -301,6 +301,7 @@ def retry(options: argparse.Namespace) -> int:
         walltime=options.walltime,
         more=options.more,
         tasks=options.task,
+        electrons=options.electron,
     )
     return _act(options, "retry", request)
 

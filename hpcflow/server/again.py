@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from difflib import get_close_matches
 from typing import Any, Final
 
 from hpcflow.core import words
 from hpcflow.core.again import holders
-from hpcflow.core.model import ClusterName, HpcflowError
+from hpcflow.core.model import ClusterName, DispatchId, HpcflowError, NotFound, Task
 from hpcflow.core.states import State
 from hpcflow.server.cleaning import cleaned_of
 from hpcflow.server.clusters import Cluster
@@ -19,10 +20,12 @@ from hpcflow.server.live import LiveDispatch
 from hpcflow.server.reports import spelled
 from hpcflow.server.store import Kept, Store
 
-__all__ = ["check_at_hand", "nothing_to_retry", "number_of"]
+__all__ = ["check_at_hand", "nothing_to_retry", "number_of", "of_electrons"]
 
 
 _NAMED: Final = 8
+#: Letters of an electron's name that are told.
+_LETTERS: Final = 60
 
 
 def nothing_to_retry(live: LiveDispatch, *, failed_only: bool, only: Collection[int] | None = None) -> str | None:
@@ -122,6 +125,31 @@ def _last_bytes(live: LiveDispatch) -> dict[tuple[ClusterName, str], tuple[int, 
             place = (task.home, path)
             last[place] = max(last.get(place, (0, 0)), (offset + size, upstream))
     return last
+
+
+def of_electrons(dispatch: DispatchId, names: Iterable[str], tasks: Sequence[Task]) -> set[int]:
+    """Return the numbers of the tasks of these electrons, those in sublattices among them.
+
+    Args:
+        dispatch: whose.
+        names: of electrons.
+        tasks: all of the dispatch.
+
+    Raises:
+        NotFound: there is no task of one of them.
+    """
+    found: dict[str, list[int]] = {name: [] for name in names}
+    for index, task in enumerate(tasks):
+        if task.name in found:
+            found[task.name].append(index)
+    for name, indices in found.items():
+        if not indices:
+            known = dict.fromkeys(task.name for task in tasks)
+            near = get_close_matches(name, known, n=_NAMED) or list(known)[:_NAMED]
+            others = f" and {len(known) - len(near)} more" if len(known) > len(near) else ""
+            has = f"{', '.join(each[:_LETTERS] for each in near)}{others}"
+            raise NotFound(f"Dispatch {dispatch} has no task of an electron {name[:_LETTERS]!r}; it has {has}.")
+    return {index for indices in found.values() for index in indices}
 
 
 def number_of(count: int, one: str = "", several: str = "") -> str:

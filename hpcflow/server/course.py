@@ -8,14 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 
 from hpcflow.core.advice import Ask
 from hpcflow.core.again import runs_again
 from hpcflow.core.model import HpcflowError
-from hpcflow.core.plan import check_resources
 from hpcflow.core.states import FINAL, Event, State
+from hpcflow.server.amounts import asks_of, check_room
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.collect import Collector
 from hpcflow.server.failpoints import failpoint
@@ -99,7 +98,7 @@ class Course:
         Args:
             live: the dispatch; one that had ended has been taken over from the store again, and lives from here on.
             failed_only: spare those that were cancelled, and what hangs on them.
-            memory_mib: what those that had failed ask for now; ``None``: what they asked for last.
+            memory_mib: what those that failed or were cancelled ask for now; ``None``: what they asked for last.
             walltime_s: likewise.
             only: these tasks, and what was skipped because of them; ``None``: all.
             more: what single ones of those that had failed ask for now, where not all of them ask for the same.
@@ -115,10 +114,8 @@ class Course:
         chosen = runs_again(live.graph, states, failed_only=failed_only, only=only)
         if not chosen:
             return 0
-        failed = [index for index in chosen if states[index] is State.FAILED]
-        alike = Ask(memory_mib, walltime_s)
-        asks = dict.fromkeys(failed, alike) if any(alike) else {k: more[k] for k in failed if k in more}
-        self._check_room(live, asks)
+        asks = asks_of(live, chosen, states, named=Ask(memory_mib, walltime_s), advised=more)
+        check_room(live, asks, self._shared.clusters)
         for index, ask in asks.items():
             live.ask_for(index, *ask)
         live.again(chosen, self._shared.now())
@@ -164,10 +161,3 @@ class Course:
             reason = live.why_paused(live.tasks[index].shape)
             if reason is not None:
                 live.move(index, Event.PAUSED, self._shared.now(), reason)
-
-    def _check_room(self, live: LiveDispatch, asks: Mapping[int, Ask]) -> None:
-        for shape, ask in {(live.tasks[index].shape, ask) for index, ask in asks.items()}:
-            cluster, had = self._shared.clusters[shape.cluster], shape.resources
-            if cluster.limits is not None:
-                asked = {name: number for name, number in ask._asdict().items() if number}
-                check_resources(replace(had, **asked), cluster.name, cluster.limits)

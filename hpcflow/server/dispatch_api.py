@@ -106,9 +106,20 @@ class SteeringDesk(Protocol):
         walltime_s: int | None,
         more: bool = False,
         tasks: Sequence[int] | None = None,
+        electrons: Sequence[str] | None = None,
     ) -> Json: ...
 
-    async def retry_plan(self, dispatch: str, *, failed_only: bool, tasks: Sequence[int] | None = None) -> Json: ...
+    async def retry_plan(
+        self,
+        dispatch: str,
+        *,
+        failed_only: bool,
+        memory_mib: int | None = None,
+        walltime_s: int | None = None,
+        more: bool = False,
+        tasks: Sequence[int] | None = None,
+        electrons: Sequence[str] | None = None,
+    ) -> Json: ...
 
     async def cancel_plan(self, dispatch: str, tasks: list[int] | None) -> Json: ...
 
@@ -242,22 +253,13 @@ def steering_routes(steering: SteeringDesk) -> APIRouter:
     @api.post("/dispatches/{dispatch_id}/retry", response_model=schema.Moved)
     async def retry(dispatch_id: DispatchPath, body: schema.RetryRequest | None = None) -> Response:
         asked = body or schema.RetryRequest()
-        answer = await steering.retry(
-            known_id(dispatch_id),
-            failed_only=asked.failed_only,
-            memory_mib=asked.memory_mib,
-            walltime_s=asked.walltime_s,
-            more=asked.more,
-            tasks=asked.tasks,
-        )
-        return JsonAnswer(answer)
+        return JsonAnswer(await steering.retry(known_id(dispatch_id), **dict(asked)))
 
     @api.post("/dispatches/{dispatch_id}/retry/plan", response_model=RetryPlan)
     async def retry_plan(dispatch_id: DispatchPath, body: schema.RetryRequest | None = None) -> Response:
-        """Say what a retry would do; nothing moves."""
+        """Say what a retry would do, or refuse what it would refuse to ask for; nothing moves."""
         asked = body or schema.RetryRequest()
-        plan = await steering.retry_plan(known_id(dispatch_id), failed_only=asked.failed_only, tasks=asked.tasks)
-        return JsonAnswer(plan)
+        return JsonAnswer(await steering.retry_plan(known_id(dispatch_id), **dict(asked)))
 
     @api.post("/dispatches/{dispatch_id}/cancel/plan", response_model=CancelPlan)
     async def cancel_plan(dispatch_id: DispatchPath, body: schema.CancelRequest | None = None) -> Response:

@@ -274,7 +274,7 @@ def told_retry(plan: Mapping[str, Any], *, more: bool, asked: Iterable[str] = ()
     Args:
         plan: what `Prospects.retry` said of it.
         more: what ran out of something asks for what is advised.
-        asked: the amounts that all that had failed ask for now.
+        asked: the amounts that all ask for now that failed or were cancelled.
     """
     own = plan["failed"] + plan["cancelled"]
     text = counted(own, "task")
@@ -286,7 +286,8 @@ def told_retry(plan: Mapping[str, Any], *, more: bool, asked: Iterable[str] = ()
         others = f", {counted(rest, 'other')} for what {these(rest, 'it', 'they')} had" if rest else ""
         return f"{text}. {'; '.join(asks)}{others}."
     if listed := " and ".join(asked):
-        return f"{text}. What had failed asks for {listed}."
+        ended = " or ".join(["had failed"] * bool(plan["failed"]) + ["was cancelled"] * bool(plan["cancelled"]))
+        return f"{text}. What {ended} asks for {listed}{', what was skipped for what it had' if skipped else ''}."
     return f"{text}, as {these(own, 'it was', 'they were')}."
 
 

@@ -326,13 +326,14 @@ class RetryRequest(BaseModel):
 
     #: Only tasks that failed, and what was skipped because of them; not what was cancelled.
     failed_only: StrictBool = False
-    #: What tasks that had failed ask for now; ``None``: what they asked for last.
+    #: What tasks ask for now that failed or were cancelled; ``None``: what they asked for last.
     memory_mib: Annotated[int, Field(ge=1, le=2**40), WHOLE] | None = None
     walltime_s: Annotated[int, Field(ge=1, le=2**40), WHOLE] | None = None
     #: Those that ran out of memory or walltime ask for as much as is advised, the others for what they asked for last.
     more: StrictBool = False
-    #: Only these, and what was skipped because of them; ``None``: all.
+    #: Only these and those of these electrons, and what was skipped because of them; both ``None``: all.
     tasks: list[Index] | None = None
+    electrons: list[str] | None = None
 
 
 class Moved(Described):

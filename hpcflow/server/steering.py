@@ -7,12 +7,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from hpcflow.core.again import skipped_by
-from hpcflow.core.model import DispatchId, HpcflowError, UserError
+from hpcflow.core.advice import Ask
+from hpcflow.core.again import runs_again, skipped_by
+from hpcflow.core.model import DispatchId, HpcflowError, Task, UserError
 from hpcflow.core.states import FINAL, State
 from hpcflow.core.words import length
 from hpcflow.core.words import memory as amount
-from hpcflow.server.again import check_at_hand, nothing_to_retry, number_of
+from hpcflow.server.again import check_at_hand, nothing_to_retry, number_of, of_electrons
+from hpcflow.server.amounts import asks_of, check_room
 from hpcflow.server.cleaning import use_again
 from hpcflow.server.engine import Engine
 from hpcflow.server.levels import Levels
@@ -139,11 +141,47 @@ class Steering:
             "release them.",
         }
 
-    async def retry_plan(self, dispatch: str, *, failed_only: bool, tasks: Sequence[int] | None = None) -> Json:
-        """Say what `retry` would do."""
+    async def retry_plan(
+        self,
+        dispatch: str,
+        *,
+        failed_only: bool,
+        memory_mib: int | None = None,
+        walltime_s: int | None = None,
+        more: bool = False,
+        tasks: Sequence[int] | None = None,
+        electrons: Sequence[str] | None = None,
+    ) -> Json:
+        """Say what `retry` would do; amounts that it would refuse are refused here as well."""
         known = await self._levels.whole(dispatch, "retried")
-        only = None if tasks is None else frozenset((await self._levels.level(dispatch)).numbers(list(tasks)))
-        return await asyncio.to_thread(self._prospects.retry, known, failed_only=failed_only, only=only)
+        named = _named(Ask(memory_mib, walltime_s), more=more)
+        if not any(named) and electrons is None:  # as the page asks often, and for which the store knows enough
+            only = await self._only(known, tasks, None, ())
+            return await asyncio.to_thread(self._prospects.retry, known, failed_only=failed_only, only=only)
+        live = self._engine.writer.dispatches.get(known) or await self._old(known)
+        only = await self._only(known, tasks, electrons, live.graph.tasks)
+        states = [task.state for task in live.tasks]
+        if any(named):
+            await self._ask_for_limits(live)
+            chosen = runs_again(live.graph, states, failed_only=failed_only, only=only)
+            check_room(live, asks_of(live, chosen, states, named=named, advised={}), self._engine.clusters)
+        return await asyncio.to_thread(
+            self._prospects.retry, known, failed_only=failed_only, only=only, graph=live.graph, states=states
+        )
+
+    async def _only(
+        self, root: DispatchId, tasks: Sequence[int] | None, electrons: Sequence[str] | None, known: Sequence[Task]
+    ) -> frozenset[int] | None:
+        """Return the tasks that are meant by their numbers or by their electrons; ``None``: all."""
+        if tasks is None and electrons is None:
+            return None
+        numbers = (await self._levels.level(root)).numbers(tasks or ())
+        return frozenset(numbers) | of_electrons(root, electrons or (), known)
+
+    async def _ask_for_limits(self, live: LiveDispatch) -> None:
+        for name in live.clusters:
+            with suppress(HpcflowError):  # a cluster that does not answer now judges by itself, later
+                await self._engine.clusters[name].known_limits(self._engine.now())
 
     async def retry(
         self,
@@ -154,29 +192,38 @@ class Steering:
         walltime_s: int | None,
         more: bool = False,
         tasks: Sequence[int] | None = None,
+        electrons: Sequence[str] | None = None,
     ) -> Json:
         """Try what ended without completing once more, also of a dispatch that has ended: all, or these tasks.
 
+        Args:
+            dispatch: which.
+            failed_only: spare what was cancelled.
+            memory_mib: what those that failed or were cancelled ask for from now on; ``None``: what they had.
+            walltime_s: likewise.
+            more: what ran out of something asks for what is advised.
+            tasks: only these and those of ``electrons``, and what was skipped because of them; both ``None``: all.
+            electrons: by their names, in sublattices as well.
+
         Raises:
             UserError: no partition can give so much, or what ran out was to ask for two amounts.
+            NotFound: there is no such task or electron.
             HpcflowError: something that the tasks need is gone.
         """
         known = await self._levels.whole(dispatch, "retried")
-        if more and (memory_mib or walltime_s):
-            raise UserError("What ran out asks for as much as is advised, or for an amount that you name: not both.")
+        named = _named(Ask(memory_mib, walltime_s), more=more)
         async with self._retrying:  # a dispatch that has ended must not be made live twice
             await self._refuse_busy(known)
             live = self._engine.writer.dispatches.get(known)
             before = live is None
             if live is None:
                 live = await self._old(known)
-            only = None if tasks is None else frozenset((await self._levels.level(dispatch)).numbers(list(tasks)))
+            only = await self._only(known, tasks, electrons, live.graph.tasks)
             if (reason := nothing_to_retry(live, failed_only=failed_only, only=only)) is not None:
                 return {"moved": 0, "message": reason}
             await check_at_hand(live, self._engine.clusters, self._store)
-            for name in live.clusters if memory_mib or walltime_s else ():
-                with suppress(HpcflowError):  # a cluster that does not answer now judges by itself, later
-                    await self._engine.clusters[name].known_limits(self._engine.now())
+            if any(named):
+                await self._ask_for_limits(live)
             await asyncio.to_thread(use_again, self._store, known)
             states = [task.state for task in live.tasks]
             plan = await asyncio.to_thread(
@@ -203,3 +250,9 @@ class Steering:
         more_of_it = f": {asks[0].lower()}{asks[1:]}" if asks else ""
         message = f"{number_of(moved)} to run again{more_of_it}; results that exist are kept.{waits}"
         return {"moved": moved, "message": message}
+
+
+def _named(asked: Ask, *, more: bool) -> Ask:
+    if more and any(asked):
+        raise UserError("What ran out asks for as much as is advised, or for an amount that you name: not both.")
+    return asked

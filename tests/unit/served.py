@@ -515,14 +515,28 @@ class MemoryService:
         walltime_s: int | None,
         more: bool = False,
         tasks: Sequence[int] | None = None,
+        electrons: Sequence[str] | None = None,
     ) -> Json:
         await self.summary(dispatch)
         if memory_mib == 2**40:
             raise UserError("No partition has so much memory.")
-        return {"moved": 1, "message": f"failed_only={failed_only} {memory_mib} MiB {walltime_s} s"}
+        of = "" if electrons is None else f" of {', '.join(electrons)}"
+        return {"moved": 1, "message": f"failed_only={failed_only} {memory_mib} MiB {walltime_s} s{of}"}
 
-    async def retry_plan(self, dispatch: str, *, failed_only: bool, tasks: Sequence[int] | None = None) -> Json:
+    async def retry_plan(
+        self,
+        dispatch: str,
+        *,
+        failed_only: bool,
+        memory_mib: int | None = None,
+        walltime_s: int | None = None,
+        more: bool = False,
+        tasks: Sequence[int] | None = None,
+        electrons: Sequence[str] | None = None,
+    ) -> Json:
         await self.summary(dispatch)
+        if memory_mib == 2**40:
+            raise UserError("No partition has so much memory.")
         numbers = dict.fromkeys(("tasks", "failed", "rest"), 1) | dict.fromkeys(("cancelled", "skipped", "held"), 0)
         return {**numbers, "held_by": [], "more": []}
 

@@ -73,6 +73,7 @@ def left_behind(server: Served) -> list[str]:
         ("resume", None, "It goes on."),
         ("retry", None, "failed_only=False None MiB None s"),
         ("retry", {"failed_only": True, "memory_mib": 24576, "walltime_s": 60}, "failed_only=True 24576 MiB 60 s"),
+        ("retry", {"electrons": ["relax", "fit"]}, "failed_only=False None MiB None s of relax, fit"),
     ],
 )
 def test_what_shall_become_of_a_dispatch_reaches_the_service(
@@ -94,13 +95,15 @@ def test_what_shall_become_of_a_dispatch_reaches_the_service(
         ({"memory_mib": "5"}, 422, "memory_mib: "),
         ({"tasks": [False]}, 422, "tasks.0: "),
         ({"tasks": [-1]}, 422, "tasks.0: "),
+        ({"electrons": "relax"}, 422, "electrons: "),
         ({"memory": "24 GB"}, 422, "memory: "),
         ({"memory_mib": 2**40}, 422, "No partition has so much memory."),
     ],
 )
 def test_a_retry_that_can_not_be_is_refused(shared: Served, body: Json, status: int, sentence: str) -> None:
-    answer = shared.ask("POST", f"/api/v1/dispatches/{FIRST}/retry", body=json.dumps(body).encode())
-    assert (answer.status, answer.error[: len(sentence)]) == (status, sentence)
+    for path in ("retry", "retry/plan"):
+        answer = shared.ask("POST", f"/api/v1/dispatches/{FIRST}/{path}", body=json.dumps(body).encode())
+        assert (answer.status, answer.error[: len(sentence)]) == (status, sentence)
 
 
 # ---- dispatching

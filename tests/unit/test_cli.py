@@ -31,7 +31,10 @@ from tests.unit.fake_server import (
 )
 
 OTHER = "01K0000000000000000000000B"
-AS_IT_WAS = {"failed_only": True, "memory_mib": None, "walltime_s": None, "more": False, "tasks": None}
+AS_IT_WAS: dict[str, object] = {
+    **{"failed_only": True, "memory_mib": None, "walltime_s": None, "more": False},
+    **{"tasks": None, "electrons": None},
+}
 
 
 @pytest.fixture
@@ -686,6 +689,10 @@ def test_cancel_passes_the_tasks_on(fake: FakeServer, capsys: pytest.CaptureFixt
         ),
         (["retry", DISPATCH, "--failed", "--more"], {**AS_IT_WAS, "more": True}),
         (["retry", DISPATCH, "--failed", "--task", "1", "--task", "5"], {**AS_IT_WAS, "tasks": [1, 5]}),
+        (
+            ["retry", DISPATCH, "--failed", "--electron", "relax", "--task", "5", "--memory", "8 GB"],
+            {**AS_IT_WAS, "tasks": [5], "electrons": ["relax"], "memory_mib": 7630},
+        ),
     ],
 )
 def test_what_shall_become_of_a_dispatch_is_passed_on(
@@ -701,7 +708,13 @@ def test_what_shall_become_of_a_dispatch_is_passed_on(
 
 @pytest.mark.parametrize(
     ("option", "problem"),
-    [(("--memory", "24"), "memory='24' is no amount of memory"), (("--walltime", "2"), "walltime='2' is no length of")],
+    [
+        (("--memory", "24"), "memory='24' is no amount of memory"),
+        (("--walltime", "2"), "walltime='2' is no length of"),
+        (("--task", "3", "--memory=-8 GB"), "memory='-8 GB' is no amount of memory"),
+        (("--electron", "relax", "--memory", "0 GB"), "memory='0 GB' must be more than nothing"),
+        (("--walltime=-2 h",), "walltime='-2 h' is no length of"),
+    ],
 )
 def test_an_amount_without_a_unit_is_the_users_mistake(
     fake: FakeServer, capsys: pytest.CaptureFixture[str], option: tuple[str, str], problem: str

@@ -584,7 +584,7 @@ def test_pausing_resuming_and_trying_again_return_what_was_done(fake: FakeServer
     assert [hpcflow.pause(DISPATCH), hpcflow.resume(DISPATCH)] == ["pause: 2 tasks.", "resume: 2 tasks."]
     asked = hpcflow.retry(DISPATCH, failed_only=True, memory="24 GiB", walltime=timedelta(minutes=90))
     assert asked == "retry: 2 tasks."
-    nothing = {"more": False, "tasks": None}
+    nothing = {"more": False, "tasks": None, "electrons": None}
     assert json.loads(fake.requests[-1].body) == {
         "failed_only": True,
         "memory_mib": 24576,
@@ -592,8 +592,15 @@ def test_pausing_resuming_and_trying_again_return_what_was_done(fake: FakeServer
         **nothing,
     }
     hpcflow.retry(DISPATCH, more=True, task_ids=[3])
-    nothing = {"memory_mib": None, "walltime_s": None}
-    assert json.loads(fake.requests[-1].body) == {"failed_only": False, **nothing, "more": True, "tasks": [3]}
+    nothing = {"failed_only": False, "memory_mib": None, "walltime_s": None}
+    asked_last = {**nothing, "more": True, "tasks": [3], "electrons": None}
+    assert json.loads(fake.requests[-1].body) == asked_last
+    hpcflow.retry(DISPATCH, electrons="relax", task_ids=(3, 7), memory="8 GB", walltime="2 h")
+    amounts = {"memory_mib": 7630, "walltime_s": 7200}
+    assert json.loads(fake.requests[-1].body) == {
+        **{**asked_last, "more": False, **amounts, "tasks": [3, 7]},
+        "electrons": ["relax"],
+    }
 
 
 def test_a_retry_with_an_amount_that_is_none_asks_nobody(fake: FakeServer) -> None:

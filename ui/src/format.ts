@@ -105,21 +105,31 @@ export function parseMemory(text: string): number | null {
   if (!found) return null;
   const power = "kmgt".indexOf(found[2]!.toLowerCase()) + 1;
   const mib = Math.ceil((Number(found[1]) * (found[3] ? 1024 : 1000) ** power) / 2 ** 20);
-  return mib >= 1 ? mib : null;
+  return upTo(mib, 256 * 2 ** 20);
 }
 
-/** "90 min", "2 h", "1 h 30 min", "01:30:00" or "3600" (seconds) as whole seconds; null when it is no time. */
+const SECONDS: Readonly<Record<string, number>> = {
+  ...Object.fromEntries(["s", "sec", "second", "seconds"].map((unit) => [unit, 1])),
+  ...Object.fromEntries(["min", "minute", "minutes"].map((unit) => [unit, 60])),
+  ...Object.fromEntries(["h", "hour", "hours"].map((unit) => [unit, 3600])),
+  ...Object.fromEntries(["d", "day", "days"].map((unit) => [unit, 86_400])),
+};
+
+/** "90 min", "2 h", "1 h 30 min", "01:30:00" or "1-00:00:00" as whole seconds; null when Python would take it for no time. */
 export function parseWalltime(text: string): number | null {
-  const clock = /^\s*(?:(\d+)-)?(\d{1,3}):(\d{2})(?::(\d{2}))?\s*$/.exec(text);
+  const clock = /^\s*(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)\s*$/.exec(text);
   if (clock) {
-    const [days, hours, minutes, seconds] = clock.slice(1).map((part) => Number(part ?? 0));
-    return days! * 86400 + hours! * 3600 + minutes! * 60 + seconds! || null;
+    const [days, hours, minutes, seconds] = clock.slice(1).map((part) => Number(part ?? 0)) as [number, number, number, number];
+    return clock[1] !== undefined && hours >= 24 ? null : upTo(((days * 24 + hours) * 60 + minutes) * 60 + seconds, 366 * 86_400);
   }
-  const parts = [...text.matchAll(/(\d+(?:\.\d+)?)\s*(d|h|min|m|s)?[a-z]*/gi)];
-  if (!parts.length || text.replaceAll(/(\d+(?:\.\d+)?)\s*(d(ays?)?|h(ours?)?|m(in(utes?)?)?|s(econds?)?)?/gi, "").trim()) return null;
-  const unit = { d: 86400, h: 3600, min: 60, m: 60, s: 1 };
-  const total = parts.reduce((sum, part) => sum + Number(part[1]) * unit[(part[2] ?? "s").toLowerCase() as keyof typeof unit], 0);
-  return total >= 1 ? Math.ceil(total) : null;
+  if (!/^\s*(\d+(?:\.\d+)? ?[a-z]+\s*)+$/i.test(text)) return null;
+  const parts = [...text.matchAll(/(\d+(?:\.\d+)?) ?([a-z]+)/gi)].map((part) => ({ number: Number(part[1]), size: SECONDS[part[2]!.toLowerCase()] }));
+  if (parts.some(({ size }, k) => size === undefined || (k > 0 && size >= parts[k - 1]!.size!))) return null;
+  return upTo(Math.ceil(parts.reduce((sum, { number, size }) => sum + number * size!, 0)), 366 * 86_400);
+}
+
+function upTo(amount: number, most: number): number | null {
+  return amount >= 1 && amount <= most ? amount : null;
 }
 
 // eslint-disable-next-line no-control-regex

@@ -547,7 +547,7 @@ export interface paths {
         put?: never;
         /**
          * Retry Plan
-         * @description Say what a retry would do; nothing moves.
+         * @description Say what a retry would do, or refuse what it would refuse to ask for; nothing moves.
          */
         post: operations["retry_plan_api_v1_dispatches__dispatch_id__retry_plan_post"];
         delete?: never;
@@ -2373,6 +2373,8 @@ export interface components {
         };
         /** RetryRequest */
         RetryRequest: {
+            /** Electrons */
+            electrons?: string[] | null;
             /**
              * Failed Only
              * @default false
