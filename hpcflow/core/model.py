@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,6 +13,7 @@ from hpcflow.core.environment import Environment
 from hpcflow.core.errors import HpcflowError, NotFound, UserError
 
 __all__ = [
+    "ULID",
     "WORKER_MEMORY_MIB",
     "ArrayLimits",
     "Bag",
@@ -39,6 +41,7 @@ __all__ = [
     "Stuck",
     "Task",
     "UserError",
+    "is_ulid",
     "ulid",
 ]
 
@@ -53,6 +56,8 @@ Launcher = Literal["srun", "mpirun"]
 Isolation = Literal["process", "interpreter"]
 
 
+#: What a ULID matches as a whole, in Python as in grep -E: the first letter carries only three bits of the 128.
+ULID: Final = "[0-7][0-9A-HJKMNP-TV-Z]{25}"
 _CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -65,6 +70,11 @@ def ulid(milliseconds: int, randomness: bytes) -> str:
     """
     number = (milliseconds << 80) | int.from_bytes(randomness, "big")
     return "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))
+
+
+def is_ulid(text: str) -> bool:
+    """Return whether this is an id as hpcflow makes them, and so safe as part of a path."""
+    return re.fullmatch(ULID, text) is not None
 
 
 # ---- what a task asks for

@@ -11,9 +11,8 @@ from typing import Annotated, Final
 from fastapi import Path, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from hpcflow.core.model import NotFound
+from hpcflow.core.model import NotFound, is_ulid
 from hpcflow.server.schema import MOST
-from hpcflow.server.upload import is_ulid
 
 __all__ = [
     "UNCHANGED",

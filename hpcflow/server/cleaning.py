@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from hpcflow.core.model import Bag, BagId, ClusterName, DispatchId, HpcflowError, NotFound, UserError
+from hpcflow.core.model import Bag, BagId, ClusterName, DispatchId, HpcflowError, NotFound, UserError, is_ulid
 from hpcflow.core.plugin import Command
 from hpcflow.core.states import Status
 from hpcflow.core.words import counted, memory
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.engine import Engine
 from hpcflow.server.store import DispatchRow, Kept, Store
-from hpcflow.server.upload import is_ulid
 
 __all__ = ["Cleaned", "Cleaner", "cleaned_of", "use_again"]
 

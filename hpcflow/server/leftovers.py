@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-from hpcflow.core.model import DispatchId
+from hpcflow.core.model import ULID, DispatchId, is_ulid
 from hpcflow.core.places import Places
 from hpcflow.core.plugin import Command
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 OLD_S: Final = 86400.0
 #: Bags and probes, workers, environments and keys, as hpcflow names them; then what makes one of them.
 _NAME: Final = (
-    r"([0-9A-HJKMNP-TV-Z]{26}|worker-[A-Za-z0-9.+_-]+|[0-9a-f]{16}|[0-9a-f]{20})"
+    rf"({ULID}|worker-[A-Za-z0-9.+_-]+|[0-9a-f]{{16}}|[0-9a-f]{{20}})"
     r"(\.wheels-[0-9a-f]{8}(\.part-[0-9a-f]{8})?|\.part-[a-z0-9_]{8})"
 )
 #: Reads no line of theirs: each folder ends with a slash, so that one that is a link itself is looked into, while find
@@ -90,15 +90,12 @@ def drop_notes(where: Places, known: Callable[[DispatchId], object], *, now: flo
     dropped: list[str] = []
     folder = Path(where.home, "client")
     for path in sorted(folder.glob("*.json")) + sorted(folder.glob("*.new")):
-        if not _ULID.fullmatch(path.stem) or not _is_old(str(path), stat.S_ISREG, now):
+        if not is_ulid(path.stem) or not _is_old(str(path), stat.S_ISREG, now):
             continue
         if path.suffix == ".new" or (_is_of_here(path) and known(DispatchId(path.stem)) is None):
             path.unlink(missing_ok=True)
             dropped.append(path.name)
     return dropped
-
-
-_ULID: Final = re.compile("[0-9A-HJKMNP-TV-Z]{26}")
 
 
 def _is_of_here(path: Path) -> bool:

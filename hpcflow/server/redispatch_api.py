@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, ConfigDict, StrictBool
 
 from hpcflow.server import schema
 from hpcflow.server.answer import DispatchPath, JsonAnswer, known_id
 from hpcflow.server.routing import Router
+from hpcflow.server.upload import Ulid
 
 __all__ = ["RedispatchDesk", "redispatch_routes"]
 
@@ -30,7 +31,7 @@ class RedispatchRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     #: Of the new dispatch, so that the request may come twice; ``None``: the server makes one.
-    id: Annotated[str, Field(pattern=r"^[0-7][0-9A-HJKMNP-TV-Z]{25}$")] | None = None
+    id: Ulid | None = None
     #: Run only what did not complete.
     reuse: StrictBool = False
 

@@ -14,11 +14,11 @@ from hpcflow.server.answer import DispatchPath, JsonAnswer, known_id
 from hpcflow.server.routing import Router
 from hpcflow.server.schema import WHOLE
 from hpcflow.server.triggers import AskedTrigger
+from hpcflow.server.upload import Ulid
 
 __all__ = ["TriggerDesk", "trigger_routes"]
 
 Json = dict[str, Any]  # Any: JSON; the models describe it for clients
-Ulid = Annotated[str, Field(pattern=r"^[0-7][0-9A-HJKMNP-TV-Z]{25}$")]
 
 
 class TriggerDesk(Protocol):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import secrets
 import zlib
 from collections.abc import Iterable
@@ -15,21 +14,20 @@ from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from hpcflow.core.bag import DamagedError, stream_head
-from hpcflow.core.model import HpcflowError, Isolation, Launcher, UserError
+from hpcflow.core.model import ULID, HpcflowError, Isolation, Launcher, UserError
 from hpcflow.server.manifest import VERSION
 
-__all__ = ["MEDIA_TYPE", "Manifest", "TooLarge", "Upload", "is_ulid"]
+__all__ = ["MEDIA_TYPE", "Manifest", "TooLarge", "Ulid", "Upload"]
 
 MEDIA_TYPE: Final = "application/x-hpcflow-dispatch"
 #: A manifest of a million tasks has about 100 MB.
 MANIFEST_LIMIT: Final = 512 * 2**20
 _STEP: Final = 2**20
-# 26 characters of Crockford's base 32; the first carries only three bits of the 128.
-_ULID: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 # Beyond any machine, and within the store's 64 bits whatever is multiplied with it.
 _MOST: Final = 2**40
 
+Ulid = Annotated[str, Field(pattern=f"^{ULID}$")]
 Count = Annotated[int, Field(ge=0, le=_MOST)]
 Amount = Annotated[int, Field(ge=1, le=_MOST)]
 #: What the next attempt asks for, as a multiple of the last.
@@ -158,7 +156,7 @@ class CallNote(TypedDict):
 class ReuseNote(TypedDict):
     """Which tasks need not run, because an earlier dispatch has their results: [number here, number there]."""
 
-    dispatch: Annotated[str, Field(pattern=rf"^{_ULID.pattern}$")]
+    dispatch: Ulid
     tasks: list[tuple[Count, Count]]
 
 
@@ -168,7 +166,7 @@ class Manifest(TypedDict):
     __pydantic_config__ = ConfigDict(strict=True, extra="allow")  # type: ignore[misc]  # pydantic reads it from here
 
     v: int
-    id: Annotated[str, Field(pattern=rf"^{_ULID.pattern}$")]
+    id: Ulid
     name: Text
     python: tuple[Count, Count]
     executable: Text
@@ -202,11 +200,6 @@ _MANIFEST: Final = TypeAdapter(Manifest)
 
 class TooLarge(HpcflowError):
     """The upload unpacks to more than the server takes."""
-
-
-def is_ulid(text: str) -> bool:
-    """Return whether this is an id as hpcflow makes them, and so safe as part of a path."""
-    return _ULID.fullmatch(text) is not None
 
 
 class Upload:

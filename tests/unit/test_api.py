@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpcflow.core.bag import stream_parts
-from hpcflow.core.model import Resources
+from hpcflow.core.model import Resources, is_ulid
 from hpcflow.server import schema
-from hpcflow.server.upload import ResourcesNote, Upload, is_ulid
+from hpcflow.server.upload import ResourcesNote, Upload
 from tests.unit.served import (
     BLOBS,
     FIRST,
