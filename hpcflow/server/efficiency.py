@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from hpcflow.core.advice import ENOUGH, Advice, Runs, advise, quantile
 from hpcflow.core.causes import shortage
 from hpcflow.core.model import BagId, DispatchId, Shape, Task
 from hpcflow.server.bags import LiveBag
+from hpcflow.server.recent import Recent
 from hpcflow.server.reports import spelled, usage
 from hpcflow.server.store import Kept, Store
 
@@ -58,7 +59,6 @@ class _Kind(NamedTuple):
 
 @dataclass(slots=True)
 class _Known:
-    version: int
     runs: dict[_Kind, Runs] = field(default_factory=dict[_Kind, Runs])
     attempts: int = 0
 
@@ -68,7 +68,7 @@ class Efficiency:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._known: OrderedDict[DispatchId, _Known] = OrderedDict()
+        self._known: Recent[DispatchId, _Known] = Recent(_KEPT)
 
     def of_dispatch(self, dispatch: DispatchId, version: int, parts: Parts, bags: Mapping[BagId, LiveBag]) -> Json:
         """Return what one dispatch cost, and what its electrons asked for and used.
@@ -79,7 +79,7 @@ class Efficiency:
             parts: its tasks.
             bags: those that are not over.
         """
-        known = self._runs(dispatch, version, parts)
+        known = self._known.get(dispatch, version, lambda: self._read(dispatch, parts))
         cost = usage(self._store.arrays(dispatch), bags)
         return {"id": dispatch, "usage": {"id": dispatch, **cost}, **_told(known.runs.items())}
 
@@ -103,7 +103,7 @@ class Efficiency:
             if attempts >= _MOST or len(shown) >= _KEPT:
                 continue
             version, parts, bags = read(row.id)
-            known = self._runs(row.id, version, parts)
+            known = self._known.get(row.id, version, partial(self._read, row.id, parts))
             attempts += known.attempts
             cost = usage(self._store.arrays(row.id), bags)
             for kind, each in known.runs.items():
@@ -129,41 +129,35 @@ class Efficiency:
             **_told(runs.items()),
         }
 
-    def _runs(self, dispatch: DispatchId, version: int, parts: Parts) -> _Known:
-        known = self._known.get(dispatch)
-        if known is None or known.version != version:
-            known = _Known(version)
-            borrowed = Kept(self._store).origins(dispatch)
-            attempts = self._store.attempts(dispatch)
-            newest: dict[int, int] = {}
-            for end in attempts:
-                newest[end.index] = max(end.attempt, newest.get(end.index, 0))
-            for end in attempts:
-                if end.index in borrowed:  # another dispatch ran it
-                    continue
-                task, shape = parts.tasks[end.index], parts.shapes.get(end.bag)
-                asked = task.resources if shape is None else shape.resources
-                kind = _Kind(
-                    name=task.name,
-                    cluster=(task.executor or "") if shape is None else shape.cluster,
-                    cores=asked.cores,
-                    ntasks=asked.ntasks,
-                    memory_mib=asked.memory_mib,
-                    walltime_s=asked.walltime_s,
-                )
-                runs = known.runs.setdefault(kind, Runs(kind.cores, kind.ntasks, kind.memory_mib, kind.walltime_s))
-                cpu, lacked = end.record.get("cpu"), shortage(end.record)
-                how, rss_kib = str(end.record["st"]), end.record.get("rss")
-                if lacked is not None:
-                    how = "memory" if lacked.lack == "memory" else "timeout"
-                    rss_kib = lacked.used * 1024 if lacked.lack == "memory" else rss_kib
-                again = end.attempt < newest[end.index]
-                runs.add(how, end.record.get("wall"), sum(cpu) if cpu else None, rss_kib, again=again)
-                known.attempts += 1
-            self._known[dispatch] = known
-            while len(self._known) > _KEPT:
-                self._known.popitem(last=False)
-        self._known.move_to_end(dispatch)
+    def _read(self, dispatch: DispatchId, parts: Parts) -> _Known:
+        known = _Known()
+        borrowed = Kept(self._store).origins(dispatch)
+        attempts = self._store.attempts(dispatch)
+        newest: dict[int, int] = {}
+        for end in attempts:
+            newest[end.index] = max(end.attempt, newest.get(end.index, 0))
+        for end in attempts:
+            if end.index in borrowed:  # another dispatch ran it
+                continue
+            task, shape = parts.tasks[end.index], parts.shapes.get(end.bag)
+            asked = task.resources if shape is None else shape.resources
+            kind = _Kind(
+                name=task.name,
+                cluster=(task.executor or "") if shape is None else shape.cluster,
+                cores=asked.cores,
+                ntasks=asked.ntasks,
+                memory_mib=asked.memory_mib,
+                walltime_s=asked.walltime_s,
+            )
+            runs = known.runs.setdefault(kind, Runs(kind.cores, kind.ntasks, kind.memory_mib, kind.walltime_s))
+            cpu, lacked = end.record.get("cpu"), shortage(end.record)
+            how, rss_kib = str(end.record["st"]), end.record.get("rss")
+            if lacked is not None:
+                how = "memory" if lacked.lack == "memory" else "timeout"
+                rss_kib = lacked.used * 1024 if lacked.lack == "memory" else rss_kib
+            again = end.attempt < newest[end.index]
+            runs.add(how, end.record.get("wall"), sum(cpu) if cpu else None, rss_kib, again=again)
+            known.attempts += 1
         return known
 
 

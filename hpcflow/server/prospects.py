@@ -6,7 +6,7 @@ the SDK, and the retry itself.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
@@ -19,6 +19,7 @@ from hpcflow.core.plan import partition_of
 from hpcflow.core.states import State
 from hpcflow.core.words import counted, these
 from hpcflow.server.clusters import Cluster
+from hpcflow.server.recent import Recent
 from hpcflow.server.store import Store, TaskRow
 from hpcflow.server.views import Views
 
@@ -96,7 +97,7 @@ class Prospects:
         self._views = views
         self._clusters = clusters
         self._version = version
-        self._kept: OrderedDict[DispatchId, tuple[int, _Failed]] = OrderedDict()
+        self._kept: Recent[DispatchId, _Failed] = Recent(_KEPT)
 
     def failures(self, root: DispatchId, tasks: Collection[range]) -> Json:
         """Return the failures among some tasks of a dispatch, those of one cause together, the most frequent first."""
@@ -204,14 +205,7 @@ class Prospects:
 
     def _failed(self, root: DispatchId) -> _Failed:
         """Return what has failed; kept until the dispatch changes."""
-        version = self._version(root)
-        known = self._kept.pop(root, None)
-        if known is None or known[0] != version:
-            known = version, self._read(root)
-        self._kept[root] = known
-        while len(self._kept) > _KEPT:
-            self._kept.popitem(last=False)
-        return known[1]
+        return self._kept.get(root, self._version(root), lambda: self._read(root))
 
     def _read(self, root: DispatchId) -> _Failed:
         rows = self._store.tasks(root, state=State.FAILED)

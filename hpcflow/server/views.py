@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
@@ -19,6 +18,7 @@ from hpcflow.server.levels import Level, find_level
 from hpcflow.server.manifest import moved, read_graph
 from hpcflow.server.news import CODES
 from hpcflow.server.previews import previews
+from hpcflow.server.recent import Recent
 from hpcflow.server.reports import spelled
 from hpcflow.server.store import PART, ChildRow, EndRow, Kept, OriginRow, Store, TaskRow
 from hpcflow.server.writer import Writer
@@ -77,7 +77,6 @@ class Wanted:
 class _Outline:
     """What of a dispatch changes with its sublattices alone: kept for those that were asked for last."""
 
-    children: int
     whole: Graph
     cores: array[int]
     names: tuple[str, ...]
@@ -108,27 +107,24 @@ class Views:
         self._writer = writer
         self._unknown_since = unknown_since
         self._host = host
-        self._outlines: OrderedDict[DispatchId, _Outline] = OrderedDict()
-        self._rows: OrderedDict[DispatchId, tuple[int, list[Json]]] = OrderedDict()
+        self._outlines: Recent[DispatchId, _Outline] = Recent(_KEPT)
+        self._rows: Recent[DispatchId, list[Json]] = Recent(_KEPT)
 
     def _outline(self, dispatch: DispatchId) -> _Outline:
         children = self._store.children(dispatch)
-        known = self._outlines.get(dispatch)
-        if known is None or known.children != len(children):
+
+        def make() -> _Outline:
             graph = self._whole(dispatch, children)
             upstream = upstream_of(graph.tasks)
-            self._outlines[dispatch] = _Outline(
-                children=len(children),
+            return _Outline(
                 whole=graph,
                 cores=array("I", (task.resources.cores for task in graph.tasks)),
                 names=tuple(task.name for task in graph.tasks),
                 graph=in_columns([task.name for task in graph.tasks], upstream, children),
                 upstream=upstream,
             )
-            while len(self._outlines) > _KEPT:
-                self._outlines.popitem(last=False)
-        self._outlines.move_to_end(dispatch)
-        return self._outlines[dispatch]
+
+        return self._outlines.get(dispatch, len(children), make)
 
     def _whole(self, dispatch: DispatchId, children: Sequence[ChildRow]) -> Graph:
         """Return the graph of a dispatch with those of its sublattices; what is first in these follows on their own."""
@@ -247,21 +243,17 @@ class Views:
 
     def _all(self, dispatch: DispatchId) -> list[Json]:
         """Return all rows of a dispatch; kept until it changes."""
-        version = self._writer.version(dispatch)
-        known = self._rows.get(dispatch)
-        if known is None or known[0] != version:
+
+        def make() -> list[Json]:
             ends = self._store.ends(dispatch)
             cores = self.cores(dispatch)
             rows = self._store.tasks(dispatch)
             level = find_level(self._store, dispatch)
             assert level is not None  # it has rows
             origins = self._kept_rows.origins(dispatch)
-            details = [self.detail(row, ends.get(row.index), cores[row.index], level, origins) for row in rows]
-            self._rows[dispatch] = (version, details)
-            while len(self._rows) > _KEPT:
-                self._rows.popitem(last=False)
-        self._rows.move_to_end(dispatch)
-        return self._rows[dispatch][1]
+            return [self.detail(row, ends.get(row.index), cores[row.index], level, origins) for row in rows]
+
+        return self._rows.get(dispatch, self._writer.version(dispatch), make)
 
     def about(self, dispatch: DispatchId, index: int, arrays: Arrays) -> Json:
         """Return what one task asked for, its attempts, its neighbours, and what serves it.
