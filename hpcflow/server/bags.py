@@ -129,7 +129,7 @@ class LiveArray:
             changed = changed or reason != self.reason
         if alive or complete:
             self.queueing = sum(row.phase is Phase.PENDING and row.stuck is None for row in alive)
-        self.held = next((row for row in alive if row.stuck is Stuck.HELD), None)
+            self.held = next((row for row in alive if row.stuck is Stuck.HELD), None)
         if alive and all(row.stuck is Stuck.NEVER for row in alive):
             self.hopeless, self.hopeless_for = alive[0], self.hopeless_for + complete
         else:

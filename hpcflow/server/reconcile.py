@@ -293,8 +293,10 @@ class Reconciler:
                     f"Job {job} is held{who} ({array.held.raw}). Nothing more is submitted for its tasks until it is "
                     f"released: `hpcflow resume {bag.dispatch.id}` asks for that.",
                 )
-            elif array.held is None:
+            elif array.held is None and array.told_held:
                 array.told_held = False
+                if bag.dispatch.ended_at is None:
+                    self._writer.say(bag.dispatch, f"Job {job} is not held any more.")
             if array.held is not None and bag.dispatch.ended_at is not None:
                 self._submitter.want_cancelled(bag)  # requeued and held after the end: nobody needs it
             if array.hopeless is not None and array.hopeless_for >= _HOPELESS and not array.cancel_wanted:

@@ -113,6 +113,8 @@ async def test_a_held_job_is_told_and_nothing_is_submitted_beside_it(tmp_path: P
         assert stage.world.count("release") == 1
         assert stage.world.count("submit") == 1
         job.more[0] = {}
+        await stage.until(lambda: len(stage.store.messages(live.id)) > 1)
+        assert [text for _, text in stage.store.messages(live.id)[1:]] == [f"Job {job.id} is not held any more."]
         worker = PlayedWorker(job, 0)
         worker.run(0, 0)
         worker.run(1, 1)

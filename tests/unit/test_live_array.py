@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from hpcflow.core.model import BagId, ClusterName, DispatchId, JobArray, JobId, Observation, Phase, Resources
+from hpcflow.core.model import BagId, ClusterName, DispatchId, JobArray, JobId, Observation, Phase, Resources, Stuck
 from hpcflow.server.bags import LiveArray
 from hpcflow.server.store import ArrayState
 
@@ -90,3 +90,13 @@ def test_what_was_found_by_name_and_is_in_doubt_again_is_found_again() -> None:
     array.state = ArrayState.AMBIGUOUS
     look(array, 30, pending)
     assert array.state is ArrayState.SUBMITTED
+
+
+def test_a_held_array_stays_held_until_an_answer_names_it_or_is_whole() -> None:
+    array = an_array(ArrayState.SUBMITTED, job="7")
+    held = Observation(token="step-1", job_id=JobId("7"), index=0, phase=Phase.PENDING, stuck=Stuck.HELD)
+    look(array, 0, held)
+    look(array, 30, complete=False)
+    assert array.held is held
+    look(array, 60, Observation(token="step-1", job_id=JobId("7"), index=0, phase=Phase.PENDING), complete=False)
+    assert array.held is None
