@@ -16,7 +16,7 @@ from hpcflow.core.states import State
 from hpcflow.core.usage import Submission, account, sentences
 from hpcflow.core.words import counted
 from hpcflow.server.bags import LiveBag
-from hpcflow.server.store import ArrayRow, ArrayState, EndRow, Store, TaskRow
+from hpcflow.server.store import ArrayRow, ArrayState, EndRow, Jobs, Store, TaskRow
 
 __all__ = ["JOB", "array_task", "spelled", "usage", "which"]
 
@@ -79,7 +79,7 @@ def which(store: Store, job: JobId, index: int | None, bags: Mapping[BagId, Live
     Raises:
         NotFound: no dispatch here had such a job, or it had fewer array tasks.
     """
-    rows = store.arrays_of_job(job)
+    rows = Jobs(store).arrays(job)
     if not rows:
         raise NotFound(f"No dispatch here has had a job {job}.")
     if index is not None and all(index >= row.array.width for row in rows):
@@ -92,8 +92,8 @@ def _array(store: Store, row: ArrayRow, index: int | None, live: LiveBag | None)
     array = row.array
     dispatch = store.dispatch(array.dispatch)
     assert dispatch is not None  # nothing is ever removed
-    running = store.running_in(array)
-    ended = store.ended_in(array)
+    jobs = Jobs(store)
+    running, ended = jobs.running(array), jobs.ended(array)
     known = Counter[str]()
     for worker, number in ended.items():
         known[array_task_of(worker)] += number
@@ -105,7 +105,7 @@ def _array(store: Store, row: ArrayRow, index: int | None, live: LiveBag | None)
     if index is not None:
         name = f"{array.job_id}_{index}"
         own = [worker for worker in ended if array_task_of(worker) == name]
-        tasks = [_ended(*found) for found in store.ends_in(array, own)]
+        tasks = [_ended(*found) for found in jobs.ends(array, own)]
         tasks += [_running(task) for task in running if task.worker is not None and array_task_of(task.worker) == name]
         tasks.sort(key=lambda task: task["started_at"] or "")
     return {

@@ -14,6 +14,7 @@ from hpcflow.core.places import Places
 from hpcflow.server import insight_schema as schema
 from hpcflow.server.own_log import log_version, read_log
 from hpcflow.server.settings import Settings, cluster_settings, read_settings
+from hpcflow.server.store import Jobs
 from hpcflow.server.told_settings import told_settings
 from tests.unit.mini_world import PlayedWorker, a_stage
 from tests.unit.test_engine import in_loop
@@ -60,7 +61,7 @@ async def test_a_timeline_has_a_lane_for_each_worker_and_a_bar_for_each_attempt(
         assert [live["names"][name] for name in live["bars"]["name"]] == ["step0", "step1"]
         one.claim(2)
         one.start(2)
-        await stage.until(lambda: store.running_in(store.arrays(dispatch)[0].array))
+        await stage.until(lambda: Jobs(store).running(store.arrays(dispatch)[0].array))
         running = await service.insight.timeline(dispatch)
         assert [running["bars"][column][-1] for column in ("lane", "task", "to", "end")] == [0, 2, None, "r"]
         await service.steering.cancel(dispatch, [2])

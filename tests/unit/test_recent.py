@@ -26,6 +26,10 @@ def test_a_value_is_made_again_when_its_version_is_another_or_others_took_its_pl
 
 def test_threads_that_ask_for_more_than_is_kept_get_what_they_asked_for() -> None:
     recent: Recent[int, int] = Recent(1)
+
+    def get(key: int) -> int:
+        return recent.get(key % 3, 0, lambda: key % 3)
+
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda key: recent.get(key % 3, 0, lambda: key % 3), range(3000)))
+        answers = list(pool.map(get, range(3000)))
     assert answers == [key % 3 for key in range(3000)]

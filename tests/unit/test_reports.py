@@ -26,7 +26,7 @@ from hpcflow.server.arrays import why_walltime
 from hpcflow.server.page_schema import Arrays as schema_of_arrays
 from hpcflow.server.reports import array_task
 from hpcflow.server.service import Service
-from hpcflow.server.store import ArrayState
+from hpcflow.server.store import ArrayState, Jobs
 from hpcflow.server.views import COLUMNS, Wanted
 from tests.unit.mini_world import PlayedWorker, Stage, a_stage
 from tests.unit.test_engine import in_loop
@@ -103,7 +103,7 @@ async def test_an_array_task_tells_what_ran_in_it_in_order(tmp_path: Path) -> No
         slot.end(0, "error", t=900.0, wall=100.0, exc="ValueError", msg="no minimum", kinds=["ValueError"])
         one.claim(1)
         one.write(ev="start", i=1, n=1, t=1100.0)
-        await stage.until(lambda: len(stage.store.running_in(stage.store.arrays(dispatch)[0].array)) == 1)
+        await stage.until(lambda: len(Jobs(stage.store).running(stage.store.arrays(dispatch)[0].array)) == 1)
         await stage.until(lambda: len(stage.store.ends(dispatch)) == 2)
         # The journals tell where a task runs, and which array tasks are busy, before any scheduler does.
         row = (await service.questions.page(dispatch, Wanted(states=(State.RUNNING,))))["rows"][0]
@@ -130,7 +130,7 @@ async def test_an_array_task_tells_what_ran_in_it_in_order(tmp_path: Path) -> No
 
         slot.claim(3)
         slot.start(3)
-        await stage.until(lambda: len(stage.store.running_in(stage.store.arrays(dispatch)[0].array)) == 2)
+        await stage.until(lambda: len(Jobs(stage.store).running(stage.store.arrays(dispatch)[0].array)) == 2)
         [array] = (await service.questions.summary(dispatch))["arrays"]
         assert (array["up"], array["busy"]) == (1, 1)
         one.end(1, r={"b": "gASIiC4="})

@@ -24,6 +24,7 @@ from hpcflow.server.store import (
     DispatchRow,
     EndRow,
     EventKind,
+    Jobs,
     Store,
     StoreError,
     TaskRow,
@@ -351,8 +352,8 @@ def test_an_array_is_found_by_its_jobs_id_alone_whether_its_row_is_compressed_or
         named("trap", "7", prologue='"job_id":"8123"'),
     ]
     filled.apply(Changes(NOW, arrays=rows))
-    assert {row.array.token for row in filled.arrays_of_job(JobId("8123"))} == {"short", "compressed"}
-    assert filled.arrays_of_job(JobId("23")) == []
+    assert {row.array.token for row in Jobs(filled).arrays(JobId("8123"))} == {"short", "compressed"}
+    assert Jobs(filled).arrays(JobId("23")) == []
 
 
 def test_what_ran_in_an_array_is_told_by_its_workers_names(filled: Store) -> None:
@@ -362,10 +363,10 @@ def test_what_ran_in_an_array_is_told_by_its_workers_names(filled: Store) -> Non
     other = replace(an_end(0, attempt=2), bag=BagId("another"))
     running = a_task(2, State.RUNNING, worker="8123_1_0", bag=BAG)
     filled.apply(Changes(NOW, ends=[*ends, other], tasks=[running, a_task(1, State.RUNNING, worker="7_0_0", bag=BAG)]))
-    assert filled.ended_in(array) == {"8123_0_0": 1, "8123+1_0_0": 1}
-    found = filled.ends_in(array, ["8123+1_0_0"])
+    assert Jobs(filled).ended(array) == {"8123_0_0": 1, "8123+1_0_0": 1}
+    found = Jobs(filled).ends(array, ["8123+1_0_0"])
     assert [(end.index, end.worker, name) for end, name in found] == [(1, "8123+1_0_0", a_task(1).name)]
-    assert [task.index for task in filled.running_in(array)] == [2]
+    assert [task.index for task in Jobs(filled).running(array)] == [2]
 
 
 # ---- the log, messages, settings

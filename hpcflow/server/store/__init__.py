@@ -4,6 +4,7 @@ The one door to SQLAlchemy. Every write is one transaction that begins by checki
 on one file only the rightful one writes. Methods block and may be called from any thread.
 """
 
+from hpcflow.server.store.jobs import Jobs
 from hpcflow.server.store.kept import Kept
 from hpcflow.server.store.rows import (
     PART,
@@ -42,6 +43,7 @@ __all__ = [
     "EndRow",
     "EventKind",
     "EventRow",
+    "Jobs",
     "Kept",
     "Lease",
     "LeaseHeld",

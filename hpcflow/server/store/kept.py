@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from hpcflow.core.model import BagId, DispatchId
 from hpcflow.server.store import columns
 from hpcflow.server.store.rows import CacheRow, OriginRow
+from hpcflow.server.store.statements import chunked, parts
 from hpcflow.server.store.store import Store
 from hpcflow.server.store.tables import CACHE, ORIGIN
 
@@ -19,9 +20,6 @@ __all__ = ["Kept"]
 
 if TYPE_CHECKING:
     _Select = sa.Select[*tuple[Any, ...]]
-
-#: SQLite before 3.32 takes 999 parameters in one statement.
-_CHUNK: Final = 900
 
 
 class Kept:
@@ -49,21 +47,17 @@ class Kept:
         found: defaultdict[BagId, set[DispatchId]] = defaultdict(set)
         statement: _Select = sa.select(ORIGIN.c.bag, ORIGIN.c.dispatch).distinct()
         with self._store.reading() as connection:
-            for part in _parts(list(bags)):
-                for bag, dispatch in connection.execute(statement.where(ORIGIN.c.bag.in_(part))):
-                    found[BagId(bag)].add(DispatchId(dispatch))
+            for bag, dispatch in chunked(connection, statement, ORIGIN.c.bag, list(bags)):
+                found[BagId(bag)].add(DispatchId(dispatch))
         return dict(found)
 
     # ---- the cache
 
     def cached(self, keys: Iterable[str]) -> dict[str, CacheRow]:
         """Return what is cached under these keys."""
-        found: dict[str, CacheRow] = {}
         with self._store.reading() as connection:
-            for part in _parts(list(keys)):
-                for row in connection.execute(sa.select(CACHE).where(CACHE.c.key.in_(part))):
-                    found[row[0]] = columns.cache_row(row)
-        return found
+            rows = chunked(connection, sa.select(CACHE), CACHE.c.key, list(keys))
+            return {row[0]: columns.cache_row(row) for row in rows}
 
     def entries(self, *, function: str | None, limit: int) -> list[CacheRow]:
         """Return entries of the cache, the newest first."""
@@ -100,9 +94,5 @@ class Kept:
     def _forget(self, column: sa.Column[Any], values: Sequence[str]) -> None:
         if values:
             with self._store.writing() as connection:
-                for part in _parts(values):
+                for part in parts(values):
                     connection.execute(sa.delete(CACHE).where(column.in_(part)))
-
-
-def _parts(values: Sequence[str]) -> Iterable[Sequence[str]]:
-    return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import sqlalchemy as sa
 
-from hpcflow.core.model import BagId, DispatchId, JobArray, JobId
-from hpcflow.core.states import FINAL, State, Status
+from hpcflow.core.model import BagId, DispatchId
+from hpcflow.core.states import State, Status
 from hpcflow.server.store import columns
-from hpcflow.server.store.columns import Values, packed, unpacked
+from hpcflow.server.store.changing import adding, changing, log
+from hpcflow.server.store.columns import packed, unpacked
 from hpcflow.server.store.file import in_sentences, make_private
 from hpcflow.server.store.rows import (
     ArrayRow,
@@ -33,6 +34,7 @@ from hpcflow.server.store.rows import (
     StoreError,
     TaskRow,
 )
+from hpcflow.server.store.statements import chunked, run, upsert
 from hpcflow.server.store.tables import (
     ARRAY,
     BAG,
@@ -43,16 +45,11 @@ from hpcflow.server.store.tables import (
     EVENT,
     LEASE,
     MANIFEST,
-    METADATA,
     ORIGIN,
     RUN_TIME,
-    SCHEMA,
     SETTING,
-    STEPS,
     TASK,
-    insert,
-    insert_new,
-    upsert,
+    migrate,
 )
 
 __all__ = ["Store"]
@@ -107,7 +104,8 @@ class Store:
                     connection.exec_driver_sql(f"PRAGMA {pragma}")
                 connection.rollback()
                 store = cls(path, engine, connection)
-                store._migrate()
+                with store.writing(fenced=False) as writing:
+                    migrate(writing, path)
             except BaseException:
                 connection.close()
                 engine.dispose()
@@ -137,9 +135,9 @@ class Store:
             held = _lease(connection)
             if held and held.id != owner.id and not take_over and now - held.renewed_at <= stale_after:
                 raise LeaseHeld(held)
-            _run(connection, upsert(LEASE), [columns.lease_values(owner, now)])
+            run(connection, upsert(LEASE), [columns.lease_values(owner, now)])
             told = {"id": owner.id, "host": owner.host, "pid": owner.pid}
-            _log(connection, now, [(None, EventKind.LEASE, told)])
+            log(connection, now, [(None, EventKind.LEASE, told)])
         self._lease = owner.id
 
     def renew_lease(self, owner: Lease, now: datetime) -> None:
@@ -175,22 +173,9 @@ class Store:
             tasks: where they are.
             taken: of what other dispatches computed already: ends, children, origins and messages.
         """
-        raw = packed(manifest)
-        values = [columns.task_values(task) for task in tasks]
+        write = adding(row, manifest, tasks, taken)
         with self.writing() as connection:
-            if not _run(connection, insert_new(DISPATCH), [columns.dispatch_values(row)]):
-                return False
-            _run(connection, insert(MANIFEST), [(row.id, raw)])
-            _run(connection, insert(TASK), values)
-            content = {"name": row.name, "tasks": len(tasks)}
-            events: list[Any] = [(row.id, EventKind.ADDED, content)]  # Any: as `_log` has it
-            if taken is not None:
-                _run(connection, insert_new(CHILD), [columns.child_values(*child) for child in taken.children])
-                _run(connection, insert_new(END), [columns.end_values(end) for end in taken.ends])
-                _run(connection, insert_new(ORIGIN), [columns.origin_values(origin) for origin in taken.origins])
-                events += [(dispatch, EventKind.MESSAGE, text) for dispatch, text in taken.messages]
-            _log(connection, row.created_at, events)
-        return True
+            return write(connection)
 
     def apply(self, changes: Changes) -> None:
         """Store all changes, and what they tell in the event log, in one transaction.
@@ -204,37 +189,9 @@ class Store:
         """
         if not changes:
             return
-        bags = [columns.bag_values(row) for row in changes.bags]
-        arrays = [columns.array_values(row) for row in changes.arrays]
-        ends = [columns.end_values(row) for row in changes.ends]
-        children = [columns.child_values(*child) for child in changes.children]
-        events: list[tuple[DispatchId | None, EventKind, Any]] = []  # Any: JSON
+        write = changing(changes)
         with self.writing() as connection:
-            for row in changes.dispatches:
-                _update_dispatch(connection, row)
-                events.append((row.id, EventKind.DISPATCH, [row.status, row.error, row.cancel_wanted]))
-            _run(connection, insert_new(CHILD), children)
-            events += [(row.dispatch, EventKind.CHILD, [row.id, row.task, row.n_tasks]) for row, _ in changes.children]
-            _run(connection, upsert(BAG), bags)
-            for bag in changes.bags:
-                content = [bag.bag.id, len(bag.bag.tasks), bag.closed_at is not None]
-                events.append((bag.bag.dispatch, EventKind.BAG, content))
-            _run(connection, upsert(ARRAY), arrays)
-            for array in changes.arrays:
-                told = [array.array.token, array.state, array.array.job_id, array.reason]
-                events.append((array.array.dispatch, EventKind.ARRAY, told))
-            moved = _movable(connection, changes.tasks)
-            _run(connection, upsert(TASK), [columns.task_values(task) for task in moved])
-            moves = _by_dispatch((task.dispatch, [task.index, task.state]) for task in moved)
-            events += [(dispatch, EventKind.TASKS, pairs) for dispatch, pairs in moves.items()]
-            if _run(connection, insert_new(END), ends) < len(ends):
-                seconds = _by_dispatch(_second_ends(connection, ends))
-                events += [(dispatch, EventKind.SECOND_END, keys) for dispatch, keys in seconds.items()]
-            _run(connection, insert_new(ORIGIN), [columns.origin_values(origin) for origin in changes.origins])
-            _run(connection, upsert(CACHE), [columns.cache_values(row) for row in changes.cached])
-            events += [(dispatch, EventKind.MESSAGE, text) for dispatch, text in changes.messages]
-            _add_run_times(connection, changes)
-            _log(connection, changes.at, events)
+            write(connection)
 
     def run_times(self) -> dict[RunTimeKey, tuple[int, float]]:
         """Return of each kind of tasks how many have returned, and their run time in all, in seconds."""
@@ -246,7 +203,7 @@ class Store:
         """Keep one small JSON value."""
         values = [(key, packed(value))]
         with self.writing() as connection:
-            _run(connection, upsert(SETTING), values)
+            run(connection, upsert(SETTING), values)
 
     def delete_dispatch(self, dispatch: DispatchId, keys: Sequence[str]) -> None:
         """Forget a dispatch that has ended, and what was remembered of it under these keys; all of it or nothing."""
@@ -357,7 +314,7 @@ class Store:
         """Return where tasks are."""
         statement: _Select = sa.select(TASK.c.index, TASK.c.state).where(TASK.c.dispatch == dispatch)
         with self.reading() as connection:
-            return {row[0]: State(row[1]) for row in _chunked(connection, statement, TASK.c.index, indices)}
+            return {row[0]: State(row[1]) for row in chunked(connection, statement, TASK.c.index, indices)}
 
     def counts(self, dispatch: DispatchId, ranges: Sequence[range]) -> dict[State, int]:
         """Return how many of some tasks are in each state; a state without any is absent."""
@@ -390,7 +347,7 @@ class Store:
             if indices is None:
                 rows: Iterable[_Row] = connection.execute(statement)
             else:
-                rows = _chunked(connection, statement, END.c.index, indices)
+                rows = chunked(connection, statement, END.c.index, indices)
             for row in rows:
                 found[row[1]] = columns.end_row(row)
         return found
@@ -443,27 +400,6 @@ class Store:
         """Return the arrays of a dispatch, in the order of their intents."""
         return self._arrays(ARRAY.c.dispatch == dispatch)
 
-    def arrays_of_job(self, job: JobId) -> list[ArrayRow]:
-        """Return the arrays of all dispatches that a scheduler took under this id: several clusters may have it."""
-        # The id is in JSON that is compressed where it is long: those rows are looked into.
-        said = sa.func.instr(ARRAY.c.json, f'"job_id":"{job}"'.encode()) > 0
-        rows = self._arrays(sa.or_(said, sa.func.substr(ARRAY.c.json, 1, 1) == b"x"))
-        return [row for row in rows if row.array.job_id == job]
-
-    def ended_in(self, array: JobArray) -> dict[str, int]:
-        """Return how many attempts of tasks ended in each worker of an array, by the workers' names."""
-        statement: _Select = sa.select(END.c.worker, sa.func.count()).where(*_in_array(END, array))
-        with self.reading() as connection:
-            return {row[0]: row[1] for row in connection.execute(statement.group_by(END.c.worker))}
-
-    def ends_in(self, array: JobArray, workers: Sequence[str]) -> list[tuple[EndRow, str]]:
-        """Return the attempts that ended in some workers of an array, each with its electron's name."""
-        own = TASK.c.dispatch == END.c.dispatch, TASK.c.index == END.c.index
-        statement: _Select = sa.select(TASK.c.name, *END.c).join(TASK, sa.and_(*own)).where(*_in_array(END, array))
-        with self.reading() as connection:
-            rows = _chunked(connection, statement, END.c.worker, workers)
-            return [(columns.end_row(row[1:]), row[0]) for row in rows]
-
     def tried_again(self, dispatch: DispatchId) -> list[tuple[BagId, str]]:
         """Return bag and worker of each attempt that ended before another one of its task began."""
         own = TASK.c.dispatch == END.c.dispatch, TASK.c.index == END.c.index, END.c.attempt < TASK.c.attempt
@@ -471,12 +407,6 @@ class Store:
         with self.reading() as connection:
             found = connection.execute(statement.where(END.c.dispatch == dispatch))
             return [(BagId(bag), worker) for bag, worker in found]
-
-    def running_in(self, array: JobArray) -> list[TaskRow]:
-        """Return the tasks that run in an array's workers."""
-        statement = sa.select(TASK).where(*_in_array(TASK, array), TASK.c.state == State.RUNNING)
-        with self.reading() as connection:
-            return [columns.task_row(row) for row in connection.execute(statement.order_by(TASK.c.index))]
 
     def open_arrays(self) -> list[ArrayRow]:
         """Return every array that may still be at a scheduler."""
@@ -505,7 +435,7 @@ class Store:
             keys = TASK.c.dispatch, TASK.c.state
             grouped: _Select = sa.select(*keys, sa.func.count()).group_by(*keys)
             counts: defaultdict[str, dict[State, int]] = defaultdict(dict)
-            for found, state, number in _chunked(connection, grouped, TASK.c.dispatch, [row[0] for row in rows]):
+            for found, state, number in chunked(connection, grouped, TASK.c.dispatch, [row[0] for row in rows]):
                 counts[found][State(state)] = number
         return [columns.dispatch_row(row, counts[row[0]]) for row in rows]
 
@@ -518,22 +448,6 @@ class Store:
         statement = sa.select(ARRAY).where(condition).order_by(ARRAY.c.intent_at, ARRAY.c.token)
         with self.reading() as connection:
             return [columns.array_row(row) for row in connection.execute(statement)]
-
-    def _migrate(self) -> None:
-        with self.writing(fenced=False) as connection:
-            version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-            if version > SCHEMA:
-                raise StoreError(
-                    f"{self._path} was written by a newer hpcflow (schema {version}; this one knows {SCHEMA}). "
-                    "Upgrade hpcflow, or set HPCFLOW_HOME to another folder."
-                )
-            if version == 0:
-                METADATA.create_all(connection, checkfirst=False)
-            else:
-                for statement in (line for step in STEPS[version - 1 :] for line in step):
-                    connection.exec_driver_sql(statement)
-            if version != SCHEMA:
-                connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA}")
 
     @contextmanager
     def reading(self) -> Generator[sa.Connection]:
@@ -560,12 +474,6 @@ class Store:
 
 # ---- statements
 
-_Keyed = TypeVar("_Keyed")
-_Value = TypeVar("_Value")
-
-#: SQLite before 3.32 takes 999 parameters in one statement.
-_CHUNK: Final = 900
-
 
 def _fitting(statuses: Sequence[Status], text: str) -> list[sa.ColumnElement[bool]]:
     conditions: list[sa.ColumnElement[bool]] = []
@@ -577,108 +485,6 @@ def _fitting(statuses: Sequence[Status], text: str) -> list[sa.ColumnElement[boo
     return conditions
 
 
-def _in_array(table: sa.Table, array: JobArray) -> tuple[sa.ColumnElement[bool], ...]:
-    """Return what holds of the rows of an array's workers: "8123_7_0", and of further slots "8123+2_7_0"."""
-    job, worker = array.job_id, table.c.worker
-    named = (worker.startswith(f"{job}{mark}", autoescape=True) for mark in "_+")
-    return table.c.dispatch == array.dispatch, table.c.bag == array.bag, sa.or_(*named)
-
-
-def _run(connection: sa.Connection, statement: str, values: list[Values]) -> int:
-    """Run a statement for each tuple (in the order of the table's columns); return the number of rows it changed.
-
-    The driver gets the tuples as they are: through SQLAlchemy's own parameters ten thousand rows cost twice the time.
-    """
-    return connection.exec_driver_sql(statement, values).rowcount if values else 0
-
-
-def _chunked(
-    connection: sa.Connection, statement: _Select, column: sa.Column[Any], keys: Sequence[int | str]
-) -> Iterator[_Row]:
-    for start in range(0, len(keys), _CHUNK):
-        yield from connection.execute(statement.where(column.in_(keys[start : start + _CHUNK])))
-
-
-def _by_dispatch(pairs: Iterable[tuple[_Keyed, _Value]]) -> dict[_Keyed, list[_Value]]:
-    grouped: defaultdict[_Keyed, list[_Value]] = defaultdict(list)
-    for key, value in pairs:
-        grouped[key].append(value)
-    return grouped
-
-
-def _movable(connection: sa.Connection, tasks: Sequence[TaskRow]) -> list[TaskRow]:
-    """Return the rows that may be written: those whose task is not final, or that belong to a higher attempt.
-
-    Of a skipped task that stays so, what holds it may become another one.
-    """
-    final: dict[tuple[str, int], int] = {}
-    skipped: dict[tuple[str, int], int | None] = {}
-    for dispatch, indices in _by_dispatch((task.dispatch, task.index) for task in tasks).items():
-        ended = TASK.c.dispatch == dispatch, TASK.c.state.in_(sorted(FINAL))
-        statement: _Select = sa.select(TASK.c.index, TASK.c.attempt, TASK.c.state, TASK.c.ended_at).where(*ended)
-        for index, attempt, state, ended_at in _chunked(connection, statement, TASK.c.index, indices):
-            final[dispatch, index] = attempt
-            if state == State.SKIPPED:
-                skipped[dispatch, index] = ended_at
-    movable: list[TaskRow] = []
-    for task in tasks:
-        key = task.dispatch, task.index
-        stays = task.state is State.SKIPPED and skipped.get(key) == columns.micros_or_none(task.ended_at)
-        if task.attempt <= final.get(key, 0) and not (stays and key in skipped and task.attempt == final[key]):
-            continue
-        movable.append(task)
-        if task.state in FINAL:
-            final[key] = task.attempt
-    return movable
-
-
-def _second_ends(
-    connection: sa.Connection, ends: Sequence[Values]
-) -> Iterator[tuple[DispatchId, tuple[int, int, str]]]:
-    """Yield which of these ends (as values) differ from the stored one; a journal read twice says the same twice."""
-    for dispatch, own in _by_dispatch((end[0], end) for end in ends).items():
-        statement: _Select = sa.select(END).where(END.c.dispatch == dispatch)
-        indices = sorted({index for _, index, *_ in own})
-        stored = {tuple(row) for row in _chunked(connection, statement, END.c.index, indices)}
-        for end in own:
-            if end not in stored:
-                yield dispatch, (end[1], end[2], end[3])
-
-
-def _update_dispatch(connection: sa.Connection, row: DispatchRow) -> None:
-    statement = sa.update(DISPATCH).where(DISPATCH.c.id == row.id)
-    values = {
-        "status": row.status.value,
-        "started_at": columns.micros_or_none(row.started_at),
-        "ended_at": columns.micros_or_none(row.ended_at),
-        "error": columns.plain(row.error),
-        "cancel_wanted": row.cancel_wanted,
-        "paused": columns.plain(row.paused),
-        "paused_whole": row.paused_whole,
-        "n_tasks": row.n_tasks,
-    }
-    if not connection.execute(statement.values(values)).rowcount:
-        raise StoreError(f"No dispatch {row.id} here.")
-
-
-#: Older run times count for this many tasks at most: what changed is learnt within as many.
-_REMEMBERED: Final = 100
-
-
-def _add_run_times(connection: sa.Connection, changes: Changes) -> None:
-    for key, (count, wall_s) in changes.run_times.items():
-        same = sa.and_(*(RUN_TIME.c[name] == value for name, value in key._asdict().items()))
-        known = connection.execute(sa.select(RUN_TIME.c.tasks, RUN_TIME.c.wall_s).where(same)).one_or_none()
-        before, total = (known.tasks, known.wall_s) if known is not None else (0, 0.0)
-        kept = min(before, _REMEMBERED)
-        total = total * kept / before if before else 0.0
-        _run(connection, upsert(RUN_TIME), [(*key, kept + count, total + wall_s, columns.micros(changes.at))])
-
-
 def _lease(connection: sa.Connection) -> Lease | None:
     row = connection.execute(sa.select(LEASE)).one_or_none()
     return None if row is None else columns.lease_row(row)
-
-
-def _log(connection: sa.Connection, at: datetime, events: Sequence[tuple[DispatchId | None, EventKind, Any]]) -> None:
-    _run(connection, insert(EVENT), [columns.event_values(at, *event) for event in events])

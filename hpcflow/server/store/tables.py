@@ -1,12 +1,12 @@
-"""The tables of the store, the steps between their versions, and the statements that write whole rows."""
+"""The tables of the store, and the steps between their versions."""
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import sqlite
+
+from hpcflow.server.store.rows import StoreError
 
 __all__ = [
     "ARRAY",
@@ -25,9 +25,7 @@ __all__ = [
     "SETTING",
     "STEPS",
     "TASK",
-    "insert",
-    "insert_new",
-    "upsert",
+    "migrate",
 ]
 
 #: What ``PRAGMA user_version`` says of a file whose tables are those below. A change of them adds a step to `STEPS`.
@@ -231,19 +229,22 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
 )
 
 
-@cache
-def insert(table: sa.Table) -> str:
-    return str(sa.insert(table).compile(dialect=sqlite.dialect()))
+def migrate(connection: sa.Connection, path: str) -> None:
+    """Give a file the tables of this version, within the transaction that is open.
 
-
-@cache
-def insert_new(table: sa.Table) -> str:
-    return str(sqlite.insert(table).on_conflict_do_nothing().compile(dialect=sqlite.dialect()))
-
-
-@cache
-def upsert(table: sa.Table) -> str:
-    statement = sqlite.insert(table)
-    others = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
-    statement = statement.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=others)
-    return str(statement.compile(dialect=sqlite.dialect()))
+    Raises:
+        StoreError: a newer hpcflow wrote the file.
+    """
+    version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+    if version > SCHEMA:
+        raise StoreError(
+            f"{path} was written by a newer hpcflow (schema {version}; this one knows {SCHEMA}). "
+            "Upgrade hpcflow, or set HPCFLOW_HOME to another folder."
+        )
+    if version == 0:
+        METADATA.create_all(connection, checkfirst=False)
+    else:
+        for statement in (line for step in STEPS[version - 1 :] for line in step):
+            connection.exec_driver_sql(statement)
+    if version != SCHEMA:
+        connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA}")
