@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -41,6 +42,9 @@ ID may be the beginning of a dispatch's id, as long as one dispatch has it.
 State lives in HPCFLOW_HOME (default: ~/.hpcflow).
 """
 
+_ONLY_TASKS: Final = "only task N; also 3-5 or 3,8-10; may be repeated"
+#: Tasks that one range may name.
+_MANY: Final = 1_000_000
 _SACCT: Final = "JobID,JobName,State,Elapsed,CPUTime,MaxRSS,NodeList,ExitCode,Task,Attempt"
 
 Run = Callable[[argparse.Namespace], int]
@@ -178,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
         "cancel", dispatches.cancel, "cancel a dispatch: queued jobs leave the queue, running tasks are killed"
     )
     _id(cancel)
-    cancel.add_argument("--task", type=_count, action="append", metavar="N", help="only task N; may be repeated")
+    cancel.add_argument("--task", type=_tasks, action="extend", metavar="N", help=_ONLY_TASKS)
     _json(cancel)
     pause = add("pause", dispatches.pause, "submit nothing more of a dispatch; what runs goes on")
     _id(pause)
@@ -189,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     retry = add("retry", dispatches.retry, "try what did not complete once more, also of a dispatch that has ended")
     _id(retry)
     retry.add_argument("--failed", action="store_true", help="only tasks that failed, and what was skipped for them")
-    retry.add_argument("--task", type=_count, action="append", metavar="N", help="only task N; may be repeated")
+    retry.add_argument("--task", type=_tasks, action="extend", metavar="N", help=_ONLY_TASKS)
     retry.add_argument(
         "--electron", action="append", metavar="NAME", help="only tasks of electron NAME; may be repeated"
     )
@@ -298,7 +302,19 @@ def _json(parser: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise ValueError(text)
-    return number
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is no number from 0 on")
+    return int(text)
+
+
+def _tasks(text: str) -> list[int]:
+    """Return the tasks that `3`, `3-5` or `3,8-10` means, as `squeue` writes array tasks."""
+    tasks: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        start = _count(first)
+        end = _count(last) if dash else start
+        if not start <= end < start + _MANY:
+            raise argparse.ArgumentTypeError(f"'{part}' is no range of tasks; write it as 3-5")
+        tasks.extend(range(start, end + 1))
+    return tasks

@@ -23,6 +23,8 @@ __all__ = ["cancel", "list_dispatches", "pause", "redispatch", "resume", "retry"
 
 _SHOWN_FAILURES: Final = 20
 _NAMED: Final = 8
+#: Characters of an argument that are shown.
+_SPELLED: Final = 60
 #: Home, and all that is there erased (ECMA-48: CUP, ED).
 _CLEAR: Final = "\x1b[H\x1b[2J"
 
@@ -255,7 +257,11 @@ def _write_task(node: NodeResult, about: Mapping[str, Any], root: str) -> None: 
     if held_by := about.get("held_by", ())[:_NAMED]:
         names = ", ".join(f"{each['name']} (task {each['index']}, {each['state']})" for each in held_by)
         tasks = " ".join(f"--task {each['index']}" for each in held_by)
-        print(plain(f"It runs once these have completed: {names}. `hpcflow retry {root} {tasks}` tries that."))
+        # What ran out of something would run out of it again; to the others `--more` is nothing.
+        more = " --more" if any(each["state"] == State.FAILED for each in held_by) else ""
+        print(plain(f"It runs once these have completed: {names}. `hpcflow retry {root} {tasks}{more}` tries that."))
+    if took := about.get("inputs"):
+        print(plain(f"It took {', '.join(map(_input, took))}"))
     if node.workdir is not None:
         print(plain(f"It ran in {node.workdir}"))
     traceback = node.traceback or ""
@@ -264,6 +270,16 @@ def _write_task(node: NodeResult, about: Mapping[str, Any], root: str) -> None: 
     for title, text in (("traceback", traceback), ("stdout", node.stdout), ("stderr", stderr)):
         if text.strip():
             print(f"---- {title}\n{text.rstrip()}")
+
+
+def _input(preview: Mapping[str, Any]) -> str:  # Any: JSON
+    """Return an argument as its task spelled it, in a line's part; its type where it did not."""
+    text, name = preview["text"], preview["name"]
+    if text is None:
+        text = f"<{' '.join(filter(None, (preview['type'], preview['shape'])))}>"
+    short = text.partition("\n")[0][:_SPELLED]
+    more = "…" if preview["cut"] or short != text else ""
+    return f"{f'{name}=' if name else ''}{short}{more}"
 
 
 def _attempt_row(attempt: Mapping[str, Any]) -> tuple[str, ...]:  # Any: JSON

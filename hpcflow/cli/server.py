@@ -12,7 +12,7 @@ from typing import Any
 from hpcflow.cli.connect import bring_back, refuse_while_connected
 from hpcflow.cli.frame import OK, exit_code, write_json
 from hpcflow.core.model import HpcflowError
-from hpcflow.core.places import places
+from hpcflow.core.places import Places, places
 from hpcflow.sdk.link import read_link
 
 __all__ = ["restart_server", "rotate_token", "show_log", "show_status", "start_server", "stop_server"]
@@ -76,10 +76,28 @@ def restart_server(_: argparse.Namespace) -> int:
 
     where = places(os.environ)
     refuse_while_connected("hpcflow restart", "`hpcflow stop`, then `hpcflow connect`; or `hpcflow connect --upgrade`.")
+    had_page = _has_page(where)
     stop(where)
     record, _started = start(where)
     print(f"The server of {where.home} is up (pid {record.pid}).")
+    if had_page:
+        from hpcflow.sdk.connection import Server
+
+        # Pages that are open ask for a login then, where they would go on saying that nobody answers.
+        Server(where).ask("POST", "/ui")
+        print("Its web page is there again; browsers log in anew with the link of `hpcflow ui`.")
     return OK
+
+
+def _has_page(where: Places) -> bool:
+    """Return whether a server runs that serves browsers; one that doesn't answer, serves none."""
+    from hpcflow.sdk.connection import Server
+    from hpcflow.sdk.startup import running
+
+    try:
+        return running(where) is not None and bool(Server(where, any_version=True).ask("GET", "/status").get("ui"))
+    except HpcflowError:
+        return False
 
 
 def show_status(options: argparse.Namespace) -> int:

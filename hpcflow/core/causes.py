@@ -10,7 +10,7 @@ from hpcflow.core.advice import Shortage
 from hpcflow.core.model import Cause
 from hpcflow.core.words import memory
 
-__all__ = ["cause_of", "shortage", "told"]
+__all__ = ["cause_of", "shortage", "spoken", "told"]
 
 # Any in this module: the stored record of an end is JSON.
 Record = Mapping[str, Any]
@@ -53,16 +53,25 @@ def cause_of(record: Record | None, error: str | None) -> str:
     return lacked.lack if lacked is not None else _PARTICULARS.sub("#", error or "")
 
 
-def told(error: str | None, lacked: Sequence[Shortage], tasks: int) -> str:
+def spoken(errors: Sequence[str | None]) -> str:
+    """Return one sentence for failures of one cause: the first one's, and whether others have other numbers in it."""
+    first = errors[0] or ""
+    if len(set(errors)) < 2:
+        return first
+    line, newline, rest = first.partition("\n")
+    bare = line.removesuffix(".")
+    return f"{bare}, or with other numbers{line[len(bare) :]}{newline}{rest}"
+
+
+def told(errors: Sequence[str | None], lacked: Sequence[Shortage]) -> str:
     """Return in a sentence why some tasks of one cause failed.
 
     Args:
-        error: of the first of them.
+        errors: what is said of each.
         lacked: what each ran out of; empty where they ran out of nothing.
-        tasks: how many there are.
     """
-    if not lacked or tasks == 1:
-        return error or "No reason is known."
+    if not lacked or len(errors) == 1:
+        return spoken(errors) or "No reason is known."
     if lacked[0].lack == "walltime":
         return "They used up their walltime."
     used = max(each.used for each in lacked)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from hpcflow.core.again import held_by, why_skipped
-from hpcflow.core.causes import cause_of
+from hpcflow.core.causes import cause_of, spoken
 from hpcflow.core.states import State
 from hpcflow.core.words import counted, these
 
@@ -58,7 +58,7 @@ def told_failed(live: LiveDispatch, failed: Sequence[int], level: range) -> str:
     for (name, _), tasks in list(causes.items())[:_CAUSES]:
         numbers = ", ".join(str(index - level.start) for index in tasks[:_NAMED])
         others = f" and {len(tasks) - _NAMED} more" if len(tasks) > _NAMED else ""
-        said.append(f"{numbers}{others}: {name}: {(live.tasks[tasks[0]].error or '').rstrip('.')}")
+        said.append(f"{numbers}{others}: {name}: {spoken([live.tasks[task].error for task in tasks]).rstrip('.')}")
     if rest := sum(len(tasks) for tasks in list(causes.values())[_CAUSES:]):
         said.append(f"and {rest} more")
     return f"The following tasks failed: {'; '.join(said)}"

@@ -116,7 +116,7 @@ class Prospects:
         short = {kind: each for kind, each in failed.short.items() if mine & each.lacked.keys()}
         lacked = [each.lacked[index] for each in short.values() for index in mine & each.lacked.keys()]
         return {
-            "text": told(rows[0].error, lacked, len(rows)),
+            "text": told([row.error for row in rows], lacked),
             "lack": lacked[0].lack if lacked else None,
             "tasks": len(rows),
             "first": [{"index": row.index - first, "name": row.name, "state": row.state} for row in rows[:_NAMED]],

@@ -106,8 +106,8 @@ def test_who_noticed_that_memory_ran_out_makes_no_difference() -> None:
     ]
     assert {cause_of(record, f"sentence {k}") for k, record in enumerate(OUT_OF_MEMORY)} == {"memory"}
     known = [each for each in lacked if each is not None]
-    assert told("The first.", known, 5) == "They ran out of memory: up to 340 MiB were in use when one was ended."
-    assert told("The first.", known[:1], 1) == "The first."
+    assert told(["The first."] * 5, known) == "They ran out of memory: up to 340 MiB were in use when one was ended."
+    assert told(["The first."], known[:1]) == "The first."
 
 
 def test_walltime_that_ran_out_is_one_cause_as_well_and_other_errors_are_told_by_their_words() -> None:
@@ -118,9 +118,15 @@ def test_walltime_that_ran_out_is_one_cause_as_well_and_other_errors_are_told_by
     ]
     lacked = [each for end in ends if (each := shortage(end)) is not None]
     assert [each.asked for each in lacked] == [60, 600, 600]
-    assert told("The first.", lacked, 3) == "They used up their walltime."
+    assert told(["The first."] * 3, lacked) == "They used up their walltime."
     assert cause_of({"st": "error"}, "ValueError: no 2") == cause_of({"st": "error"}, "ValueError: no 13")
     assert cause_of({"st": "error"}, "ValueError: no 2") != cause_of({"st": "error"}, "KeyError: 2")
     assert shortage({"st": "killed", "raw": "NODE_FAIL", "cause": Cause.NODE_FAIL}) is None
     assert shortage(None) is None
-    assert told(None, [], 2) == "No reason is known."
+    assert told([None, None], []) == "No reason is known."
+    assert told(["ValueError: no 2", "ValueError: no 2"], []) == "ValueError: no 2"
+    # What the first one says is not true of the others.
+    assert told(["ValueError: no 2", "ValueError: no 13"], []) == "ValueError: no 2, or with other numbers"
+    assert told(["It broke at 2.\nSee 5", "It broke at 3.\nSee 5"], []) == (
+        "It broke at 2, or with other numbers.\nSee 5"
+    )

@@ -409,8 +409,12 @@ def test_show_task_tells_a_later_attempt_once_what_to_ask_for_and_which_job_is_w
     assert main(["show", DISPATCH, "--task", "1"]) == 0
     assert _lines(capsys)[1:] == [
         "It runs once these have completed: load (task 0, cancelled), fit (task 7, failed). "
-        f"`hpcflow retry {DISPATCH} --task 0 --task 7` tries that."
+        # One that ran out of memory would run out of it again.
+        f"`hpcflow retry {DISPATCH} --task 0 --task 7 --more` tries that."
     ]
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1/about"] = (200, {"attempts": [], "held_by": held[:1]})
+    assert main(["show", DISPATCH, "--task", "1"]) == 0
+    assert _lines(capsys)[1].endswith(f"`hpcflow retry {DISPATCH} --task 0` tries that.")
 
 
 def an_attempt(number: int, **fields: object) -> dict[str, object]:
@@ -431,7 +435,12 @@ def test_show_task_tells_each_attempt_the_traceback_once_and_the_output(
     )
     earlier = an_attempt(1, job="40_0", host="node3", error="The task's node failed on node3 (NODE_FAIL).")
     attempts = {
-        "attempts": [earlier, an_attempt(2, job="41_3", host="node7", max_rss_kib=20480, error="ValueError: no")]
+        "attempts": [earlier, an_attempt(2, job="41_3", host="node7", max_rss_kib=20480, error="ValueError: no")],
+        "inputs": [
+            {"name": "i", "type": "int", "shape": None, "text": "32", "cut": False},
+            {"name": "grid", "type": "numpy.ndarray", "shape": "(3, 4)", "text": None, "cut": False},
+            {"name": None, "type": "str", "shape": None, "text": f"'{'x' * 80}'", "cut": False},
+        ],
     }
     fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1/about"] = (200, attempts)
     assert main(["show", DISPATCH, "--task", "1"]) == 0
@@ -449,6 +458,7 @@ def test_show_task_tells_each_attempt_the_traceback_once_and_the_output(
     ]
     assert " ".join(second.split()) == "2 41_3 node7 - - 20 MiB ValueError: no"
     assert rest == [
+        f"It took i=32, grid=<numpy.ndarray (3, 4)>, '{'x' * 59}…",
         "---- traceback",
         "Traceback …",
         "ValueError: no",
@@ -672,6 +682,26 @@ def test_cancel_passes_the_tasks_on(fake: FakeServer, capsys: pytest.CaptureFixt
     assert main(["cancel", DISPATCH, "--task", "1", "--task", "5"]) == 0
     assert fake.requests[0].body == b'{"tasks": [1, 5]}'
     assert _lines(capsys) == ["2 tasks cancelled."]
+    assert main(["cancel", DISPATCH, "--task", "3-5,8", "--task", "1"]) == 0
+    assert fake.requests[1].body == b'{"tasks": [3, 4, 5, 8, 1]}'
+
+
+@pytest.mark.parametrize(
+    ("tasks", "problem"),
+    [
+        ("a", "argument --task: 'a' is no number from 0 on"),
+        ("1,,2", "argument --task: '' is no number from 0 on"),
+        ("5-3", "argument --task: '5-3' is no range of tasks; write it as 3-5"),
+        ("0-999999999", "argument --task: '0-999999999' is no range of tasks; write it as 3-5"),
+    ],
+)
+def test_what_names_no_tasks_is_told_in_a_sentence(
+    capsys: pytest.CaptureFixture[str], tasks: str, problem: str
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["retry", DISPATCH, "--task", tasks])
+    assert end.value.code == 2
+    assert problem in capsys.readouterr().err
 
 
 # ---- pausing and trying again

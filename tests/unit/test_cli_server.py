@@ -95,8 +95,13 @@ def test_a_server_starts_answers_and_stops(home: Places, capsys: pytest.CaptureF
     assert main(["status", "--json"]) == 0
     status = json.loads(capsys.readouterr().out)
     assert (status["pid"], status["home"], status["clusters"]) == (pid, home.home, ["local"])
+    # With a cluster other people may be on this machine, and the page is served when it is asked for: it was here.
+    Path(home.clusters).write_text('[far]\nscheduler = "slurm"\n')
     assert main(["restart"]) == 0
     assert _pid(home) != pid
+    assert "Its web page is there again; browsers log in anew" in capsys.readouterr().out
+    assert main(["status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ui"] == status["ui"] is not None
     assert main(["stop"]) == 0
     assert main(["status"]) == 3
 

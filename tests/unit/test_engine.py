@@ -88,7 +88,7 @@ def test_failures_of_one_cause_are_told_once_and_hide_no_other(tmp_path: Path) -
     live = a_dispatch(manifest, tmp_path)
     for index in range(5):
         live.tasks[index].error = "TimeoutError: no." if index == 4 else f"ValueError: {index} is odd"
-    told = "0, 1, 2 and 1 more: work: ValueError: 0 is odd; 4: work: TimeoutError: no"
+    told = "0, 1, 2 and 1 more: work: ValueError: 0 is odd, or with other numbers; 4: work: TimeoutError: no"
     assert told_failed(live, range(5), range(5)) == f"The following tasks failed: {told}"
 
 

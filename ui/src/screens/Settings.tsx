@@ -43,7 +43,7 @@ export function Settings() {
         <>
           <p>
             What holds now. A setting is changed in <code className="breakable">{data.config}</code> or, for the next server, by its variable in the environment; a cluster in{" "}
-            <code className="breakable">{data.clusters_file}</code>. Then: <code>hpcflow stop</code> and <code>hpcflow start</code>; jobs in the queue go on meanwhile. Files give times in seconds and sizes in bytes. To log all browsers out: <code>hpcflow token rotate</code>.
+            <code className="breakable">{data.clusters_file}</code>. Then: <code>hpcflow restart</code>; jobs in the queue go on meanwhile. Files give times in seconds and sizes in bytes. To log all browsers out: <code>hpcflow token rotate</code>.
           </p>
           {data.problem && <Notice tone="bad" title="A file is wrong.">{data.problem}</Notice>}
           <div className="toolbar">

@@ -105,7 +105,7 @@ function OfflineBanner() {
     <div className="banner" role="alert">
       <strong>The hpcflow server does not answer.</strong>{" "}
       {since ? `This is what it said at ${since}, ${Math.max(0, Math.round((now - heard) / 1000))} s ago. ` : ""}
-      The page goes on trying; <code>hpcflow start</code> brings it back, then <code>hpcflow ui</code> prints a new link. Jobs in the queue go on without it.
+      The page goes on trying. If it was stopped or started anew, <code>hpcflow start</code> and <code>hpcflow ui</code> bring the page back and print a new link. Jobs in the queue go on without it.
     </div>
   );
 }
