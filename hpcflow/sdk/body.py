@@ -13,8 +13,8 @@ from typing import Final, Protocol, cast
 
 from hpcflow.core.errors import HpcflowError
 from hpcflow.sdk.context import get_context
+from hpcflow.sdk.functions import name_of
 from hpcflow.sdk.settled import settled
-from hpcflow.sdk.trace import name_of
 
 __all__ = ["Body", "CallEach", "RunBy", "Surroundings"]
 

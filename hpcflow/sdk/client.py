@@ -19,18 +19,19 @@ from typing import Any, Final, Literal, ParamSpec, TypedDict, Unpack, overload
 from hpcflow.core.bag import stream_parts
 from hpcflow.core.model import UserError, ulid
 from hpcflow.core.places import client_settings, places
-from hpcflow.sdk.answers import Plan, Summary, parse_plan, parse_summary
+from hpcflow.sdk.answers import Summary, parse_summary
 from hpcflow.sdk.connection import DispatchNotFound, Server, ServerElsewhere, ServerUnreachable, read_record
 from hpcflow.sdk.delivery import deliver, expected, note
+from hpcflow.sdk.functions import name_of
 from hpcflow.sdk.link import read_link
 from hpcflow.sdk.manifest import manifest, refuse_brought
 from hpcflow.sdk.mistakes import show_plainly
+from hpcflow.sdk.plans import Plan, parse_plan
 from hpcflow.sdk.results import Result, status_of
 from hpcflow.sdk.shell import differing, environment_of
 from hpcflow.sdk.startup import ServerStartFailed, ensure
 from hpcflow.sdk.stored_call import StoredCall, stored_call
 from hpcflow.sdk.terminal import progress
-from hpcflow.sdk.trace import name_of
 from hpcflow.sdk.waits import Waits
 from hpcflow.sdk.workflow import Lattice, Traced
 

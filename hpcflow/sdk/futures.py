@@ -24,12 +24,13 @@ from hpcflow.sdk.annotations import ExecutorSettings
 from hpcflow.sdk.body import CallEach
 from hpcflow.sdk.client import LONG_POLL_S, changes, send_part, server_of_ours, summary_of, tell
 from hpcflow.sdk.connection import Server, ServerUnreachable
+from hpcflow.sdk.functions import name_of
 from hpcflow.sdk.mistakes import show_plainly
 from hpcflow.sdk.options import ExecutorLike, Options, parse_options
 from hpcflow.sdk.plain import plain
 from hpcflow.sdk.results import Result, task_records
 from hpcflow.sdk.terminal import why_paused
-from hpcflow.sdk.trace import Trace, name_of
+from hpcflow.sdk.trace import Trace
 from hpcflow.sdk.workflow import Electron, Lattice
 
 if TYPE_CHECKING:

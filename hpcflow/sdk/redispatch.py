@@ -19,9 +19,9 @@ from hpcflow.sdk.answers import Summary
 from hpcflow.sdk.client import send_traced, server_of_ours, summary_of, tell, whole_id
 from hpcflow.sdk.connection import Refused, Server
 from hpcflow.sdk.delivery import note_again
+from hpcflow.sdk.functions import name_of
 from hpcflow.sdk.results import PythonMismatch, UnreadableResult, task_records
 from hpcflow.sdk.stored_call import stored_call
-from hpcflow.sdk.trace import name_of
 from hpcflow.sdk.workflow import Electron, Lattice, load_with
 
 __all__ = ["redispatch", "redispatch_as_it_was"]

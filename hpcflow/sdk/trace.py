@@ -18,13 +18,22 @@ from hpcflow.sdk.annotations import Annotations, Placement
 from hpcflow.sdk.by_value import Shared, versions_here
 from hpcflow.sdk.fetched import Wanted, brought_by, sent_by, wanted_by
 from hpcflow.sdk.fingerprint import Fingerprints
+from hpcflow.sdk.functions import (
+    body_of,
+    by_parameter,
+    name_of,
+    parameters_of,
+    signature_of,
+    unpicklable_name,
+    without_defaults,
+)
 from hpcflow.sdk.pickling import CapturedError, Gathered, RenumberError, dumps
 from hpcflow.sdk.placeholder import Frozen, Placeholder, result_of
 
 if TYPE_CHECKING:
     from hpcflow.sdk.body import Body
 
-__all__ = ["FunctionText", "Trace", "Traced", "brief", "current_trace", "name_of"]
+__all__ = ["FunctionText", "Trace", "Traced", "brief", "current_trace"]
 
 
 class Annotated(Protocol):
@@ -327,9 +336,9 @@ class Trace:
         name = name_of(function)
         sends_defaults = self._has_placeholder_defaults(function)
         imports = self._shared.imports = set[str]()
-        fn = self._function_blob(_without_defaults(function) if sends_defaults else function, name)
+        fn = self._function_blob(without_defaults(function) if sends_defaults else function, name)
         imports = self._imports.setdefault(fn, imports)
-        signature = _signature(function)
+        signature = signature_of(function)
         sent = _Function(function, name, fn, signature, sends_defaults, imports, set())
         self._functions[id(function)] = sent
         return sent
@@ -353,7 +362,7 @@ class Trace:
                 "(a closure or a global name): pass it as an argument."
             ) from None
         except Exception as error:  # pickling runs the code of whatever the function refers to
-            culprit = _unpicklable_name(function)
+            culprit = unpicklable_name(function)
             used = f" because of {culprit!r}, which it uses" if culprit else ""
             raise UserError(
                 f"The electron {name!r} can't be sent{used}: {_reason(error)}. "
@@ -370,7 +379,7 @@ class Trace:
                 self._source(function),
                 digest=self._prints.of(function),
                 executor=described or None,
-                parameters=_parameters(function),
+                parameters=parameters_of(function),
                 fetched=wanted_by(function),
                 sent=sent_by(function),
                 brought=brought_by(function),
@@ -378,7 +387,7 @@ class Trace:
         return number
 
     def _source(self, function: Callable[..., object]) -> str | None:
-        code = getattr(_body(function), "__code__", None)
+        code = getattr(body_of(function), "__code__", None)
         if not isinstance(code, CodeType):
             return None
         if code not in self._sources:
@@ -392,7 +401,7 @@ class Trace:
         self, function: _Function, args: tuple[object, ...], kwargs: dict[str, object], error: Exception
     ) -> NoReturn:
         beginning = f"The electron {function.name!r} can't take"
-        for parameter, value in _by_parameter(function.signature, args, kwargs).items():
+        for parameter, value in by_parameter(function.signature, args, kwargs).items():
             try:
                 dumps(value, resolve_deps=set(), tracer=self)
             except Exception as own:  # pickling runs the argument's own code
@@ -479,69 +488,6 @@ def _task(index: int, call: _Call) -> Task:
         env=placement.env,
         sublattice=prepared.sublattice,
     )
-
-
-# ---- functions and values, for the trace and its sentences
-
-
-def name_of(function: object) -> str:
-    """Return a function's name as people and schedulers can read it."""
-    inner = function
-    while isinstance(inner, partial):
-        inner = inner.func
-    name = getattr(inner, "__name__", None) or type(inner).__name__
-    return "lambda" if name == "<lambda>" else str(name)
-
-
-def _body(function: Callable[..., object]) -> Callable[..., object]:
-    """Return the function that the user wrote: of a sublattice, its lattice's; of one with hooks, that without."""
-    ours = getattr(function, "builds_graph", False) or getattr(function, "is_hooked", False)
-    return inspect.unwrap(function) if ours else function
-
-
-def _signature(function: Callable[..., object]) -> inspect.Signature | None:
-    try:
-        return inspect.signature(function)
-    except (ValueError, TypeError):  # some builtins have none
-        return None
-
-
-def _parameters(function: Callable[..., object]) -> tuple[str, ...]:
-    signature = _signature(function)
-    if signature is None:
-        return ()
-    stars: dict[object, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
-    return tuple(stars.get(each.kind, "") + name for name, each in signature.parameters.items())
-
-
-def _without_defaults(function: Callable[..., object]) -> FunctionType:
-    assert isinstance(function, FunctionType)  # only functions have defaults
-    bare = FunctionType(function.__code__, function.__globals__, function.__name__, None, function.__closure__)
-    bare.__module__, bare.__qualname__, bare.__doc__ = function.__module__, function.__qualname__, function.__doc__
-    bare.__dict__.update(function.__dict__)
-    return bare
-
-
-def _by_parameter(
-    signature: inspect.Signature | None, args: tuple[object, ...], kwargs: dict[str, object]
-) -> dict[str, object]:
-    if signature is None:
-        return {**{str(position): value for position, value in enumerate(args)}, **kwargs}
-    return dict(signature.bind(*args, **kwargs).arguments)
-
-
-def _unpicklable_name(function: Callable[..., object]) -> str | None:
-    """Return the name that a function takes from its module or its surroundings and that can't be pickled."""
-    function = _body(function)
-    if not isinstance(function, FunctionType):
-        return None
-    used = inspect.getclosurevars(function)
-    for name, value in {**used.globals, **used.nonlocals}.items():
-        try:
-            dumps(value)
-        except Exception:  # pickling runs the value's own code
-            return name
-    return None
 
 
 def _reason(error: Exception) -> str:

@@ -27,12 +27,13 @@ from hpcflow.core.model import UserError
 from hpcflow.core.reuse import Matcher
 from hpcflow.sdk import metadata
 from hpcflow.sdk.annotations import Annotations
+from hpcflow.sdk.functions import name_of
 from hpcflow.sdk.manifest import manifest, refuse_brought
 from hpcflow.sdk.mistakes import show_plainly
 from hpcflow.sdk.options import LatticeOptions, Options, parse_lattice_options, parse_options
 from hpcflow.sdk.pickling import dumps, load_with
 from hpcflow.sdk.placeholder import PlaceholderError
-from hpcflow.sdk.trace import FunctionText, Trace, Traced, brief, current_trace, name_of
+from hpcflow.sdk.trace import FunctionText, Trace, Traced, brief, current_trace
 
 if TYPE_CHECKING:
     from hpcflow.sdk.body import Body

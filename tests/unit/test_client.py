@@ -21,7 +21,7 @@ import pytest
 import hpcflow
 from hpcflow.core.model import HpcflowError, NotFound, UserError
 from hpcflow.core.states import State
-from hpcflow.sdk.answers import parse_plan, parse_summary
+from hpcflow.sdk.answers import parse_summary
 from hpcflow.sdk.client import (
     Planned,
     cancel,
@@ -31,6 +31,7 @@ from hpcflow.sdk.client import (
     planning,
 )
 from hpcflow.sdk.connection import DispatchNotFound, ServerUnreachable
+from hpcflow.sdk.plans import parse_plan
 from hpcflow.sdk.results import PythonMismatch, Result, UnreadableResult
 from hpcflow.sdk.terminal import counts
 from tests.unit.fake_server import (
