@@ -15,7 +15,7 @@ import pytest
 import hpcflow as ct
 from hpcflow.core.model import Resources, Retries, UserError
 from hpcflow.sdk.batch_options import from_job_attributes, from_resource_spec, from_slurm_options
-from hpcflow.sdk.executors import NamedExecutor
+from hpcflow.sdk.named_executor import NamedExecutor
 from hpcflow.sdk.trace import Traced
 from hpcflow.server.addressed import name_clusters, named
 
