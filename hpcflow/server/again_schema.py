@@ -17,14 +17,16 @@ class NamedTask(Described):
 
 
 class Shortfall(Described):
-    """Tasks of one electron that ran out of the same."""
+    """Tasks of one electron that ran out of the same, and get the same advice."""
 
     name: str
+    #: " on fast", " on partition gpu", where others of the electron ran elsewhere and get another advice; else empty.
+    where: str
     lack: Literal["memory", "walltime"]
     tasks: int
-    #: In MiB or in seconds. What was asked for; ``None``: what the cluster gives to those that say nothing.
-    asked: int | None
-    #: What to ask for; ``None``: there is no more, or nothing is known.
+    #: What they had asked for, "1 GiB to 4 GiB"; ``None``: what the cluster gives to those that say nothing.
+    instead: str | None
+    #: What to ask for, in MiB or in seconds; ``None``: there is no more, or nothing is known.
     advised: int | None
     #: The same in a sentence.
     what: str

@@ -34,10 +34,11 @@ _KEPT: Final = 4
 
 
 class _Kind(NamedTuple):
-    """Tasks that get the same advice."""
+    """Tasks that get the same advice: no more is advised than where they run there is."""
 
     name: str
     cluster: str
+    partition: str | None
     lack: Lack
 
 
@@ -47,15 +48,22 @@ class _Short:
 
     lacked: dict[int, Shortage] = field(default_factory=dict[int, Shortage])
     advised: int | None = None
+    #: " on fast", where those of one electron that ran out of the same get two advices; else nothing.
+    where: str = ""
 
     @property
     def asked(self) -> int | None:
         return max((each.asked for each in self.lacked.values() if each.asked is not None), default=None)
 
-    @property
-    def no_more(self) -> bool:
-        """Nothing is advised because there is no more."""
-        return self.advised is None and self.asked is not None
+    def instead(self, tasks: Collection[int] | None = None) -> str | None:
+        """Return what some of them (``None``: all) had asked for; ``None``: not one had asked for anything."""
+        asked = [each for index, each in self.lacked.items() if tasks is None or index in tasks]
+        amounts = sorted({each.asked for each in asked if each.asked is not None})
+        if not amounts:
+            return None
+        told = dict.fromkeys(spelled(asked[0].lack, number) for number in (amounts[0], amounts[-1]))
+        text = (" to " if len(amounts) > 2 else " or ").join(told)
+        return text if all(each.asked is not None for each in asked) else f"{text}, or what the cluster gives by itself"
 
 
 @dataclass(slots=True)
@@ -120,7 +128,7 @@ class Prospects:
             "lack": lacked[0].lack if lacked else None,
             "tasks": len(rows),
             "first": [{"index": row.index - first, "name": row.name, "state": row.state} for row in rows[:_NAMED]],
-            "more": [_more(kind, each, len(mine & each.lacked.keys())) for kind, each in short.items()],
+            "more": [_more(kind, each, mine & each.lacked.keys()) for kind, each in short.items()],
         }
 
     def retry(
@@ -149,9 +157,9 @@ class Prospects:
         failed = self._failed(root) if counts[State.FAILED] else _Failed([], {})
         wanted = frozenset(chosen)
         more = [
-            _more(kind, short, count)
+            _more(kind, short, mine)
             for kind, short in failed.short.items()
-            if short.advised is not None and (count := len(wanted & short.lacked.keys()))
+            if short.advised is not None and (mine := wanted & short.lacked.keys())
         ]
         return {
             "tasks": len(chosen),
@@ -178,11 +186,12 @@ class Prospects:
         said: list[str] = []
         some = False
         for kind, short in self._failed(root).short.items():
-            count = sum(any(index in each for each in tasks) for index in short.lacked)
-            if not count:
+            mine = {index for index in short.lacked if any(index in each for each in tasks)}
+            if not mine:
                 continue
             some = some or short.advised is not None
-            said.append(f"{counted(count, 'task')} of {kind.name} ran out of {kind.lack}: {_what_to_ask(kind, short)}.")
+            whose = f"{counted(len(mine), 'task')} of {kind.name}{short.where}"
+            said.append(f"{whose} ran out of {kind.lack}: {_what_to_ask(kind, short, mine)}.")
         if some:
             said.append(f"`hpcflow retry {root} --more` does that, and tries the others again as they were.")
         return " ".join(said) or None
@@ -195,7 +204,7 @@ class Prospects:
             if row.index not in short.lacked:
                 continue
             if short.advised is None:
-                return _sentence(_what_to_ask(kind, short))
+                return _sentence(_what_to_ask(kind, short, {row.index}))
             amount = spelled(kind.lack, short.advised)
             return (
                 f"Ask for {amount}: `hpcflow retry {root} --task {row.index} --more` tries it again so, and "
@@ -210,43 +219,61 @@ class Prospects:
     def _read(self, root: DispatchId) -> _Failed:
         rows = self._store.tasks(root, state=State.FAILED)
         ends = self._store.ends(root, [row.index for row in rows])
-        failed = _Failed(rows, {})
+        failed, partitions = _Failed(rows, {}), dict[_Kind, Partition | None]()
         for row in rows:
             end = ends.get(row.index)
             record = end.record if end is not None and end.attempt == row.attempt else None
             failed.causes[row.index] = cause_of(record, row.error)
             if (lacked := shortage(record)) is not None:
-                kind = _Kind(row.name, row.cluster or "", lacked.lack)
-                failed.short.setdefault(kind, _Short()).lacked[row.index] = lacked
+                partition = self._partition(root, row)
+                kind = _Kind(row.name, row.cluster or "", partition.name if partition else None, lacked.lack)
+                short = failed.short.setdefault(kind, _Short())
+                short.lacked[row.index] = lacked
+                partitions[kind] = partition
         for kind, short in failed.short.items():
-            short.advised = beyond(short.lacked.values(), self._partition(root, kind, next(iter(short.lacked))))
+            short.advised = beyond(short.lacked.values(), partitions[kind])
+        _tell_apart(failed.short)
         return failed
 
-    def _partition(self, root: DispatchId, kind: _Kind, index: int) -> Partition | None:
-        cluster = self._clusters.get(ClusterName(kind.cluster))
+    def _partition(self, root: DispatchId, row: TaskRow) -> Partition | None:
+        cluster = self._clusters.get(ClusterName(row.cluster or ""))
         if cluster is None or cluster.limits is None:
             return None
-        resources = self._views.tasks(root)[index].resources
+        resources = self._views.tasks(root)[row.index].resources
         named = resources.partition or cluster.settings.partition
         return partition_of(replace(resources, partition=named), cluster.limits)
 
 
-def _more(kind: _Kind, short: _Short, tasks: int) -> Json:
+def _tell_apart(short: Mapping[_Kind, _Short]) -> None:
+    """Say of tasks of one electron that ran out of the same where they ran, if not all of them get one advice."""
+    alike: dict[tuple[str, Lack], list[_Kind]] = {}
+    for kind in short:
+        alike.setdefault((kind.name, kind.lack), []).append(kind)
+    for kinds in alike.values():
+        clusters = {kind.cluster for kind in kinds}
+        for kind in kinds if len(kinds) > 1 else ():
+            there = [other for other in kinds if other.cluster == kind.cluster]
+            partition = f"partition {kind.partition}" if len(there) > 1 else ""
+            short[kind].where = f" on {' '.join(filter(None, [kind.cluster if len(clusters) > 1 else '', partition]))}"
+
+
+def _more(kind: _Kind, short: _Short, tasks: Collection[int]) -> Json:
     return {
         "name": kind.name,
+        "where": short.where,
         "lack": kind.lack,
-        "tasks": tasks,
-        "asked": short.asked,
+        "tasks": len(tasks),
+        "instead": short.instead(tasks),
         "advised": short.advised,
-        "what": _sentence(_what_to_ask(kind, short)),
+        "what": _sentence(_what_to_ask(kind, short, tasks)),
     }
 
 
-def _what_to_ask(kind: _Kind, short: _Short) -> str:
+def _what_to_ask(kind: _Kind, short: _Short, tasks: Collection[int]) -> str:
+    had = short.instead(tasks)
     if short.advised is not None:
-        instead = "" if short.asked is None else f" instead of {spelled(kind.lack, short.asked)}"
-        return f"ask for {spelled(kind.lack, short.advised)}{instead}"
-    if short.asked is not None:
+        return f"ask for {spelled(kind.lack, short.advised)}{'' if had is None else f' instead of {had}'}"
+    if had is not None and short.asked is not None:
         return f"{spelled(kind.lack, short.asked)} is the most that its partition gives"
     return f"ask for more than the cluster gives by itself, by {kind.lack}= in @hf.electron(…)"
 
@@ -287,6 +314,7 @@ def told_retry(plan: Mapping[str, Any], *, more: bool, asked: Iterable[str] = ()
 
 def _asks(each: Mapping[str, Any]) -> str:  # Any: JSON
     lack: Lack = each["lack"]
-    had = "" if each["asked"] is None else f" instead of {spelled(lack, each['asked'])}"
+    had = "" if each["instead"] is None else f" instead of {each['instead']}"
     verb = these(each["tasks"], "asks", "ask")
-    return f"{each['tasks']} of {each['name']} {verb} for {spelled(lack, each['advised'])} of {lack}{had}"
+    whose = f"{each['tasks']} of {each['name']}{each['where']}"
+    return f"{whose} {verb} for {spelled(lack, each['advised'])} of {lack}{had}"

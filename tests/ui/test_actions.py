@@ -98,11 +98,23 @@ def test_a_task_that_was_too_large_is_tried_again_with_more_and_the_dispatch_as_
         expect(dialog.get_by_role("radio", name="as it was")).not_to_be_checked()
         expect(dialog.get_by_label("Memory of each")).to_have_count(0)
         dialog.get_by_role("radio", name="another amount").check()
-        expect(dialog.get_by_label("Memory of each")).to_be_visible()
+        # What no node has is told before anything is sent, beside what was typed.
+        memory = dialog.get_by_label("Memory of each")
+        memory.fill("200 TB")
+        dialog.get_by_role("button", name="Retry").click()
+        expect(memory).to_have_accessible_description(re.compile("asks for 181.9 TiB of memory .* there is at most"))
+        expect(memory).to_have_value("200 TB")
         page.keyboard.press("Escape")
     show(f"/d/{dispatch}?view=logs")
     expect(page.get_by_role("list", name="Failures")).to_contain_text(f"hungry: Ask for {amount} instead of 62 MiB.")
     show(f"/d/{dispatch}/e/0")
+    page.get_by_role("button", name="Retry with…").click()
+    page.get_by_role("dialog").get_by_label("Walltime").fill("90 min")
+    page.get_by_role("dialog").get_by_role("button", name="Retry").click()
+    expect(page.get_by_text("Trying hungry 0 again, with 90 min, in 5 s.")).to_be_visible()
+    page.get_by_role("button", name="Undo").click()
+    expect(page.get_by_text("Taken back: nothing was sent.")).to_be_visible()
+    page.get_by_role("button", name="Dismiss").click()
     page.get_by_role("button", name=re.compile(r"Retry with \d+ MiB")).click()
     page.get_by_role("button", name="Undo").click()
     expect(page.get_by_text("Taken back: nothing was sent.")).to_be_visible()
@@ -150,7 +162,21 @@ def test_a_skipped_task_names_all_that_holds_it_and_has_a_way_on(show: Show, sit
     expect(dialog).to_contain_text("1 task stays skipped, because wait 1 was cancelled too.")
     dialog.get_by_role("radio", name="these, and 1 cancelled task").check()
     expect(dialog).to_contain_text("1 task that was skipped because of them runs as well.")
-    page.keyboard.press("Escape")
+    # Some of them, with an amount of one's own: which are none is told beside what was typed.
+    only = dialog.get_by_label("Only some of them")
+    for numbers, wrong in (
+        ("one", "are no tasks"),
+        ("9", "has no task 9"),
+        ("2", "None of them failed or was cancelled"),
+    ):
+        only.fill(numbers)
+        dialog.get_by_role("button", name="Retry").click()
+        expect(only).to_have_accessible_description(re.compile(wrong))
+    only.fill("1")
+    dialog.get_by_label("Walltime of each").fill("2 h")
+    dialog.get_by_role("button", name="Retry").click()
+    expect(page.get_by_text("Trying 1 task of parted again, with 2 h, in 5 s.")).to_be_visible()
+    page.get_by_role("button", name="Undo").click()
     show(f"/d/{dispatch}/e/2")
     notice = page.locator(".notice").first
     expect(notice).to_contain_text("It runs when these have completed: fails 0 (failed), wait 1 (cancelled).")

@@ -86,6 +86,7 @@ def test_sublattices_are_stepped_into_and_the_way_back_is_shown(show: Show, site
     # What is tried again is named by its number in the whole dispatch.
     number = int(failed.get_by_role("link").inner_text().removeprefix("task "))
     page.get_by_label("Group relax").get_by_role("button", name="Retry 1 failed").click()
+    page.get_by_role("dialog").get_by_role("button", name="Retry").click()
     with page.expect_request("**/retry") as asked:
         page.get_by_role("button", name="Now", exact=True).click()
     assert json.loads(asked.value.post_data or "")["tasks"] == [number]

@@ -430,7 +430,7 @@ async def test_what_ran_out_of_memory_gets_one_amount_everywhere_and_the_others_
                 'memory="704 MiB" in @hf.electron(…) asks for it from the start.'
             )
         assert (await service.questions.task(dispatch, 2))["hint"] is None
-        fit = {"name": "fit", "lack": "memory", "tasks": 2, "asked": 128, "advised": 704}
+        fit = {"name": "fit", "where": "", "lack": "memory", "tasks": 2, "instead": "128 MiB", "advised": 704}
         fit["what"] = "Ask for 704 MiB instead of 128 MiB."
         failures = await service.questions.failures(dispatch)
         assert [(group["text"], group["tasks"], group["more"]) for group in failures["groups"]] == [

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { pieces, lastOfLine } from "./ansi";
 import { EventParser } from "./api/sse";
-import { ago, between, bytes, count, duration, mebibytes, parseMemory, parseWalltime, percent, percents, plural } from "./format";
+import { ago, between, bytes, count, duration, mebibytes, parseMemory, parseNumbers, parseWalltime, percent, percents, plural } from "./format";
 
 test("durations are as long as people say them", () => {
   expect([0, 0.02, 4.21, 12, 65, 3600, 8100, 273_600].map(duration)).toEqual(["0 s", "20 ms", "4.2 s", "12 s", "1 min 05 s", "1 h 00 min", "2 h 15 min", "3 d 4 h"]);
@@ -32,6 +32,8 @@ test("what people write for memory and time is read, and what means nothing is n
   // Whether these are minutes or hours, nobody knows; Python refuses them as well.
   for (const text of ["", "soon", "2 x", "00:00:00", "45", "1:30", "-2 h", "30 min 1 h", "2 h 2 h", "1-24:00:00", "400 days", "90 m"]) expect([text, parseWalltime(text)]).toEqual([text, null]);
   expect(parseMemory("300 TiB")).toBeNull();
+  expect(["3", "3, 7,10-12", "7 3;7"].map(parseNumbers)).toEqual([[3], [3, 7, 10, 11, 12], [7, 3]]);
+  expect(["", ",", "-3", "3-", "5-3", "a", "1.5", "0-99999999"].map(parseNumbers)).toEqual(Array(8).fill(null));
 });
 
 test("times are told from now", () => {

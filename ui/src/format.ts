@@ -128,6 +128,19 @@ export function parseWalltime(text: string): number | null {
   return upTo(Math.ceil(parts.reduce((sum, { number, size }) => sum + number * size!, 0)), 366 * 86_400);
 }
 
+/** "3, 7, 10-12" as numbers, each once; null when it is anything else. */
+export function parseNumbers(text: string): number[] | null {
+  const found = new Set<number>();
+  for (const part of text.split(/[\s,;]+/).filter(Boolean)) {
+    const [, first, last] = /^(\d{1,9})(?:-(\d{1,9}))?$/.exec(part) ?? [];
+    if (first === undefined) return null;
+    const stop = Number(last ?? first);
+    if (stop < Number(first) || found.size + stop - Number(first) > 1e6) return null;
+    for (let number = Number(first); number <= stop; number++) found.add(number);
+  }
+  return found.size ? [...found] : null;
+}
+
 function upTo(amount: number, most: number): number | null {
   return amount >= 1 && amount <= most ? amount : null;
 }

@@ -2548,13 +2548,13 @@ export interface components {
         };
         /**
          * Shortfall
-         * @description Tasks of one electron that ran out of the same.
+         * @description Tasks of one electron that ran out of the same, and get the same advice.
          */
         Shortfall: {
             /** Advised */
             advised: number | null;
-            /** Asked */
-            asked: number | null;
+            /** Instead */
+            instead: string | null;
             /**
              * Lack
              * @enum {string}
@@ -2566,6 +2566,8 @@ export interface components {
             tasks: number;
             /** What */
             what: string;
+            /** Where */
+            where: string;
         };
         /**
          * Sketch

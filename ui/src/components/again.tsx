@@ -1,9 +1,9 @@
 import { useQuery } from "@tanstack/react-query";
 import { Link, useNavigate } from "@tanstack/react-router";
 import { useState } from "react";
-import { api, type Schemas } from "../api/client";
+import { answer, api, Refused, type Schemas } from "../api/client";
 import { cancelPlanQuery, retryPlanQuery, type RetryPlan, type Summary, type TaskDetail } from "../api/queries";
-import { count, limit, mebibytes, parseMemory, parseWalltime, plural } from "../format";
+import { count, limit, mebibytes, parseMemory, parseNumbers, parseWalltime, plural } from "../format";
 import { later, Question, retryCall, settle, type Again } from "./actions";
 
 type Shortfall = Schemas["Shortfall"];
@@ -40,8 +40,9 @@ export function reach(plan: RetryPlan): string {
   return said.join(" ");
 }
 
-/** Tries one task again, with what it lacked or as it was; what was skipped because of it runs as well. */
-export function RetryTask({ id, task, disabled }: { id: string; task: TaskDetail; disabled: boolean }) {
+/** Tries one task again, with what it lacked, as it was or with other amounts; what was skipped because of it runs as well. */
+export function RetryTask({ id, task, accepted, disabled }: { id: string; task: TaskDetail; accepted: boolean; disabled: boolean }) {
+  const [asking, setAsking] = useState(false);
   const lost = task.state === "failed" || task.state === "cancelled";
   const { data: plan } = useQuery({ ...retryPlanQuery(id, { failed_only: false, tasks: [task.index] }), enabled: lost });
   if (!lost) return null;
@@ -52,6 +53,8 @@ export function RetryTask({ id, task, disabled }: { id: string; task: TaskDetail
     <>
       {more && <button type="button" className="button primary" disabled={disabled} onClick={() => retry(` ${more}`, { more: true })}>Retry {more}</button>}
       <button type="button" className={more ? "button" : "button primary"} disabled={disabled} onClick={() => retry("", {})}>{more ? "Retry as it was" : "Retry"}</button>
+      <button type="button" className="button" disabled={disabled} onClick={() => setAsking(true)}>Retry with…</button>
+      {asking && <RetryQuestion id={id} what={`${task.name} ${task.index}`} single tasks={[task.index]} failed={task.state === "failed" ? 1 : 0} cancelled={task.state === "cancelled" ? 1 : 0} accepted={accepted} onClose={() => setAsking(false)} />}
     </>
   );
 }
@@ -81,12 +84,25 @@ export function RetryHolders({ id, holders, disabled }: { id: string; holders: S
 }
 
 type How = "more" | "same" | "amounts";
+type Field = "only" | "memory" | "walltime";
 
-/** What is asked before several tasks are tried again: which, and with what. */
-function RetryQuestion({ id, what, tasks, failed, cancelled, accepted, onClose }: { id: string; what: string; tasks: number[] | null; failed: number; cancelled: number; accepted: boolean; onClose: () => void }) {
+/** What is asked before tasks are tried again: which, and with what. */
+function RetryQuestion({ id, what, single = false, tasks, failed, cancelled, accepted, onClose }: {
+  id: string;
+  what: string;
+  /** It is a task's name. */
+  single?: boolean;
+  /** null: of all of the dispatch. */
+  tasks: number[] | null;
+  failed: number;
+  cancelled: number;
+  accepted: boolean;
+  onClose: () => void;
+}) {
   const [all, setAll] = useState(failed === 0);
-  const [chosen, setHow] = useState<How | null>(null);
-  const [wrong, setWrong] = useState<{ field: "memory" | "walltime"; text: string } | null>(null);
+  const [chosen, setHow] = useState<How | null>(single ? "amounts" : null);
+  const [wrong, setWrong] = useState<{ field: Field; text: string } | null>(null);
+  const [checking, setChecking] = useState(false);
   const query = useQuery(retryPlanQuery(id, { failed_only: !all, tasks }, { failed, cancelled: all ? cancelled : 0 }));
   // What was said before this was asked may be of what has run again since.
   const plan = !query.isPlaceholderData && (query.isFetchedAfterMount || fits(query.data, { failed, cancelled: all ? cancelled : 0 })) ? query.data : undefined;
@@ -94,36 +110,58 @@ function RetryQuestion({ id, what, tasks, failed, cancelled, accepted, onClose }
   const many = short.reduce((sum, each) => sum + each.tasks, 0);
   const how = chosen ?? (short.length > 0 ? "more" : "same");
   const rest = plan ? plan.failed + plan.cancelled - many : 0;
-  const refuse = (field: "memory" | "walltime", text: string) => {
+  const refuse = (field: Field, text: string) => {
     setWrong({ field, text });
     document.querySelector<HTMLInputElement>(`dialog[open] input[name="${field}"]`)?.focus();
     return false;
   };
   const act = (form: FormData) => {
-    const memory = how === "amounts" ? String(form.get("memory") ?? "").trim() : "";
-    const walltime = how === "amounts" ? String(form.get("walltime") ?? "").trim() : "";
+    const typed = (field: Field) => String(form.get(field) ?? "").trim();
+    const [memory, walltime] = how === "amounts" ? [typed("memory"), typed("walltime")] : ["", ""];
     const memory_mib = memory ? parseMemory(memory) : null;
     const walltime_s = walltime ? parseWalltime(walltime) : null;
+    const only = typed("only") ? parseNumbers(typed("only")) : tasks;
+    if (typed("only") && !only) return refuse("only", `“${typed("only")}” are no tasks: write their numbers, as 3, 7, 10-12.`);
+    const stranger = tasks && typed("only") ? only!.find((each) => !tasks.includes(each)) : undefined;
+    if (stranger !== undefined) return refuse("only", `Task ${stranger} is none of those of ${what} that did not complete.`);
     if (memory && !memory_mib) return refuse("memory", `“${memory}” is no amount of memory: write 24 GB, or 24 GiB.`);
     if (walltime && !walltime_s) return refuse("walltime", `“${walltime}” is no time: write 2 h, or 90 min.`);
-    onClose();
-    const words = how === "more" ? moreWords(plan) : how === "amounts" ? [memory, walltime].filter(Boolean).join(" and ") : null;
-    const own = plan ? plan.failed + plan.cancelled : failed || cancelled;
-    const asked = { failed_only: !all, tasks, memory_mib, walltime_s, more: how === "more" };
-    later(`Trying ${plural(own, "task")} of ${what} again${words ? `, ${how === "amounts" ? `with ${words}` : words},` : ""} in 5 s.`, (keepalive) => retryCall(id, asked, keepalive));
-    return true;
+    const asked = { failed_only: !all, tasks: only, memory_mib, walltime_s, more: how === "more" };
+    const send = (known: RetryPlan | undefined) => {
+      onClose();
+      const words = how === "more" ? moreWords(known) : how === "amounts" && (memory || walltime) ? `with ${[memory, walltime].filter(Boolean).join(" and ")}` : null;
+      const own = known ? known.failed + known.cancelled : failed || cancelled;
+      later(`Trying ${single ? what : `${plural(own, "task")} of ${what}`} again${words ? `, ${words},` : ""} in 5 s.`, (keepalive) => retryCall(id, asked, keepalive));
+    };
+    if (!memory && !walltime && !typed("only")) {
+      send(plan);
+      return true;
+    }
+    // What no node has, and tasks that there are not, are told while all can still be seen that was typed.
+    const field = memory ? "memory" : walltime ? "walltime" : "only";
+    setChecking(true);
+    answer(api.POST("/api/v1/dispatches/{dispatch_id}/retry/plan", { params: { path: { dispatch_id: id } }, body: asked }))
+      .then((known) => (known.tasks > 0 ? send(known) : void refuse("only", `None of them ${all ? "failed or was cancelled" : "failed"}.`)))
+      .catch((error: unknown) => void refuse(error instanceof Refused && error.status === 404 ? "only" : field, error instanceof Error ? error.message : String(error)))
+      .finally(() => setChecking(false));
+    return false;
   };
-  const fault = (field: "memory" | "walltime") => (wrong?.field === field ? { "aria-invalid": true, "aria-describedby": `wrong-${field}` } : {});
-  const said = (field: "memory" | "walltime") => wrong?.field === field && <span id={`wrong-${field}`} role="alert" className="ink-failed">{wrong.text}</span>;
+  const fault = (field: Field) => (wrong?.field === field ? { "aria-invalid": true, "aria-describedby": `wrong-${field}` } : {});
+  const said = (field: Field) => wrong?.field === field && <span id={`wrong-${field}`} role="alert" className="ink-failed">{wrong.text}</span>;
   return (
-    <Question title={`Try ${plural(failed || cancelled, failed ? "failed task" : "cancelled task")} of “${what}” again?`} yes="Retry" busy={!plan && !query.error} onYes={act} onClose={onClose}>
+    <Question title={single ? `Try “${what}” again?` : `Try ${plural(failed || cancelled, failed ? "failed task" : "cancelled task")} of “${what}” again?`} yes="Retry" busy={checking || (!plan && !query.error)} onYes={act} onClose={onClose}>
       <p>{plan ? `${reach(plan)} ` : query.error ? "" : "Looking up what that would do… "}Results that exist are kept.</p>
       {accepted && <p>The dispatch has completed without {failed + cancelled === 1 ? "it" : "them"}: what accepted {failed + cancelled === 1 ? "this failure" : "these failures"} has its result, and does not run again to take the new {failed + cancelled === 1 ? "one" : "ones"}.</p>}
-      {cancelled > 0 && failed > 0 && (
+      {failed + cancelled > 1 && (
         <fieldset>
           <legend>Which</legend>
-          <label><input type="radio" name="which" value="failed" checked={!all} onChange={() => setAll(false)} /> {plural(failed, "failed task")}</label>
-          <label><input type="radio" name="which" value="all" checked={all} onChange={() => setAll(true)} /> these, and {plural(cancelled, "cancelled task")}</label>
+          {cancelled > 0 && failed > 0 && (
+            <>
+              <label><input type="radio" name="which" value="failed" checked={!all} onChange={() => setAll(false)} /> {plural(failed, "failed task")}</label>
+              <label><input type="radio" name="which" value="all" checked={all} onChange={() => setAll(true)} /> these, and {plural(cancelled, "cancelled task")}</label>
+            </>
+          )}
+          <label className="field">Only some of them<input name="only" placeholder="all, or 3, 7, 10-12" autoComplete="off" onInput={() => setWrong(null)} {...fault("only")} />{said("only")}</label>
         </fieldset>
       )}
       {short.length > 0 && (
@@ -131,17 +169,17 @@ function RetryQuestion({ id, what, tasks, failed, cancelled, accepted, onClose }
           <legend>With what</legend>
           <label><input type="radio" name="how" value="more" checked={how === "more"} onChange={() => setHow("more")} /> more of what {plural(many, "task")} ran out of:</label>
           <ul className="plain choice-more">
-            {short.map((each) => <li key={`${each.name} ${each.lack}`}><strong>{amountOf(each.lack, each.advised)}</strong> of {each.lack}{each.asked === null ? "" : ` instead of ${amountOf(each.lack, each.asked)}`} for {count(each.tasks)} of {each.name}</li>)}
+            {short.map((each) => <li key={`${each.name}${each.where} ${each.lack}`}><strong>{amountOf(each.lack, each.advised)}</strong> of {each.lack}{each.instead === null ? "" : ` instead of ${each.instead}`} for {count(each.tasks)} of {each.name}{each.where}</li>)}
             {rest > 0 && <li>{plural(rest, "other keeps", "others keep")} what {rest === 1 ? "it" : "they"} asked for</li>}
           </ul>
           <label><input type="radio" name="how" value="same" checked={how === "same"} onChange={() => setHow("same")} /> as {failed + cancelled === 1 ? "it was" : "they were"}</label>
-          <label><input type="radio" name="how" value="amounts" checked={how === "amounts"} onChange={() => setHow("amounts")} /> {plan?.failed === 1 ? "another amount" : "other amounts, for each that failed"}</label>
+          <label><input type="radio" name="how" value="amounts" checked={how === "amounts"} onChange={() => setHow("amounts")} /> {failed + cancelled === 1 ? "another amount" : "other amounts, for each of them"}</label>
         </fieldset>
       )}
-      {failed > 0 && (how === "amounts" || (plan !== undefined && short.length === 0)) && (
+      {(how === "amounts" || (plan !== undefined && short.length === 0)) && (
         <div className="row" onInput={() => { setHow("amounts"); setWrong(null); }}>
-          <label className="field">Memory of each<input name="memory" placeholder="as last time, or 24 GB" autoComplete="off" {...fault("memory")} />{said("memory")}</label>
-          <label className="field">Walltime of each<input name="walltime" placeholder="as last time, or 2 h" autoComplete="off" {...fault("walltime")} />{said("walltime")}</label>
+          <label className="field">Memory{single ? "" : " of each"}<input name="memory" placeholder="as last time, or 24 GB" autoComplete="off" {...fault("memory")} />{said("memory")}</label>
+          <label className="field">Walltime{single ? "" : " of each"}<input name="walltime" placeholder="as last time, or 2 h" autoComplete="off" {...fault("walltime")} />{said("walltime")}</label>
         </div>
       )}
       <p className="soft">You have five seconds to take it back.</p>
@@ -166,15 +204,10 @@ export function RetrySome({ id, what, tasks = null, failed, cancelled = 0, accep
   const asked = { failed, cancelled: failed > 0 ? 0 : cancelled };
   const query = useQuery({ ...retryPlanQuery(id, { failed_only: failed > 0, tasks }, asked), enabled: some });
   if (!some) return null;
-  // The button of a group acts at once where there is nothing to choose: it waits until that is known of these very tasks.
-  const plan = !query.isPlaceholderData && fits(query.data, asked) ? query.data : undefined;
-  const ready = tasks === null || plan !== undefined || query.error !== null;
-  const more = failed > 0 ? moreWords(plan) : null;
-  const ask = tasks === null || more !== null || accepted;
-  const act = () => later(`Trying ${plural(failed, "failed task")} of ${what} again in 5 s.`, (keepalive) => retryCall(id, { failed_only: true, tasks }, keepalive));
+  const more = failed > 0 && !query.isPlaceholderData && fits(query.data, asked) ? moreWords(query.data) : null;
   return (
     <>
-      <button type="button" className={!accepted && (tasks === null || more) ? "button primary" : "button"} disabled={disabled || !ready} onClick={() => (ask ? setAsking(true) : act())}>
+      <button type="button" className={!accepted && (tasks === null || more) ? "button primary" : "button"} disabled={disabled} onClick={() => setAsking(true)}>
         {failed ? `Retry ${failed} failed${more ? `, ${more}` : ""}` : `Retry ${cancelled} cancelled`}
       </button>
       {asking && <RetryQuestion id={id} what={what} tasks={tasks} failed={failed} cancelled={cancelled} accepted={accepted} onClose={() => setAsking(false)} />}

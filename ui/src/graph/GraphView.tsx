@@ -76,7 +76,8 @@ function Panel({ id, summary, layout, renderer, codes, all, slice, group: index,
   const inState = (wanted: (name: string) => boolean) => [...group.tasks].filter((each) => wanted(stateOfCode(codes[each]!).name));
   const open = inState((name) => !FINAL.has(name));
   const running = open.filter((each) => stateOfCode(codes[each]!).name === "running").length;
-  const lost = inState((name) => name === "failed").map((each) => slice.first + each);
+  const lost = (wanted: string) => inState((name) => name === wanted).map((each) => slice.first + each);
+  const [failed, cancelled] = [lost("failed"), lost("cancelled")];
   const first = [...inState((name) => name === "failed"), ...inState((name) => name === "running"), ...inState((name) => name !== "failed" && name !== "running")].slice(0, SHOWN);
   return (
     <aside className="panel" aria-label={`Group ${group.name}`}>
@@ -87,7 +88,7 @@ function Panel({ id, summary, layout, renderer, codes, all, slice, group: index,
       <div className="actions">
         <Link className="button" to="/d/$id" params={{ id }} search={{ view: "table", name: group.name }}>Open as table</Link>
         {summary.status === "RUNNING" && <CancelButton summary={summary} tasks={() => inState((name) => !FINAL.has(name)).map((each) => slice.first + each)} running={running} waiting={open.length - running} what={group.name} disabled={offline} />}
-        <RetrySome id={id} tasks={lost} failed={lost.length} accepted={summary.status === "COMPLETED"} what={group.name} disabled={offline} />
+        <RetrySome id={id} tasks={[...failed, ...cancelled]} failed={failed.length} cancelled={cancelled.length} accepted={summary.status === "COMPLETED"} what={group.name} disabled={offline} />
       </div>
       {summary.status === "RUNNING" && counts.some(({ state }) => state.name === "queued") && <WhyGroupWaits id={id} name={group.name} />}
       {task !== null && (

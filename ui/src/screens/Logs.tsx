@@ -109,7 +109,7 @@ function Failures({ id, failed }: { id: string; failed: number }) {
         {data?.groups.map((group) => (
           <li key={group.text} className="card line">
             <p className="error-text">{group.text}</p>
-            {group.more.map((each) => <p key={`${each.name} ${each.lack}`}>{each.name}: <Words text={each.what} /></p>)}
+            {group.more.map((each) => <p key={`${each.name}${each.where} ${each.lack}`}>{each.name}{each.where}: <Words text={each.what} /></p>)}
             <p className="soft">
               {plural(group.tasks, "task")}:{" "}
               {group.first.map((task, k) => (

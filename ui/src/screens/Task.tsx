@@ -35,7 +35,7 @@ export function Task() {
         <StateBadge state={task.state} unknownSince={task.unknown_since ?? null} />
         <div className="actions">
           <CopyButton text={`import hpcflow as hf\n\ntask = hf.get_result("${id}").get_node_result(${index})\nprint(task.result)\n`} label="Copy as Python">Copy as Python</CopyButton>
-          <RetryTask id={id} task={task} disabled={offline} />
+          <RetryTask id={id} task={task} accepted={summary?.status === "COMPLETED"} disabled={offline} />
           {summary && !FINAL.has(task.state) && (
             <CancelButton summary={summary} tasks={() => [index]} running={task.state === "running" ? 1 : 0} waiting={task.state === "running" ? 0 : 1} what={`${task.name} ${index}`} single disabled={offline} />
           )}
