@@ -215,6 +215,14 @@ class NodeResult(Fields):
         return self._dispatch._value(self.node_id) if self.state is State.COMPLETED else None
 
     @cached_property
+    def inputs(self) -> dict[str, Any]:  # Any: whatever it was called with
+        """What it was called with, by the function's parameters, also where it failed or has not begun.
+
+        Results of other tasks among them are fetched; ``None`` is in the place of those that have not completed.
+        """
+        return self._dispatch._called_with(self.node_id)
+
+    @cached_property
     def sublattice_result(self) -> Result | None:
         """The child dispatch of a sublattice, with tasks of its own; ``None`` where there is none, or none yet."""
         child = self._record.sublattice
@@ -290,7 +298,7 @@ class Parameter(NodeResult):
         )
         super().__init__(dispatch, record)
         # What the server is asked for elsewhere is known here.
-        self.__dict__.update(result=value, stdout="", stderr="", _detail=record)
+        self.__dict__.update(result=value, inputs={}, stdout="", stderr="", _detail=record)
 
 
 def _spelled(value: object) -> str:

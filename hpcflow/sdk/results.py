@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
-from functools import cached_property
+from functools import cache, cached_property
 from io import BytesIO
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, Final
@@ -368,6 +368,25 @@ class Result:
         """Return what a task of this level returned, or raised."""
         items = self._items(str(task))
         return _Values(self, items).of(task + self._summary.base)
+
+    def _called_with(self, task: int) -> dict[str, object]:
+        """Return what a task of this level was called with; results of tasks that have not completed are ``None``."""
+        self._check_python()
+
+        @cache
+        def value_of(other: int) -> object:
+            return self.task(other).result
+
+        for call in arguments_of(self._server, self.dispatch_id, str(task)):
+            if call.task != task + self._summary.base:
+                continue
+            try:
+                return call.values(value_of)
+            except HpcflowError:
+                raise
+            except Exception as error:  # unpickling runs the user's own code
+                raise self._unreadable(f"arguments of task {task}", error) from error
+        return {}
 
     def _unpickled(self, item: Item) -> object:
         if item.kind == "missing" or not (item.pickle or item.apart):

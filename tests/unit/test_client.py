@@ -408,6 +408,12 @@ def test_rows_hold_parameters_and_what_became_of_each_task(fake: FakeServer) -> 
     ]  # fmt: skip
     assert [row["node_id"] for row in result.to_rows("add")] == [1]
 
+    for task in (a_task(0), a_task(1, state="failed", name="add", error="boom")):
+        fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/{task['index']}"] = (200, task)
+    assert result.get_node_result(1).inputs == {"x": [16], "output": 7}
+    assert fake.sent("GET", f"/dispatches/{DISPATCH}/arguments")[-1].query == {"tasks": "1"}
+    assert fake.sent("GET", f"/dispatches/{DISPATCH}/results")[-1].query["tasks"] == "0"
+
 
 def test_a_result_tells_its_inputs_its_root_and_itself_in_lines(fake: FakeServer) -> None:
     fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary())

@@ -34,7 +34,7 @@ export function Task() {
         <Title text={`${task.name} ${task.index}`}><span className="clip" title={task.name}>{task.name}</span> <span className="soft">task {task.index}</span></Title>
         <StateBadge state={task.state} unknownSince={task.unknown_since ?? null} />
         <div className="actions">
-          <CopyButton text={`import hpcflow as hf\n\ntask = hf.get_result("${id}").get_node_result(${index})\nprint(task.result)\n`} label="Copy as Python">Copy as Python</CopyButton>
+          <CopyButton text={`import hpcflow as hf\n\ntask = hf.get_result("${id}").get_node_result(${index})\n${READ[task.state] ?? "print(task.inputs)"}\n`} label="Copy as Python">Copy as Python</CopyButton>
           <RetryTask id={id} task={task} accepted={summary?.status === "COMPLETED"} disabled={offline} />
           {summary && !FINAL.has(task.state) && (
             <CancelButton summary={summary} tasks={() => [index]} running={task.state === "running" ? 1 : 0} waiting={task.state === "running" ? 0 : 1} what={`${task.name} ${index}`} single disabled={offline} />
@@ -71,6 +71,12 @@ export function Task() {
   );
 }
 
+/** What of a task is worth to be printed; of all others it is what they take. */
+const READ: Readonly<Record<string, string>> = {
+  completed: "print(task.result)  # task.inputs is what it took",
+  failed: "print(task.error)\nprint(task.inputs)  # what it took",
+};
+
 const TABS = ["output", "values", "code"] as const;
 const TAB_WORDS = { output: "Output", values: "Inputs and result", code: "Code" } as const;
 
@@ -95,7 +101,7 @@ function Values({ task, about }: { task: TaskDetail; about: Schemas["AboutTask"]
       <h2 className="first">Result</h2>
       {about.result ? <Value preview={about.result} bytes={about.result_bytes} /> : <p className="empty">{task.state === "completed" ? "No preview of it was made." : FINAL.has(task.state) ? "It has left no result." : "There is none yet."}</p>}
       <h2>Inputs</h2>
-      {about.inputs.length === 0 && <p className="empty">{ran ? "It took none, or no preview of them was made." : "They are spelled where the task runs, when it has ended."}</p>}
+      {about.inputs.length === 0 && <p className="empty">{ran && task.state === "failed" ? "There is no preview: a task that is killed makes none. Copy as Python has the values." : ran ? "It took none, or no preview of them was made." : "They are spelled where the task runs, when it has ended."}</p>}
       <ol className="plain inputs" aria-label="Inputs">
         {about.inputs.map((input, k) => {
           const short = input.text !== null && input.text.length <= 80 && !input.text.includes("\n");
