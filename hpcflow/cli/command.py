@@ -52,6 +52,7 @@ Run = Callable[[argparse.Namespace], int]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; a mistake is one sentence on stderr, never a traceback."""
+    _have_streams()
     options = _parser().parse_args(arguments)
     run: Run = options.run
     try:
@@ -70,6 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupted:
         print(*interrupted.args, file=sys.stderr)
         return INTERRUPTED
+
+
+def _have_streams() -> None:
+    """Let what is printed go nowhere if a stream was closed before Python started, as some daemons do."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # for as long as the process
 
 
 def _parser() -> argparse.ArgumentParser:

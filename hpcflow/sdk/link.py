@@ -46,3 +46,6 @@ def read_link(where: Places) -> Link | None:
         )
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
+    except PermissionError:
+        # Whoever reads the server's own record, in the same folder, says so.
+        return None

@@ -32,7 +32,7 @@ def manifest(traced: Traced) -> tuple[dict[str, object], list[bytes]]:
         "name": graph.name,
         "python": list(sys.version_info[:2]),
         "executable": sys.executable,
-        "cwd": os.getcwd(),
+        "cwd": _directory(),
         "functions": {str(number): _described(text) for number, text in traced.functions.items()},
         "shapes": [
             {
@@ -69,6 +69,14 @@ def refuse_brought(traced: Traced) -> None:
                 f"{text.name} leaves {text.brought[0][0]} for where you dispatch (client:). Only electrons that the "
                 "dispatched lattice calls itself can: take it with `hpcflow fetch`."
             )
+
+
+def _directory() -> str:
+    """Return where the program works, as a note only; empty when that folder was removed."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
 
 
 def _described(text: FunctionText) -> dict[str, object]:

@@ -114,13 +114,19 @@ def start(where: Places, *, take_over: bool = False, from_dispatch: bool = False
     present = _answering(where) if take_over else running(where)
     if present is not None:
         return present, False
-    for folder in (where.home, os.path.dirname(where.log)):
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-    log_start = os.path.getsize(where.log) if os.path.exists(where.log) else 0
     command = server_command(take_over=take_over, from_dispatch=from_dispatch)
     patience_s = TAKE_OVER_PATIENCE_S if take_over else PATIENCE_S
-    deadline = time.monotonic() + patience_s
-    process = _spawn(where, command)
+    try:
+        for folder in (where.home, os.path.dirname(where.log)):
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+        log_start = os.path.getsize(where.log) if os.path.exists(where.log) else 0
+        deadline = time.monotonic() + patience_s
+        process = _spawn(where, command)
+    except OSError as error:
+        raise ServerStartFailed(
+            f"The server of {where.home} can't start: {error.filename or where.home}: {error.strerror}. "
+            "HPCFLOW_HOME names a folder of yours for hpcflow's state, by default ~/.hpcflow."
+        ) from error
     held_pause_s = _HELD_PAUSE_S
     while time.monotonic() < deadline:
         record = _answering(where)

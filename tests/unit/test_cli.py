@@ -157,6 +157,40 @@ def test_a_reader_that_has_enough_is_no_error(fake: FakeServer) -> None:
         killed(command)
 
 
+def test_a_command_without_stdout_works(fake: FakeServer) -> None:
+    fake.answers["GET", "/dispatches"] = (200, {"dispatches": [a_summary()]})
+    command = ["sh", "-c", 'exec "$0" -m hpcflow.cli dispatches >&-', sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
+@pytest.mark.parametrize(("below", "why"), [("", "File exists"), ("/home", "Not a directory")])
+def test_a_home_that_can_not_be_made_is_the_users_mistake(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, below: str, why: str
+) -> None:
+    (tmp_path / "notes").touch()
+    home = f"{tmp_path}/notes{below}"
+    monkeypatch.setenv("HPCFLOW_HOME", home)
+    assert main(["start"]) == 3
+    assert capsys.readouterr().err == (
+        f"The server of {home} can't start: {home}: {why}. "
+        "HPCFLOW_HOME names a folder of yours for hpcflow's state, by default ~/.hpcflow.\n"
+    )
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_home_of_somebody_else_is_the_users_mistake(hpcflow_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (hpcflow_home / "run").mkdir(parents=True)
+    (hpcflow_home / "run").chmod(0)
+    try:
+        assert main(["status"]) == 4
+        assert main(["start"]) == 4
+    finally:
+        (hpcflow_home / "run").chmod(0o700)
+    said = f"{hpcflow_home}/run/server.json can't be read: Permission denied. Is {hpcflow_home} yours?\n"
+    assert capsys.readouterr().err == said * 2
+
+
 # ---- the server
 
 

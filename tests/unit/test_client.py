@@ -95,6 +95,18 @@ def test_a_dispatch_says_what_leads_to_another_scheduler_than_the_servers_enviro
     assert request.manifest["client"]["others"] == {"slurm": ["SLURM_CONF"]}
 
 
+def test_a_program_whose_folder_was_removed_dispatches_as_ever(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake.answers["POST", "/dispatches"] = (201, {"id": "1", "status": "RUNNING", "messages": []})
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    dispatch(flow)(3)
+    [request] = fake.requests
+    assert request.manifest["cwd"] == ""
+
+
 def test_a_dispatch_is_one_upload_with_the_clients_own_id(fake: FakeServer) -> None:
     fake.answers["POST", "/dispatches"] = lambda request: (
         201,
