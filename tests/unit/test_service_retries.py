@@ -56,12 +56,13 @@ async def test_an_amount_is_for_the_tasks_that_are_named_failed_or_cancelled_and
         await stage.until(lambda: dispatch not in stage.engine.writer.dispatches)
         # It is refused in advance, and by itself, and nothing has moved; nobody has asked yet what the nodes have.
         stage.engine.clusters[MINI].plugin, stage.engine.clusters[MINI].limits = SmallPlugin(), None
-        asked = {**NOTHING, "memory_mib": 2000, "walltime_s": 7200, "tasks": [0], "electrons": ["b"]}
+        asked: dict[str, Any] = {**NOTHING, "memory_mib": 2000, "walltime_s": 7200, "tasks": [0], "electrons": ["b"]}
+        strange: dict[str, Any] = {**asked, "electrons": ["relax"]}
         for verb in (service.steering.retry_plan, service.steering.retry):
             with pytest.raises(UserError, match=r"asks for 2 GiB of memory on one node, and there is at most 1000 MiB"):
                 await verb(dispatch, **asked)
             with pytest.raises(NotFound, match=r"has no task of an electron 'relax'; it has a, b, c\."):
-                await verb(dispatch, **{**asked, "electrons": ["relax"]})
+                await verb(dispatch, **strange)
             with pytest.raises(UserError, match="not both"):
                 await verb(dispatch, **asked, more=True)
         assert stage.store.states(dispatch)[:4] == [State.FAILED, State.FAILED, State.FAILED, State.CANCELLED]
@@ -81,7 +82,8 @@ async def test_an_amount_is_for_the_tasks_that_are_named_failed_or_cancelled_and
         more, same = (800, 7200), (100, 60)
         assert has == [more, same, more, more, same, same]
         # What is named for one task later leaves its other amount as it is.
-        told = await service.steering.retry(dispatch, **{**NOTHING, "walltime_s": 600}, tasks=[1])
+        later: dict[str, Any] = {**NOTHING, "walltime_s": 600}
+        told = await service.steering.retry(dispatch, **later, tasks=[1])
         assert told["message"].startswith("1 task to run again: what had failed asks for 10 min of walltime;")
         assert live.tasks[1].shape.resources == replace(live.tasks[5].shape.resources, walltime_s=600)
 
