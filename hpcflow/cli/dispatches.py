@@ -145,8 +145,8 @@ def _write_dispatch(summary: Summary) -> None:
     for message in summary.messages:
         if not (summary.paused and message.startswith(summary.paused)):
             print(plain(message))
-    if summary.hint:
-        print(plain(summary.hint))
+    for told in filter(None, (summary.hint, summary.undelivered)):
+        print(plain(told))
     if summary.paused:
         print(plain(why_paused(summary)))
     if summary.arrays:
@@ -215,7 +215,7 @@ def _lines(summary: Summary) -> list[str]:
         for why in (_why(line),)
     ]
     paused = [why_paused(summary)] if summary.paused else []
-    return [counts(summary), *arrays, *summary.messages, *paused]
+    return [counts(summary), *arrays, *summary.messages, *paused, *filter(None, [summary.undelivered])]
 
 
 def _task_row(record: TaskRecord) -> tuple[str, ...]:
@@ -236,8 +236,8 @@ def _write_task(node: NodeResult, about: Mapping[str, Any], root: str) -> None: 
     from hpcflow.sdk.terminal import table
 
     print(plain(repr(node).strip("<>")))
-    if node.hint:
-        print(plain(node.hint))
+    for told in filter(None, (node.hint, node.undelivered)):
+        print(plain(told))
     attempts = about["attempts"]
     rows = [_attempt_row(each) for each in attempts]
     # Those that cost nothing leave no end: attempts are told by their numbers.

@@ -103,6 +103,8 @@ class Summary:
     again: str
     #: What to do about tasks that ran out of memory or walltime, once it has ended; empty: nothing.
     hint: str
+    #: What of its cancels has not reached workers or schedulers yet; empty: nothing, as far as is known.
+    undelivered: str
     #: (major, minor) of the Python that wrote the pickles.
     python: tuple[int, int]
 
@@ -159,6 +161,7 @@ def parse_summary(raw: JsonObject) -> Summary:
         messages=tuple(message["text"] for message in raw.get("messages", ())),
         again=(raw.get("again") or {}).get("text", ""),
         hint=raw.get("hint") or "",
+        undelivered=raw.get("undelivered") or "",
         python=(major, minor),
     )
 
@@ -208,6 +211,8 @@ class TaskRecord:
     # Only in the answer about a single task:
     #: What to do about it, where it ran out of memory or walltime; empty: nothing.
     hint: str = ""
+    #: Why nobody could tell its worker yet that it was cancelled; empty: somebody did, or it was not.
+    undelivered: str = ""
     error_type: str | None = None
     traceback: str | None = None
     workdir: str | None = None
@@ -239,6 +244,7 @@ def parse_task(raw: JsonObject) -> TaskRecord:
         unknown_since=parse_time(raw.get("unknown_since")),
         note=_note(raw.get("origin")),
         hint=raw.get("hint") or "",
+        undelivered=raw.get("undelivered") or "",
         error_type=raw.get("error_type"),
         traceback=raw.get("traceback"),
         workdir=raw.get("workdir"),

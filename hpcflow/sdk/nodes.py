@@ -139,6 +139,11 @@ class NodeResult(Fields):
         return self._record.hint
 
     @property
+    def undelivered(self) -> str:
+        """Why nobody could tell its worker yet that it was cancelled, as sentences; empty where that is not so."""
+        return self._record.undelivered
+
+    @property
     def note(self) -> str:
         """Why it did not run itself, as in "reused from dispatch 01J…, task 3"; empty where it did."""
         return self._record.note

@@ -63,8 +63,8 @@ def as_html(summary: Summary, page: str | None) -> str:
         edge = colour if summary.status is Status.CANCELLED else "#c10a10"
         style = f"white-space:pre-wrap;border-left:3px solid {edge};padding-left:8px"
         lines.append(f'<div style="{style}">{_text(summary.error)}</div>')
-    if summary.hint:
-        lines.append(f"<div>{_text(summary.hint)}</div>")
+    for told in filter(None, (summary.hint, summary.undelivered)):
+        lines.append(f"<div>{_text(told)}</div>")
     if paused:
         lines.append(f"<div>{_text(why_paused(summary))}</div>")
     if page is not None:

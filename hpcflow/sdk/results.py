@@ -118,6 +118,11 @@ class Result:
         return self._summary.hint
 
     @property
+    def undelivered(self) -> str:
+        """What of its cancels has not reached workers or schedulers yet, as sentences; empty where that is not so."""
+        return self._summary.undelivered
+
+    @property
     def paused(self) -> str | None:
         """Why nothing more of it is submitted until `hpcflow.resume`, as a sentence; ``None`` unless it is paused."""
         return self._summary.paused
@@ -294,6 +299,7 @@ class Result:
             "ended": self.end_time,
             "error": self.error,
             "hint": self.hint or None,
+            "undelivered": self.undelivered or None,
         }
         return "\n".join(f"{name}: {value}" for name, value in said.items() if value is not None)
 

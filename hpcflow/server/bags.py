@@ -227,6 +227,8 @@ class LiveBag:
     telling: asyncio.Lock = field(default_factory=asyncio.Lock)
     #: (index, attempt) of tasks that were cancelled and of which its workers were not told yet.
     untold: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    #: Why its workers, or its scheduler, could not be told last of what was cancelled.
+    unheard: str | None = None
     grown_at: datetime | None = None
     closed: bool = False
     #: Which workers were told that they need not wait: not known to a server that took the bag over. By worker, for

@@ -54,8 +54,13 @@ class Course:
         await self._writer.flush()
         failpoint("after_cancel_commit")
         if self.group is not None:
-            sent = {self.group.create_task(self._send_cancels(live, each)) for each in self._shared.clusters.values()}
-            await asyncio.wait(sent, timeout=self._shared.settings.cancel_answer)
+            clusters = self._shared.clusters.values()
+            sent = {self.group.create_task(self._send_cancels(live, each)): each.name for each in clusters}
+            _, late = await asyncio.wait(sent, timeout=self._shared.settings.cancel_answer)
+            slow = {sent[each] for each in late}
+            for bag in self._shared.bags_of(live):
+                if (name := bag.bag.shape.cluster) in slow and bag.unheard is None:
+                    await self._submitter.note_unheard([bag], f"{name} has not answered yet")
         return cancelled
 
     async def pause(self, live: LiveDispatch, reason: str) -> None:

@@ -19,6 +19,7 @@ from hpcflow.server.prospects import TRIED_AGAIN, Prospects
 from hpcflow.server.reports import array_task, spelled, usage, which
 from hpcflow.server.shared import how_to_go_on
 from hpcflow.server.store import ArrayRow, ArrayState, DispatchRow, Kept, TaskRow
+from hpcflow.server.undelivered import undelivered, undelivered_of
 from hpcflow.server.values import Values
 from hpcflow.server.views import Views, Wanted
 
@@ -122,6 +123,7 @@ class Questions:
             return {
                 **detail,
                 "hint": self.prospects.hint_of(level.root, row),
+                "undelivered": undelivered_of(list(self._engine.bags.values()), row),
                 "error_type": record.get("exc"),
                 "traceback": record.get("tb"),
                 "stdout_bytes": span(record, "out")[1],
@@ -200,7 +202,9 @@ class Questions:
         lost = row.status is not Status.RUNNING and row.counts.get(State.FAILED)
         hint = self.prospects.hint(root, level.within()) if lost else None
         place = {"base": level.tasks.start, "root": root, "parent": level.parent()}
-        return {**summary, **place, "version": version, "again": _dated(*again) if again else None, "hint": hint}
+        more = {"again": _dated(*again) if again else None, "hint": hint}
+        late = undelivered(list(self._engine.bags.values()), root)
+        return {**summary, **place, "version": version, **more, "undelivered": late}
 
     def _arrays(self) -> Arrays:
         return Arrays(self._why, dict(self._engine.bags))

@@ -169,6 +169,8 @@ class Summary(Described):
     again: DatedMessage | None = None
     #: What to do about tasks that ran out of memory or walltime, once it has ended.
     hint: str | None = None
+    #: What of its cancels has not reached workers or schedulers yet, and what these said; it is tried again.
+    undelivered: str | None = None
 
 
 class Dispatches(Described):
@@ -300,6 +302,8 @@ class TaskDetail(Described):
     origin: TaskOrigin | None = None
     #: What to do about it, where it ran out of memory or walltime.
     hint: str | None
+    #: Why nobody could tell its worker yet that it was cancelled; it is tried again.
+    undelivered: str | None = None
     error_type: str | None
     traceback: str | None
     stdout_bytes: int

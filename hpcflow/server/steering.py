@@ -21,6 +21,7 @@ from hpcflow.server.levels import Levels
 from hpcflow.server.live import LiveDispatch
 from hpcflow.server.prospects import TRIED_AGAIN, Prospects, told_end, told_retry
 from hpcflow.server.reports import spelled
+from hpcflow.server.undelivered import undelivered
 
 __all__ = ["Steering"]
 
@@ -78,12 +79,17 @@ class Steering:
             wanted = self._not_begun(level.root, wanted)
             cancelled = await self._engine.course.cancel(live, wanted) if wanted else 0
             named = [index - level.tasks.start for index in wanted]
-            return {"cancelled": cancelled, "message": f"Cancelled {number_of(cancelled)}.", "tasks": named}
+            message = f"Cancelled {number_of(cancelled)}.{self._undelivered(level.root)}"
+            return {"cancelled": cancelled, "message": message, "tasks": named}
         if wanted is None and level.child is not None:
             wanted = [level.child.task]
         cancelled = await self._engine.course.cancel(live, wanted)
-        message = f"Cancelled {number_of(cancelled)}; what had ended keeps its result."
+        message = f"Cancelled {number_of(cancelled)}; what had ended keeps its result.{self._undelivered(level.root)}"
         return {"cancelled": cancelled, "message": message}
+
+    def _undelivered(self, root: DispatchId) -> str:
+        told = undelivered(self._engine.bags.values(), root)
+        return f" {told}" if told else ""
 
     async def cancel_plan(self, dispatch: str, tasks: list[int] | None) -> Json:
         """Say what a cancel would end: tasks that have not ended, what needs them, and the jobs that serve them."""

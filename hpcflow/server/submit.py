@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
 from hpcflow.core.lingering import Leave
-from hpcflow.core.model import BagId, JobArray, Shape, UserError
+from hpcflow.core.model import BagId, HpcflowError, JobArray, Shape, UserError
 from hpcflow.core.plan import BagPlan
 from hpcflow.core.plugin import Accepted, Ambiguous, Refused
 from hpcflow.core.states import Event
@@ -256,9 +255,21 @@ class Submitter:
             told = bag.untold[:]
             if told and bag.pushed and not bag.gone:
                 failpoint("before_cancel_told")
-                with suppress(TransportError):  # whoever reads the bag's journals says what is wrong there
+                try:
                     await tell_cancelled(bag.bag, told, cluster)
+                except TransportError as error:
+                    await self.note_unheard([bag], str(error))
+                else:
                     del bag.untold[: len(told)]
+                    await self.note_unheard([bag], None)
+
+    async def note_unheard(self, bags: Sequence[LiveBag], why: str | None) -> None:
+        """Remember why those who work for bags could not be told what was cancelled (``None``: they were), and tell."""
+        news = {bag.dispatch.id for bag in bags if bag.unheard != why}
+        for bag in bags:
+            bag.unheard = why
+        for dispatch in news:
+            await self._writer.ring(dispatch)
 
     async def cancel_wanted(self, cluster: Cluster) -> None:
         """Repeat stored wishes until the scheduler says that nothing is left: its exit code alone says nothing."""
@@ -266,7 +277,15 @@ class Submitter:
         self._withdraw(wanted)
         submitted = [array.array for array in wanted if array.open]
         if submitted:
-            await self.cancel(cluster, submitted, pending_only=False)
+            leave = (
+                bag for bag in self._shared.bags_on(cluster) if any(a.open and a.cancel_wanted for a in bag.arrays)
+            )
+            bags = list(leave)
+            try:
+                await self.note_unheard(bags, await self.cancel(cluster, submitted, pending_only=False))
+            except HpcflowError as error:
+                await self.note_unheard(bags, str(error))
+                raise
 
     async def withdraw(self, bag: LiveBag) -> None:
         """Submit no further array of a bag: those that it has do all that is left."""
@@ -281,13 +300,15 @@ class Submitter:
             self._writer.pending.arrays.append(array.row())
         return bool(unasked)
 
-    async def cancel(self, cluster: Cluster, arrays: Sequence[JobArray], *, pending_only: bool) -> None:
+    async def cancel(self, cluster: Cluster, arrays: Sequence[JobArray], *, pending_only: bool) -> str | None:
+        """Ask the scheduler to end arrays, and return what it said where it did not take that."""
         command = cluster.plugin.cancel(arrays, pending_only=pending_only)
         failpoint("before_cancel")
         reply = await cluster.transport.run(command, self._shared.settings.command_deadline)
         failpoint("after_cancel")
         if (said := cluster.plugin.parse_cancel(reply)) is not None:
             logger.warning("%s: cancelling %d arrays: %s", cluster.name, len(arrays), said)
+        return said
 
     async def release(self, cluster: Cluster, bag: LiveBag) -> None:
         """Ask the scheduler to let go what somebody holds of a bag; tell the user when it does not."""

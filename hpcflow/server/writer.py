@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 
 from hpcflow.core.model import DispatchId
+from hpcflow.core.states import State
 from hpcflow.server.caching import cache_rows
 from hpcflow.server.failpoints import failpoint
 from hpcflow.server.live import LiveDispatch
@@ -82,11 +83,22 @@ class Writer:
             failpoint("after_flush")
             messages = {name for name, _ in changes.messages}
             for name in {*dirty, *messages, *(row.array.dispatch for row in changes.arrays)}:
-                self._versions[name] += 1
-                self.news.add(name, self._versions[name], moved.get(name, ()))
+                self._note(name, moved.get(name, ()))
             for live in touched:
                 if live.ended_at is not None and not live.dirty:
                     del self.dispatches[live.id]
+        await self._ring()
+
+    async def ring(self, dispatch: DispatchId) -> None:
+        """Let whoever waits for a dispatch look again: more is told of it now, though nothing of that is stored."""
+        self._note(dispatch, ())
+        await self._ring()
+
+    def _note(self, dispatch: DispatchId, moved: Iterable[tuple[int, State]]) -> None:
+        self._versions[dispatch] += 1
+        self.news.add(dispatch, self._versions[dispatch], moved)
+
+    async def _ring(self) -> None:
         async with self._changed:
             self._changed.notify_all()
         await self.news.ring()

@@ -393,7 +393,9 @@ def test_show_tells_failures_of_one_cause_together_and_what_to_do(
     fake: FakeServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hint = "3 tasks of fit ran out of memory: ask for 448 MiB. `hpcflow retry ID --more` does that."
-    summary = a_summary(status="FAILED", error="The following tasks failed.", counts={"failed": 4}, hint=hint)
+    late = "Cancel not delivered yet: no space. It is tried again; until then 1 job may go on on slurm."
+    more = {"error": "The following tasks failed.", "hint": hint, "undelivered": late}
+    summary = a_summary(status="FAILED", counts={"failed": 4}, **more)
     summary["messages"] = [{"at": "2026-11-27T04:00:00Z", "text": "Tried again by you: 1 task, as it was."}]
     fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, summary)
     fake.answers["GET", f"/dispatches/{DISPATCH}/tasks"] = (200, a_page(a_task(0, state="failed", error="no")))
@@ -401,7 +403,7 @@ def test_show_tells_failures_of_one_cause_together_and_what_to_do(
     fake.answers["GET", f"/dispatches/{DISPATCH}/failures"] = (200, {"failed": 4, "groups": groups})
     assert main(["show", DISPATCH]) == 0
     lines = _lines(capsys)
-    assert lines[3:6] == ["The following tasks failed.", "Tried again by you: 1 task, as it was.", hint]
+    assert lines[3:7] == ["The following tasks failed.", "Tried again by you: 1 task, as it was.", hint, late]
     assert [line for line in lines if " failed: " in line] == [
         "3 tasks failed: They ran out of memory. (fit 0, fit 1, …)",
         "1 task failed: ValueError: no (fit 3)",
@@ -424,6 +426,11 @@ def test_show_task_tells_a_later_attempt_once_what_to_ask_for_and_which_job_is_w
     lines = _lines(capsys)
     assert lines[1] == hint
     assert [line.split()[:2] for line in lines[3:]] == [["2", "41_3"]]
+    late = "Cancel not delivered yet: no space. It is tried again; until then a worker on slurm may still run it."
+    task = a_task(1, state="cancelled", error="Cancelled by you.", undelivered=late)
+    fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1"] = (200, task)
+    assert main(["show", DISPATCH, "--task", "1"]) == 0
+    assert _lines(capsys)[1] == late
     waits = {"cluster": "slurm", "job_id": "52", "width": 6, "state": "submitted", "reason": "Priority", "why": None}
     fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1"] = (
         200,

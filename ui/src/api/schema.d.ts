@@ -2715,6 +2715,8 @@ export interface components {
             tasks: number;
             /** Template */
             template: boolean;
+            /** Undelivered */
+            undelivered?: string | null;
             /** Version */
             version: number;
         };
@@ -2768,6 +2770,8 @@ export interface components {
             sublattice: string | null;
             /** Traceback */
             traceback: string | null;
+            /** Undelivered */
+            undelivered?: string | null;
             /** Unknown Since */
             unknown_since?: string | null;
             /** Wall S */

@@ -92,6 +92,7 @@ function Head({ summary, offline }: { summary: Summary; offline: boolean }) {
         <p><strong>{count(done)}</strong> of {plural(summary.tasks, "task")} ended <CountsLine counts={summary.counts} /></p>
       </div>
       {summary.error && <Notice tone={summary.status === "CANCELLED" ? "info" : "bad"}>{summary.error}{summary.hint && <p className="soft"><Words text={summary.hint} /></p>}</Notice>}
+      {summary.undelivered && <Notice tone="warn">{summary.undelivered}</Notice>}
       {summary.again && <p className="again"><strong>{live ? "Runs again." : "Tried again."}</strong> {summary.again.text} <span className="soft"><When time={summary.again.at} /></span></p>}
       {summary.paused && live && (summary.template ? <Notice title="Template.">{summary.paused}</Notice> : <Notice tone="warn" title="Paused.">{summary.paused}</Notice>)}
       {away.map((each) => (

@@ -132,7 +132,7 @@ function Why({ id, task, about, serving, looks, disabled }: { id: string; task: 
   if (task.error) {
     const tone = task.state === "failed" ? "bad" : task.state === "cancelled" ? "info" : "warn";
     const more = [task.exit_code !== null && task.exit_code !== 0 ? `exit code ${task.exit_code}` : "", task.signal ? `it was ended by ${signalName(task.signal)}` : "", task.raw ? `the scheduler says ${task.raw}` : ""].filter(Boolean).join(", ");
-    return <Notice tone={tone}><span className="error-text">{task.error}</span>{more && <p className="soft">{more}</p>}{task.hint && <p className="soft"><Words text={task.hint} /></p>}{task.state === "skipped" && about && <RetryHolders id={id} holders={about.held_by} disabled={disabled} />}</Notice>;
+    return <Notice tone={tone}><span className="error-text">{task.error}</span>{more && <p className="soft">{more}</p>}{task.undelivered && <p>{task.undelivered}</p>}{task.hint && <p className="soft"><Words text={task.hint} /></p>}{task.state === "skipped" && about && <RetryHolders id={id} holders={about.held_by} disabled={disabled} />}</Notice>;
   }
   const why = reasons(serving, looks);
   const workers = worked(serving, looks);
