@@ -56,7 +56,7 @@ def cache(options: argparse.Namespace) -> int:
                 entry["function"],
                 entry["dispatch"],
                 str(entry["task"]),
-                memory(entry["size"] / 2**20),
+                memory(entry["size"] / 2**20) if entry["size"] >= 1024 else f"{entry['size']} B",
                 clock(parse_time(entry["at"])),
             )
             for entry in answer["entries"]

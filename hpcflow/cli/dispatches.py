@@ -170,6 +170,8 @@ def _array_row(ended: bool, line: ArrayLine) -> tuple[str, ...]:
     if ended and line.state == "submitted":
         # What it waited for is past: its tasks have ended.
         state, why = "ending", "accounting has not told its end yet"
+    elif line.job_id is not None and state == "submitted" and not why:
+        why = "not told yet"
     return line.cluster, line.job_id or "-", str(line.width), state, why
 
 

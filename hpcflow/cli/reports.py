@@ -127,6 +127,8 @@ def _fields() -> tuple[_Field, ...]:
         return "" if task.job_id is None else f"{task.job_id}_{task.array_index}"
 
     def elapsed_s(task: TaskRecord, now: datetime) -> float:
+        if task.note:  # its result is another task's, which took the time
+            return 0.0
         if task.wall_s is not None or task.started_at is None:
             return task.wall_s or 0.0
         return max(0.0, ((task.ended_at or now) - task.started_at).total_seconds())
@@ -141,7 +143,7 @@ def _fields() -> tuple[_Field, ...]:
         _Field("Elapsed", 10, lambda task, now: whole_seconds(elapsed_s(task, now))),
         # sacct's CPUTime is what was taken from others, elapsed time times cores; TotalCPU is what was used of it.
         _Field("CPUTime", 10, lambda task, now: whole_seconds(elapsed_s(task, now) * task.cores)),
-        _Field("TotalCPU", 10, lambda task, _: "" if task.cpu_s is None else milliseconds(task.cpu_s)),
+        _Field("TotalCPU", 10, lambda task, _: "" if task.cpu_s is None or task.note else milliseconds(task.cpu_s)),
         _Field("MaxRSS", 10, lambda task, _: "" if task.max_rss_kib is None else memory(task.max_rss_kib)),
         _Field("NodeList", 15, lambda task, _: task.host or ""),
         _Field("ExitCode", 8, lambda task, _: exit_code(task.end, task.exit_code, task.signal)),

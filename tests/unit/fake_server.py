@@ -192,6 +192,7 @@ def a_task(index: int = 0, **changes: object) -> dict[str, object]:
         "raw": None,
         "exit_code": None,
         "signal": None,
+        "origin": None,
     } | changes
 
 

@@ -537,11 +537,15 @@ def test_show_says_why_a_job_waits_in_plain_words_beside_the_schedulers(
     fake: FakeServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = {"token": "t", "cluster": "slurm", "job_id": "41", "width": 2, "state": "submitted"}
-    arrays = [{**line, "reason": "PENDING Priority", "why": "Waits its turn"}, {**line, "reason": "PENDING Moonphase"}]
+    arrays = [
+        {**line, "reason": "PENDING Priority", "why": "Waits its turn"},
+        {**line, "reason": "PENDING Moonphase"},
+        line,
+    ]
     fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary(status="RUNNING", arrays=arrays))
     assert main(["show", DISPATCH]) == 0
     shown = [text.split("submitted")[1].strip() for text in _lines(capsys) if "submitted" in text]
-    assert shown == ["Waits its turn (PENDING Priority)", "PENDING Moonphase"]
+    assert shown == ["Waits its turn (PENDING Priority)", "PENDING Moonphase", "not told yet"]
     # What its workers have written is newer than what the scheduler said; of what is over nothing waits any more.
     up = [{**line, "reason": "PENDING Priority", "up": up} for up in (2, 1)]
     over = {**line, "reason": "PENDING Resources", "state": "ended"}
@@ -631,6 +635,9 @@ def test_sacct_has_saccts_columns(fake: FakeServer, capsys: pytest.CaptureFixtur
                 2, state="waiting", end=None, job_id=None, array_index=None, host=None, wall_s=None, started_at=None,
                 cpu_s=None, max_rss_kib=None,
             ),
+            a_task(
+                3, job_id=None, array_index=None, origin={"how": "reused", "dispatch": "01JD", "task": 3}
+            ),
         ),
     )  # fmt: skip
     assert main(["sacct", DISPATCH]) == 0
@@ -641,6 +648,8 @@ def test_sacct_has_saccts_columns(fake: FakeServer, capsys: pytest.CaptureFixtur
         ["41_3", "relax_the+", "COMPLETED", "00:00:02", "00:00:08", "20480K", "node7", "0:0", "0", "1"],
         ["41_3", "relax", "FAILED", "00:00:02", "00:00:08", "20480K", "node7", "0:11", "1", "2"],
         ["relax", "PENDING", "00:00:00", "00:00:00", "2", "1"],
+        # What another dispatch's task took is no part of what this one took.
+        ["relax", "COMPLETED", "00:00:00", "00:00:00", "20480K", "node7", "0:0", "3", "1"],
     ]
     assert {len(row) for row in (header, dashes, *rows)} == {len(dashes)}
 
