@@ -174,7 +174,7 @@ def sentences(spent: Spent) -> tuple[str, ...]:
         (spent.used, "used"),
         (spent.in_vain, "began and ran no task"),
         (spent.not_begun, "cancelled before they began"),
-        (spent.open, "of which accounting has not told the end and the cost yet"),
+        (spent.open, "whose end and cost accounting has not told yet"),
         (spent.unknown, "of unknown end"),
     )
     told = [f"{number} {words}" for number, words in counts if number]

@@ -130,7 +130,10 @@ class Cluster:
 
     def fail(self, problem: str, now: datetime) -> None:
         """Note why it does not tell anything."""
-        self.problem, self.failed_at = problem, now
+        heard = self.failed_at is None or (self.heard_at is not None and self.heard_at >= self.failed_at)
+        if heard or self.problem is None:
+            self.failed_at = now  # what never answers is unknown since its first failure
+        self.problem = problem
 
     async def known_limits(self, now: datetime) -> Limits:
         """Return the cluster's limits, asked for at most every ten minutes; stale ones when it does not answer.

@@ -617,7 +617,7 @@ def test_usage_says_what_is_not_known(fake: FakeServer, capsys: pytest.CaptureFi
     fake.answers["GET", f"/dispatches/{DISPATCH}/usage"] = (200, answer)
     assert main(["usage", DISPATCH]) == 0
     assert _lines(capsys) == [
-        "2 array tasks: 1 of which accounting has not told the end and the cost yet, 1 of unknown end.",
+        "2 array tasks: 1 whose end and cost accounting has not told yet, 1 of unknown end.",
         "Accounting did not tell what 1 array task cost.",
         "Runs before a requeue, which accounting keeps apart: 3.0 core-seconds.",
     ]

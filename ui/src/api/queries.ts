@@ -1,6 +1,7 @@
 import { infiniteQueryOptions, keepPreviousData, queryOptions, QueryClient } from "@tanstack/react-query";
 import { answer, api, Offline, Refused, type Schemas } from "./client";
 import { FINAL, type StatusName } from "../states";
+import { kept } from "./kept";
 
 export const client = new QueryClient({
   defaultOptions: {
@@ -85,7 +86,7 @@ export function retryPlanQuery(id: string, asked: { failed_only: boolean; tasks:
     // Tasks that have run again fail with other amounts.
     ...(asked.tasks === null ? {} : { gcTime: 0 }),
     // What was said of another task is not true of this one.
-    ...(asked.tasks === null ? { placeholderData: keepPreviousData } : {}),
+    ...(asked.tasks === null ? { placeholderData: kept(id) } : {}),
   });
 }
 
@@ -214,7 +215,7 @@ export function tasksQuery(id: string, filter: TaskFilter) {
     },
     initialPageParam: null as number | null,
     getNextPageParam: (last) => (last.rows.length === TASK_PAGE ? (last.rows.at(-1)?.index ?? null) : null),
-    placeholderData: keepPreviousData,
+    placeholderData: kept(id),
   });
 }
 
@@ -223,7 +224,7 @@ export function taskQuery(id: string, index: number) {
     queryKey: ["dispatch", id, "task", index],
     queryFn: () => answer(api.GET("/api/v1/dispatches/{dispatch_id}/tasks/{index}", { params: { path: { dispatch_id: id, index } } })),
     refetchInterval: (query) => (query.state.data && !FINAL.has(query.state.data.state) ? LOOK_MS : false),
-    placeholderData: keepPreviousData,
+    placeholderData: kept(id),
   });
 }
 
@@ -231,6 +232,6 @@ export function aboutQuery(id: string, index: number) {
   return queryOptions({
     queryKey: ["dispatch", id, "about", index],
     queryFn: () => answer(api.GET("/api/v1/dispatches/{dispatch_id}/tasks/{index}/about", { params: { path: { dispatch_id: id, index } } })),
-    placeholderData: keepPreviousData,
+    placeholderData: kept(id),
   });
 }

@@ -37,6 +37,12 @@ export function Canvas({ layout, renderer, codes, selected, task, seen, matters,
   shown.current = { selected, task, seen };
   const first = useRef(matters);
 
+  /** The view for a window of this size: as somebody has moved it, and else of all there is. */
+  const viewIn = useCallback((width: number, height: number): View => {
+    if (!view.current || !touched.current) view.current = whole.current ? fit(layout, width, height) : opening(layout, width, height, first.current);
+    return view.current;
+  }, [layout]);
+
   const paint = useCallback(() => {
     if (due.current) return;
     due.current = requestAnimationFrame(() => {
@@ -46,18 +52,18 @@ export function Canvas({ layout, renderer, codes, selected, task, seen, matters,
       const { clientWidth: width, clientHeight: height } = element;
       const ratio = devicePixelRatio || 1;
       size(element, width, height, ratio);
-      if (!view.current || !touched.current) view.current = whole.current ? fit(layout, width, height) : opening(layout, width, height, first.current);
-      renderer.draw(element.getContext("2d", { alpha: false })!, width, height, ratio, view.current, shown.current);
+      const now = viewIn(width, height);
+      renderer.draw(element.getContext("2d", { alpha: false })!, width, height, ratio, now, shown.current);
       const small = map.current;
       // A map of what is seen as a whole would only lie in the way.
-      if (small) small.hidden = showsAll(layout, view.current, width, height);
+      if (small) small.hidden = showsAll(layout, now, width, height);
       if (small && !small.hidden) {
         size(small, small.clientWidth, small.clientHeight, ratio);
-        renderer.minimap(small.getContext("2d")!, small.clientWidth, small.clientHeight, ratio, view.current, width, height);
+        renderer.minimap(small.getContext("2d")!, small.clientWidth, small.clientHeight, ratio, now, width, height);
       }
       element.dataset["drawn"] = String(Number(element.dataset["drawn"] ?? 0) + 1);
     });
-  }, [layout, renderer]);
+  }, [layout, renderer, viewIn]);
 
   useEffect(paint, [paint, codes, selected, task, seen]);
   useEffect(() => () => cancelAnimationFrame(due.current), []);
@@ -97,10 +103,11 @@ export function Canvas({ layout, renderer, codes, selected, task, seen, matters,
   }, [paint]);
 
   const reveal = useCallback((index: number) => {
-    const now = view.current;
     const element = canvas.current;
     const group = layout.groups[index];
-    if (!now || !element || !group) return;
+    if (!element || !group) return;
+    // The panel that opens beside it has made the window narrower.
+    const now = viewIn(element.clientWidth, element.clientHeight);
     const x = group.x * now.zoom + now.x;
     const y = group.y * now.zoom + now.y;
     const inside = x >= 0 && y >= 0 && x + group.width * now.zoom <= element.clientWidth && y + group.height * now.zoom <= element.clientHeight;
@@ -109,7 +116,7 @@ export function Canvas({ layout, renderer, codes, selected, task, seen, matters,
     const zoom = Math.max(now.zoom, 0.6);
     view.current = { zoom, x: element.clientWidth / 2 - (group.x + group.width / 2) * zoom, y: element.clientHeight / 2 - (group.y + group.height / 2) * zoom };
     paint();
-  }, [layout, paint]);
+  }, [layout, paint, viewIn]);
 
   useEffect(() => {
     if (selected !== null) reveal(selected);

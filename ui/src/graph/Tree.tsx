@@ -97,11 +97,11 @@ export function Tree({ layout, renderer, codes, only, selected, task, onSelect, 
               <div className="tree-row" data-selected={selected === index && task === null} onClick={() => { setAt(item.key); onSelect(index); }}>
                 <span className="twist" aria-hidden="true" onClick={(event) => { event.stopPropagation(); toggle(index, !expanded); }}>{expanded ? "▾" : "▸"}</span>
                 <span className="clip" title={group.name}>{group.name}</span>
-                {renderer.counts(index).map(({ state, count: many }, k) => (
-                  <span key={state.name} className={k < 2 ? "badge" : "visually-hidden"}>
-                    <Mark tone={state.tone} still />
+                {renderer.signs(index).map(({ tone, words, count: many }, k) => (
+                  <span key={tone} className={k < 2 ? "badge" : "visually-hidden"}>
+                    <Mark tone={tone} still />
                     {count(many)}
-                    <span className="visually-hidden"> {state.word}</span>
+                    <span className="visually-hidden"> {words}</span>
                   </span>
                 ))}
               </div>

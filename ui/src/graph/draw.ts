@@ -104,6 +104,15 @@ export class Renderer {
     return DRAWN.map((state, k) => ({ state, count: this.sums[group * DRAWN.length + k]! })).filter((each) => each.count > 0);
   }
 
+  /** How many tasks of a group have each sign: several states share one. */
+  signs(group: number): { tone: Tone; words: string; count: number }[] {
+    const found = this.counts(group);
+    return [...new Set(found.map(({ state }) => state.tone))].map((tone) => {
+      const same = found.filter(({ state }) => state.tone === tone);
+      return { tone, words: same.map(({ state }) => state.word).join(" or "), count: same.reduce((sum, each) => sum + each.count, 0) };
+    });
+  }
+
   has(group: number, tone: Tone): boolean {
     return DRAWN.some((state, k) => state.tone === tone && this.sums[group * DRAWN.length + k]! > 0);
   }
@@ -208,9 +217,11 @@ export class Renderer {
     context.textAlign = "center";
     for (const { edge, text, x, y, half } of this.labels) {
       if (x < left || x > right || y < top || y > bottom) continue;
-      context.globalAlpha = Math.min(this.alpha(shown, edge.from), this.alpha(shown, edge.to));
       context.fillStyle = this.colours.ground;
+      // No line is seen through a faint number.
+      context.globalAlpha = 1;
       context.fillRect(x - half * larger, y - 8 * larger, 2 * half * larger, 16 * larger);
+      context.globalAlpha = Math.min(this.alpha(shown, edge.from), this.alpha(shown, edge.to));
       context.fillStyle = this.colours.ink2;
       context.fillText(text, x, y + 4 * larger);
     }
@@ -277,14 +288,14 @@ export class Renderer {
     const line = 35 + 6 * (larger - 1);
     let x = group.x + PAD;
     context.font = `${11.5 * larger}px system-ui, sans-serif`;
-    for (const { state, count: many } of this.counts(index)) {
-      const text = `${SIGNS[state.tone]} ${total === 1 ? state.word : count(many)}`;
+    for (const { tone, words, count: many } of this.signs(index)) {
+      const text = `${SIGNS[tone]} ${total === 1 ? words : count(many)}`;
       const width = context.measureText(text).width;
       if (x + width > group.x + group.width - PAD) break;
-      context.fillStyle = colours.tones[state.tone];
-      context.fillText(SIGNS[state.tone], x, group.y + line);
+      context.fillStyle = colours.tones[tone];
+      context.fillText(SIGNS[tone], x, group.y + line);
       context.fillStyle = colours.ink2;
-      context.fillText(text.slice(1), x + context.measureText(SIGNS[state.tone]).width, group.y + line);
+      context.fillText(text.slice(1), x + context.measureText(SIGNS[tone]).width, group.y + line);
       x += width + 10;
     }
   }

@@ -69,7 +69,7 @@ function Cluster({ cluster, fresh }: { cluster: Schemas["ClusterAnswer"]; fresh:
     <article className="card" aria-labelledby={`cluster-${cluster.name}`}>
       <div className="title-line">
         <h2 id={`cluster-${cluster.name}`}><span className={`dot dot-${cluster.state.replaceAll(" ", "-")}`} aria-hidden="true" /> {cluster.name}</h2>
-        <span className="soft">{cluster.scheduler === "local" ? "this machine" : cluster.version || cluster.scheduler} · {CLUSTER_WORDS[cluster.state]}{cluster.default ? " · the default" : ""}</span>
+        <span className="soft">{cluster.name === "local" ? "this machine" : cluster.scheduler === "local" ? "no scheduler" : cluster.version || cluster.scheduler} · {CLUSTER_WORDS[cluster.state]}{cluster.default ? " · the default" : ""}</span>
         <div className="actions">
           {cluster.state === "needs login" && <LoginButton name={cluster.name} disabled={offline} />}
           <Link to="/queue/$cluster" params={{ cluster: cluster.name }} className="button">Queue</Link>

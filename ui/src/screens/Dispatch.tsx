@@ -1,12 +1,12 @@
 import { useQuery } from "@tanstack/react-query";
 import { Link, Navigate } from "@tanstack/react-router";
 import { lazy, Suspense, useEffect, useRef, useState } from "react";
-import { lettersQuery, summaryQuery, usageQuery, type Summary } from "../api/queries";
+import { clustersQuery, lettersQuery, summaryQuery, usageQuery, type Summary } from "../api/queries";
 import { DispatchActions } from "../components/actions";
 import { CopyButton, CountsLine, Fault, Loading, Notice, StatusBadge, Strip, Title, useLink, useNow, When, Words } from "../components/basics";
 import { between, count, duration, plural } from "../format";
 import { dispatch as route, VIEWS, type View } from "../router";
-import { ended } from "../states";
+import { CLUSTER_WORDS, ended } from "../states";
 import { Jobs } from "./Jobs";
 import { TaskTable } from "./TaskTable";
 import { StartSentence, Unasked, useLooks } from "./queued";
@@ -71,9 +71,13 @@ function Head({ summary, offline }: { summary: Summary; offline: boolean }) {
   const done = ended(summary.counts);
   const live = summary.status === "RUNNING";
   const looks = useLooks(waitingArrays([summary]));
-  const why = whyWaiting(summary, looks);
-  const start = why === null ? null : firstStart(summary.arrays, looks);
+  const { data: clusters } = useQuery(clustersQuery);
+  const asksLogin = (name: string) => clusters?.clusters.some((each) => each.name === name && each.state === "needs login") ?? false;
   const away = summary.asked.filter((each) => each.problem || each.unknown_since);
+  const told = whyWaiting(summary, looks);
+  // What a notice says of a cluster is not said twice.
+  const why = told !== null && away.some((each) => each.problem && told.includes(each.problem)) ? null : told;
+  const start = why === null ? null : firstStart(summary.arrays, looks);
   return (
     <header className={all ? "dispatch-head" : "dispatch-head brief"}>
       <div className="title-line">
@@ -96,8 +100,8 @@ function Head({ summary, offline }: { summary: Summary; offline: boolean }) {
       {summary.again && <p className="again"><strong>{live ? "Runs again." : "Tried again."}</strong> {summary.again.text} <span className="soft"><When time={summary.again.at} /></span></p>}
       {summary.paused && live && (summary.template ? <Notice title="Template.">{summary.paused}</Notice> : <Notice tone="warn" title="Paused.">{summary.paused}</Notice>)}
       {away.map((each) => (
-        <Notice key={each.cluster} tone="warn" title={`${each.cluster} does not answer.`}>
-          <Words text={each.problem ?? ""} /> {live ? "What it runs" : "All tasks had ended before; what the jobs cost"} is unknown {each.unknown_since ?? each.at ? <>since <When time={each.unknown_since ?? each.at} /></> : "since the server's start"}{live ? ": states are as they were last seen." : "."}
+        <Notice key={each.cluster} tone="warn" title={`${each.cluster} ${asksLogin(each.cluster) ? CLUSTER_WORDS["needs login"] : "does not answer"}.`}>
+          <Words text={each.problem ?? ""} /> {live ? "What it runs" : "All tasks had ended before; what the jobs cost"} is unknown {each.unknown_since ?? each.at ? <>since <When time={each.unknown_since ?? each.at} /></> : "since the server's start"}{live ? ": states are as they were last seen." : "."}{asksLogin(each.cluster) && <> <Link to="/clusters">Log in</Link></>}
         </Notice>
       ))}
       {why && <p className="why"><strong>Why it waits.</strong> <Words text={why} /> <StartSentence start={start} /><Link from={route.fullPath} to="/d/$id" params={{ id: summary.id }} search={(old) => ({ ...old, view: "jobs" })}>Jobs</Link></p>}

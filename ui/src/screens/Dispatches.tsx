@@ -3,7 +3,7 @@ import { Link, useNavigate } from "@tanstack/react-router";
 import type { ColumnDef } from "@tanstack/react-table";
 import { useCallback, useMemo, useState } from "react";
 import { dispatchesQuery, type DispatchFilter, type Summary } from "../api/queries";
-import { Chips, Fault, Loading, SearchBox, StatusBadge, Strip, Title, useLink, useNow, When } from "../components/basics";
+import { Chips, Fault, Loading, Mark, SearchBox, StatusBadge, Strip, Title, useLink, useNow, When } from "../components/basics";
 import { Bulk } from "../components/bulk";
 import { DataTable, HowMany } from "../components/DataTable";
 import { between, count, duration } from "../format";
@@ -41,7 +41,7 @@ export function Dispatches() {
         <>
           <div className="toolbar">
             <SearchBox label="Search names and ids" value={filter.q} onChange={seek} />
-            <Chips label="Status" chosen={filter.status} options={STATUSES.map((status) => ({ value: status, text: <StatusBadge status={status} /> }))} onChange={(status) => void navigate({ search: (old) => ({ ...old, status: status.join(",") }) })} />
+            <Chips label="Status" chosen={filter.status} options={STATUSES.map((status) => ({ value: status, text: status === "RUNNING" ? <span className="badge" title="Running, or waiting to run"><Mark tone="running" still />live</span> : <StatusBadge status={status} /> }))} onChange={(status) => void navigate({ search: (old) => ({ ...old, status: status.join(",") }) })} />
             {last && <HowMany found={last.found} total={last.total} word="dispatch" words="dispatches" />}
           </div>
           <Bulk chosen={rows.filter((row) => chosen.has(row.id))} disabled={offline} onDone={() => choose(new Set())} />
@@ -56,6 +56,11 @@ export function Dispatches() {
       )}
     </section>
   );
+}
+
+/** Before the sum, so that sums stand in a line. */
+function Lost({ counts }: { counts: Summary["counts"] }) {
+  return <>{(["skipped", "cancelled", "failed"] as const).map((state) => (counts[state] ? <span key={state} className={state === "failed" ? "nowrap ink-failed" : "nowrap soft"}>{count(counts[state])} {state}</span> : null))}</>;
 }
 
 function Took({ summary }: { summary: Summary }) {
@@ -80,9 +85,9 @@ function chooser(chosen: ReadonlySet<string>, choose: (chosen: ReadonlySet<strin
 
 const COLUMNS: ColumnDef<Summary>[] = [
   { id: "name", header: "Lattice", cell: ({ row }) => <Link to="/d/$id" params={{ id: row.original.id }} className="strong clip" title={row.original.name}>{row.original.name || "(no name)"}</Link> },
-  { id: "status", header: "Status", cell: ({ row }) => <StatusBadge status={row.original.status} paused={row.original.paused} template={row.original.template} /> },
+  { id: "status", header: "Status", cell: ({ row }) => <StatusBadge status={row.original.status} paused={row.original.paused} template={row.original.template} counts={row.original.counts} /> },
   { id: "progress", header: "Progress", enableSorting: false, meta: { rank: 2 }, cell: ({ row }) => <Strip counts={row.original.counts} total={row.original.tasks} label={row.original.name} /> },
-  { id: "n_tasks", header: "Tasks", meta: { numeric: true }, cell: ({ row }) => <span className="nowrap counts">{count(ended(row.original.counts))} / {count(row.original.tasks)}{row.original.counts.failed ? <span className="ink-failed"> · {count(row.original.counts.failed)} failed</span> : ""}{(["cancelled", "skipped"] as const).map((state) => row.original.counts[state] ? <span key={state} className="soft"> · {count(row.original.counts[state])} {state}</span> : null)}</span> },
+  { id: "n_tasks", header: "Tasks", meta: { numeric: true }, cell: ({ row }) => <span className="tally"><Lost counts={row.original.counts} /><span className="nowrap">{count(ended(row.original.counts))} / {count(row.original.tasks)}</span></span> },
   { id: "took", header: "Took", enableSorting: false, meta: { numeric: true, rank: 2 }, cell: ({ row }) => <Took summary={row.original} /> },
   { id: "created_at", header: "Created", meta: { rank: 1, numeric: true }, cell: ({ row }) => <When time={row.original.created_at} /> },
 ];

@@ -62,7 +62,7 @@ function Row({ id, array, over, looks }: { id: string; array: DispatchArray; ove
       <td className="why-cell"><State array={array} over={over} looks={looks} />{pending && <><span className="note-1">{said}</span>{start && <span className="note-2">Starts {start}</span>}</>}</td>
       <td className="start-cell rank-2">{start}</td>
       <td className="why-cell rank-1">{said.length ? said : over && array.state === "submitted" ? "Its tasks have ended; accounting has not told its end yet." : waits && gone(array, looks) ? "It waits no more; accounting has not told its end yet." : array.state === "refused" ? array.reason : ""}</td>
-      <td className="numeric rank-2" title={array.why_walltime ?? ""}>{limit(array.walltime_s)}{whole !== null && <span className="soft block" title="The scheduler counts in whole minutes">{limit(whole)} in the queue</span>}</td>
+      <td className="numeric rank-2" title={array.why_walltime ?? ""}>{limit(array.walltime_s)}{whole !== null && <span className="soft block" title="The scheduler counts in whole minutes">{limit(whole)}, says the queue</span>}</td>
     </tr>
   );
 }
@@ -103,7 +103,7 @@ function State({ array, over, looks }: { array: DispatchArray; over: boolean; lo
     <>
       {known.running > 0 && <span className="badge"><Mark tone="running" still />{count(known.running)} running</span>}{" "}
       {known.pending > 0 && <span className="badge"><Mark tone="queued" still />{count(known.pending)} pending</span>}{" "}
-      <span className="soft block">seen in the queue <When time={known.at} /></span>
+      <span className="soft block">seen <When time={known.at} /></span>
     </>
   );
 }

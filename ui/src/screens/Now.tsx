@@ -12,6 +12,8 @@ const LIVE: DispatchFilter = { status: ["RUNNING"], q: "", sort: "created_at", a
 const LATEST: DispatchFilter = { status: [], q: "", sort: "created_at", ascending: false };
 const SHOWN = 20;
 const DAY_MS = 86_400_000;
+/** What waits, and for what: together that is all that waits. */
+const WAITS = [["queued", "at a scheduler"], ["waiting", "for other tasks"], ["ready", "to be submitted"], ["paused", "paused"]] as const;
 
 export function Now() {
   const live = useInfiniteQuery(dispatchesQuery(LIVE));
@@ -43,7 +45,7 @@ export function Now() {
       {status?.problem && <Notice tone="bad" title="Nothing new can be stored">{status.problem} The server goes on trying; what runs goes on.</Notice>}
       <div className="tiles">
         <Tile tone="running" label="Running" value={sum(["running"])} note={found > templates ? `${plural(found - templates, "dispatch is", "dispatches are")} live` : "nothing is live"} />
-        <Tile tone="queued" label="Waiting" value={waiting} note={[`${count(sum(["queued"]))} at a scheduler`, ...(sum(["waiting"]) ? [`${count(sum(["waiting"]))} for other tasks`] : [])].join(", ")} />
+        <Tile tone="queued" label="Waiting" value={waiting} note={WAITS.flatMap(([state, words]) => (state === "queued" || sum([state]) ? [`${count(sum([state]))} ${words}`] : [])).join(", ")} />
         <Tile tone="failed" label="Failed" value={failed} note="live, and in the last 24 h" />
         <Tile tone="completed" label="Completed" value={[...running, ...recent].reduce((all, each) => all + (each.counts.completed ?? 0), 0)} note="live, and in the last 24 h" />
       </div>

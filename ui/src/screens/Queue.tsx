@@ -137,7 +137,7 @@ function columnsOf(scheduler: string, whole: boolean): ColumnDef<Row>[] {
       header: "Job",
       cell: ({ row: { original: job } }) => (
         <>
-          <span className="id">{job.job_id}{job.indices ? `_[${job.indices}]` : ""}</span>
+          <span className="id">{job.job_id}{!job.indices ? "" : /^\d+$/.test(job.indices) ? `_${job.indices}` : `_[${job.indices}]`}</span>
           <span className="note-2">{named(job)} in {job.partition}</span>
           <span className="note-3">{whose(job)}{job.cores ? `, ${plural(job.cores, "core")}` : ""}{job.gpus ? ` + ${plural(job.gpus, "GPU")}` : ""}{job.walltime_s ? `, ${limit(job.walltime_s)}` : ""}</span>
           <span className="note-1"><Why job={job} />{job.state === "pending" ? <>. Starts </> : job.hosts ? ", " : ""}<Start job={job} />{job.ahead === null || job.state !== "pending" ? "" : `, ${count(job.ahead)} ahead`}</span>

@@ -85,7 +85,8 @@ export function Shell() {
 function QueueLink() {
   const { data } = useQuery(clustersQuery);
   const usual = data?.clusters.find((cluster) => cluster.default) ?? data?.clusters[0];
-  return usual ? <Link to="/queue/$cluster" params={{ cluster: usual.name }} className="page-link" activeProps={{ "aria-current": "page" }}>Queue</Link> : null;
+  // Its place is kept until clusters are known.
+  return usual ? <Link to="/queue/$cluster" params={{ cluster: usual.name }} className="page-link" activeProps={{ "aria-current": "page" }}>Queue</Link> : <span className="page-link">Queue</span>;
 }
 
 function Logo() {

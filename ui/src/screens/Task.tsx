@@ -131,8 +131,9 @@ function signalName(number: number): string {
 function Why({ id, task, about, serving, looks, disabled }: { id: string; task: TaskDetail; about: Schemas["AboutTask"] | undefined; serving: readonly Serving[]; looks: Looks; disabled: boolean }) {
   if (task.error) {
     const tone = task.state === "failed" ? "bad" : task.state === "cancelled" ? "info" : "warn";
-    const more = [task.exit_code !== null && task.exit_code !== 0 ? `exit code ${task.exit_code}` : "", task.signal ? `it was ended by ${signalName(task.signal)}` : "", task.raw ? `the scheduler says ${task.raw}` : ""].filter(Boolean).join(", ");
-    return <Notice tone={tone}><span className="error-text">{task.error}</span>{more && <p className="soft">{more}</p>}{task.undelivered && <p>{task.undelivered}</p>}{task.hint && <p className="soft"><Words text={task.hint} /></p>}{task.state === "skipped" && about && <RetryHolders id={id} holders={about.held_by} disabled={disabled} />}</Notice>;
+    const more = [task.exit_code !== null && task.exit_code !== 0 ? `exit code ${task.exit_code}` : "", task.signal ? `ended by ${signalName(task.signal)}` : "", task.raw ? `the scheduler says ${task.raw}` : ""].filter(Boolean).join(", ");
+    const facts = more && `${more[0]!.toUpperCase()}${more.slice(1)}.`;
+    return <Notice tone={tone}><span className="error-text">{task.error}</span>{facts && <p className="soft">{facts}</p>}{task.undelivered && <p>{task.undelivered}</p>}{task.hint && <p className="soft"><Words text={task.hint} /></p>}{task.state === "skipped" && about && <RetryHolders id={id} holders={about.held_by} disabled={disabled} />}</Notice>;
   }
   const why = reasons(serving, looks);
   const workers = worked(serving, looks);

@@ -65,7 +65,7 @@ export function TaskTable({ id }: { id: string }) {
 
 function Wall({ task }: { task: TaskRow }) {
   const now = useNow();
-  return <>{duration(task.wall_s ?? (task.state === "running" ? between(task.started_at, null, now) : null))}</>;
+  return <span className="nowrap">{duration(task.wall_s ?? (task.state === "running" ? between(task.started_at, null, now) : null))}</span>;
 }
 
 function jobOf(task: TaskRow): string {

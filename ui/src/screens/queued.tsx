@@ -70,6 +70,7 @@ export function Starts({ start, brief = false }: { start: Start | null; brief?: 
 /** When what waits is to start, as a sentence. */
 export function StartSentence({ start }: { start: Start | null }) {
   if (!start) return null;
+  if (!start.at && !start.stuck) return <>When it starts is <Starts start={start} />. </>;
   return start.at ? <>Starts <Starts start={start} /> </> : <>Starts <Starts start={start} />. </>;
 }
 

@@ -61,8 +61,9 @@ describe("reasons", () => {
   });
   it("are all named, the first three in words", () => {
     const told = (codes: string[]) => whyWaiting(summary(codes.map((code, k) => array(String(k), { width: 9 - k, reason: `PENDING ${code}`, why: null }))));
-    expect(told(["Priority", "BeginTime"])).toBe("1 job waits: Priority. 1 job waits: BeginTime.");
-    expect(told(["A", "B", "C", "D", "E"])).toBe("1 job waits: A. 1 job waits: B. 1 job waits: C. 2 more reasons are among the jobs.");
+    expect(told(["Priority"])).toBe("Priority.");
+    expect(told(["Priority", "BeginTime"])).toBe("1 job: Priority. 1 job: BeginTime.");
+    expect(told(["A", "B", "C", "D", "E"])).toBe("1 job: A. 1 job: B. 1 job: C. 2 more reasons are among the jobs.");
     expect(whyWaiting({ ...summary([array("7")]), status: "COMPLETED" })).toBeNull();
   });
 });

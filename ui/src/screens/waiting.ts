@@ -188,7 +188,7 @@ export function whyWaiting(summary: Pick<Summary, "arrays" | "status" | "counts"
     return `${plural(summary.counts.queued, "task waits", "tasks wait")} for a worker of ${named.join(", or of ")}${more > 0 ? `, or of ${plural(more, "more job array")}` : ""}.`;
   }
   if (!all.length) return !summary.arrays.some((array) => array.state === "submitted") && summary.counts.ready && !summary.counts.running ? (summary.messages.findLast((message) => !message.text.startsWith("Tried again "))?.text ?? null) : null;
-  const told = all.slice(0, NAMED).map((each) => `${plural(each.jobs, "job waits", "jobs wait")}: ${spelled(each)}`);
+  const told = all.slice(0, NAMED).map((each) => (all.length === 1 && each.jobs === 1 ? spelled(each) : `${plural(each.jobs, "job")}: ${spelled(each)}`));
   const left = all.length - NAMED;
   if (left > 0) told.push(`${count(left)} more ${left === 1 ? "reason is" : "reasons are"} among the jobs.`);
   return told.join(" ");

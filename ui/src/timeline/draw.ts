@@ -164,7 +164,9 @@ function words(context: CanvasRenderingContext2D, frame: Frame, model: Model, ax
   context.textAlign = "center";
   for (const at of axis.at) {
     const x = xOf(frame, at);
-    if (x > names + 16 && x < width - 16) context.fillText(offset(at, axis.step), x, 13);
+    const text = offset(at, axis.step);
+    const half = context.measureText(text).width / 2 + 2;
+    if (x > names + half && x < width - half) context.fillText(text, x, 13);
   }
   context.textAlign = "left";
   const most = model.running.reduce((most, [, many]) => Math.max(most, many), 0);
