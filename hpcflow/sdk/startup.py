@@ -131,6 +131,10 @@ def start(where: Places, *, take_over: bool = False, from_dispatch: bool = False
     while time.monotonic() < deadline:
         record = _answering(where)
         if record is not None:
+            if record.pid != process.pid and _is_server(record.pid):
+                # Another start was faster. Ours, which is not that far yet, would take the home when that one stops.
+                process.terminate()
+                process.wait()
             process.returncode = process.returncode or 0  # it outlives this process: no warning about that
             return record, record.pid == process.pid
         exit_code = process.poll()

@@ -229,7 +229,7 @@ def read_settings(where: Places, overrides: Mapping[str, Any] | None = None) -> 
 
     try:
         return Located(**(overrides or {}))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{where.config} is not TOML: {error}") from None
     except ValidationError as error:
         raise UserError(f"{where.config} or the environment (HPCFLOW_*): {first_fault(error)}") from None
@@ -246,7 +246,7 @@ def read_clusters(where: Places) -> dict[str, ClusterSettings]:
             tables = tomllib.load(file)
     except FileNotFoundError:
         return {}
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{where.clusters} can't be read: {error}") from None
     return {name: cluster_settings(f"{where.clusters}, [{name}]", name, table) for name, table in tables.items()}
 
@@ -317,4 +317,6 @@ def first_fault(error: ValidationError) -> str:
     place = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         return f"there is no setting called {place!r}."
+    if fault["type"] == "model_type" and not place:
+        return f"{fault['input']!r} is no table of settings."
     return f"{place or 'the file'} is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}."

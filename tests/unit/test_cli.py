@@ -15,6 +15,8 @@ import pytest
 
 import hpcflow
 from hpcflow.cli import main
+from hpcflow.core.places import Places
+from hpcflow.sdk.startup import start
 from hpcflow.sdk.terminal import clock
 from tests.processes import killed
 from tests.terminal import terminal
@@ -269,6 +271,27 @@ def test_status_reads_well(fake: FakeServer, capsys: pytest.CaptureFixture[str])
 def test_starting_a_server_that_runs_is_fine(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["start"]) == 0
     assert _lines(capsys) == [f"The server of {fake.home} runs already (pid {os.getpid()})."]
+
+
+def test_a_start_that_another_one_outruns_leaves_no_server_that_would_come_later(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "hpcflow.server"])
+    try:
+        write_record(fake.home, pid=other.pid)
+        (fake.home / "run" / "server.json").rename(tmp_path / "server.json")
+        slow = tmp_path / "python"
+        slow.write_text(
+            f"#!/bin/sh\necho $$ > {tmp_path}/pid; mv {tmp_path}/server.json {fake.home}/run; exec sleep 600\n"
+        )
+        slow.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(slow))
+        record, ours = start(Places(str(fake.home)))
+        assert (record.pid, ours) == (other.pid, False)
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((tmp_path / "pid").read_text()), 0)
+    finally:
+        killed(other)
 
 
 def test_stopping_where_none_runs_is_fine(hpcflow_home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,11 +36,12 @@ def test_the_clients_variables_are_none_of_the_servers_business(where: Places, m
         ("acounting_poll = 3", "there is no setting called 'acounting_poll'"),
         ("accounting_poll = -3", "accounting_poll is -3: input should be greater than 0"),
         ("accounting_poll = ", "is not TOML"),
+        ("log = '\udcff'", "is not TOML: 'utf-8' codec can't decode byte 0xff"),
         ('job_names = "short"', "job_names is 'short': input should be 'readable' or 'opaque'"),
     ],
 )
 def test_a_slip_in_the_file_is_named(where: Places, text: str, sentence: str) -> None:
-    Path(where.config).write_text(text)
+    Path(where.config).write_text(text, errors="surrogateescape")
     with pytest.raises(UserError, match=sentence):
         read_settings(where)
 
@@ -63,9 +64,11 @@ def test_a_cluster_is_read_with_its_defaults(where: Places) -> None:
         ('[big]\nscheduler = "slurm"\nworkdir = "scratch"', "workdir is 'scratch'; write an absolute path"),
         ('["../big"]\nscheduler = "slurm"', "a cluster can't be called '../big'"),
         ("[big", "can't be read"),
+        ("# \udcff", "can't be read: 'utf-8' codec can't decode byte 0xff"),
+        ("big = 3", r"\[big\]: 3 is no table of settings\."),
     ],
 )
 def test_a_slip_in_a_cluster_is_named(where: Places, text: str, sentence: str) -> None:
-    Path(where.clusters).write_text(text)
+    Path(where.clusters).write_text(text, errors="surrogateescape")
     with pytest.raises(UserError, match=sentence):
         read_clusters(where)
