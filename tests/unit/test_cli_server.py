@@ -101,7 +101,8 @@ def test_a_server_starts_answers_and_stops(home: Places, capsys: pytest.CaptureF
     assert _pid(home) != pid
     assert "Its web page is there again; browsers log in anew" in capsys.readouterr().out
     assert main(["status", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["ui"] == status["ui"] is not None
+    # At the same address, unless somebody took the port meanwhile.
+    assert json.loads(capsys.readouterr().out)["ui"] is not None
     assert main(["stop"]) == 0
     assert main(["status"]) == 3
 
