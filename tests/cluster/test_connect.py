@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 import shutil
 import signal
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import PATH
-from tests.integration.sshd import Sshd, sshd
+from tests.integration.sshd import Sshd, sshd, who_logs_in
 from tests.integration.world import QUICK, User, begun, lines, open_gate, until
 
 pytestmark = pytest.mark.cluster
@@ -33,16 +32,9 @@ class Laptop:
     there: Path
 
 
-def _user() -> str:
-    """Return who logs in: ``hpc`` where root tests and that user has our Python, else whoever tests."""
-    found = shutil.which(f"python3.{sys.version_info[1]}", path="/usr/local/bin:/usr/bin:/bin")
-    other = os.getuid() == 0 and found is not None and any(entry.pw_name == "hpc" for entry in pwd.getpwall())
-    return "hpc" if other else pwd.getpwuid(os.getuid()).pw_name
-
-
 @pytest.fixture(scope="module")
 def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laptop]:
-    folder, name = tmp_path_factory.mktemp("connect"), _user()
+    folder, name = tmp_path_factory.mktemp("connect"), who_logs_in()
     with ExitStack() as stack:
         login = stack.enter_context(sshd(folder / "login", f"SetEnv SLURM_CONF={os.environ['SLURM_CONF']}", user=name))
         home = folder / "laptop"

@@ -11,7 +11,6 @@ import secrets
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -32,6 +31,7 @@ from hpcflow.core.model import (
     Stuck,
 )
 from hpcflow.core.plugin import Accepted, Command, Refused, Reply, Submission
+from tests import waiting
 from tests.unit.scheduler_replies import ONE_CORE, PLUGIN, an_array
 
 pytestmark = pytest.mark.cluster
@@ -119,14 +119,21 @@ def look(*arrays: JobArray) -> Observations:
 
 
 def until(array: JobArray, wanted: Callable[[dict[int, Observation]], bool]) -> dict[int, Observation]:
-    """Ask until the answer is as wanted; Slurm tells nobody by itself."""
-    end = time.monotonic() + DEADLINE_S
-    while True:
-        rows = {row.index: row for row in look(array).rows}
-        if wanted(rows):
-            return rows
-        assert time.monotonic() < end, rows
-        time.sleep(0.3)
+    """Ask until the answer is as wanted."""
+    rows: dict[int, Observation] = {}
+
+    def asked() -> bool:
+        rows.clear()
+        rows.update({row.index: row for row in look(array).rows})
+        return wanted(rows)
+
+    becomes(asked, lambda: str(rows))
+    return rows
+
+
+def becomes(holds: Callable[[], bool], why: Callable[[], str] = str) -> None:
+    """Wait until something holds; Slurm tells nobody by itself."""
+    waiting.until(holds, why, patience_s=DEADLINE_S, every_s=0.3)
 
 
 def until_booked(array: JobArray) -> dict[int, Observation]:
@@ -205,7 +212,7 @@ def test_a_second_submission_under_one_name_waits_for_the_first(make: Callable[.
     array = make("exec sleep 240", width=2)
     first, second = submit(array), submit(array)
 
-    def seen() -> dict[tuple[str | None, int], str]:
+    def now() -> dict[tuple[str | None, int], str]:
         return {(row.job_id, row.index): row.raw for row in look(array).rows}
 
     in_turns = {
@@ -214,16 +221,10 @@ def test_a_second_submission_under_one_name_waits_for_the_first(make: Callable[.
         (second.job_id, 0): "PENDING Dependency",
         (second.job_id, 1): "PENDING Dependency",
     }
-    end = time.monotonic() + DEADLINE_S
-    while (now := seen()) != in_turns:
-        assert time.monotonic() < end, now
-        time.sleep(0.3)
+    becomes(lambda: now() == in_turns, lambda: str(now()))
     # By name as well: the id of the second was lost, say.
     assert PLUGIN.parse_cancel(run(PLUGIN.cancel([first], pending_only=False))) is None
-    end = time.monotonic() + DEADLINE_S
-    while any(row.phase is not Phase.ENDED for row in look(array).rows):
-        assert time.monotonic() < end
-        time.sleep(0.3)
+    becomes(lambda: all(row.phase is Phase.ENDED for row in look(array).rows))
 
 
 def test_running_array_tasks_can_be_cancelled(make: Callable[..., JobArray]) -> None:

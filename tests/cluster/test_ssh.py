@@ -6,7 +6,6 @@ The jump host wants a second factor from a person, each time that somebody conne
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import sys
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import pytest
 
 from tests.integration.conftest import PATH
 from tests.integration.person import FACTORS, a_host, in_a_terminal
-from tests.integration.sshd import Sshd, sshd
+from tests.integration.sshd import Sshd, sshd, who_logs_in
 from tests.integration.world import User, begun, ended, lines, served, until
 from tests.proxy import Proxy, proxied
 from tests.unit.ssh_server import Door
@@ -48,17 +47,10 @@ class Laptop:
         assert (code, "You are in" in shown) == (0, True), shown
 
 
-def _user() -> str:
-    """Return who logs in: ``hpc`` where root tests and that user has our Python, else whoever tests."""
-    found = shutil.which(f"python3.{sys.version_info[1]}", path="/usr/local/bin:/usr/bin:/bin")
-    other = os.getuid() == 0 and found is not None and any(entry.pw_name == "hpc" for entry in pwd.getpwall())
-    return "hpc" if other else pwd.getpwuid(os.getuid()).pw_name
-
-
 @pytest.fixture(scope="module")
 def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laptop]:
     folder = tmp_path_factory.mktemp("laptop")
-    name = _user()
+    name = who_logs_in()
     with ExitStack() as stack:
         login = stack.enter_context(sshd(folder / "login", f"SetEnv SLURM_CONF={os.environ['SLURM_CONF']}", user=name))
         door = Door(rounds=FACTORS)

@@ -7,8 +7,8 @@ import pwd
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
-import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from hpcflow.server.remote.openssh import OpenSsh
 from hpcflow.server.remote.ssh import SshTransport
 from tests.ports import reserved
 from tests.processes import killed
+from tests.waiting import until
 
 #: sshd wants to be started by its full path; Debian keeps it out of users' PATH.
 _SSHD: Final = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
@@ -49,6 +50,13 @@ def flow(gate, ledger):
 
 print(hf.dispatch(flow)(*sys.argv[1:]))
 """
+
+
+def who_logs_in() -> str:
+    """Return who logs in: ``hpc`` where root tests and that user has our Python, else whoever tests."""
+    found = shutil.which(f"python3.{sys.version_info[1]}", path="/usr/local/bin:/usr/bin:/bin")
+    other = os.getuid() == 0 and found is not None and any(entry.pw_name == "hpc" for entry in pwd.getpwall())
+    return "hpc" if other else pwd.getpwuid(os.getuid()).pw_name
 
 
 def key(path: Path) -> str:
@@ -163,11 +171,8 @@ def sshd(folder: Path, *options: str, user: str | None = None, way: Way = "async
         [_SSHD, "-D", "-f", str(folder / "sshd_config"), "-E", str(log)], stdin=subprocess.DEVNULL
     )
     try:
-        end = time.monotonic() + _PATIENCE_S
-        while not _answers(port):
-            if process.poll() is not None or time.monotonic() > end:
-                raise AssertionError(f"sshd does not answer: {log.read_text()}")
-            time.sleep(0.02)
+        until(lambda: _answers(port) or process.poll() is not None, log.read_text, patience_s=_PATIENCE_S)
+        assert process.poll() is None, f"sshd does not answer: {log.read_text()}"
         yield Sshd(folder, port, user, authorized, way)
     finally:
         kept.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -32,6 +31,7 @@ from hpcflow.core.plugin import Accepted, Ambiguous, Command, Refused, Reply
 from hpcflow.server.zipapp import build_worker
 from hpcflow_local import LocalPlugin
 from tests.unit.scheduler_replies import a_reply, an_array
+from tests.waiting import until
 
 PLUGIN: Final = LocalPlugin(python="/usr/bin/python3", worker="/home/ada/worker.pyz", root="/home/ada/work")
 
@@ -314,12 +314,8 @@ def test_the_scheduler_understands_every_request(real: LocalPlugin, array: JobAr
     assert [(row.index, row.job_id) for row in look(real, array)] == [(0, accepted.job_id), (1, accepted.job_id)]
 
     assert real.parse_cancel(run(real.cancel([array], pending_only=False))) is None
-    end = time.monotonic() + 60
-    rows = look(real, array)
-    while not all(row.phase is Phase.ENDED for row in rows):
-        assert time.monotonic() < end, rows
-        rows = look(real, array)
-    assert {row.cause for row in rows} == {Cause.CANCELLED}
+    until(lambda: all(row.phase is Phase.ENDED for row in look(real, array)))
+    assert {row.cause for row in look(real, array)} == {Cause.CANCELLED}
 
 
 def test_the_scheduler_refuses_what_the_machine_does_not_have(real: LocalPlugin, array: JobArray) -> None:
