@@ -39,8 +39,6 @@ class Verdict:
     raised: tuple[str, ...] = ()
     #: Perhaps it was memory: the kernel or a scheduler kills with SIGKILL, and not every one says why.
     perhaps_memory: bool = False
-    #: The node failed or lost its worker: worth remembering of the node.
-    by_node: bool = False
 
 
 def judge(record: Record, limit_s: int | None, asked_mib: int | None = None) -> Verdict | None:
@@ -114,7 +112,7 @@ def judge_death(observation: Observation | None, *, first: bool, losses: int, as
     """
     if observation is None:
         text = "The task's worker vanished: no scheduler answer knows it any more."
-        return Verdict(sentence=text, cause=Cause.FAILED, by_node=True)
+        return Verdict(sentence=text, cause=Cause.FAILED)
     raw = f" ({observation.raw})" if observation.raw else ""
     where = f" on {observation.host}" if observation.host else ""
     if observation.exit_code == EXIT_STORAGE:
@@ -125,7 +123,7 @@ def judge_death(observation: Observation | None, *, first: bool, losses: int, as
         case Cause.NODE_FAIL:
             often = f" Nodes have failed under it {counted(losses + 1, 'time')}." if losses else ""
             text = f"The task's node failed{where}{raw}.{often}"
-            return Verdict(sentence=text, cause=cause, charged=losses >= LOSSES, by_node=True)
+            return Verdict(sentence=text, cause=cause, charged=losses >= LOSSES)
         case Cause.PREEMPTED:
             return Verdict(sentence=f"The task's job was preempted{raw}.", cause=cause, charged=False)
         case Cause.CANCELLED:
@@ -142,12 +140,12 @@ def judge_death(observation: Observation | None, *, first: bool, losses: int, as
         case _:
             pass
     if observation.signal is None and observation.exit_code is None:
-        return Verdict(sentence=f"The task's worker is gone{where}{raw}.", cause=cause, by_node=True)
+        return Verdict(sentence=f"The task's worker is gone{where}{raw}.", cause=cause)
     end = _signal(observation.signal) if observation.signal else f"exit code {observation.exit_code}"
     killed = observation.signal == signal.SIGKILL
     hint = " Often that is memory: ask for more with memory=." if killed else ""
     text = f"The task's worker was ended by {end}{where}{raw}.{hint}"
-    return Verdict(sentence=text, cause=cause, perhaps_memory=killed, by_node=not killed)
+    return Verdict(sentence=text, cause=cause, perhaps_memory=killed)
 
 
 def next_resources(
