@@ -377,14 +377,14 @@ class LiveDispatch:
         if child is None or task.state in FINAL or self.left_of[index]:
             return
         failed, cancelled = outcome(self, child.tasks, child.output_deps)
+        whose = f"Of the sublattice {child.name} ({child.id}) "
         if failed:
-            told = told_failed(self, failed, child.tasks)
-            text = f"Of the sublattice {child.name} ({child.id}) {told[0].lower()}{told[1:]}"
+            text = told_failed(self, failed, child.tasks, whose)
             if len(text) > _MOST_SAID:  # each level quotes the one below: the outermost and the innermost tell most
                 text = f"{text[: _MOST_SAID // 2]} … {text[-_MOST_SAID // 2 :]}"
             self.move(index, Event.RAISED, now, text)
         elif cancelled:
-            self.move(index, Event.CANCELLED, now, self.tasks[cancelled[0]].error)
+            self.move(index, Event.CANCELLED, now, told_cancelled(self, cancelled, child.tasks, whose))
         else:
             self.move(index, Event.RETURNED, now)
 

@@ -48,8 +48,15 @@ def _accepted(live: LiveDispatch, lost: Sequence[int], wanted: set[int]) -> set[
     return accepted
 
 
-def told_failed(live: LiveDispatch, failed: Sequence[int], level: range) -> str:
-    """Return in Covalent's words which tasks of a lattice failed, and why: those of one cause together."""
+def told_failed(live: LiveDispatch, failed: Sequence[int], level: range, of: str = "") -> str:
+    """Return in Covalent's words which tasks of a lattice failed, and why: those of one cause together.
+
+    Args:
+        live: the dispatch.
+        failed: those of the lattice's own that somebody misses.
+        level: its tasks.
+        of: whose they are, as the sentence begins.
+    """
     causes: dict[tuple[str, str], list[int]] = {}
     for index in failed:
         name, error = live.graph.tasks[index].name, live.tasks[index].error
@@ -61,19 +68,38 @@ def told_failed(live: LiveDispatch, failed: Sequence[int], level: range) -> str:
         said.append(f"{numbers}{others}: {name}: {spoken([live.tasks[task].error for task in tasks]).rstrip('.')}")
     if rest := sum(len(tasks) for tasks in list(causes.values())[_CAUSES:]):
         said.append(f"and {rest} more")
-    return f"The following tasks failed: {'; '.join(said)}"
+    return f"{f'{of}the' if of else 'The'} following tasks failed: {'; '.join(said)}"
 
 
-def told_cancelled(live: LiveDispatch, cancelled: Sequence[int], level: range) -> str:
-    """Return in a sentence what became of a lattice of which some tasks were cancelled, and by whom."""
-    counts = Counter(live.tasks[index].state for index in live.family(level) if live.tasks[index].child is None)
-    number = counts[State.CANCELLED]
-    reasons = {live.tasks[index].error or "" for index in cancelled}
-    if not all(reason.startswith("Cancelled by you") for reason in reasons):
+def told_cancelled(live: LiveDispatch, cancelled: Sequence[int], level: range, of: str = "") -> str:
+    """Return in a sentence what became of a lattice of which some tasks were cancelled, and by whom.
+
+    Args:
+        live: the dispatch.
+        cancelled: those of the lattice's own that somebody misses.
+        level: its tasks.
+        of: whose they are, as the sentence begins.
+    """
+    family = live.family(level)
+    single = [k for k in family if live.tasks[k].state is State.CANCELLED and live.tasks[k].child is None]
+    if not single or not all((live.tasks[k].error or "").startswith("Cancelled by you") for k in single):
         return live.tasks[cancelled[0]].error or "Cancelled."
-    said = [f"{counted(number, 'task')} {these(number, 'was', 'were')} cancelled by you"]
+    counts = Counter(live.tasks[index].state for index in family)
+    number, outer = len(single), counts[State.CANCELLED] - len(single)
+    mine = [index for index in level if live.tasks[index].state is State.CANCELLED]
+    named = [
+        f"{'in ' if live.tasks[k].child else ''}{live.graph.tasks[k].name} {k - level.start}" for k in mine[:_NAMED]
+    ]
+    others = f" and {len(mine) - _NAMED} more" if len(mine) > _NAMED else ""
+    said = [
+        f"{of}{counted(number, 'task')} {these(number, 'was', 'were')} cancelled by you ({', '.join(named)}{others})"
+    ]
+    if outer:
+        said.append(f"and {counted(outer, 'sublattice')} with {these(number, 'it', 'them')}")
     if skipped := counts[State.SKIPPED]:
         said.append(f"{skipped} {these(skipped, 'was', 'were')} not run because of {these(number, 'it', 'them')}")
+    if failed := counts[State.FAILED]:
+        said.append(f"{failed} failed")
     said.append(f"{counts[State.COMPLETED]} completed")
     return f"{', '.join(said)}."
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -280,6 +281,7 @@ def test_a_child_is_cancelled_by_its_own_id_and_the_rest_goes_on(user: User) -> 
     assert done.returncode == 0, done.stderr
     shown = user.waits_for(dispatch)
     assert shown["status"] == "CANCELLED"
+    assert re.match(r"\d tasks? (was|were) cancelled by you \(in inner 0\), and 1 sublattice with ", shown["error"])
     assert [task["state"] for task in shown["tasks_shown"]] == ["cancelled", "skipped", "completed"]
     inner = user.asks("show", child, "--tasks")
     assert inner["status"] == "CANCELLED"

@@ -479,7 +479,7 @@ async def test_a_dispatch_of_which_single_tasks_were_cancelled_says_how_many_and
         summary = await ended(service, dispatch)
         assert (summary["status"], summary["error"]) == (
             "CANCELLED",
-            "1 task was cancelled by you, 1 was not run because of it, 1 completed.",
+            "1 task was cancelled by you (step0 0), 1 was not run because of it, 1 completed.",
         )
         plan = await service.steering.cancel_plan(dispatch, None)
         assert plan == {"running": 0, "waiting": 0, "skipped": 0, "jobs": []}
