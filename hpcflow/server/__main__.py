@@ -210,7 +210,7 @@ class _Process:
                 if not _has_scheduler(opened.service):
                     await open_ui()
                 logger.info("hpcflow %s serves %s at %s", notice.version, where.home, address)
-                watch = group.create_task(self._watch(opened, beat_s))
+                watch = group.create_task(self._watch(opened, notice, beat_s))
                 await self._stop.wait()
                 watch.cancel()
             finally:
@@ -245,7 +245,7 @@ class _Process:
             return None
         return shlex.join(["ssh", "-N", "-L", f"{port}:127.0.0.1:{port}", f"{getuser()}@{self._start.host}"])
 
-    async def _watch(self, opened: Opened, beat_s: float) -> None:
+    async def _watch(self, opened: Opened, notice: home.Notice, beat_s: float) -> None:
         """Keep the claim, and end the process when it is lost, when another host asks, or when nothing is live."""
         loop = asyncio.get_running_loop()
         last_live = loop.time()
@@ -255,6 +255,9 @@ class _Process:
                 await asyncio.to_thread(opened.renew)
                 if take_over_asked(self._start.where, self._start.host):
                     raise RunsAlready("Another host takes this HPCFLOW_HOME over: this server ends.")
+                # Where the folder was removed and made again, its lock and its lease are another server's.
+                if (other := await asyncio.to_thread(home.read_notice, self._start.where)) not in {None, notice}:
+                    raise RunsAlready(f"This HPCFLOW_HOME is another server's now ({other}): this server ends.")
             except HpcflowError as error:
                 logger.error("%s", error)
                 self._exit_code = EXIT_FENCED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -214,6 +215,16 @@ def test_a_server_that_was_killed_leaves_nothing_in_the_way(tmp_path: Path) -> N
             assert second.ask("GET", "/healthz") == {"ok": True}
             assert Path(second.where.token).read_text() == token
             assert not part.exists()
+
+
+def test_a_server_whose_home_was_made_anew_under_another_one_ends(tmp_path: Path) -> None:
+    folder = tmp_path / "home"
+    with running(folder) as first:
+        shutil.rmtree(folder)
+        with running(folder) as second:
+            assert first.end() == (5, "")
+            assert second.ask("GET", "/healthz") == {"ok": True}
+            assert home.read_notice(second.where) == second.notice
 
 
 def test_another_host_is_refused_and_told_where_to_go(tmp_path: Path) -> None:
