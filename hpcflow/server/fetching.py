@@ -33,10 +33,6 @@ _PIECE: Final = 8 * 2**20
 _FILES_AT_ONCE: Final = 500
 _ENTRIES_AT_MOST: Final = 200_000
 
-_MISSING: Final = 66
-_CLOSED: Final = 77
-_OUTSIDE: Final = 78
-
 #: Lists $2, which is below $1 or absolute: its real path, then ``ls -dln`` of all in it, then checksums.
 _LIST: Final = r"""
 LC_ALL=C PATH=$PATH:/usr/bin:/bin; export LC_ALL PATH

@@ -59,9 +59,6 @@ _AbsolutePath = Annotated[
 ]
 
 
-_Bytes = Annotated[int, Field(ge=0, le=MOST), WHOLE]
-
-
 class Spans(BaseModel):
     model_config = ConfigDict(extra="forbid")
 

@@ -23,7 +23,6 @@ __all__ = ["Logs", "Name", "span", "spans"]
 Json = dict[str, Any]  # Any: JSON, described in log_api.py
 Name = Literal["stdout", "stderr"]
 
-_ENDINGS: Final[Mapping[Name, str]] = {"stdout": "out", "stderr": "err"}
 #: Logs that one command reads, bytes of each at most as `Logs.output` allows; more of them take turns.
 _LOGS_AT_ONCE: Final = 100
 _LOOK_S: Final = 60.0
