@@ -27,10 +27,17 @@ const WORDS = 0.55;
 const NAMES = 0.34;
 /** At this zoom all text is read with ease. */
 const READABLE = 0.85;
+/** Letters and lines grow with their box up to this zoom, the largest at which all of a graph is shown. */
+const CLOSEST = 1.3;
 /** More edges than these are hairs. */
 const HAIRS = 4_000;
 /** Opacity of what a lens makes faint and pale, and of all else. */
 const ALPHA = { [FAINT]: 0.2, [PALE]: 0.65, [BRIGHT]: 1 } as const;
+
+/** How much larger than their box letters are drawn: those of a small one are still read, and those of a near one do not fill the window. */
+function letters(zoom: number): number {
+  return zoom < LETTERS ? LETTERS / zoom : Math.min(1, CLOSEST / zoom);
+}
 
 /** The colours of the page, read once for each theme. */
 export interface Palette {
@@ -192,7 +199,7 @@ export class Renderer {
     context.globalAlpha = 1;
     if (zoom < NAMES || edges.length > 500) return;
     this.heads(context, ends, bright, shown);
-    if (zoom >= WORDS) this.numbers(context, Math.max(1, LETTERS / zoom), left, top, right, bottom, shown);
+    if (zoom >= WORDS) this.numbers(context, letters(zoom), left, top, right, bottom, shown);
   }
 
   /** A head where edges end: one that passes has none. */
@@ -255,9 +262,9 @@ export class Renderer {
     context.fillStyle = colours.ground;
     context.fill();
     context.strokeStyle = selected ? colours.accent : failed ? colours.tones.failed : colours.strong;
-    context.lineWidth = selected ? 2.5 : failed ? 1.8 : 1;
+    context.lineWidth = (selected ? 2.5 : failed ? 1.8 : 1) * Math.min(1, CLOSEST / zoom);
     context.stroke();
-    const larger = Math.max(1, LETTERS / zoom);
+    const larger = letters(zoom);
     if (zoom >= WORDS) this.words(context, group, index, larger);
     else if (zoom >= NAMES) this.title(context, group, index, larger, 22 + 5 * larger);
     const rows = Math.ceil(group.tasks.length / group.columns);
@@ -419,7 +426,7 @@ function fitted(context: CanvasRenderingContext2D, text: string, room: number): 
 
 /** Returns the view that shows all of a layout: a little larger than as drawn where there is room, and never much. */
 export function fit(layout: Layout, width: number, height: number): View {
-  const zoom = Math.min(1.3, (width - 48) / Math.max(layout.width, 1), (height - 48) / Math.max(layout.height, 1));
+  const zoom = Math.min(CLOSEST, (width - 48) / Math.max(layout.width, 1), (height - 48) / Math.max(layout.height, 1));
   const used = Math.max(zoom, 0.002);
   return { zoom: used, x: (width - layout.width * used) / 2, y: (height - layout.height * used) / 2 };
 }

@@ -65,7 +65,8 @@ export function TaskTable({ id }: { id: string }) {
 
 function Wall({ task }: { task: TaskRow }) {
   const now = useNow();
-  return <span className="nowrap">{duration(task.wall_s ?? (task.state === "running" ? between(task.started_at, null, now) : null))}</span>;
+  // Where there is little room, "3 min" is above "00 s".
+  return <>{duration(task.wall_s ?? (task.state === "running" ? between(task.started_at, null, now) : null)).replace(/(\d) (?=[a-z])/g, "$1\u00a0")}</>;
 }
 
 function jobOf(task: TaskRow): string {
