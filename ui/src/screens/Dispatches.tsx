@@ -85,6 +85,8 @@ function chooser(chosen: ReadonlySet<string>, choose: (chosen: ReadonlySet<strin
 
 const COLUMNS: ColumnDef<Summary>[] = [
   { id: "name", header: "Lattice", cell: ({ row }) => <Link to="/d/$id" params={{ id: row.original.id }} className="strong clip" title={row.original.name}>{row.original.name || "(no name)"}</Link> },
+  // Dispatches of one lattice are told apart by it; it is what commands and the search take.
+  { id: "id", header: "Id", enableSorting: false, meta: { rank: 3 }, cell: ({ row }) => <span className="id soft">{row.original.id}</span> },
   { id: "status", header: "Status", cell: ({ row }) => <StatusBadge status={row.original.status} paused={row.original.paused} template={row.original.template} counts={row.original.counts} /> },
   { id: "progress", header: "Progress", enableSorting: false, meta: { rank: 2 }, cell: ({ row }) => <Strip counts={row.original.counts} total={row.original.tasks} label={row.original.name} /> },
   { id: "n_tasks", header: "Tasks", meta: { numeric: true }, cell: ({ row }) => <span className="tally"><Lost counts={row.original.counts} /><span className="nowrap">{count(ended(row.original.counts))} / {count(row.original.tasks)}</span></span> },
