@@ -80,9 +80,10 @@ def parse_limits(reply: Reply) -> Limits:
     (server,) = servers.values()
     # The server's own default (23.06, and every release since arrays came).
     width = count(server.get("max_array_size")) or 10_000
-    submitted = min(_each_user(server.get("max_queued")), default=None)
+    # An array of more array tasks than a user may have in the queue could never be taken.
+    width = min([width, *_each_user(server.get("max_queued"))])
     return Limits(
-        array=ArrayLimits(max_width=width, max_submitted=submitted),
+        array=ArrayLimits(max_width=width),
         partitions=_partitions(server, queues, read_object(parts[2], "nodes")),
         scheduler="pbs",
         version=str(server.get("pbs_version", "")),

@@ -381,8 +381,6 @@ class ArrayLimits:
 
     #: Array tasks in one submission, at most (Slurm: MaxArraySize, whose highest index is one less).
     max_width: int
-    #: Array tasks that may exist at once for this user; ``None``: no limit known.
-    max_submitted: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

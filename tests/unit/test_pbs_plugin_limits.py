@@ -54,7 +54,7 @@ def test_server_queues_and_nodes_are_limits() -> None:
     found = PLUGIN.parse_limits(a_reply(MARK.join(parts)))
 
     assert (found.scheduler, found.version, found.accounting) == ("pbs", "23.06.06", True)
-    assert (found.array.max_width, found.array.max_submitted) == (10_000, None)
+    assert found.array.max_width == 10_000
     queues = {queue.name: queue for queue in found.partitions}
     assert set(queues) == {"workq", "short", "closed", "stopped"}
     assert [queue.is_default for queue in queues.values()] == [True, False, False, False]
@@ -103,7 +103,7 @@ def test_limits_of_a_user_and_a_server_without_history_are_read(double: Double) 
     finally:
         double.set(max_queued=None, no_history=False, max_array=None)
 
-    assert (found.array.max_width, found.array.max_submitted, found.accounting) == (500, 200, False)
+    assert (found.array.max_width, found.accounting) == (200, False)
 
 
 @pytest.mark.parametrize(
