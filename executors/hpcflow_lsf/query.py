@@ -15,6 +15,7 @@ from hpcflow.core.batch import MARK, decoded
 from hpcflow.core.model import Cause, JobArray, JobId, Observation, Observations, Phase
 from hpcflow.core.plugin import Command, Reply
 from hpcflow_lsf.history import Past, read_history
+from hpcflow_lsf.reasons import SUSPENDED
 from hpcflow_lsf.states import ALIVE, end_of, ended_by, stuck_of
 from hpcflow_lsf.text import first_words, instant, kib
 
@@ -209,7 +210,8 @@ def _observation(array: JobArray, number: JobId, index: int, cell: Mapping[str, 
             ), None
     if phase is not Phase.PENDING:
         started = instant(cell["start_time"])
-        return Observation(**common, phase=phase, raw=stat, host=host, started_at=started), problem  # type: ignore[arg-type]  # as above
+        idle = stat in SUSPENDED
+        return Observation(**common, phase=phase, raw=stat, suspended=idle, host=host, started_at=started), problem  # type: ignore[arg-type]  # as above
     waits = cell["pend_reason"].strip("-").strip()
     stuck, by = stuck_of(stat, waits)
     raw = " ".join(filter(None, (stat, waits)))

@@ -13,7 +13,7 @@ from hpcflow.core.plugin import Command, Reply
 from hpcflow.core.queue import NodeState, QueuedJob, QueueNode, QueuePartition, QueueView, spans, told
 from hpcflow_lsf.limits import queue_sections
 from hpcflow_lsf.query import hosts_of, read_records
-from hpcflow_lsf.reasons import in_plain_words
+from hpcflow_lsf.reasons import SUSPENDED, in_plain_words
 from hpcflow_lsf.states import ALIVE, stuck_of
 from hpcflow_lsf.text import first_words, instant, run_limit_s
 
@@ -120,9 +120,10 @@ def _job(record: Mapping[str, str]) -> tuple[QueuedJob, int]:
         account=cells["proj_name"].strip("-") or None,
         partition=cells["queue"],
         phase=phase,
+        suspended=cells["stat"] in SUSPENDED,
         raw=cells["stat"],
         reason=reason or None,
-        why=in_plain_words(f"{cells['stat']} {reason}".strip()) if pending else None,
+        why=in_plain_words(f"{cells['stat']} {reason}".strip()) if pending or cells["stat"] in SUSPENDED else None,
         stuck=stuck,
         nodes=hosts.count(",") + 1 if hosts else None,
         cores=count(cells["nreq_slot"]),

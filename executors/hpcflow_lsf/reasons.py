@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["in_plain_words"]
+__all__ = ["SUSPENDED", "in_plain_words"]
 
 #: What bjobs says (IBM's manual of 10.1, its lsbatch messages, and what OpenLava was seen to say); the first fits.
 #: A site may word them anew (lsb.reasons): then its own words stand alone.
@@ -43,15 +43,22 @@ _STATES: Final = {
     "WAIT": "waits for others of its chunk",
     "PROV": "is being given a host that starts up for it",
 }
+#: What began and stands still (bjobs(1)).
+SUSPENDED: Final = {
+    "USUSP": "is suspended: you or an administrator stopped it; it goes on after `bresume`",
+    "SSUSP": "is suspended by LSF: its host is too busy, its queue is closed now, or another job goes first",
+}
 
 
 def in_plain_words(raw: str) -> str | None:
-    """Return why an element waits, as a phrase that begins with a verb; ``None`` for what is in no table.
+    """Return why an element waits or is suspended, as a phrase that begins with a verb; ``None``: it is in no table.
 
     Args:
         raw: state and reasons, "PEND New job is waiting for scheduling;".
     """
     state, _, reason = raw.partition(" ")
+    if state in SUSPENDED:
+        return SUSPENDED[state][0].upper() + SUSPENDED[state][1:]
     if state not in _STATES:
         return None
     phrase = next((words for pattern, words in _WORDS if pattern.search(reason)), None) if reason else _STATES[state]

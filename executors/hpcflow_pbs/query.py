@@ -14,6 +14,7 @@ from hpcflow.core.model import Cause, JobArray, JobId, Observation, Observations
 from hpcflow.core.plugin import Command, Reply
 from hpcflow.core.words import counted
 from hpcflow_pbs.answer import Record, read_answer
+from hpcflow_pbs.reasons import SUSPENDED
 from hpcflow_pbs.text import full_id, instant, seconds
 
 __all__ = ["parse_query", "query"]
@@ -182,7 +183,7 @@ def _observation(
         what = "moved to another server" if state == "M" else f"in state {state}, which hpcflow does not know"
         problems.append(f"PBS says that {job_id} is {what}: taken as running.")
     if phase is not Phase.PENDING:
-        return Observation(**common, phase=phase, raw=state)  # type: ignore[arg-type]  # as above
+        return Observation(**common, phase=phase, raw=state, suspended=state in SUSPENDED)  # type: ignore[arg-type]  # as above
     holder = parent if parent.get("job_state") == "H" else record
     held = "H" in {state, parent.get("job_state")}
     never = comment.startswith("Can Never Run")

@@ -14,7 +14,7 @@ from hpcflow.core.queue import NodeState, QueuedJob, QueueNode, QueuePartition, 
 from hpcflow.core.words import counted
 from hpcflow_pbs.answer import Record, Wanted, read_answer, read_object
 from hpcflow_pbs.limits import as_object, nodes_of
-from hpcflow_pbs.reasons import in_plain_words
+from hpcflow_pbs.reasons import SUSPENDED, in_plain_words
 from hpcflow_pbs.text import first_words, instant, mib, seconds
 
 __all__ = ["parse_queue", "queue"]
@@ -98,7 +98,7 @@ def _jobs(reply: Reply, problems: list[str]) -> tuple[QueuedJob, ...] | None:
 
 
 def _rows(key: str, record: Record) -> Iterator[QueuedJob]:
-    """Yield a job, or what waits and what runs of an array."""
+    """Yield a job, or what waits and what runs of an array, of which PBS does not tell what is suspended."""
     state, queue_name, owner = (str(record.get(name, "")) for name in ("job_state", "queue", "Job_Owner"))
     if not queue_name or not owner or not re.fullmatch(r"[A-Z]", state):
         raise ValueError(key)
@@ -147,9 +147,10 @@ def _row(key: str, record: Record, phase: Phase, *, indices: str | None, tasks: 
         account=str(record["Account_Name"]) if "Account_Name" in record else None,
         partition=str(record["queue"]),
         phase=phase,
+        suspended=not pending and state in SUSPENDED,
         raw=state,
         reason=reason or None,
-        why=in_plain_words(f"{waits} {reason}".strip()) if pending else None,
+        why=in_plain_words(f"{waits} {reason}".strip()) if pending or state in SUSPENDED else None,
         stuck=stuck,
         nodes=count(record.get("Resource_List.nodect")),
         cores=count(record.get("Resource_List.ncpus")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["in_plain_words"]
+__all__ = ["SUSPENDED", "in_plain_words"]
 
 _RESOURCE: Final = {
     "ncpus": "cores",
@@ -69,15 +69,22 @@ _STATES: Final = {
     "W": "has an earliest time to begin, which has not come yet",
     "T": "is on its way to another server",
 }
+#: What began and stands still.
+SUSPENDED: Final = {
+    "S": "is suspended: an operator, or a job that goes first, has its cores; it goes on after that",
+    "U": "is suspended: somebody works at its machine; it goes on when that is idle",
+}
 
 
 def in_plain_words(raw: str) -> str | None:
-    """Return why a job waits, as a phrase that begins with a verb; ``None`` for what is in no table.
+    """Return why a job waits or is suspended, as a phrase that begins with a verb; ``None`` for what is in no table.
 
     Args:
         raw: state and comment, "Q Not Running: Not enough free nodes available".
     """
     state, _, comment = raw.partition(" ")
+    if state in SUSPENDED:
+        return _sentence(SUSPENDED[state])
     if state not in _STATES:
         return None
     if not comment:

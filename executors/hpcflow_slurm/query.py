@@ -18,7 +18,7 @@ from hpcflow.core.model import Cause, JobArray, JobId, Observation, Observations
 from hpcflow.core.plugin import Command, Reply
 from hpcflow_slurm.memory import BOOKS, Used, limit_kib, used_apart
 from hpcflow_slurm.options import cluster_of, clusters_option
-from hpcflow_slurm.states import canceller, state_of, stuck_of
+from hpcflow_slurm.states import SUSPENDED, canceller, state_of, stuck_of
 from hpcflow_slurm.text import first_words, instant
 
 __all__ = ["parse_query", "query"]
@@ -262,6 +262,8 @@ def _observation(key: _Key, row: _Row) -> Observation:
         raw=row.raw,
         by=row.by,
         stuck=row.stuck,
+        # Accounting has one word, the queue has a reason behind it.
+        suspended=row.raw.partition(" ")[0] in SUSPENDED,
         exit_code=row.exit_code,
         signal=row.signal,
         host=row.host,

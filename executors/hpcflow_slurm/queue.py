@@ -13,7 +13,7 @@ from hpcflow.core.plugin import Command, Reply
 from hpcflow.core.queue import NodeState, QueuedJob, QueueNode, QueuePartition, QueueView, told, with_ahead
 from hpcflow.core.words import counted
 from hpcflow_slurm.reasons import in_plain_words, of_nodes
-from hpcflow_slurm.states import state_of, stuck_of
+from hpcflow_slurm.states import SUSPENDED, state_of, stuck_of
 from hpcflow_slurm.text import count, first_words, gpus, instant, seconds
 
 __all__ = ["parse_queue", "queue"]
@@ -184,9 +184,10 @@ def _job(line: str) -> QueuedJob | None:
         account=None if account in _NOTHING else account,
         partition=partition,
         phase=phase,
+        suspended=word in SUSPENDED,
         raw=word,
         reason=None if waits in _NOTHING else waits,
-        why=in_plain_words(raw) if pending else None,
+        why=in_plain_words(raw) if pending or word in SUSPENDED else None,
         stuck=stuck_of(word, reason)[0] if pending else None,
         nodes=node_count,
         cores=count(cores),

@@ -6,6 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from hpcflow.core.model import Stuck
+from hpcflow_slurm.states import stuck_of
+
 __all__ = ["in_plain_words", "of_nodes"]
 
 #: How the sentence begins that squeue has where a job could not start on the nodes that are left for it.
@@ -59,6 +62,11 @@ _WORDS: Final[Mapping[str, str]] = {
     "SystemFailure": "could not be started because of a failure of Slurm, a file system or the network",
     "SchedDefer": "was not looked at yet: this cluster starts jobs in rounds",
 }
+#: squeue(1): cores are given to others, or kept.
+_SUSPENDED: Final[Mapping[str, str]] = {
+    "SUSPENDED": "is suspended: an administrator, or a job that goes first, has its cores; it goes on after that",
+    "STOPPED": "is stopped by a signal and keeps its cores; it goes on when it is told to",
+}
 #: What follows "ReqNodeNotAvail, ".
 _NOT_AVAILABLE: Final[Mapping[str, str]] = {
     "May be reserved for other job": "waits for nodes that may be kept for another job",
@@ -100,18 +108,23 @@ _WHAT: Final[Mapping[str, str]] = {
 
 
 def in_plain_words(raw: str) -> str | None:
-    """Return why an array task waits, as a phrase that begins with a verb; ``None`` for a reason that is in no table.
+    """Return why an array task waits or is suspended, as a phrase that begins with a verb; ``None``: it is in no table.
 
     Args:
         raw: squeue's state and reason, "PENDING Priority"; the reason may be followed by a comma and more.
     """
     word, _, reason = raw.partition(" ")
-    if word != "PENDING":
+    if word in _SUSPENDED:
+        return _sentence(_SUSPENDED[word])
+    is_held = stuck_of(word, reason)[0] is Stuck.HELD
+    if word != "PENDING" and not is_held:
         return None
     known, _, more = (part.strip() for part in reason.partition(","))
+    if is_held:
+        return _sentence(_WORDS[known] if known in _WORDS and known != "None" else _held(word, known))
     phrase = (_not_available(more) if known == "ReqNodeNotAvail" else None) or _WORDS.get(known or "None")
     phrase = phrase or _limit(known)
-    return phrase and phrase[0].upper() + phrase[1:]
+    return phrase and _sentence(phrase)
 
 
 def of_nodes(raw: str, partition: str, away: int, total: int) -> str | None:
@@ -144,6 +157,19 @@ def _not_available(more: str) -> str | None:
         nodes = more.removeprefix(_UNAVAILABLE).strip()
         return f"waits for nodes that are down, drained or silent: {nodes}" if nodes else None
     return _NOT_AVAILABLE.get(more)
+
+
+def _held(word: str, reason: str) -> str:
+    """Return why Slurm holds what had begun, or was about to."""
+    if "launch" in reason:
+        return "is held: it could not be started on its node, and was put back"
+    if word == "RESV_DEL_HOLD":
+        return "is held: its reservation is gone"
+    return "is held: it was put back into the queue, and starts only when it is released"
+
+
+def _sentence(phrase: str) -> str:
+    return phrase[0].upper() + phrase[1:]
 
 
 def _limit(reason: str) -> str | None:

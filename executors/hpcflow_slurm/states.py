@@ -8,7 +8,7 @@ from typing import Final
 
 from hpcflow.core.model import Cause, Phase, Stuck
 
-__all__ = ["canceller", "state_of", "stuck_of"]
+__all__ = ["SUSPENDED", "canceller", "state_of", "stuck_of"]
 
 #: Every state of squeue(1) and sacct(1), 17.11 to 24.11, in which the array task may still do something.
 _ALIVE: Final[Mapping[str, Phase]] = {
@@ -29,6 +29,8 @@ _ALIVE: Final[Mapping[str, Phase]] = {
     "STAGE_OUT": Phase.RUNNING,
     "RESIZING": Phase.RUNNING,
 }
+#: Those of them in which it has begun and stands still.
+SUSPENDED: Final = frozenset({"SUSPENDED", "STOPPED"})
 _ENDED: Final[Mapping[str, Cause]] = {
     "COMPLETED": Cause.DONE,
     "FAILED": Cause.FAILED,

@@ -176,6 +176,8 @@ def _array_row(ended: bool, line: ArrayLine) -> tuple[str, ...]:
 
 
 def _state(line: ArrayLine) -> str:
+    if line.suspended and line.suspended >= line.up and line.state == "submitted":
+        return "suspended"
     # Its workers' journals are read more often than schedulers are asked.
     return "running" if line.up and line.state == "submitted" else line.state
 
@@ -183,8 +185,9 @@ def _state(line: ArrayLine) -> str:
 def _why(line: ArrayLine) -> str:
     if line.state == "ended":
         return ""
-    if line.up and line.state == "submitted":
-        return f"{line.up} of {counted(line.width, 'array task')} run" if line.up < line.width else ""
+    if line.suspended < line.up and line.state == "submitted":
+        told = [f"{line.up - line.suspended} of {counted(line.width, 'array task')} run"] * (line.up < line.width)
+        return ", ".join([*told, *[f"{line.suspended} suspended"] * (line.suspended > 0)])
     return f"{line.why} ({line.reason})" if line.why else line.reason
 
 

@@ -335,6 +335,8 @@ class Observation:
     by: str | None = None
     #: Only for PENDING.
     stuck: Stuck | None = None
+    #: Only for RUNNING: it began, and stands still until somebody lets it go on. It is alive.
+    suspended: bool = False
     exit_code: int | None = None
     signal: int | None = None
     host: str | None = None

@@ -128,10 +128,11 @@ class Plugin(Protocol):
         ...
 
     def why_pending(self, raw: str) -> str | None:
-        """Return in plain words why an array task waits, as a phrase that begins with a verb.
+        """Return in plain words why an array task waits or is suspended, as a phrase that begins with a verb.
 
         Args:
-            raw: `Observation.raw` of a pending one. ``None``: the scheduler's own words are all that is to be said.
+            raw: `Observation.raw` of a pending or suspended one. ``None``: the scheduler's own words are all that is to
+                be said.
         """
         ...
 

@@ -79,10 +79,13 @@ class QueuedJob:
     partition: str
     #: PENDING or RUNNING.
     phase: Phase
+    #: Of a running one: it stands still until somebody lets it go on.
+    suspended: bool = False
     #: The scheduler's own words: its state, and of a pending one the code or sentence of why it waits.
     raw: str
     reason: str | None = None
-    #: The reason in plain words, as a phrase that begins with a verb; ``None``: `reason` is all there is.
+    #: Why it waits or is suspended in plain words, as a phrase that begins with a verb; ``None``: `reason` is all there
+    #: is.
     why: str | None = None
     stuck: Stuck | None = None
     #: Asked for by one job or array task; GPUs over all its nodes.

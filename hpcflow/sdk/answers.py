@@ -54,6 +54,8 @@ class ArrayLine:
     why: str
     #: Array tasks whose workers have come up and not left.
     up: int = 0
+    #: Array tasks that began and stand still.
+    suspended: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,7 @@ def parse_summary(raw: JsonObject) -> Summary:
                 reason=line.get("reason") or "",
                 why=line.get("why") or "",
                 up=line.get("up", 0),
+                suspended=line.get("suspended", 0),
             )
             for line in raw.get("arrays", ())
         ),

@@ -41,6 +41,7 @@ class Arrays:
     def told(self, row: ArrayRow) -> Json:
         """Return one array as every answer tells of it."""
         up, busy = self._up(row)
+        bag = self._bags.get(row.array.bag) if row.state is ArrayState.SUBMITTED else None
         return {
             "cluster": row.array.cluster,
             "job_id": row.array.job_id,
@@ -52,6 +53,7 @@ class Arrays:
             "why": self._why(row),
             "up": up,
             "busy": busy,
+            "suspended": 0 if bag is None else _suspended(row, bag),
         }
 
     def serving(self, row: ArrayRow, bag: Bag) -> Json:
@@ -76,6 +78,10 @@ class Arrays:
             bag = self._bags.get(row.array.bag)
             self._manned[row.array.bag] = {} if bag is None else _manned(bag)
         return self._manned[row.array.bag].get(row.array.job_id, (0, 0))
+
+
+def _suspended(row: ArrayRow, bag: LiveBag) -> int:
+    return next((len(each.suspended) for each in bag.arrays if each.array.token == row.array.token), 0)
 
 
 def _manned(bag: LiveBag) -> dict[str, tuple[int, int]]:

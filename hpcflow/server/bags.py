@@ -57,10 +57,13 @@ class LiveArray:
     seen: bool = False
     #: An array task of it that somebody holds; ``None``: nobody does, or some of it runs.
     held: Observation | None = None
+    #: Array tasks that began and stand still.
+    suspended: tuple[Observation, ...] = ()
     #: An array task of it that can't ever start, and in how many complete answers in a row that was said of all.
     hopeless: Observation | None = None
     hopeless_for: int = 0
     told_held: bool = False
+    told_suspended: bool = False
     #: Array tasks that waited for nodes or their turn when the scheduler answered last.
     queueing: int = 0
     #: It is in the hands of the submit command just now.
@@ -122,18 +125,18 @@ class LiveArray:
         self.ends |= {row.index: row for row in rows if row.phase is Phase.ENDED}
         for row in alive:
             self.ends.pop(row.index, None)
+        if alive or complete:
+            self.suspended = tuple(row for row in alive if row.suspended)
         if alive:
-            # While nothing of it runs, the scheduler's words say what it waits for.
-            waits = all(row.phase is Phase.PENDING for row in alive)
-            reason, self.reason = self.reason, alive[0].raw if waits else None
+            # While nothing of it goes on, the scheduler's words say what it waits for.
+            waits = all(row.phase is Phase.PENDING or row.suspended for row in alive)
+            reason, self.reason = self.reason, (self.suspended or alive)[0].raw if waits else None
             changed = changed or reason != self.reason
         if alive or complete:
             self.queueing = sum(row.phase is Phase.PENDING and row.stuck is None for row in alive)
             self.held = next((row for row in alive if row.stuck is Stuck.HELD), None)
-        if alive and all(row.stuck is Stuck.NEVER for row in alive):
-            self.hopeless, self.hopeless_for = alive[0], self.hopeless_for + complete
-        else:
-            self.hopeless, self.hopeless_for = None, 0
+        doomed = bool(alive) and all(row.stuck is Stuck.NEVER for row in alive)
+        self.hopeless, self.hopeless_for = (alive[0], self.hopeless_for + complete) if doomed else (None, 0)
         if alive or not complete:
             self.silent = 0
             return changed
@@ -157,8 +160,7 @@ class LiveArray:
 
     def end(self, index: int) -> Observation | None:
         """Return how an array task ended, as this server or an earlier one was told; ``None``: nobody was."""
-        before = self.ends_before.get(index)
-        if index in self.ends or before is None:
+        if index in self.ends or (before := self.ends_before.get(index)) is None:
             return self.ends.get(index)
         return Observation(
             token=self.array.token,
@@ -177,8 +179,7 @@ class LiveArray:
     def may_have_run(self) -> Iterator[str]:
         """Yield its array tasks, as "8123_7", but for those that were cancelled before they began."""
         for index, name in enumerate(self.names()):
-            end = self.end(index)
-            if end is None or end.started_at is not None or end.cause is not Cause.CANCELLED:
+            if (end := self.end(index)) is None or end.started_at is not None or end.cause is not Cause.CANCELLED:
                 yield name
 
     def row(self) -> ArrayRow:

@@ -186,11 +186,12 @@ class QueuedJobAnswer(Described):
     dispatch: str | None
     account: str | None
     partition: str
-    state: Literal["pending", "running"]
+    #: "suspended": it began, and stands still until somebody lets it go on. Partitions count it among what runs.
+    state: Literal["pending", "running", "suspended"]
     #: The scheduler's own words: its state, and the code or sentence of why it waits.
     raw: str
     reason: str | None
-    #: The reason in plain words; ``None``: `reason` is all there is.
+    #: Why it waits or is suspended, in plain words; ``None``: `reason` is all there is.
     why: str | None
     #: "held": only a release starts it. "never": it can't ever start as it was asked for.
     stuck: Literal["held", "never"] | None

@@ -101,6 +101,8 @@ class ServingArray(Described):
     #: Array tasks whose workers have come up and not left, as their journals say, and those of them that are not free.
     up: int
     busy: int
+    #: Array tasks that stand still until somebody lets them go on, as the scheduler said when it was asked last.
+    suspended: int
     #: Those of one bag serve the same tasks.
     bag: str
     #: Of each of its array tasks; ``None``: without end.

@@ -24,7 +24,7 @@ _PATIENCE_S: Final = 3.0
 #: but never so soon after the last one.
 _SETTLED_S: Final = 3.0
 _SOONEST_S: Final = 5.0
-_JOB_FIELDS: Final = tuple(field.name for field in fields(QueuedJob) if field.name != "phase")
+_JOB_FIELDS: Final = tuple(field.name for field in fields(QueuedJob) if field.name not in {"phase", "suspended"})
 _TIMES: Final = frozenset({"submitted_at", "started_at", "starts_at"})
 _NODE_FIELDS: Final = tuple(field.name for field in fields(QueueNode))
 _PARTITION_FIELDS: Final = tuple(field.name for field in fields(QueuePartition) if field.name != "nodes")
@@ -187,7 +187,7 @@ def _job(job: QueuedJob, user: str | None, dispatches: Mapping[JobId, DispatchId
     return {
         **told,
         **{name: spelled(told[name]) for name in _TIMES},
-        "state": job.phase,
+        "state": "suspended" if job.suspended else job.phase,
         "mine": mine,
         "dispatch": dispatches.get(JobId(job.job_id)) if mine else None,
     }

@@ -15,6 +15,7 @@ from hpcflow.core.follow import EXIT_STORAGE, Lost, newest_first
 from hpcflow.core.model import Cause, Observation
 from hpcflow.core.plan import is_reserve_worth, more_workers
 from hpcflow.core.states import Event
+from hpcflow.core.words import counted
 from hpcflow.server.bags import LiveArray, LiveBag
 from hpcflow.server.clusters import Cluster
 from hpcflow.server.collect import Collector
@@ -282,9 +283,10 @@ class Reconciler:
         return changed
 
     def _look_at_queue(self, cluster: Cluster, bag: LiveBag) -> None:
-        """Tell the user about array tasks that are held, and give up those that can't ever start."""
+        """Tell the user about array tasks that are held or suspended, and give up those that can't ever start."""
         for array in bag.arrays:
             job = array.array.job_id
+            self._tell_suspended(cluster, bag, array)
             if array.held is not None and not array.told_held:
                 array.told_held = True
                 who = self._who(cluster, array.held)
@@ -305,6 +307,19 @@ class Reconciler:
                     f"Job {job} can't ever start as it was asked for: {cluster.name} says {array.hopeless.raw}. "
                     f"`hpcflow retry {bag.dispatch.id}` tries again, with --walltime and --memory if need be."
                 )
+
+    def _tell_suspended(self, cluster: Cluster, bag: LiveBag, array: LiveArray) -> None:
+        """Tell the user once that array tasks stand still, and that they go on: nothing else follows from it."""
+        if bool(array.suspended) is array.told_suspended or bag.dispatch.ended_at is not None:
+            return
+        array.told_suspended = not array.told_suspended
+        if not array.suspended:
+            self._writer.say(bag.dispatch, f"Job {array.array.job_id} is not suspended any more.")
+            return
+        raw, width = array.suspended[0].raw, array.array.width
+        why = cluster.plugin.why_pending(raw) or "is suspended"
+        some = f": {counted(len(array.suspended), 'array task')} of {width}" if len(array.suspended) < width else ""
+        self._writer.say(bag.dispatch, f"Job {array.array.job_id} {why[0].lower()}{why[1:]} ({raw}){some}.")
 
     async def _settle(self, cluster: Cluster, bag: LiveBag) -> None:
         """Give back or charge what dead workers left, after reading their journals once more."""

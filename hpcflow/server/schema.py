@@ -115,6 +115,8 @@ class ArrayAnswer(Described):
     #: Array tasks whose workers have come up and not left, as their journals say, and those of them that are not free.
     up: int = 0
     busy: int = 0
+    #: Array tasks that stand still until somebody lets them go on, as the scheduler said when it was asked last.
+    suspended: int = 0
 
 
 class Asked(Described):

@@ -199,6 +199,7 @@ class MiniPlugin:
                 host=more.get("host"),
                 by=more.get("by"),
                 stuck=Stuck(more["stuck"]) if "stuck" in more else None,
+                suspended=bool(more.get("suspended")),
                 core_seconds=float(more["core_seconds"]) if "core_seconds" in more else None,
                 max_rss_kib=int(more["max_rss_kib"]) if "max_rss_kib" in more else None,
             )

@@ -572,10 +572,17 @@ def test_show_says_why_a_job_waits_in_plain_words_beside_the_schedulers(
     # What its workers have written is newer than what the scheduler said; of what is over nothing waits any more.
     up = [{**line, "reason": "PENDING Priority", "up": up} for up in (2, 1)]
     over = {**line, "reason": "PENDING Resources", "state": "ended"}
-    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary(status="RUNNING", arrays=[*up, over]))
+    # Of what is suspended the workers write nothing.
+    part = {**line, "reason": None, "up": 2, "suspended": 1}
+    still = {**line, "reason": "SUSPENDED", "why": "Is suspended", "up": 2, "suspended": 2}
+    arrays = [*up, over, part, still]
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary(status="RUNNING", arrays=arrays))
     assert main(["show", DISPATCH]) == 0
     told = [" ".join(text.split()[2:]) for text in _lines(capsys) if text.startswith("slurm ") and " 41 " in text]
-    assert told == ["2 running", "2 running 1 of 2 array tasks run", "2 ended"]
+    assert told == [
+        *("2 running", "2 running 1 of 2 array tasks run", "2 ended", "2 running 1 suspended"),
+        "2 suspended Is suspended (SUSPENDED)",
+    ]
 
 
 def test_watching_without_a_terminal_writes_a_line_for_each_thing_that_changed(

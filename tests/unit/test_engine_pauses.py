@@ -12,6 +12,7 @@ from hpcflow.core.states import State, Status
 from hpcflow.server.store import ArrayState
 from tests.unit.mini_world import MINI, PlayedWorker, World, a_stage
 from tests.unit.test_engine import errors, in_loop, resume, states
+from tests.unit.test_service import a_service
 
 
 @in_loop
@@ -118,6 +119,30 @@ async def test_a_held_job_is_told_and_nothing_is_submitted_beside_it(tmp_path: P
         worker = PlayedWorker(job, 0)
         worker.run(0, 0)
         worker.run(1, 1)
+        assert (await stage.ended(live)).status is Status.COMPLETED
+
+
+@in_loop
+async def test_a_suspended_job_is_told_and_lives(tmp_path: Path) -> None:
+    async with a_stage(tmp_path) as stage:
+        live = await stage.dispatch([])
+        job = await stage.job()
+        worker = PlayedWorker(job, 0)
+        job.tasks[0] = (Phase.RUNNING, None, "SUSPENDED")
+        job.more[0] = {"suspended": "yes"}
+        await stage.until(lambda: stage.store.messages(live.id))
+        (told,) = (await a_service(stage).questions.summary(live.id))["arrays"]
+        assert (told["state"], told["reason"], told["suspended"]) == ("submitted", "SUSPENDED", 1)
+        asked = stage.world.count("query")
+        await stage.until(lambda: stage.world.count("query") > asked + 2)
+        assert (stage.world.count("submit"), stage.world.count("cancel")) == (1, 0)
+        job.tasks[0], job.more[0] = (Phase.RUNNING, None, "RUNNING"), {}
+        await stage.until(lambda: len(stage.store.messages(live.id)) > 1)
+        assert [text for _, text in stage.store.messages(live.id)] == [
+            f"Job {job.id} is suspended (SUSPENDED).",
+            f"Job {job.id} is not suspended any more.",
+        ]
+        worker.run(0, 0)
         assert (await stage.ended(live)).status is Status.COMPLETED
 
 

@@ -54,6 +54,7 @@ LSF = LsfPlugin(python="", worker="", root="")
         ("Q Not Running: Mercury is in retrograde", None),
         ("Q Can Never Run: Mercury is in retrograde", "Never starts: asks for what this cluster can't give"),
         ("R Job run at Sun Nov 22", None),
+        ("S", "Is suspended: an operator, or a job that goes first, has its cores; it goes on after that"),
         ("", None),
     ],
 )
@@ -88,6 +89,7 @@ def test_pbs_comments_have_their_meaning(raw: str, words: str | None) -> None:
         ("PSUSP The job was suspended by the user while pending;", "Is held by you"),
         ("PSUSP Job was suspended by LSF admin or root while pending;", "Is held by an administrator"),
         ("PSUSP", "Is held"),
+        ("USUSP", "Is suspended: you or an administrator stopped it; it goes on after `bresume`"),
         ("PEND Mercury is in retrograde;", None),
         ("RUN", None),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime
@@ -157,6 +158,24 @@ def test_a_row_that_cant_be_read_is_said_and_nothing_is_counted() -> None:
     assert view.problems == ("squeue printed 1 row that can't be read.",)
     assert {partition.pending for partition in view.partitions} == {None}
     assert len(view.jobs or ()) == 18
+
+
+def test_a_suspended_job_is_no_running_one_in_any_schedulers_words(pbs: list[Reply], lsf: list[Reply]) -> None:
+    squeue, sinfo = slurm()
+    row = next(line for line in squeue.stdout.split(b"\n") if line.startswith(b"2|RUNNING|"))
+    slurms = [replace(squeue, stdout=squeue.stdout.replace(row, row.replace(b"RUNNING", b"SUSPENDED"))), sinfo]
+    pbss = [replace(pbs[0], stdout=re.sub(rb'("job_state":\s*)"R"', rb'\1"S"', pbs[0].stdout)), pbs[1]]
+    lsfs = [replace(lsf[0], stdout=re.sub(rb'("STAT":\s*)"RUN"', rb'\1"SSUSP"', lsf[0].stdout)), lsf[1]]
+
+    for plugin, replies, key, raw in (
+        (SLURM, slurms, ("2", None), "SUSPENDED"),
+        (PBS, pbss, ("1", None), "S"),
+        (LSF, lsfs, ("2", "1"), "SSUSP"),
+    ):
+        job = of(plugin.parse_queue(replies))[*key, Phase.RUNNING]
+        assert (job.suspended, job.raw, (job.why or "")[:12]) == (True, raw, "Is suspended")
+        before = [slurm(), pbs, lsf][[SLURM, PBS, LSF].index(plugin)]
+        assert not any(each.suspended for each in of(plugin.parse_queue(before)).values())
 
 
 def test_without_one_of_two_answers_the_other_is_told() -> None:

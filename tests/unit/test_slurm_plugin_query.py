@@ -145,6 +145,7 @@ def test_accounting_says_why_an_array_task_ended(
         ("RUNNING", Phase.RUNNING),
         ("COMPLETING", Phase.RUNNING),
         ("SUSPENDED", Phase.RUNNING),
+        ("STOPPED", Phase.RUNNING),
         ("STAGE_OUT", Phase.RUNNING),
     ],
 )
@@ -152,6 +153,7 @@ def test_the_queue_says_what_lives(state: str, phase: Phase) -> None:
     seen = observe(queue(f"8123_0|{state}|None"), SILENT)
 
     assert phases(seen) == {0: phase}
+    assert seen.rows[0].suspended is (state in {"SUSPENDED", "STOPPED"})
     assert seen.problems == ()
 
 

@@ -152,3 +152,26 @@ def test_the_sentence_about_nodes_is_told_by_what_the_nodes_do(away: int, words:
         "Waits for nodes: the only one of flaky is down or drained"
     )
     assert of_nodes("PENDING Resources", "batch", away, 4) is None
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (
+            "SUSPENDED",
+            "Is suspended: an administrator, or a job that goes first, has its cores; it goes on after that",
+        ),
+        ("STOPPED None", "Is stopped by a signal and keeps its cores; it goes on when it is told to"),
+        (
+            "PENDING job requeued in held state",
+            "Is held: it was put back into the queue, and starts only when it is released",
+        ),
+        ("REQUEUE_HOLD", "Is held: it was put back into the queue, and starts only when it is released"),
+        ("PENDING launch failed requeued held", "Is held: it could not be started on its node, and was put back"),
+        ("RESV_DEL_HOLD None", "Is held: its reservation is gone"),
+        ("REQUEUE_HOLD JobHeldAdmin", "Is held by an administrator"),
+        ("RUNNING", None),
+    ],
+)
+def test_what_is_suspended_or_was_put_back_and_held_says_so(raw: str, words: str | None) -> None:
+    assert PLUGIN.why_pending(raw) == words

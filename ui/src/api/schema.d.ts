@@ -1175,6 +1175,11 @@ export interface components {
             state: string;
             /** Submitted At */
             submitted_at: string | null;
+            /**
+             * Suspended
+             * @default 0
+             */
+            suspended: number;
             /** Token */
             token: string;
             /**
@@ -1688,6 +1693,8 @@ export interface components {
             state: string;
             /** Submitted At */
             submitted_at: string | null;
+            /** Suspended */
+            suspended: number;
             /** Token */
             token: string;
             /** Tried Again */
@@ -2328,7 +2335,7 @@ export interface components {
              * State
              * @enum {string}
              */
-            state: "pending" | "running";
+            state: "pending" | "running" | "suspended";
             /** Stuck */
             stuck: ("held" | "never") | null;
             /** Submitted At */
@@ -2473,6 +2480,8 @@ export interface components {
             state: string;
             /** Submitted At */
             submitted_at: string | null;
+            /** Suspended */
+            suspended: number;
             /** Up */
             up: number;
             /** Walltime S */

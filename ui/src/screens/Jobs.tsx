@@ -97,6 +97,7 @@ function State({ array, over, looks }: { array: DispatchArray; over: boolean; lo
     return <span className="badge"><Mark tone={array.state === "refused" ? "failed" : "queued"} still />{word}</span>;
   }
   const known = seen(array, looks);
+  if (array.suspended > 0 && array.suspended >= array.up && !known?.running) return <span className="badge"><Mark tone="queued" still />{count(array.suspended)} suspended</span>;
   if (array.up > 0 && !known?.running) return <><span className="badge"><Mark tone="running" still />{count(array.up)} running</span> <span className="soft block">as {array.up === 1 ? "its worker tells" : "its workers tell"}</span></>;
   if (!known) return <span className="badge" title={stateOf("queued").means}><Mark tone="queued" still />submitted</span>;
   return (

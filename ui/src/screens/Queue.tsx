@@ -65,7 +65,7 @@ export function Queue() {
         <div className="toolbar">
           <SearchBox label="Search job, name, user, account or reason" value={search.q ?? ""} onChange={seek} />
           <Chips label="Whose" chosen={mine ? ["mine"] : []} options={[{ value: "mine", text: `Mine${data.user ? ` (${data.user})` : ""}` }]} onChange={(chosen) => void navigate({ search: (old) => ({ ...old, mine: chosen.length > 0 }) })} />
-          <Chips label="State" chosen={states} options={[{ value: "running", text: <span className="badge"><Mark tone="running" still />running</span> }, { value: "pending", text: <span className="badge"><Mark tone="queued" still />pending</span> }]} onChange={(state) => void navigate({ search: (old) => ({ ...old, state: state.join(",") }) })} />
+          <Chips label="State" chosen={states} options={[{ value: "running", text: <span className="badge"><Mark tone="running" still />running</span> }, { value: "pending", text: <span className="badge"><Mark tone="queued" still />pending</span> }, ...(states.includes("suspended") || data.jobs?.some((job) => job.state === "suspended") ? [{ value: "suspended" as const, text: <span className="badge"><Mark tone="queued" still />suspended</span> }] : [])]} onChange={(state) => void navigate({ search: (old) => ({ ...old, state: state.join(",") }) })} />
           {data.jobs && <HowMany found={rows.length} total={data.jobs_total ?? rows.length} word="row" />}
         </div>
       )}
@@ -100,7 +100,7 @@ function sorter(column: string, down: boolean): (one: Row, other: Row) => number
 function Start({ job }: { job: Job }) {
   const now = useNow();
   if (job.state === "pending") return <Starts brief start={{ at: job.starts_at, from: job.starts_from, stuck: job.stuck }} />;
-  return job.started_at ? <span title={absolute(job.started_at)}>runs {duration((now - Date.parse(job.started_at)) / 1_000)}</span> : null;
+  return job.started_at ? <span title={absolute(job.started_at)}>{job.state === "suspended" ? "began" : "runs"} {duration((now - Date.parse(job.started_at)) / 1_000)}{job.state === "suspended" ? " ago" : ""}</span> : null;
 }
 
 /** Why nobody can say how many go first. */
@@ -119,7 +119,7 @@ function Ahead({ job, scheduler, whole }: { job: Job; scheduler: string; whole: 
 
 function Why({ job }: { job: Job }) {
   if (job.state === "running") return <span className="soft">{job.hosts}</span>;
-  const code = job.reason === null ? "" : codeOf(job.reason);
+  const code = job.state === "suspended" ? job.raw : job.reason === null ? "" : codeOf(job.reason);
   return <>{job.why ?? code} {job.why && code && job.why.toLowerCase() !== code.toLowerCase() && <span className="soft id">({code})</span>}</>;
 }
 

@@ -20,7 +20,7 @@ function array(job_id: string | null, more: Partial<AnArray> = {}): AnArray {
   return { cluster: "far", job_id, width: 4, state: "submitted", submitted_at: "2026-11-27T05:00:30Z", reason: "PENDING Priority", why: "Waits its turn", up: 0, busy: 0, ...more };
 }
 
-const summary = (arrays: AnArray[], more = {}) => ({ status: "RUNNING" as const, counts: { queued: 3 }, messages: [], arrays: arrays.map((each) => ({ ...each, token: `t${each.job_id}` })), ...more });
+const summary = (arrays: AnArray[], more = {}) => ({ status: "RUNNING" as const, counts: { queued: 3 }, messages: [], arrays: arrays.map((each) => ({ ...each, token: `t${each.job_id}`, suspended: 0 })), ...more });
 
 describe("what a queue knows of a job", () => {
   it("counts its array tasks by state", () => {
@@ -40,6 +40,12 @@ describe("reasons", () => {
       { text: "Waits for room", code: "Resources", jobs: 1, tasks: 3 },
       { text: "Waits for others of its array", code: "JobArrayTaskLimit", jobs: 1, tasks: 2 },
     ]);
+  });
+  it("tell what is suspended, which does not run", () => {
+    const known = looks(row("7", { state: "suspended", raw: "SUSPENDED", reason: null, why: "Is suspended: a job that goes first has its cores", tasks: 2 }));
+    expect(reasons([array("7")], known)).toEqual([{ text: "Is suspended: a job that goes first has its cores", code: "SUSPENDED", jobs: 1, tasks: 2 }]);
+    expect(worked([array("7")], known)).toEqual([]);
+    expect(reasons([array("8", { up: 2, suspended: 2, reason: "SUSPENDED", why: "Is suspended" })], new Map())).toEqual([{ text: "Is suspended", code: "SUSPENDED", jobs: 1, tasks: 4 }]);
   });
   it("are none of a job that has left the queue since it was looked at, though its end is not told", () => {
     const left = array("9", { submitted_at: "2026-11-27T04:59:00Z" });

@@ -21,6 +21,8 @@ export interface AnArray {
   readonly up: number;
   /** Those of them that are not free. */
   readonly busy: number;
+  /** Those that the scheduler let stand still. */
+  readonly suspended?: number;
 }
 
 export interface Reason {
@@ -97,13 +99,13 @@ export function reasons(arrays: readonly AnArray[], looks: Looks): Reason[] {
     if (known) {
       const own = new Set<string>();
       for (const row of known.rows) {
-        if (row.state !== "pending") continue;
+        if (row.state === "running") continue;
         // A scheduler has no word for a job that it has not looked at yet.
-        const reason = row.reason ?? row.why ?? "";
+        const reason = row.state === "suspended" ? row.raw : row.reason ?? row.why ?? "";
         if (reason) add(row.why, reason, own.has(reason) ? 0 : 1, row.tasks);
         own.add(reason);
       }
-    } else if (array.reason && !array.up && !gone(array, looks)) {
+    } else if (array.reason && (!array.up || array.suspended) && !gone(array, looks)) {
       add(array.why, array.reason, 1, array.width);
     }
   }
