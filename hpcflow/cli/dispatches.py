@@ -5,18 +5,20 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from hpcflow.cli.frame import FAILED, OK, the_server, write_json
+from hpcflow.cli.starts import Starts, starts
 from hpcflow.core.states import State
 from hpcflow.core.words import counted, memory
 
 if TYPE_CHECKING:
     from hpcflow.sdk.answers import ArrayLine, Summary, TaskRecord
+    from hpcflow.sdk.connection import Server
     from hpcflow.sdk.results import NodeResult
 
 __all__ = ["cancel", "list_dispatches", "pause", "redispatch", "resume", "retry", "show"]
@@ -73,7 +75,7 @@ def show(options: argparse.Namespace) -> int:
     waits = options.wait or options.watch
     if waits and not parse_summary(raw).ended:
         if options.watch and not options.json:
-            _watch(changes(server, parse_summary(raw)))
+            _watch(changes(server, parse_summary(raw)), partial(_starts, server))
         else:
             until_ended(server, parse_summary(raw))
         raw = server.ask("GET", f"/dispatches/{dispatch_id}")
@@ -88,7 +90,9 @@ def show(options: argparse.Namespace) -> int:
             write_json({**task, "stdout": node.stdout, "stderr": node.stderr})
             return code
         about = server.ask("GET", f"/dispatches/{dispatch_id}/tasks/{options.task}/about")
-        _write_task(node, about, summary.root)
+        lines = about.get("arrays", ()) if node.state is State.QUEUED else ()
+        jobs = [(line["cluster"], line["job_id"]) for line in lines if line["job_id"] and not line.get("up")]
+        _write_task(node, about, summary.root, starts(server, jobs))
         return code
     shown = None if options.tasks else State.FAILED
     records: list[TaskRecord] = []
@@ -97,7 +101,7 @@ def show(options: argparse.Namespace) -> int:
     if options.json:
         write_json({**raw, "tasks_shown": [asdict(record) for record in records]})
         return code
-    _write_dispatch(summary)
+    _write_dispatch(summary, _starts(server, summary))
     if summary.ended and summary.arrays:
         for sentence in sentences(parse_usage(server.ask("GET", f"/dispatches/{dispatch_id}/usage"))):
             print(sentence)
@@ -131,7 +135,12 @@ def _write_failures(failures: Mapping[str, Any]) -> None:  # Any: JSON
         print(plain(f"{counted(group['tasks'], 'task')} failed: {group['text'].partition(chr(10))[0]} ({named}{more})"))
 
 
-def _write_dispatch(summary: Summary) -> None:
+def _starts(server: Server, summary: Summary) -> Starts:
+    waiting = [] if summary.ended else [line for line in summary.arrays if _state(line) == "submitted"]
+    return starts(server, [(line.cluster, line.job_id) for line in waiting if line.job_id is not None])
+
+
+def _write_dispatch(summary: Summary, known: Starts) -> None:
     from hpcflow.sdk.plain import plain
     from hpcflow.sdk.terminal import clock, counts, table, took, why_paused
 
@@ -153,20 +162,25 @@ def _write_dispatch(summary: Summary) -> None:
         print()
         table(
             ("CLUSTER", "JOB", "WIDTH", "STATE", "REASON"),
-            map(partial(_array_row, summary.ended), summary.arrays),
+            map(partial(_array_row, summary.ended, known), summary.arrays),
         )
+    for cluster, at in known.at.items():
+        print(plain(f"Starts and places are those of {cluster}'s queue at {clock(at)}."))
     for asked in summary.asked:
         if asked.unknown_since is not None:
             print(plain(f"{asked.cluster}: unknown since {clock(asked.unknown_since)}. {asked.problem}"))
             continue
         when = f"was asked last at {clock(asked.at)}" if asked.at else "has not been asked yet"
         # Between two looks at the accounting a job's reason is old, or not there yet.
-        now = "." if summary.ended else f"; `hpcflow queue {asked.cluster}` asks it now."
+        also = ", also when jobs are to start" if asked.cluster in known.unseen else ""
+        now = "." if summary.ended else f"; `hpcflow queue {asked.cluster}` asks it now{also}."
         print(plain(f"{asked.cluster} {when}{f', and did not answer: {asked.problem}' if asked.problem else now}"))
 
 
-def _array_row(ended: bool, line: ArrayLine) -> tuple[str, ...]:
+def _array_row(ended: bool, known: Starts, line: ArrayLine) -> tuple[str, ...]:
     state, why = _state(line), _why(line)
+    if said := known.words.get((line.cluster, line.job_id or "")):
+        why = f"{why}; {said}" if why else said
     if ended and line.state == "submitted":
         # What it waited for is past: its tasks have ended.
         state, why = "ending", "accounting has not told its end yet"
@@ -191,7 +205,7 @@ def _why(line: ArrayLine) -> str:
     return f"{line.why} ({line.reason})" if line.why else line.reason
 
 
-def _watch(summaries: Iterable[Summary]) -> None:
+def _watch(summaries: Iterable[Summary], known: Callable[[Summary], Starts]) -> None:
     """Show a dispatch anew with each change; where nobody sees a screen, only the lines that are new."""
     from hpcflow.sdk.plain import plain
 
@@ -199,7 +213,7 @@ def _watch(summaries: Iterable[Summary]) -> None:
     for summary in summaries:
         if sys.stdout.isatty():
             sys.stdout.write(_CLEAR)
-            _write_dispatch(summary)
+            _write_dispatch(summary, known(summary))
         else:
             lines = _lines(summary)
             for line in lines:
@@ -236,7 +250,7 @@ def _task_row(record: TaskRecord) -> tuple[str, ...]:
     return str(record.index), record.name, state, job, record.host or "-", cpu, peak, error
 
 
-def _write_task(node: NodeResult, about: Mapping[str, Any], root: str) -> None:  # Any: JSON
+def _write_task(node: NodeResult, about: Mapping[str, Any], root: str, known: Starts) -> None:  # Any: JSON
     from hpcflow.sdk.plain import plain
     from hpcflow.sdk.terminal import table
 
@@ -258,6 +272,8 @@ def _write_task(node: NodeResult, about: Mapping[str, Any], root: str) -> None: 
                 if up := line.get("up"):
                     busy, which = line["busy"], "" if line["busy"] == up else f"{line['busy']} of "
                     why = f": {which}its {counted(up, 'array task')} {'is' if busy == 1 else 'are'} busy"
+                elif said := known.words.get((line["cluster"], line["job_id"])):
+                    why = f"{why}; {said}" if why else f": {said}"
                 print(plain(f"It waits for job {line['job_id']} on {line['cluster']}, {line['width']} wide{why}"))
     if held_by := about.get("held_by", ())[:_NAMED]:
         names = ", ".join(f"{each['name']} (task {each['index']}, {each['state']})" for each in held_by)

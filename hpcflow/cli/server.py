@@ -148,10 +148,13 @@ def show_status(options: argparse.Namespace) -> int:
 
 
 def _write_status(status: Mapping[str, Any]) -> None:  # Any: JSON
-    clusters = [_with_state(name, status) for name in status["clusters"]]
+    from hpcflow.sdk.answers import parse_time
     from hpcflow.sdk.plain import plain
+    from hpcflow.sdk.terminal import clock
 
-    print(f"hpcflow {status['version']} runs on {status['host']}, pid {status['pid']}, since {status['started_at']}")
+    clusters = [_with_state(name, status) for name in status["clusters"]]
+    since = clock(parse_time(status["started_at"]))
+    print(f"hpcflow {status['version']} runs on {status['host']}, pid {status['pid']}, since {since}")
     print(f"home        {status['home']}")
     if status["connected_to"]:
         print(f"reached     through the connection to {status['connected_to']}")

@@ -15,6 +15,8 @@ _AMOUNT: Final = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)")
 _BYTES: Final = {
     "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
 }  # fmt: skip
+#: Of what Slurm calls so: the first is 1000 or 1024 bytes, each other as many of the one before.
+_LETTERS: Final = ("K", "M", "G", "T")
 _MEMORY_SHAPES: Final = "'8 GB' (8 x 1000^3 bytes), '8 GiB' (8 x 1024^3 bytes) or '500 MB'"
 _MEMORY_MAX_MIB: Final = 256 * 2**20
 
@@ -30,10 +32,15 @@ def parse_memory(name: str, value: object) -> int:
     if match is None:
         raise UserError(f"{name}={value!r} is no amount of memory: write {_MEMORY_SHAPES}.")
     number, unit = match.groups()
+    letter = unit.upper()
+    if letter in _LETTERS:
+        power = _LETTERS.index(letter) + 1
+        decimal = f"'{number} {letter}B' ({number} x 1000^{power} bytes)"
+        binary = f"'{number} {letter}iB' ({number} x 1024^{power} bytes)"
+        hint = f"{letter!r} means {letter}B to some and {letter}iB to others"
+        raise UserError(f"{name}={value!r}: {hint}; write {decimal} or {binary}.")
     if unit.lower() not in _BYTES:
-        letter = unit.upper() if len(unit) == 1 and unit.upper() in "KMGT" else None
-        hint = f"{letter!r} means {letter}B to some and {letter}iB to others" if letter else f"{unit!r} is no unit"
-        raise UserError(f"{name}={value!r}: {hint}; write {_MEMORY_SHAPES}.")
+        raise UserError(f"{name}={value!r}: {unit!r} is no unit; write {_MEMORY_SHAPES}.")
     mib = -(-Fraction(number) * _BYTES[unit.lower()] // 2**20)
     if not 1 <= mib <= _MEMORY_MAX_MIB:
         raise UserError(f"{name}={value!r} must be more than nothing and at most 256 TiB.")

@@ -34,8 +34,8 @@ class ClusterDesk(Protocol):
         """Return the steps of the last test as soon as their version is not ``since``."""
         ...
 
-    async def queue(self, name: str, *, mine: bool, nodes: bool, limit: int) -> Json:
-        """Return a cluster's queue, from the last look when that is young enough."""
+    async def queue(self, name: str, *, mine: bool, nodes: bool, limit: int, ask: bool = True) -> Json:
+        """Return a cluster's queue, from the last look when that is young enough, or when nothing shall be asked."""
         ...
 
     async def login(self, name: str) -> Json:
@@ -95,9 +95,10 @@ def cluster_routes(desk: ClusterDesk) -> APIRouter:
         mine: Annotated[bool, Query(description="Only the user's own jobs.")] = False,
         nodes: Annotated[bool, Query(description="With the list of nodes.")] = True,
         limit: Annotated[int, Query(ge=0, le=100_000, description="Rows of jobs.")] = 2000,
+        ask: Annotated[bool, Query(description="Look anew when that is due; else tell the last look.")] = True,
     ) -> Response:
         # As it is: a check of each of ten thousand rows would cost more than the look.
-        return JSONResponse(await desk.queue(name, mine=mine, nodes=nodes, limit=limit))
+        return JSONResponse(await desk.queue(name, mine=mine, nodes=nodes, limit=limit, ask=ask))
 
     @api.post("/{name}/login", response_model=schema.LoginAnswer)
     async def login(name: _Name) -> Json:

@@ -143,7 +143,7 @@ def question_routes(questions: QuestionDesk, stopping: Callable[[], bool]) -> AP
         before: str | None = None,
         prefix: Annotated[str | None, Query(description="What ids begin with.", pattern="^[0-9A-Za-z]{1,26}$")] = None,
         status: Annotated[list[Status] | None, Query(description="Any of these.")] = None,
-        q: Annotated[str, Query(max_length=200, description="In the name, or what the id begins with.")] = "",
+        q: Annotated[str, Query(max_length=200, description="In the name, or an id's begin or end.")] = "",
         sort: Order = "created_at",
         ascending: bool = False,
     ) -> Response:

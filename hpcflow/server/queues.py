@@ -71,6 +71,10 @@ class Queues:
         soonest = min(usual, max(_SOONEST_S, cluster.site.poll))
         return max(0.0, min(usual - ago, max(soonest - ago, (settled - now).total_seconds())))
 
+    def last(self, cluster: Cluster) -> Look:
+        """Return what the last look saw, and ask nobody."""
+        return self._looks.get(cluster.name, Look())
+
     async def look(self, cluster: Cluster, now: datetime, submitted: datetime | None = None) -> Look:
         """Return the queue: the last look's when that is young enough or a new one takes long, else a new look's."""
         known = self._looks.setdefault(cluster.name, Look())

@@ -106,10 +106,13 @@ class Roster:
 
     # ---- its queue
 
-    async def queue(self, name: str, *, mine: bool, nodes: bool, limit: int) -> Json:
-        """Return a cluster's queue, from the last look when that is young enough."""
+    async def queue(self, name: str, *, mine: bool, nodes: bool, limit: int, ask: bool = True) -> Json:
+        """Return a cluster's queue, from the last look when that is young enough, or when nothing shall be asked."""
         cluster = self._known(name)
-        look = await self.queues.look(cluster, self._engine.now(), self._submitted(cluster))
+        if ask:
+            look = await self.queues.look(cluster, self._engine.now(), self._submitted(cluster))
+        else:
+            look = self.queues.last(cluster)
         now = self._engine.now()
         due_s = self.queues.due_s(cluster, now, self._submitted(cluster))
 

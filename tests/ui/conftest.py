@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
@@ -119,13 +121,17 @@ def context(chrome: Browser) -> Iterator[BrowserContext]:
     made.close()
 
 
+#: What the browser says of a page that is wrong: it broke its policy, or sent a form that was gone.
+_FAULTS: Final = re.compile("Content Security Policy|form is not connected")
+
+
 @pytest.fixture
 def page(context: BrowserContext, site: Site) -> Generator[Page]:
     """A tab that is logged in; the test fails when anything failed in it, or broke the content security policy."""
     tab = context.new_page()
     faults: list[str] = []
     tab.on("pageerror", lambda error: faults.append(str(error)))
-    tab.on("console", lambda said: faults.append(said.text) if "Content Security Policy" in said.text else None)
+    tab.on("console", lambda said: faults.append(said.text) if _FAULTS.search(said.text) else None)
     tab.goto(site.link())
     tab.get_by_role("heading", name="Now").wait_for()
     yield tab

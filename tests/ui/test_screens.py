@@ -90,6 +90,10 @@ def test_dispatches_are_found_sorted_and_kept_in_the_address(show: Show, site: S
     page.get_by_role("searchbox").fill("scree")
     expect(page.get_by_text(f"{names.count('screening')} of {len(names)} dispatches")).to_be_visible()
     assert "q=scree" in page.url
+    # Now shows an id's end.
+    page.get_by_role("searchbox").fill(f"…{site.fine[-6:]}")
+    expect(rows).to_have_count(2)
+    expect(rows.nth(1)).to_contain_text(site.fine)
     show("/dispatches?status=COMPLETED")
     expect(page.get_by_role("link", name="fine").first).to_be_visible()
     expect(page.get_by_role("link", name="screening")).to_have_count(0)
@@ -204,6 +208,8 @@ def test_cancelling_names_the_tasks_may_be_taken_back_and_is_seen_at_once(show: 
     expect(page.get_by_text("Cancelled 1 task; what had ended keeps its result.")).to_be_visible()
     expect(page.get_by_role("row").nth(1)).to_contain_text("cancelled")
     expect(page.locator(".title-line")).to_contain_text("cancelled")
+    # Nothing failed: the way on is offered, and not urged.
+    expect(page.get_by_role("button", name="Retry 1 cancelled")).to_have_attribute("class", "button")
 
 
 #: The buttons of the drawing that a message lies on.

@@ -66,7 +66,7 @@ class MemoryRoster:
             raise NotFound(f"There is no cluster called {name!r}.")
         return {"done": True, "ok": True, "version": 7, "steps": []}
 
-    async def queue(self, name: str, *, mine: bool, nodes: bool, limit: int) -> Json:
+    async def queue(self, name: str, *, mine: bool, nodes: bool, limit: int, ask: bool = True) -> Json:
         if name not in self.names:
             raise NotFound(f"There is no cluster called {name!r}.")
         return {"cluster": name, "partitions": [], "nodes": [] if nodes else None, "jobs": [], "jobs_total": 0}

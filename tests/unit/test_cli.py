@@ -259,7 +259,7 @@ def test_status_reads_well(fake: FakeServer, capsys: pytest.CaptureFixture[str])
     assert main(["status"]) == 0
     since = clock(datetime(2026, 1, 1, tzinfo=UTC))
     assert _lines(capsys) == [
-        "hpcflow 0.1.0 runs on login1, pid 9, since 2026-01-01T00:00:00Z",
+        f"hpcflow 0.1.0 runs on login1, pid 9, since {since}",
         f"home        {fake.home}",
         f"clusters    local (not asked yet), slurm (default, unreachable, unknown since {since})",
         r"            slurm: login1 refuses\x1b[31m the key.",
@@ -462,6 +462,12 @@ def test_show_task_tells_a_later_attempt_once_what_to_ask_for_and_which_job_is_w
     fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1/about"] = (200, {"attempts": [], "arrays": [waits]})
     assert main(["show", DISPATCH, "--task", "1"]) == 0
     assert _lines(capsys)[1] == "It waits for job 52 on slurm, 6 wide: Priority"
+    row = {"job_id": "52", "mine": True, "state": "pending", "stuck": None, "starts_at": None}
+    look = {"asked_at": "2026-01-01T10:00:00Z", "jobs": [{**row, "ahead": 1, "partition": "long"}]}
+    fake.answers["GET", "/clusters/slurm/queue"] = (200, look)
+    assert main(["show", DISPATCH, "--task", "1"]) == 0
+    told = "It waits for job 52 on slurm, 6 wide: Priority; 1 job ahead of it in partition long"
+    assert _lines(capsys)[1] == told
     for busy, words in ((4, "its 4 array tasks are busy"), (1, "1 of its 4 array tasks is busy")):
         about = {"attempts": [], "arrays": [{**waits, "reason": None, "up": 4, "busy": busy}]}
         fake.answers["GET", f"/dispatches/{DISPATCH}/tasks/1/about"] = (200, about)
@@ -583,6 +589,47 @@ def test_show_says_why_a_job_waits_in_plain_words_beside_the_schedulers(
         *("2 running", "2 running 1 of 2 array tasks run", "2 ended", "2 running 1 suspended"),
         "2 suspended Is suspended (SUSPENDED)",
     ]
+    assert len(fake.sent("GET", "/clusters/slurm/queue")) == 1  # where something waited
+
+
+def test_show_tells_when_a_job_is_to_start_and_its_place_by_the_last_look_alone(
+    fake: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = {"token": "t", "cluster": "slurm", "width": 2, "state": "submitted", "reason": "Priority", "why": "Waits"}
+    arrays = [{**line, "job_id": job} for job in ("41", "42", "43", "44")] + [{**line, "job_id": "45", "up": 1}]
+    asked = [{"cluster": "slurm", "at": "2026-01-01T10:00:02Z", "problem": None}]
+    fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, a_summary(status="RUNNING", arrays=arrays, asked=asked))
+    row = {"mine": True, "state": "pending", "stuck": None, "starts_at": None, "starts_from": None, "ahead": None}
+    late, later = "2126-01-01T10:00:00+00:00", "2126-01-01T11:00:00+00:00"
+    plan, begin = {"starts_from": "scheduler", "partition": "batch"}, {"starts_from": "begin time", "partition": "a,b"}
+    look = {
+        "asked_at": "2026-01-01T09:59:00Z",
+        "jobs": [
+            {**row, **plan, "job_id": "41", "starts_at": later, "ahead": 3},
+            {**row, **plan, "job_id": "41", "starts_at": late, "ahead": 2},
+            {**row, **begin, "job_id": "42", "starts_at": late, "ahead": 0},
+            {**row, **plan, "job_id": "43", "starts_at": "2026-01-01T10:00:00Z", "state": "running"},
+            {**row, **plan, "job_id": "44", "starts_at": "2026-01-01T10:00:00Z"},
+            {**row, **plan, "job_id": "45", "starts_at": late},
+        ],
+    }
+    fake.answers["GET", "/clusters/slurm/queue"] = [(200, look), (200, {"asked_at": None, "jobs": None})]
+    assert main(["show", DISPATCH]) == 0
+    shown = _lines(capsys)
+    told = [text.split("submitted")[1].strip() for text in shown if "submitted" in text]
+    at = clock(datetime(2126, 1, 1, 10, tzinfo=UTC))
+    assert told == [
+        f"Waits (Priority); starts by ~{at}, 2 jobs ahead of it in partition batch",
+        f"Waits (Priority); starts not before {at}, first in line in partition a or b",
+        "Waits (Priority)",
+        "Waits (Priority); starts any moment",
+    ]
+    looked = clock(datetime(2026, 1, 1, 9, 59, tzinfo=UTC))
+    assert f"Starts and places are those of slurm's queue at {looked}." in shown
+    assert [sent.query["ask"] for sent in fake.sent("GET", "/clusters/slurm/queue")] == ["false"]
+    # Nobody has looked at the queue: what does is named.
+    assert main(["show", DISPATCH]) == 0
+    assert _lines(capsys)[-1].endswith("; `hpcflow queue slurm` asks it now, also when jobs are to start.")
 
 
 def test_watching_without_a_terminal_writes_a_line_for_each_thing_that_changed(

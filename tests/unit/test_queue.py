@@ -126,11 +126,15 @@ def a_roster(stage: Stage, *, poll_s: float = 1000.0) -> Roster:
 async def test_a_hundred_browsers_cost_one_look(tmp_path: Path) -> None:
     async with a_stage(tmp_path) as stage:
         roster = a_roster(stage)
-        assert stage.world.count("queue") == 0
+        nothing = await roster.queue("mini", mine=True, nodes=False, limit=10, ask=False)
+        assert (nothing["asked_at"], stage.world.count("queue")) == (None, 0)
 
         asked = [roster.queue("mini", mine=False, nodes=True, limit=10) for _ in range(100)]
         answers = await asyncio.gather(*asked)
         answers.append(await roster.queue("mini", mine=False, nodes=True, limit=10))
+        roster.queues.poll_s = 0.0  # a new look is due
+        answers.append(await roster.queue("mini", mine=True, nodes=False, limit=10, ask=False))
+        roster.queues.poll_s = 1000.0
 
         assert stage.world.count("queue") == 1
         assert {answer["asked_at"] for answer in answers} == {answers[0]["asked_at"]}

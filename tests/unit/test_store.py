@@ -147,6 +147,16 @@ def test_dispatches_are_listed_newest_first_page_by_page(store: Store) -> None:
     assert [row.id[-1] for row in store.dispatches(limit=2, before=first[-1].id)] == ["1"]
 
 
+def test_dispatches_are_found_by_what_their_ids_begin_or_end_with(store: Store) -> None:
+    ids = [DispatchId(f"01K{letter * 17}8HEART") for letter in "AB"]
+    for each in ids:
+        store.add_dispatch(a_dispatch(1, id=each, name="flow"), {}, [])
+    found = {
+        text: [row.id for row in store.dispatches(limit=9, text=text)] for text in ("01kb", "heart", "…8HEART", "art")
+    }
+    assert found == {"01kb": ids[1:], "heart": ids[::-1], "…8HEART": ids[::-1], "art": []}
+
+
 def test_dispatches_of_one_instant_are_each_listed_once(store: Store) -> None:
     for number in range(4):
         store.add_dispatch(a_dispatch(number, created_at=NOW), {}, [])

@@ -43,7 +43,7 @@ def test_a_single_letter_is_refused_with_both_readings() -> None:
         parse_memory("memory", "512M")
     assert str(refused.value) == (
         "memory='512M': 'M' means MB to some and MiB to others; "
-        "write '8 GB' (8 x 1000^3 bytes), '8 GiB' (8 x 1024^3 bytes) or '500 MB'."
+        "write '512 MB' (512 x 1000^2 bytes) or '512 MiB' (512 x 1024^2 bytes)."
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import sqlalchemy as sa
 
@@ -53,6 +53,9 @@ from hpcflow.server.store.tables import (
 )
 
 __all__ = ["Store"]
+
+#: Letters from which on a text may be an id's end: fewer are the end of too many.
+_END: Final = 4
 
 if TYPE_CHECKING:
     _Row = sa.Row[*tuple[Any, ...]]
@@ -240,7 +243,7 @@ class Store:
             limit: how many at most.
             before: where an earlier page ended.
             statuses: only these; empty for all.
-            text: what the name contains, or the id begins with, in either case of letters.
+            text: what the name contains, or the id begins with, or (four letters or more) ends with, in either case.
             sort: the column; what is equal there is in the order of creation.
             ascending: the smallest first.
         """
@@ -481,7 +484,10 @@ def _fitting(statuses: Sequence[Status], text: str) -> list[sa.ColumnElement[boo
         conditions.append(DISPATCH.c.status.in_([status.value for status in statuses]))
     if text:
         name, known = DISPATCH.c.name, DISPATCH.c.id
-        conditions.append(sa.or_(name.icontains(text, autoescape=True), known.istartswith(text, autoescape=True)))
+        # Where room is short an id is shown by its end, behind an ellipsis.
+        end = text.removeprefix("…")
+        fits = [name.icontains(text, autoescape=True), known.istartswith(text, autoescape=True)]
+        conditions.append(sa.or_(*fits, *([known.iendswith(end, autoescape=True)] if len(end) >= _END else [])))
     return conditions
 
 

@@ -3402,6 +3402,8 @@ export interface operations {
                 nodes?: boolean;
                 /** @description Rows of jobs. */
                 limit?: number;
+                /** @description Look anew when that is due; else tell the last look. */
+                ask?: boolean;
             };
             header?: never;
             path: {
@@ -3578,7 +3580,7 @@ export interface operations {
                 prefix?: string | null;
                 /** @description Any of these. */
                 status?: components["schemas"]["Status"][] | null;
-                /** @description In the name, or what the id begins with. */
+                /** @description In the name, or an id's begin or end. */
                 q?: string;
                 sort?: "created_at" | "name" | "status" | "n_tasks";
                 ascending?: boolean;

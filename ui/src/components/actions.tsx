@@ -1,5 +1,5 @@
 import { useRouterState } from "@tanstack/react-router";
-import { useCallback, useEffect, useRef, useState, useSyncExternalStore, type ReactNode } from "react";
+import { useCallback, useEffect, useRef, useState, useSyncExternalStore, type ReactNode, type SyntheticEvent } from "react";
 import { answer, api, Refused } from "../api/client";
 import { client, type Summary } from "../api/queries";
 import { Redispatch, RetrySome, TouchedJobs } from "./again";
@@ -142,9 +142,14 @@ export function Question({ title, children, yes, no = "Keep as it is", danger = 
   useEffect(() => {
     if (here !== asked.current) ref.current?.close();
   }, [here]);
+  const submit = (event: SyntheticEvent<HTMLFormElement>) => {
+    // What it does may take the question away, and a form that is gone can't be submitted: the dialog is closed here.
+    event.preventDefault();
+    if (onYes(new FormData(event.currentTarget)) !== false) ref.current?.close();
+  };
   return (
     <dialog ref={ref} className="dialog" aria-labelledby="question" onClose={onClose}>
-      <form method="dialog" onSubmit={(event) => { if (onYes(new FormData(event.currentTarget)) === false) event.preventDefault(); }}>
+      <form method="dialog" onSubmit={submit}>
         <h2 id="question">{title}</h2>
         {children}
         <div className="dialog-buttons">

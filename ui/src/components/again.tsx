@@ -52,7 +52,7 @@ export function RetryTask({ id, task, accepted, disabled }: { id: string; task: 
   return (
     <>
       {more && <button type="button" className="button primary" disabled={disabled} onClick={() => retry(` ${more}`, { more: true })}>Retry {more}</button>}
-      <button type="button" className={more ? "button" : "button primary"} disabled={disabled} onClick={() => retry("", {})}>{more ? "Retry as it was" : "Retry"}</button>
+      <button type="button" className={more || task.state !== "failed" ? "button" : "button primary"} disabled={disabled} onClick={() => retry("", {})}>{more ? "Retry as it was" : "Retry"}</button>
       <button type="button" className="button" disabled={disabled} onClick={() => setAsking(true)}>Retry with…</button>
       {asking && <RetryQuestion id={id} what={`${task.name} ${task.index}`} single tasks={[task.index]} failed={task.state === "failed" ? 1 : 0} cancelled={task.state === "cancelled" ? 1 : 0} accepted={accepted} onClose={() => setAsking(false)} />}
     </>
@@ -77,7 +77,7 @@ export function RetryHolders({ id, holders, disabled }: { id: string; holders: S
       </p>
       <p className="actions">
         {more && <button type="button" className="button primary small" disabled={disabled} onClick={() => retry(` ${more}`, { more: true })}>Retry {what}, {more}</button>}
-        <button type="button" className={`button small ${more ? "" : "primary"}`} disabled={disabled} onClick={() => retry("", {})}>Retry {what}{more ? (holders.length === 1 ? " as it was" : " as they were") : ""}</button>
+        <button type="button" className={`button small ${more || !holders.some((each) => each.state === "failed") ? "" : "primary"}`} disabled={disabled} onClick={() => retry("", {})}>Retry {what}{more ? (holders.length === 1 ? " as it was" : " as they were") : ""}</button>
       </p>
     </>
   );
@@ -207,7 +207,7 @@ export function RetrySome({ id, what, tasks = null, failed, cancelled = 0, accep
   const more = failed > 0 && !query.isPlaceholderData && fits(query.data, asked) ? moreWords(query.data) : null;
   return (
     <>
-      <button type="button" className={!accepted && (tasks === null || more) ? "button primary" : "button"} disabled={disabled} onClick={() => setAsking(true)}>
+      <button type="button" className={!accepted && failed > 0 && (tasks === null || more) ? "button primary" : "button"} disabled={disabled} onClick={() => setAsking(true)}>
         {failed ? `Retry ${failed} failed${more ? `, ${more}` : ""}` : `Retry ${cancelled} cancelled`}
       </button>
       {asking && <RetryQuestion id={id} what={what} tasks={tasks} failed={failed} cancelled={cancelled} accepted={accepted} onClose={() => setAsking(false)} />}
