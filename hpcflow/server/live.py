@@ -380,7 +380,7 @@ class LiveDispatch:
         whose = f"Of the sublattice {child.name} ({child.id}) "
         if failed:
             text = told_failed(self, failed, child.tasks, whose)
-            if len(text) > _MOST_SAID:  # each level quotes the one below: the outermost and the innermost tell most
+            if len(text) > _MOST_SAID:  # each level tells it: the begin and the end tell most
                 text = f"{text[: _MOST_SAID // 2]} … {text[-_MOST_SAID // 2 :]}"
             self.move(index, Event.RAISED, now, text)
         elif cancelled:

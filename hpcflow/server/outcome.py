@@ -19,6 +19,8 @@ __all__ = ["explain_skipped", "outcome", "told_cancelled", "told_failed"]
 #: Causes that are told, and tasks of each that are named.
 _CAUSES: Final = 4
 _NAMED: Final = 3
+#: Names of a path into sublattices that are told.
+_LEVELS: Final = 6
 
 
 def outcome(live: LiveDispatch, level: range, output_deps: Iterable[int]) -> tuple[list[int], list[int]]:
@@ -57,18 +59,54 @@ def told_failed(live: LiveDispatch, failed: Sequence[int], level: range, of: str
         level: its tasks.
         of: whose they are, as the sentence begins.
     """
-    causes: dict[tuple[str, str], list[int]] = {}
+    causes: dict[tuple[tuple[str, ...], str], list[tuple[int, int]]] = {}
     for index in failed:
-        name, error = live.graph.tasks[index].name, live.tasks[index].error
-        causes.setdefault((name, cause_of(None, error)), []).append(index)
+        path = _to_the_first(live, index)
+        names = tuple(live.graph.tasks[task].name for task in path)
+        causes.setdefault((names, cause_of(None, live.tasks[path[-1]].error)), []).append((index, path[-1]))
     said: list[str] = []
-    for (name, _), tasks in list(causes.items())[:_CAUSES]:
-        numbers = ", ".join(str(index - level.start) for index in tasks[:_NAMED])
+    for (names, _), tasks in list(causes.items())[:_CAUSES]:
+        numbers = ", ".join(str(index - level.start) for index, _ in tasks[:_NAMED])
         others = f" and {len(tasks) - _NAMED} more" if len(tasks) > _NAMED else ""
-        said.append(f"{numbers}{others}: {name}: {spoken([live.tasks[task].error for task in tasks]).rstrip('.')}")
+        where = _spelled(live, names, tasks)
+        why = spoken([live.tasks[first].error for _, first in tasks]).rstrip(".")
+        said.append(f"{numbers}{others}: {where}: {why}")
     if rest := sum(len(tasks) for tasks in list(causes.values())[_CAUSES:]):
         said.append(f"and {rest} more")
     return f"{f'{of}the' if of else 'The'} following tasks failed: {'; '.join(said)}"
+
+
+def _to_the_first(live: LiveDispatch, index: int) -> list[int]:
+    """Return a task that failed and, of a sublattice, that of its tasks which failed first in it, and so on down."""
+    path = [index]
+    while (child := live.tasks[path[-1]].child) is not None:
+        failed, _ = outcome(live, child.tasks, child.output_deps)
+        if not failed:  # it is of its own, as where it could not be built
+            break
+        path.append(failed[0])
+    return path
+
+
+def _spelled(live: LiveDispatch, names: Sequence[str], tasks: Sequence[tuple[int, int]]) -> str:
+    """Return where tasks of one cause failed: "relax", "refine / relax 12", "refine: 5 tasks failed, first relax 12".
+
+    Args:
+        live: the dispatch.
+        names: of the task, and of those in it down to the one that failed.
+        tasks: the tasks, each with the one in it that failed first, whose number is that in its sublattice.
+    """
+    if len(names) == 1:
+        return names[0]
+    most = _LEVELS // 2
+    shown = names if len(names) <= _LEVELS else (*names[:most], "…", *names[-most:])
+    family = live.family(index for index, _ in tasks)
+    number = sum(live.tasks[task].state is State.FAILED and live.tasks[task].child is None for task in family)
+    first = tasks[0][1]
+    level = live.tasks[first].level
+    own = first - level.first if level is not None else first
+    if number <= len(tasks):
+        return f"{' / '.join(shown)} {own}"
+    return f"{shown[0]}: {counted(number, 'task')} failed, first {' / '.join(shown[1:])} {own}"
 
 
 def told_cancelled(live: LiveDispatch, cancelled: Sequence[int], level: range, of: str = "") -> str:

@@ -176,7 +176,8 @@ print(json.dumps([again.status, again.result, again.sublattices()[0].result]))
 
     why = f"0: need: FileNotFoundError: [Errno 2] No such file or directory: '{user.folder}/input'"
     told = f"Of the sublattice inner ({child[2]}) the following tasks failed: {why}"
-    assert whole[:2] == ["FAILED", f"The following tasks failed: 0: inner: {told}"]
+    cause = why.removeprefix("0: need: ")
+    assert whole[:2] == ["FAILED", f"The following tasks failed: 0: inner / need 0: {cause}"]
     assert whole[2] == ["failed", "skipped", "failed", "completed"]
     assert child[:2] == ["FAILED", told]
     assert states == ["failed", "completed"]
@@ -227,7 +228,7 @@ print(result.get_node_result(1).traceback.splitlines()[-1])
 
     assert broken == "ZeroDivisionError: The sublattice broken could not be built: division by zero"
     assert nowhere == "The sublattice nowhere can't run: There is no executor 'moon'; the clusters are local."
-    # Each level quotes the one below: what is left of it is where it began and why it ended.
+    # However deep it is, where it began and why it ended are told.
     assert endless.startswith("Of the sublattice endless (")
     assert len(endless) < 1100
     assert endless.endswith(

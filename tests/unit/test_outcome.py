@@ -38,6 +38,34 @@ def test_a_cancelled_task_of_a_sublattice_is_told_on_every_level_and_all_tasks_a
     )
 
 
+def test_failures_in_sublattices_are_told_by_their_path_and_the_first_cause(tmp_path: Path) -> None:
+    live = a_dispatch(a_manifest([], []), tmp_path)
+    ids = [DispatchId(f"01JD000000000000000000000{number}") for number in range(2)]
+    for number, name in enumerate(("middle", "inner")):  # step0 is one, of which the first task is one
+        manifest, first = a_manifest([], [], []), 2 + 3 * number
+        output = tuple(range(first, first + 3))
+        child = Child(
+            id=ids[number], name=name, task=2 * number, depth=1 + number, first=first, count=3, output=first,
+            output_deps=output,
+        )  # fmt: skip
+        graph = moved(read_graph(manifest), first, 1 + number)
+        live.join(child, graph, [live.tasks[0].shape] * 3, manifest, str(tmp_path / "payload"))
+        live.unfold(child, NOW)
+    for index in (1, 3, 4, 5, 6, 7):
+        for event in (Event.BAGGED, Event.STARTED):
+            live.move(index, event, NOW)
+        error = "ValueError: no minimum." if index in {6, 7} else None
+        live.move(index, Event.RETURNED if error is None else Event.RAISED, NOW, error)
+    live.close(NOW)
+    inner = "1: step1: ValueError: no minimum; 2: step2: ValueError: no minimum"
+    why = "step1 1: ValueError: no minimum"
+    assert live.tasks[2].error == f"Of the sublattice inner ({ids[1]}) the following tasks failed: {inner}"
+    assert live.tasks[0].error == (
+        f"Of the sublattice middle ({ids[0]}) the following tasks failed: 0: step0: 2 tasks failed, first {why}"
+    )
+    assert live.error == f"The following tasks failed: 0: step0: 2 tasks failed, first step0 / {why}"
+
+
 def test_of_many_cancelled_tasks_the_first_are_named(tmp_path: Path) -> None:
     live = a_dispatch(a_manifest(*[[]] * 6), tmp_path)
     for index in range(5):
