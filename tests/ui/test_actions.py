@@ -223,7 +223,7 @@ def test_any_name_is_text_at_any_width(show: Show, site: Site) -> None:
     dispatch = site.user.runs(OTHERS, "odd", ODD)
     site.user.waits_for(dispatch)
     page = show("/dispatches")
-    for width in (1280, 320):
+    for width in (1280, 1241, 320):
         page.set_viewport_size({"width": width, "height": 800})
         for screen in ("/dispatches", f"/d/{dispatch}", f"/d/{dispatch}?view=table", f"/d/{dispatch}/e/0?tab=values"):
             show(screen)

@@ -33,7 +33,7 @@ export function Dispatches() {
   const columns = useMemo(() => [chooser(chosen, choose, rows), ...COLUMNS], [chosen, rows]);
   const none = last !== undefined && last.total === 0;
   return (
-    <section className="screen">
+    <section className="screen screen-dispatches">
       <Title text="Dispatches" />
       {none ? (
         <FirstDispatch />
