@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hpcflow.sdk.client import dispatch as dispatch
     from hpcflow.sdk.client import dispatch_sync as dispatch_sync
     from hpcflow.sdk.client import get_result as get_result
+    from hpcflow.sdk.completed import as_completed as as_completed
     from hpcflow.sdk.configuration import get_config as get_config
     from hpcflow.sdk.configuration import reload_config as reload_config
     from hpcflow.sdk.configuration import set_config as set_config
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from hpcflow.sdk.environment import Env as Env
     from hpcflow.sdk.futures import Executor as Executor
     from hpcflow.sdk.futures import TaskFailed as TaskFailed
-    from hpcflow.sdk.futures import as_completed as as_completed
     from hpcflow.sdk.hooks import DepsBash as DepsBash
     from hpcflow.sdk.hooks import DepsCall as DepsCall
     from hpcflow.sdk.hooks import DepsModule as DepsModule
@@ -88,7 +88,7 @@ _HOMES = {
     "Env": "hpcflow.sdk.environment",
     "Executor": "hpcflow.sdk.futures",
     "TaskFailed": "hpcflow.sdk.futures",
-    "as_completed": "hpcflow.sdk.futures",
+    "as_completed": "hpcflow.sdk.completed",
     "Failed": "hpcflow.core.model",
     "Status": "hpcflow.sdk.status",
     "HpcflowError": "hpcflow.core.model",

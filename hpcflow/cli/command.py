@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import sys
@@ -23,7 +24,7 @@ from hpcflow.cli import (
     sites,
     triggers,
 )
-from hpcflow.cli.frame import INTERRUPTED, OK, exit_code
+from hpcflow.cli.frame import FAILED, INTERRUPTED, OK, exit_code
 from hpcflow.cli.path import path
 from hpcflow.core.model import HpcflowError
 
@@ -47,15 +48,21 @@ _ONLY_TASKS: Final = "only task N; also 3-5 or 3,8-10; may be repeated"
 _MANY: Final = 1_000_000
 _SACCT: Final = "JobID,JobName,State,Elapsed,CPUTime,MaxRSS,NodeList,ExitCode,Task,Attempt"
 
+#: How a write fails where the output of a command is put into a file.
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+
 Run = Callable[[argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; a mistake is one sentence on stderr, never a traceback."""
     _have_streams()
-    options = _parser().parse_args(arguments)
-    run: Run = options.run
     try:
+        try:
+            options = _parser().parse_args(arguments)
+        finally:
+            sys.stdout.flush()
+        run: Run = options.run
         code = run(options)
         sys.stdout.flush()
         return code
@@ -68,6 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader (`| head`) has enough. Python would complain about it once more at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except OSError as error:
+        if error.errno not in _NO_ROOM or error.filename is not None:  # then it is about a file
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"hpcflow: what it prints can't be written: {error.strerror}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt as interrupted:
         print(*interrupted.args, file=sys.stderr)
         return INTERRUPTED

@@ -144,7 +144,7 @@ def send_traced(traced: Traced, *, call: StoredCall | None, held: bool = False, 
     for name in traced.not_cached:
         tell(_NOT_CACHED.format(name))
     for sentence in answer["messages"]:
-        tell(sentence)
+        (_tell_once if sentence.startswith("Electrons without executor= run on ") else tell)(sentence)
     return str(answer["id"])
 
 

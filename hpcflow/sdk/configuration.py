@@ -87,10 +87,10 @@ def _known() -> dict[str, Any]:  # Any: whatever settings hold
     if read_link(where) is None:  # else clusters.toml lies on the login node
         try:
             with open(where.clusters, "rb") as file:
-                known["executors"] = tomllib.load(file)
+                known["executors"] = tomllib.loads(file.read().decode("utf-8-sig"))
         except FileNotFoundError:
             known["executors"] = {}
-        except (OSError, tomllib.TOMLDecodeError) as error:
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{where.clusters} can't be read: {error}") from None
     return known
 

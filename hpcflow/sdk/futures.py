@@ -7,6 +7,7 @@ follows.
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 import time
 from collections import deque
@@ -15,28 +16,28 @@ from concurrent import futures
 from contextlib import suppress
 from itertools import islice
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, Unpack, cast
 from weakref import WeakSet
 
 from hpcflow.core.model import HpcflowError, UserError
 from hpcflow.core.states import CODES, FINAL, State
 from hpcflow.sdk.annotations import ExecutorSettings
 from hpcflow.sdk.body import CallEach
-from hpcflow.sdk.client import LONG_POLL_S, changes, send_part, server_of_ours, summary_of, tell
+from hpcflow.sdk.client import changes, send_part, server_of_ours, summary_of, tell
 from hpcflow.sdk.connection import Server, ServerUnreachable
 from hpcflow.sdk.functions import name_of
 from hpcflow.sdk.mistakes import show_plainly
 from hpcflow.sdk.options import ExecutorLike, Options, parse_options
 from hpcflow.sdk.plain import plain
-from hpcflow.sdk.results import Result, task_records
+from hpcflow.sdk.results import Result
 from hpcflow.sdk.terminal import why_paused
 from hpcflow.sdk.trace import Trace
 from hpcflow.sdk.workflow import Electron, Lattice
 
 if TYPE_CHECKING:
-    from hpcflow.sdk.nodes import NodeResult
+    pass
 
-__all__ = ["Executor", "Future", "TaskFailed", "as_completed"]
+__all__ = ["Executor", "Future", "TaskFailed"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -466,43 +467,15 @@ def _close_all() -> None:
             executor._sender.join(_LAST_WORD_S)
 
 
-# ---- what has ended first
+def _left_behind() -> None:
+    """In a fork of a process none of its threads goes on: let what it had refuse at once what it is given."""
+    for executor in list(_OPEN):
+        executor._lock = threading.RLock()  # a thread that is not here may have it
+        executor._failure = RuntimeError(
+            f"This hf.Executor belongs to process {os.getppid()}, and this is a fork of it, in which nothing sends "
+            "what is submitted: make one in this process."
+        )
+    _OPEN.clear()
 
 
-@overload
-def as_completed(fs: Result, timeout: float | None = None) -> Iterator[NodeResult]: ...
-@overload
-def as_completed(fs: Iterable[futures.Future[T]], timeout: float | None = None) -> Iterator[futures.Future[T]]: ...
-def as_completed(
-    fs: Result | Iterable[futures.Future[T]], timeout: float | None = None
-) -> Iterator[NodeResult] | Iterator[futures.Future[T]]:
-    """Yield futures as they end, or the tasks of a dispatch, each once, those that have ended already first.
-
-    Args:
-        fs: futures of any executor, or a `Result`.
-        timeout: seconds from now after which waiting for the next one raises `TimeoutError`.
-    """
-    if isinstance(fs, Result):
-        return _nodes_as_completed(fs, timeout)
-    return futures.as_completed(fs, timeout)
-
-
-def _nodes_as_completed(result: Result, timeout: float | None) -> Iterator[NodeResult]:
-    deadline = None if timeout is None else time.monotonic() + timeout
-    server = server_of_ours()
-    told: set[int] = set()
-    poll_s = LONG_POLL_S if timeout is None else 1
-    for summary in changes(server, summary_of(server, result.dispatch_id), poll_s=poll_s):
-        now = Result(server, summary)
-        new = [
-            record
-            for record in task_records(server, result.dispatch_id)
-            if record.state in FINAL and record.index not in told
-        ]
-        told.update(record.index for record in new)
-        for record in sorted(new, key=lambda record: (record.ended_at is None, record.ended_at, record.index)):
-            yield now.node(record)
-        if len(told) >= summary.own_tasks and summary.ended:
-            return
-        if deadline is not None and time.monotonic() > deadline:
-            raise TimeoutError(f"{summary.own_tasks - len(told)} (of {summary.own_tasks}) tasks unfinished")
+os.register_at_fork(after_in_child=_left_behind)

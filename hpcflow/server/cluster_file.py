@@ -75,7 +75,7 @@ def _table(settings: Mapping[str, object]) -> Table:
 
 def _read(path: str) -> str:
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             return file.read()
     except FileNotFoundError:
         return ""

@@ -63,7 +63,7 @@ class Configured:
         given = {name: value for name, value in values.items() if value is not None}
         set_ones = typed(Settings, given, f"{path} was left as it is: ")
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(path, encoding="utf-8-sig") as file:
                 document = tomlkit.parse(file.read())
         except FileNotFoundError:
             document = tomlkit.document()

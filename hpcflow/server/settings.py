@@ -6,6 +6,8 @@ import os.path
 import re
 import tomllib
 from collections.abc import Mapping
+from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -153,7 +155,14 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+        return (init_settings, env_settings, _Toml(settings_cls))
+
+
+class _Toml(TomlConfigSettingsSource):
+    """What config.toml says. Editors on Windows write a mark before the first byte, which TOML does not know."""
+
+    def _read_file(self, file_path: Path | Traversable) -> dict[str, Any]:  # Any: what TOML holds
+        return tomllib.loads(file_path.read_bytes().decode("utf-8-sig"))
 
 
 class ClusterSettings(BaseModel):
@@ -243,7 +252,7 @@ def read_clusters(where: Places) -> dict[str, ClusterSettings]:
     """
     try:
         with open(where.clusters, "rb") as file:
-            tables = tomllib.load(file)
+            tables = tomllib.loads(file.read().decode("utf-8-sig"))
     except FileNotFoundError:
         return {}
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

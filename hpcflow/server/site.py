@@ -111,7 +111,7 @@ def parse_rules(reply: Reply, path: str, cluster: str) -> SiteRules:
     try:
         if len(text) > _MOST_BYTES:
             raise UserError(f"it is longer than {_MOST_BYTES} bytes.")
-        return SiteRules.model_validate(tomllib.loads(text.decode()))
+        return SiteRules.model_validate(tomllib.loads(text.decode("utf-8-sig")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         fault = f"it is not TOML: {error}."
     except ValidationError as error:

@@ -1183,3 +1183,21 @@ def test_disconnect_says_that_nothing_was_connected_from_a_new_home(
     assert main(["disconnect"]) == 0
     assert capsys.readouterr().out == f"{hpcflow_home} is connected to no login node.\n"
     assert list(hpcflow_home.iterdir()) == []
+
+
+@pytest.mark.parametrize("word", ["--version", "dispatches"])
+def test_output_that_finds_no_room_is_one_sentence_and_no_traceback(fake: FakeServer, word: str) -> None:
+    fake.answers["GET", "/dispatches"] = (200, {"dispatches": [a_summary()]})
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(
+            (sys.executable, "-m", "hpcflow.cli", word),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "hpcflow: what it prints can't be written: No space left on device\n",
+    )

@@ -159,6 +159,19 @@ def test_the_servers_sentences_are_shown_once_on_stderr(fake: FakeServer, capsys
     assert shown.err == "`slurm` answers here and is the default.\n"
 
 
+def test_where_electrons_run_without_an_executor_is_told_once_to_a_program(
+    fake: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["Electrons without executor= run on 'once', told once.", "once does not answer now (no route)."]
+    fake.answers["POST", "/dispatches"] = (201, {"id": DISPATCH, "status": "RUNNING", "messages": where})
+    dispatch(flow)(3)
+    dispatch(flow)(4)
+    elsewhere = ["Electrons without executor= run on 'twice', told once."]
+    fake.answers["POST", "/dispatches"] = (201, {"id": DISPATCH, "status": "RUNNING", "messages": elsewhere})
+    dispatch(flow)(5)
+    assert capsys.readouterr().err.splitlines() == [*where, where[1], *elsewhere]
+
+
 def test_a_refused_dispatch_raises_the_servers_sentence(fake: FakeServer) -> None:
     fake.answers["POST", "/dispatches"] = (400, {"error": "There is no executor 'slum'; there are local and slurm."})
     with pytest.raises(UserError, match=r"^There is no executor 'slum'; there are local and slurm.$"):

@@ -8,6 +8,7 @@ import pytest
 
 from hpcflow.core.model import UserError
 from hpcflow.core.places import Places
+from hpcflow.server.cluster_file import add_table
 from hpcflow.server.settings import read_clusters, read_settings
 
 
@@ -72,3 +73,14 @@ def test_a_slip_in_a_cluster_is_named(where: Places, text: str, sentence: str) -
     Path(where.clusters).write_text(text, errors="surrogateescape")
     with pytest.raises(UserError, match=sentence):
         read_clusters(where)
+
+
+def test_a_mark_before_the_first_byte_as_windows_editors_write_it_is_no_fault(tmp_path: Path) -> None:
+    where = Places(str(tmp_path))
+    Path(where.config).write_bytes(b"\xef\xbb\xbfbreaker = 7\n")
+    Path(where.clusters).write_bytes(b'\xef\xbb\xbf[far]\nscheduler = "slurm"\n')
+
+    assert read_settings(where).breaker == 7
+    assert list(read_clusters(where)) == ["far"]
+    add_table(where.clusters, "near", {"scheduler": "pbs"})
+    assert list(read_clusters(where)) == ["far", "near"]
