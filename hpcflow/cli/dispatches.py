@@ -145,7 +145,13 @@ def _write_dispatch(summary: Summary, known: Starts) -> None:
     from hpcflow.sdk.terminal import clock, counts, table, took, why_paused
 
     print(plain(f"{summary.name}  {summary.id}  {_status(summary)}"))
-    print(f"created {clock(summary.created_at)}, took {took(summary.started_at, summary.ended_at, datetime.now(UTC))}")
+    if summary.again and summary.started_at:
+        # Nobody says how long nothing of it ran before it was tried again.
+        ended = f", ended {clock(summary.ended_at)}" if summary.ended else ""
+        print(f"created {clock(summary.created_at)}, began {clock(summary.started_at)}{ended}")
+    else:
+        length = took(summary.started_at, summary.ended_at, datetime.now(UTC))
+        print(f"created {clock(summary.created_at)}, took {length}")
     print(counts(summary))
     if summary.parent:
         print(f"It is task {summary.parent[1]} of dispatch {summary.parent[0]}.")

@@ -133,6 +133,7 @@ def test_a_task_that_was_too_large_is_tried_again_with_more_and_the_dispatch_as_
     page.get_by_role("link", name="← starving").click()
     told = f"Tried again by you: 1 task. 1 of hungry asks for {amount} of memory instead of 62 MiB."
     expect(page.locator(".dispatch-head")).to_contain_text(told)
+    expect(page.locator(".dispatch-head")).to_contain_text(re.compile("began .+, ended "))
     page.get_by_role("button", name="Redispatch").click()
     expect(page.get_by_role("dialog")).to_contain_text("1 task with the same functions and arguments")
     page.get_by_role("dialog").get_by_role("button", name="Redispatch").click()

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -419,13 +419,18 @@ def test_show_tells_failures_of_one_cause_together_and_what_to_do(
     late = "Cancel not delivered yet: no space. It is tried again; until then 1 job may go on on slurm."
     more = {"error": "The following tasks failed.", "hint": hint, "undelivered": late}
     summary = a_summary(status="FAILED", counts={"failed": 4}, **more)
-    summary["messages"] = [{"at": "2026-11-27T04:00:00Z", "text": "Tried again by you: 1 task, as it was."}]
+    summary["again"] = {"at": "2026-11-27T04:00:00Z", "text": "Tried again by you: 1 task, as it was."}
+    summary["messages"] = [summary["again"]]
     fake.answers["GET", f"/dispatches/{DISPATCH}"] = (200, summary)
     fake.answers["GET", f"/dispatches/{DISPATCH}/tasks"] = (200, a_page(a_task(0, state="failed", error="no")))
     groups = [a_group("They ran out of memory.", 0, 1, 2), a_group("ValueError: no\nat all", 3)]
     fake.answers["GET", f"/dispatches/{DISPATCH}/failures"] = (200, {"failed": 4, "groups": groups})
     assert main(["show", DISPATCH]) == 0
     lines = _lines(capsys)
+    # In between nothing of it ran, for nobody knows how long: no length is told.
+    noon = datetime(2026, 1, 1, 10, tzinfo=UTC)
+    created, began, ended = (clock(noon + timedelta(seconds=seconds)) for seconds in (0, 1, 3.5))
+    assert lines[1] == f"created {created}, began {began}, ended {ended}"
     assert lines[3:7] == ["The following tasks failed.", "Tried again by you: 1 task, as it was.", hint, late]
     assert [line for line in lines if " failed: " in line] == [
         "3 tasks failed: They ran out of memory. (fit 0, fit 1, …)",

@@ -89,7 +89,9 @@ function Head({ summary, offline }: { summary: Summary; offline: boolean }) {
         <span className="id">{summary.id}</span> <CopyButton text={summary.id} label="Copy id of the dispatch">Copy id</CopyButton>{" "}
         <CopyButton text={`import hpcflow as hf\n\nresult = hf.get_result("${summary.id}")\n${summary.status === "COMPLETED" ? "print(result.result)" : "print(result.error)\nrows = result.to_rows()  # of each task what it took, and its result or its error"}\n`} label="Copy as Python">Copy as Python</CopyButton>
         <span>created <When time={summary.created_at} /></span>
-        {summary.started_at && <span>{live ? "running for" : "took"} {duration(between(summary.started_at, summary.ended_at, now))}</span>}
+        {/* Of what was tried again nobody says how long nothing of it ran in between. */}
+        {summary.started_at && summary.again && <span>began <When time={summary.started_at} />{!live && <>, ended <When time={summary.ended_at} /></>}</span>}
+        {summary.started_at && !summary.again && <span>{live ? "running for" : "took"} {duration(between(summary.started_at, summary.ended_at, now))}</span>}
       </p>
       <div className="progress-line">
         <Strip counts={summary.counts} total={summary.tasks} label={`${count(done)} of ${plural(summary.tasks, "task")} ended`} />
