@@ -47,7 +47,7 @@ def show_queue(options: argparse.Namespace) -> int:
 def _show(answer: Json) -> None:
     from hpcflow.sdk.terminal import table
 
-    print(f"{answer['cluster']} ({answer['scheduler']}), {_age(answer['age_s'])}")
+    print(f"{answer['cluster']} ({answer['scheduler']}), {_age(answer['age_s'])}{_since(answer)}")
     print()
     head = ("PARTITION", "NODES", *(state.upper() for state in _COUNTS), "CORES USED", "RUNNING", "PENDING", "MINE")
     table(head, (_partition(each) for each in answer["partitions"]))
@@ -59,7 +59,7 @@ def _show(answer: Json) -> None:
         return
     print()
     columns = ("JOB", "NAME", "TASKS", "USER", "ACCOUNT", "PARTITION", "STATE", "ASKS", "STARTS", "AHEAD", "WHY")
-    table(columns, (_job(each) for each in answer["jobs"]))
+    table(columns, (_job(each, answer["scheduler"]) for each in answer["jobs"]))
     if answer["jobs_total"] > len(answer["jobs"]):
         print(
             f"{answer['jobs_total'] - len(answer['jobs'])} more rows: `--mine` shows yours, `--json` all that it may."
@@ -68,6 +68,24 @@ def _show(answer: Json) -> None:
 
 def _age(seconds: float) -> str:
     return "just now" if seconds < 1 else f"{seconds:.0f} s ago"
+
+
+def _since(answer: Json) -> str:
+    """Return what became of the question after the one that was answered; why it has no answer is told above."""
+    if (asking_s := answer.get("asking_s")) is not None:
+        again = f"{asking_s:.0f} s ago" if asking_s >= 1 else "just now"
+        return f"; it was asked again {again} and has not answered{' since' if answer['problem'] else ' yet'}"
+    return "; it has not answered since" if answer["problem"] else ""
+
+
+def _spelled(job: Json, scheduler: str) -> str:
+    """Return a job's id as its scheduler writes it: "41_3" and "41_[3-5]" on Slurm, "41[3]" on PBS and LSF."""
+    indices = job["indices"]
+    if indices is None:
+        return str(job["job_id"])
+    if scheduler in {"pbs", "lsf"}:
+        return f"{job['job_id']}[{indices}]"
+    return f"{job['job_id']}_{indices if indices.isdigit() else f'[{indices}]'}"
 
 
 def _partition(partition: Json) -> tuple[str, ...]:
@@ -82,11 +100,9 @@ def _partition(partition: Json) -> tuple[str, ...]:
     return (name, *counts, cores, _number(partition["running"]), _number(partition["pending"]), own)
 
 
-def _job(job: Json) -> tuple[str, ...]:
-    indices = job["indices"]
-    name = job["job_id"] if indices is None else f"{job['job_id']}_{indices if indices.isdigit() else f'[{indices}]'}"
+def _job(job: Json, scheduler: str) -> tuple[str, ...]:
     return (
-        name,
+        _spelled(job, scheduler),
         job["name"] if len(job["name"]) <= _NAME else f"{job['name'][: _NAME - 1]}…",
         str(job["tasks"]),
         job["user"],

@@ -228,6 +228,8 @@ class Queue(Described):
     poll_s: float
     #: In how many seconds who asks has the next look made: soon after a submission, before it would be due else.
     due_s: float
+    #: For how many seconds the look that is under way has waited for its answer; ``None``: none is.
+    asking_s: float | None
     #: What could not be asked or read at that look, as sentences.
     problems: list[str]
     partitions: list[QueuePartitionAnswer]

@@ -75,6 +75,13 @@ class Queues:
         """Return what the last look saw, and ask nobody."""
         return self._looks.get(cluster.name, Look())
 
+    def asking_s(self, name: ClusterName) -> float | None:
+        """Return for how many seconds a look has waited for its answer; ``None``: none is under way."""
+        going = self._going.get(name)
+        if going is None or going.done():
+            return None
+        return asyncio.get_running_loop().time() - self._begun[name][0]
+
     async def look(self, cluster: Cluster, now: datetime, submitted: datetime | None = None) -> Look:
         """Return the queue: the last look's when that is young enough or a new one takes long, else a new look's."""
         known = self._looks.setdefault(cluster.name, Look())

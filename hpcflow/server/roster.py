@@ -122,7 +122,8 @@ class Roster:
             return answer(cluster, look, now, ours, mine=mine, nodes=nodes, limit=limit)
 
         poll_s = max(self.queues.poll_s, cluster.site.poll)
-        return {**await asyncio.to_thread(tell), "poll_s": poll_s, "due_s": due_s}
+        asking_s = self.queues.asking_s(cluster.name)
+        return {**await asyncio.to_thread(tell), "poll_s": poll_s, "due_s": due_s, "asking_s": asking_s}
 
     def _submitted(self, cluster: Cluster) -> datetime | None:
         """Return when an array that is not over went to a cluster last."""

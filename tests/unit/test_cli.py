@@ -1206,3 +1206,40 @@ def test_output_that_finds_no_room_is_one_sentence_and_no_traceback(fake: FakeSe
         1,
         "hpcflow: what it prints can't be written: No space left on device\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "ids"), [("slurm", ["41_3", "41_[4-6]", "42"]), ("lsf", ["41[3]", "41[4-6]", "42"])]
+)
+def test_a_queue_has_the_schedulers_own_ids_and_says_that_a_new_question_waits_for_its_answer(
+    fake: FakeServer, capsys: pytest.CaptureFixture[str], scheduler: str, ids: list[str]
+) -> None:
+    job = {
+        "tasks": 1,
+        "name": "x",
+        "user": "ada",
+        "account": None,
+        "partition": "p",
+        "state": "suspended",
+        "raw": "SSUSP",
+    }
+    job |= dict.fromkeys(("reason", "stuck", "nodes", "cores", "gpus", "walltime_s", "started_at", "starts_at"))
+    job |= {"why": "Is suspended by LSF", "hosts": "n1", "starts_from": None, "ahead": None}
+    rows = [{**job, "job_id": name, "indices": of} for name, of in (("41", "3"), ("41", "4-6"), ("42", None))]
+    view = {"cluster": "far", "scheduler": scheduler, "asked_at": "2026-01-01T10:00:00Z", "age_s": 259.2}
+    view |= {"problems": [], "partitions": [], "jobs": rows, "jobs_total": 3}
+    for problem, asking_s, head in (
+        (None, None, ""),
+        (None, 3.1, "; it was asked again 3 s ago and has not answered yet"),
+        ("no route", 12.0, "; it was asked again 12 s ago and has not answered since"),
+        ("no route", None, "; it has not answered since"),
+    ):
+        fake.answers["GET", "/clusters/far/queue"] = (200, {**view, "problem": problem, "asking_s": asking_s})
+        assert main(["queue", "far"]) == 0
+        shown = capsys.readouterr()
+        assert shown.out.splitlines()[0] == f"far ({scheduler}), 259 s ago{head}"
+        assert shown.err == (f"far did not answer: {problem}\n" if problem else "")
+    cells = [line.split() for line in shown.out.splitlines() if " ada " in line]
+    assert [line[0] for line in cells] == ids
+    assert [line[6] for line in cells] == ["suspended"] * 3
+    assert shown.out.count("Is suspended by LSF (SSUSP)") == 3

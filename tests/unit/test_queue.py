@@ -147,7 +147,12 @@ async def test_a_submission_is_looked_for_once_soon_after_it_whoever_asks(tmp_pa
         queues, mini = Queues(poll_s=1000.0, deadline_s=5.0), stage.engine.clusters[MINI]
         noon = datetime(2026, 11, 27, 12, tzinfo=UTC)
         later = [noon + timedelta(seconds=seconds) for seconds in range(120)]
-        await queues.look(mini, noon)
+        assert queues.asking_s(MINI) is None
+        look = asyncio.create_task(queues.look(mini, noon))
+        await asyncio.sleep(0)  # it is asked, and whoever waits for that has his turn later
+        assert queues.asking_s(MINI) is not None
+        await look
+        assert queues.asking_s(MINI) is None
         assert 990 < queues.due_s(mini, later[20], None) <= 1000
         # It went there right after the look, and the last look may not be younger than 5 s.
         assert queues.due_s(mini, later[2], later[1]) == pytest.approx(5.0, abs=1.0)

@@ -2198,6 +2198,8 @@ export interface components {
             age_s: number | null;
             /** Asked At */
             asked_at: string | null;
+            /** Asking S */
+            asking_s: number | null;
             /** Cluster */
             cluster: string;
             /** Due S */

@@ -123,6 +123,13 @@ function Why({ job }: { job: Job }) {
   return <>{job.why ?? code} {job.why && code && job.why.toLowerCase() !== code.toLowerCase() && <span className="soft id">({code})</span>}</>;
 }
 
+/** As the scheduler writes it: LSF and PBS have brackets, and LSF counts from 1 where hpcflow's own 41_0 counts from 0. */
+function spelledId(job: Job, scheduler: string): string {
+  if (!job.indices) return job.job_id;
+  if (scheduler === "pbs" || scheduler === "lsf") return `${job.job_id}[${job.indices}]`;
+  return /^\d+$/.test(job.indices) ? `${job.job_id}_${job.indices}` : `${job.job_id}_[${job.indices}]`;
+}
+
 const named = (job: Job) => (job.dispatch ? <Link to="/d/$id" params={{ id: job.dispatch }} className="clip short" title={job.name}>{job.name}</Link> : <span className="clip short" title={job.name}>{job.name}</span>);
 const whose = (job: Job) => (job.mine ? "you" : job.user);
 const cores = (job: Job) => `${job.cores ?? ""}${job.gpus ? ` + ${job.gpus} GPU` : ""}`;
@@ -137,7 +144,7 @@ function columnsOf(scheduler: string, whole: boolean): ColumnDef<Row>[] {
       header: "Job",
       cell: ({ row: { original: job } }) => (
         <>
-          <span className="id">{job.job_id}{!job.indices ? "" : /^\d+$/.test(job.indices) ? `_${job.indices}` : `_[${job.indices}]`}</span>
+          <span className="id">{spelledId(job, scheduler)}</span>
           <span className="note-2">{named(job)} in {job.partition}</span>
           <span className="note-3">{whose(job)}{job.cores ? `, ${plural(job.cores, "core")}` : ""}{job.gpus ? ` + ${plural(job.gpus, "GPU")}` : ""}{job.walltime_s ? `, ${limit(job.walltime_s)}` : ""}</span>
           <span className="note-1"><Why job={job} />{job.state === "pending" ? <>. Starts </> : job.hosts ? ", " : ""}<Start job={job} />{job.ahead === null || job.state !== "pending" ? "" : `, ${count(job.ahead)} ahead`}</span>

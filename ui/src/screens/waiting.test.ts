@@ -12,7 +12,7 @@ function row(job_id: string, more: Partial<Job> = {}): Job {
 }
 
 function looks(...jobs: Job[]): Looks {
-  const look: Look = { cluster: "far", scheduler: "slurm", user: "ada", asked_at: "2026-11-27T05:00:00Z", age_s: 1, problem: null, failed_at: null, poll_s: 30, due_s: 30, problems: [], partitions: [], nodes: null, jobs, jobs_total: jobs.length };
+  const look: Look = { cluster: "far", scheduler: "slurm", user: "ada", asked_at: "2026-11-27T05:00:00Z", age_s: 1, problem: null, failed_at: null, poll_s: 30, due_s: 30, asking_s: null, problems: [], partitions: [], nodes: null, jobs, jobs_total: jobs.length };
   return new Map([["far", look]]);
 }
 
