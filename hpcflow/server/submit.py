@@ -277,10 +277,11 @@ class Submitter:
         self._withdraw(wanted)
         submitted = [array.array for array in wanted if array.open]
         if submitted:
-            leave = (
-                bag for bag in self._shared.bags_on(cluster) if any(a.open and a.cancel_wanted for a in bag.arrays)
-            )
-            bags = list(leave)
+            bags = [
+                bag
+                for bag in self._shared.bags_on(cluster)
+                if any(array.open and array.cancel_wanted for array in bag.arrays)
+            ]
             try:
                 await self.note_unheard(bags, await self.cancel(cluster, submitted, pending_only=False))
             except HpcflowError as error:
