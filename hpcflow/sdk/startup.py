@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from hpcflow.core.model import HpcflowError
@@ -42,6 +43,8 @@ PATIENCE_S: Final = 60.0
 TAKE_OVER_PATIENCE_S: Final = 180.0
 _TICK_S: Final = 0.05
 _HELD_PAUSE_S: Final = 0.5
+#: How long a server that nobody needs may take to end before it is left to itself.
+_OUTRUN_S: Final = 10.0
 
 
 class ServerStartFailed(ServerUnreachable):
@@ -134,7 +137,8 @@ def start(where: Places, *, take_over: bool = False, from_dispatch: bool = False
             if record.pid != process.pid and _is_server(record.pid):
                 # Another start was faster. Ours, which is not that far yet, would take the home when that one stops.
                 process.terminate()
-                process.wait()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_OUTRUN_S)
             process.returncode = process.returncode or 0  # it outlives this process: no warning about that
             return record, record.pid == process.pid
         exit_code = process.poll()
