@@ -185,7 +185,8 @@ class _Process:
         )
         token = Token(home.read_token(where))
         listener = home.listen_unix(address)
-        async with _removed(listener, address), open_service(self._start) as opened, asyncio.TaskGroup() as group:
+        ours = _File(address)
+        async with _removed(listener, ours), open_service(self._start) as opened, asyncio.TaskGroup() as group:
             listeners: list[Listener] = []
 
             def serve(on: socket.socket) -> None:
@@ -210,7 +211,7 @@ class _Process:
                 if not _has_scheduler(opened.service):
                     await open_ui()
                 logger.info("hpcflow %s serves %s at %s", notice.version, where.home, address)
-                watch = group.create_task(self._watch(opened, notice, beat_s))
+                watch = group.create_task(self._watch(opened, notice, ours, beat_s))
                 await self._stop.wait()
                 watch.cancel()
             finally:
@@ -245,7 +246,7 @@ class _Process:
             return None
         return shlex.join(["ssh", "-N", "-L", f"{port}:127.0.0.1:{port}", f"{getuser()}@{self._start.host}"])
 
-    async def _watch(self, opened: Opened, notice: home.Notice, beat_s: float) -> None:
+    async def _watch(self, opened: Opened, notice: home.Notice, address: _File, beat_s: float) -> None:
         """Keep the claim, and end the process when it is lost, when another host asks, or when nothing is live."""
         loop = asyncio.get_running_loop()
         last_live = loop.time()
@@ -255,8 +256,10 @@ class _Process:
                 await asyncio.to_thread(opened.renew)
                 if take_over_asked(self._start.where, self._start.host):
                     raise RunsAlready("Another host takes this HPCFLOW_HOME over: this server ends.")
-                # Where the folder was removed and made again, its lock and its lease are another server's.
-                if (other := await asyncio.to_thread(home.read_notice, self._start.where)) not in {None, notice}:
+                # Where the folder was removed and made again, its lock and its lease are another server's. A notice
+                # alone says little: it is a file of a folder that hosts share.
+                other = await asyncio.to_thread(home.read_notice, self._start.where)
+                if other not in {None, notice} and not address.is_there():
                     raise RunsAlready(f"This HPCFLOW_HOME is another server's now ({other}): this server ends.")
             except HpcflowError as error:
                 logger.error("%s", error)
@@ -272,18 +275,31 @@ class _Process:
                 return
 
 
+class _File:
+    """A file that was made at a path; another one may stand there later."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._made = os.lstat(path)
+
+    def is_there(self) -> bool:
+        try:
+            return os.path.samestat(self._made, os.lstat(self.path))
+        except FileNotFoundError:
+            return False
+
+
 @asynccontextmanager
-async def _removed(listener: socket.socket, address: str) -> AsyncGenerator[None]:
+async def _removed(listener: socket.socket, address: _File) -> AsyncGenerator[None]:
     """Close the unix socket and remove its file when the block ends."""
-    own = os.lstat(address)
     try:
         yield
     finally:
         listener.close()
-        with suppress(FileNotFoundError):
-            # A home that was deleted and made again has another server's socket here.
-            if os.path.samestat(own, os.lstat(address)):
-                os.unlink(address)
+        # A home that was deleted and made again has another server's socket here.
+        if address.is_there():
+            with suppress(FileNotFoundError):
+                os.unlink(address.path)
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
