@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, StrictBool
 
@@ -327,8 +327,19 @@ class CancelAnswer(Described):
     message: str
 
 
+#: Described, not checked: who names an amount besides what is advised is told that it is one or the other.
+_ADVISED_OR_NAMED: Final[dict[str, Any]] = {  # Any: pydantic's own type
+    "anyOf": [
+        {"properties": {"more": {"const": False}}},
+        {"properties": {"memory_mib": {"type": "null"}, "walltime_s": {"type": "null"}}},
+    ]
+}
+
+
 class RetryRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    """Which tasks run again, and with what: as much as is advised, or amounts that are named."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_ADVISED_OR_NAMED)
 
     #: Only tasks that failed, and what was skipped because of them; not what was cancelled.
     failed_only: StrictBool = False

@@ -2380,7 +2380,10 @@ export interface components {
             /** Tasks */
             tasks: number;
         };
-        /** RetryRequest */
+        /**
+         * RetryRequest
+         * @description Which tasks run again, and with what: as much as is advised, or amounts that are named.
+         */
         RetryRequest: {
             /** Electrons */
             electrons?: string[] | null;
@@ -2400,6 +2403,12 @@ export interface components {
             tasks?: number[] | null;
             /** Walltime S */
             walltime_s?: number | null;
+        } | {
+            /** @constant */
+            more?: false;
+        } | {
+            memory_mib?: null;
+            walltime_s?: null;
         };
         /** ServedElectron */
         ServedElectron: {
