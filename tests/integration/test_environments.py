@@ -216,6 +216,7 @@ def test_a_cluster_that_is_away_is_waited_for(site: Site) -> None:
     assert out.splitlines()[0] == f"{dispatch} COMPLETED completed completed", err
 
 
+@pytest.mark.root
 @pytest.mark.skipif(os.getuid() != 0 or not has_own_python("hpc"), reason="needs root, a user hpc and its Python")
 def test_another_user_there_gets_packages_for_a_python_that_is_not_ours(tmp_path: Path) -> None:
     house = tmp_path / "house"

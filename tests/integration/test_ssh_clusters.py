@@ -336,6 +336,7 @@ def has_own_python(user: str) -> bool:
     return found is not None and any(entry.pw_name == user for entry in pwd.getpwall())
 
 
+@pytest.mark.root
 @pytest.mark.skipif(os.getuid() != 0 or not has_own_python("hpc"), reason="needs root, a user hpc and its Python")
 def test_another_user_there_needs_nothing_installed_but_python(tmp_path: Path) -> None:
     with a_laptop(tmp_path, user="hpc") as laptop:

@@ -211,6 +211,7 @@ def test_a_repeated_upload_sends_all_of_it_again(fake: FakeServer) -> None:
     assert [request.body for request in fake.requests] == [b"".join(pieces)] * 2
 
 
+@pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="only root can be another user")
 def test_a_socket_of_another_user_is_sent_nothing(hpcflow_home: Path) -> None:
     (hpcflow_home / "run").mkdir()

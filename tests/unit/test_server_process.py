@@ -369,6 +369,7 @@ def test_a_home_that_others_could_replace_is_refused(tmp_path: Path) -> None:
     home.prepare(Places(str(tmp_path / "open" / "home")))
 
 
+@pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
 def test_a_home_of_somebody_else_is_refused(tmp_path: Path) -> None:
     os.chown(tmp_path, 65534, 65534)

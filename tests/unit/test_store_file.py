@@ -310,6 +310,7 @@ def small_disk(where: Path) -> Generator[Path]:
         subprocess.run(["umount", "-l", where], check=True)
 
 
+@pytest.mark.root
 @pytest.mark.parametrize("on_network", [False, True])
 def test_a_full_disk_is_one_sentence_and_the_write_succeeds_once_there_is_space(
     tmp_path: Path, on_network: bool

@@ -173,7 +173,11 @@ PLANTS: dict[Callable[[Path], None], str] = {
 }
 
 
-@pytest.mark.parametrize("plant", PLANTS, ids=lambda each: each.__name__)
+@pytest.mark.parametrize(
+    "plant",
+    [pytest.param(each, marks=[pytest.mark.root] if each is give_to_another else []) for each in PLANTS],
+    ids=lambda each: each.__name__,
+)
 @pytest.mark.parametrize(
     "name",
     [
@@ -217,7 +221,11 @@ def test_a_planted_file_is_never_written_to(tmp_path: Path, name: str, plant: Ca
         assert (bag.path / f"{name}.elsewhere").read_text() == "precious"
 
 
-@pytest.mark.parametrize("plant", PLANTS, ids=lambda each: each.__name__)
+@pytest.mark.parametrize(
+    "plant",
+    [pytest.param(each, marks=[pytest.mark.root] if each is give_to_another else []) for each in PLANTS],
+    ids=lambda each: each.__name__,
+)
 def test_a_planted_journal_is_not_read(tmp_path: Path, plant: Callable[[Path], None]) -> None:
     bag = write_bag(tmp_path, Call(int))
     path = bag.path / "journal" / "7_0_0.jsonl"
@@ -289,6 +297,7 @@ def small_disk(tmp_path: Path) -> Generator[Path]:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
+@pytest.mark.root
 def test_a_full_disk_is_nobodys_failure_and_the_work_goes_on_when_there_is_room(small_disk: Path) -> None:
     def produce(number: int) -> bytes:
         return bytes([number]) * 60_000
@@ -305,6 +314,7 @@ def test_a_full_disk_is_nobodys_failure_and_the_work_goes_on_when_there_is_room(
     assert sorted(record["i"] for record in results) == list(range(12))
 
 
+@pytest.mark.root
 def test_a_disk_without_room_for_a_journal_is_said_in_a_sentence(small_disk: Path) -> None:
     bag = write_bag(small_disk, Call(int))
     with open(small_disk / "filler", "wb", buffering=0) as filler, pytest.raises(OSError, match="No space"):

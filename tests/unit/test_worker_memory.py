@@ -117,6 +117,7 @@ def small_cgroup() -> Generator[Path]:
         group.rmdir()
 
 
+@pytest.mark.root
 def test_a_task_that_the_kernel_kills_for_memory_is_told_from_other_deaths(tmp_path: Path, small_cgroup: Path) -> None:
     def be_killed() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
