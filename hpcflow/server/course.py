@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
+from typing import Final
 
 from hpcflow.core.advice import Ask
 from hpcflow.core.again import runs_again
@@ -27,6 +28,8 @@ from hpcflow.server.submit import Submitter
 __all__ = ["Course"]
 
 logger = logging.getLogger(__name__)
+
+_AS_BEFORE: Final = Ask()
 
 
 class Course:
@@ -92,8 +95,7 @@ class Course:
         live: LiveDispatch,
         *,
         failed_only: bool,
-        memory_mib: int | None = None,
-        walltime_s: int | None = None,
+        named: Ask = _AS_BEFORE,
         only: Collection[int] | None = None,
         more: Mapping[int, Ask] = MappingProxyType({}),
         said: Sequence[str] = (),
@@ -103,8 +105,7 @@ class Course:
         Args:
             live: the dispatch; one that had ended has been taken over from the store again, and lives from here on.
             failed_only: spare those that were cancelled, and what hangs on them.
-            memory_mib: what those that failed or were cancelled ask for now; ``None``: what they asked for last.
-            walltime_s: likewise.
+            named: what those that failed or were cancelled ask for now.
             only: these tasks, and what was skipped because of them; ``None``: all.
             more: what single ones of those that had failed ask for now, where not all of them ask for the same.
             said: what the dispatch's messages tell of it, each.
@@ -119,7 +120,7 @@ class Course:
         chosen = runs_again(live.graph, states, failed_only=failed_only, only=only)
         if not chosen:
             return 0
-        asks = asks_of(live, chosen, states, named=Ask(memory_mib, walltime_s), advised=more)
+        asks = asks_of(live, chosen, states, named=named, advised=more)
         check_room(live, asks, self._shared.clusters)
         for index, ask in asks.items():
             live.ask_for(index, *ask)

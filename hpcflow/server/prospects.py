@@ -55,9 +55,9 @@ class _Short:
     def asked(self) -> int | None:
         return max((each.asked for each in self.lacked.values() if each.asked is not None), default=None)
 
-    def instead(self, tasks: Collection[int] | None = None) -> str | None:
-        """Return what some of them (``None``: all) had asked for; ``None``: not one had asked for anything."""
-        asked = [each for index, each in self.lacked.items() if tasks is None or index in tasks]
+    def instead(self, tasks: Collection[int]) -> str | None:
+        """Return what some of them had asked for; ``None``: not one had asked for anything."""
+        asked = [each for index, each in self.lacked.items() if index in tasks]
         amounts = sorted({each.asked for each in asked if each.asked is not None})
         if not amounts:
             return None

@@ -241,8 +241,7 @@ class Steering:
             moved = await self._engine.course.retry(
                 live,
                 failed_only=failed_only,
-                memory_mib=memory_mib,
-                walltime_s=walltime_s,
+                named=named,
                 only=only,
                 more=await asyncio.to_thread(self._prospects.asks, known) if more else {},
                 said=[*([told_end(states)] if before else []), f"{TRIED_AGAIN}{told}"],

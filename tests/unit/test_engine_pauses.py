@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hpcflow.core.advice import Ask
 from hpcflow.core.model import Cause, Partition, Phase, UserError
 from hpcflow.core.states import State, Status
 from hpcflow.server.store import ArrayState
@@ -323,7 +324,7 @@ async def test_a_retry_by_hand_runs_again_what_failed_and_what_hung_on_it(tmp_pa
         worker.run(1, 1)
         assert (await stage.ended(live)).status is Status.FAILED
         again = resume(stage, live)
-        assert await stage.engine.course.retry(again, failed_only=True, memory_mib=300) == 2
+        assert await stage.engine.course.retry(again, failed_only=True, named=Ask(memory_mib=300)) == 2
         row = stage.store.dispatch(live.id)
         assert row is not None
         assert (row.status, row.ended_at, row.error) == (Status.RUNNING, None, None)
@@ -364,7 +365,7 @@ async def test_a_retry_asks_for_no_more_than_there_is(tmp_path: Path) -> None:
         batch = Partition(name="batch", is_default=True, memory_mib_per_node=2000)
         cluster.limits = replace(cluster.limits, partitions=(batch,))
         with pytest.raises(UserError, match="2\\.9 GiB of memory on one node"):
-            await stage.engine.course.retry(again, failed_only=True, memory_mib=3000)
+            await stage.engine.course.retry(again, failed_only=True, named=Ask(memory_mib=3000))
         assert states(stage, live) == [State.FAILED]
 
 
