@@ -11,7 +11,7 @@ from urllib.parse import quote
 from hpcflow.cli.clusters import show_test
 from hpcflow.cli.frame import FAILED, OK, the_server
 from hpcflow.cli.login import log_in
-from hpcflow.core.model import UserError
+from hpcflow.core.model import BY_DEFAULT, UserError
 
 __all__ = ["accepts", "add_cluster", "remove_cluster"]
 
@@ -49,7 +49,7 @@ def add_cluster(options: argparse.Namespace) -> int:
     answer = the_server().ask("POST", _path(options.name, "add"))
     print(f"[{options.name}] is in {answer['file']}, and the server knows it.")
     default = answer["default"]
-    print(f"Electrons without executor= run on {default!r}, {answer['reason']}.")
+    print(f"{BY_DEFAULT}{default!r}, {answer['reason']}.")
     return OK if options.no_test else show_test(options.name)
 
 

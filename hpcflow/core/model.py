@@ -13,6 +13,7 @@ from hpcflow.core.environment import Environment
 from hpcflow.core.errors import HpcflowError, NotFound, UserError
 
 __all__ = [
+    "BY_DEFAULT",
     "ULID",
     "WORKER_MEMORY_MIB",
     "ArrayLimits",
@@ -54,6 +55,8 @@ JobId = NewType("JobId", str)
 Launcher = Literal["srun", "mpirun"]
 #: What a task shares with no other: its process, forked from the worker's, or a whole new interpreter.
 Isolation = Literal["process", "interpreter"]
+#: How the sentence begins that says where what names no executor runs; a program that dispatches often tells it once.
+BY_DEFAULT: Final = "Electrons without executor= run on "
 
 
 #: What a ULID matches as a whole, in Python as in grep -E: the first letter carries only three bits of the 128.

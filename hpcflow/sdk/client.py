@@ -17,7 +17,7 @@ from functools import cache
 from typing import Any, Final, Literal, ParamSpec, TypedDict, Unpack, overload
 
 from hpcflow.core.bag import stream_parts
-from hpcflow.core.model import UserError, ulid
+from hpcflow.core.model import BY_DEFAULT, UserError, ulid
 from hpcflow.core.places import client_settings, places
 from hpcflow.sdk.answers import Summary, parse_summary
 from hpcflow.sdk.connection import DispatchNotFound, Server, ServerElsewhere, ServerUnreachable, read_record
@@ -144,7 +144,7 @@ def send_traced(traced: Traced, *, call: StoredCall | None, held: bool = False, 
     for name in traced.not_cached:
         tell(_NOT_CACHED.format(name))
     for sentence in answer["messages"]:
-        (_tell_once if sentence.startswith("Electrons without executor= run on ") else tell)(sentence)
+        (_tell_once if sentence.startswith(BY_DEFAULT) else tell)(sentence)
     return str(answer["id"])
 
 

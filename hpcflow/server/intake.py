@@ -9,6 +9,7 @@ from typing import Any
 
 from hpcflow.core.graphs import check_graph, waves
 from hpcflow.core.model import (
+    BY_DEFAULT,
     BagId,
     ClusterName,
     DispatchId,
@@ -78,7 +79,7 @@ class Intake:
         graph, shapes = self.read(manifest, sublattice=sublattice)
         messages: list[str] = []
         if any(task.executor is None for task in graph.tasks):
-            reason = f"Electrons without executor= run on {self._default.name!r}, {self._default.reason}."
+            reason = f"{BY_DEFAULT}{self._default.name!r}, {self._default.reason}."
             local = self._default.name == LOCAL and not self._settings.default_executor
             messages.append(f"{reason} {_begin_anew(manifest) if local else ''}".rstrip())
         functions = function_imports(manifest)
